@@ -1,0 +1,113 @@
+"""Where a study keeps everything it knows: names of files, and nothing else.
+
+studies/<name>/
+  study.yaml          the resolved plan and its digest
+  folds.parquet       image_id, patient_id, label, split, fold
+  optuna.journal      Optuna's JournalStorage
+  trials/<number>/    trial.json
+    fold-<i>/         weights.safetensors, oof.parquet, history.parquet, result.json; checkpoint.pt while it runs
+  ensembles/<recipe>/ the bundle
+  report.json  run.log
+  ray/                Ray's own state; may be deleted
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True, slots=True)
+class FoldFolder:
+    """Files of one fold of one trial; `result` is written last, so a fold that has it is finished."""
+
+    root: Path
+
+    @property
+    def weights(self) -> Path:
+        """EMA weights of the last epoch, safetensors."""
+        return self.root / "weights.safetensors"
+
+    @property
+    def oof(self) -> Path:
+        """Parquet: image_id and one logit column a class, named logit_0 ... logit_{c-1}."""
+        return self.root / "oof.parquet"
+
+    @property
+    def history(self) -> Path:
+        """Parquet: one row an epoch."""
+        return self.root / "history.parquet"
+
+    @property
+    def result(self) -> Path:
+        """JSON: the FoldResult."""
+        return self.root / "result.json"
+
+    @property
+    def checkpoint(self) -> Path:
+        """State after the last complete epoch; deleted when the fold is finished."""
+        return self.root / "checkpoint.pt"
+
+
+@dataclass(frozen=True, slots=True)
+class TrialFolder:
+    """Files of one trial."""
+
+    root: Path
+
+    @property
+    def record(self) -> Path:
+        """JSON: the TrialRecord."""
+        return self.root / "trial.json"
+
+    def fold(self, fold: int) -> FoldFolder:
+        """Files of fold 0 ... k-1."""
+        return FoldFolder(self.root / f"fold-{fold}")
+
+
+@dataclass(frozen=True, slots=True)
+class StudyFolder:
+    """Files of one study."""
+
+    root: Path
+
+    @property
+    def plan(self) -> Path:
+        """YAML: the resolved plan and its digest."""
+        return self.root / "study.yaml"
+
+    @property
+    def folds(self) -> Path:
+        """Parquet: the FoldPlan."""
+        return self.root / "folds.parquet"
+
+    @property
+    def journal(self) -> Path:
+        """Optuna's journal; optuna-dashboard opens it."""
+        return self.root / "optuna.journal"
+
+    @property
+    def trials(self) -> Path:
+        """Folder of the trials."""
+        return self.root / "trials"
+
+    @property
+    def report(self) -> Path:
+        """JSON: leaderboard and metrics."""
+        return self.root / "report.json"
+
+    @property
+    def log(self) -> Path:
+        """What consilia said while it ran."""
+        return self.root / "run.log"
+
+    @property
+    def ray(self) -> Path:
+        """Ray's own state; nothing of ours reads it."""
+        return self.root / "ray"
+
+    def trial(self, number: int) -> TrialFolder:
+        """Files of one trial."""
+        return TrialFolder(self.trials / str(number))
+
+    def bundle(self, recipe: str) -> Path:
+        """Folder of the ensemble built by this recipe."""
+        return self.root / "ensembles" / recipe

@@ -1,0 +1,93 @@
+"""A study: data, folds, spaces, search, training, ensemble and cluster, resolved and frozen."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from consilia.files import sha256_of_json
+from consilia.plan.data import DataCard
+from consilia.plan.ensemble import EnsembleRecipe
+from consilia.plan.frozen import Frozen
+from consilia.plan.hyperparameters import Hyperparameters
+from consilia.plan.space import SearchSpace
+
+Metric = Literal["log_loss", "macro_auc"]
+
+
+class FoldsPlan(Frozen):
+    """How the images outside the test split are divided."""
+
+    k: int = Field(default=5, ge=2, le=20)
+
+
+class Halving(Frozen):
+    """Successive halving on the epochs of the first fold. Source: METHODS section 2.1."""
+
+    kind: Literal["halving"] = "halving"
+    reduction: int = Field(default=3, ge=2)  # one trial in this many goes on past a rung
+    min_scores: int = Field(default=8, ge=2)  # nobody is stopped before a rung holds this many scores
+
+
+class NoStopping(Frozen):
+    """Every trial runs all its folds."""
+
+    kind: Literal["none"] = "none"
+
+
+Stopping = Annotated[Halving | NoStopping, Field(discriminator="kind")]
+
+
+class SearchPlan(Frozen):
+    """How many configurations are tried, what makes one better, and when one is stopped."""
+
+    trials: int = Field(default=50, ge=1)
+    metric: Metric = "log_loss"
+    stopping: Stopping = Halving()
+    keep_weights: int = Field(default=12, ge=1)  # best trials whose fold weights stay on disk
+    configuration: Hyperparameters | None = None  # train this one only, with no search
+
+
+class TrainingPlan(Frozen):
+    """What all trials share."""
+
+    epochs: int = Field(default=20, ge=1)
+    batch_size: int = Field(default=64, ge=2)
+    image_size: int | None = Field(
+        default=None, ge=8, le=2048
+    )  # side seen by the network; None: the stored size
+    weights: Literal["none", "imagenet"] = "none"
+    precision: Literal["auto", "float32"] = "auto"  # auto: bf16 autocast on GPUs that have it
+
+
+class ClusterProfile(Frozen):
+    """Where to run, and each slot's share of it."""
+
+    name: str = "local"
+    address: str | None = None  # None: a Ray of our own on this machine; "auto" or host:port: an existing one
+    cpus_per_slot: float = Field(default=1, gt=0)
+    gpus_per_slot: float | Literal["auto"] = "auto"  # auto: 1 where the cluster has GPUs, else 0
+    max_slots: int | None = Field(default=None, ge=1)  # None: as many as the cluster can hold
+
+
+class StudyPlan(Frozen):
+    """Everything that decides a study's result, with every name replaced by the content it stands for."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")
+    seed: int = Field(default=0, ge=0, lt=2**32)
+    data: DataCard
+    folds: FoldsPlan = FoldsPlan()
+    spaces: tuple[SearchSpace, ...] = Field(min_length=1)
+    search: SearchPlan = SearchPlan()
+    training: TrainingPlan = TrainingPlan()
+    ensemble: EnsembleRecipe
+    cluster: ClusterProfile = ClusterProfile()
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the plan; where it runs does not count, since it does not change the result."""
+        return sha256_of_json(self.model_dump(mode="json", exclude={"cluster"}))
+
+    @property
+    def image_size(self) -> int:
+        """Side of the square that networks see, in pixels, unless a trial searches its own."""
+        return self.training.image_size or self.data.size

@@ -1,0 +1,110 @@
+"""What happened: the frozen records that steps hand to each other and to disk."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from consilia.plan.hyperparameters import Hyperparameters
+
+Logits = npt.NDArray[np.float32]  # (n_images, n_classes), before any softmax
+Probabilities = npt.NDArray[np.float64]  # (n_images, n_classes), rows sum to 1
+Labels = npt.NDArray[np.int64]  # (n_images,), class numbers
+Rows = npt.NDArray[np.int64]  # (n,), row numbers of the image store
+
+TrialState = Literal["running", "finished", "stopped", "failed"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrialTask:
+    """One trial to run: a number and a configuration."""
+
+    number: int
+    hyperparameters: Hyperparameters
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EpochReport:
+    """What a worker says after each epoch."""
+
+    number: int  # of the trial
+    fold: int  # 0 ... k-1
+    epoch: int  # 1 ... epochs
+    score: float  # the study's metric on the validation fold, with EMA weights
+    train_loss: float
+    seconds: float
+    images: int  # seen in training
+    fold_result: "FoldResult | None" = None  # with the last epoch of a fold
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FoldResult:
+    """A finished fold; its weights, OOF logits and history lie in the fold's folder."""
+
+    fold: int
+    epochs: int
+    metrics: Mapping[str, float]  # every metric of `scoring.metrics`, on the validation fold
+    n_images: int  # validated
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrialOutcome:
+    """How a trial ended on its worker."""
+
+    number: int
+    state: TrialState
+    reason: str = ""  # of a stop or a failure
+    folds: tuple[FoldResult, ...] = ()
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrialRecord:
+    """A trial as `trial.json` keeps it."""
+
+    number: int
+    state: TrialState
+    hyperparameters: Hyperparameters
+    folds: tuple[FoldResult, ...] = ()
+    objective: float | None = (
+        None  # mean over folds of a finished trial; what Optuna was told of a stopped one
+    )
+    reason: str = ""
+    seconds: float = 0.0
+
+    @property
+    def n_folds(self) -> int:
+        """Number of finished folds."""
+        return len(self.folds)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OutOfFold:
+    """A trial's predictions for every image of the cross-validation pool, each by the model that never saw it."""
+
+    image_ids: Rows  # (n,) rows of the image store, unique, ascending
+    logits: Logits  # (n, n_classes)
+    labels: Labels  # (n,)
+    patients: npt.NDArray[np.str_]  # (n,)
+    folds: npt.NDArray[np.int64]  # (n,) the fold that was held out
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Interval:
+    """An estimate with its 95 % patient-bootstrap interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prediction:
+    """What the ensemble says of one image."""
+
+    label: str
+    confidence: float  # calibrated probability of `label`
+    probabilities: Mapping[str, float]  # by class, calibrated, sums to 1
