@@ -1,0 +1,1 @@
+"""Metrics of class probabilities, and how sure of them one may be."""
