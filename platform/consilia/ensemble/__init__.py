@@ -1,0 +1,1 @@
+"""From finished trials to one calibrated predictor that can be trusted and shared."""

@@ -1,0 +1,93 @@
+"""An ensemble of several trials has to earn its place. Source: METHODS section 4."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from consilia.ensemble.selection import (
+    Candidates,
+    CandidateWeights,
+    Truth,
+    combine_cross_fitted,
+    cross_fit,
+    select,
+)
+from consilia.plan.ensemble import BestSingle, Selection
+from consilia.scoring.bootstrap import bootstrap_standard_error
+from consilia.scoring.metrics import image_log_loss
+from consilia.scoring.patients import patient_weights
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Choice:
+    """The members that are shipped, and why."""
+
+    weights: CandidateWeights  # (n_candidates,)
+    fold_weights: npt.NDArray[np.float64]  # (n_folds, n_candidates), each selected without its fold
+    reason: str
+    gain: float | None  # cross-fitted log loss of the best single trial minus the ensemble's
+    standard_error: float | None  # of the gain, over patients
+
+
+def choose(selection: Selection, candidates: Candidates, truth: Truth, *, seed: int) -> Choice:
+    """Select by the recipe, but ship the single best trial unless the ensemble is clearly better.
+
+    Clearly: the gain in cross-fitted log loss exceeds one standard error, by bootstrap over patients. Both
+    sides are selected anew for every fold without its images, so neither profits from having been chosen.
+
+    Args:
+        selection: The recipe's selection.
+        candidates: In the order of their trial numbers.
+        truth: About the same images.
+        seed: Of the selection and of the bootstrap.
+    """
+    single = BestSingle()
+    weights = select(selection, candidates, truth, seed=seed)
+    single_folds = cross_fit(single, candidates, truth, seed=seed)
+    if isinstance(selection, BestSingle):
+        reason = "The recipe asks for the trial with the lowest out-of-fold log loss, alone."
+        return Choice(
+            weights=weights, fold_weights=single_folds, reason=reason, gain=None, standard_error=None
+        )
+    if np.count_nonzero(weights) == 1:
+        reason = "The selection itself kept a single trial: no other lowers the out-of-fold log loss."
+        return Choice(
+            weights=weights, fold_weights=single_folds, reason=reason, gain=None, standard_error=None
+        )
+    folds = cross_fit(selection, candidates, truth, seed=seed)
+    gain, error = _gain(candidates, folds, single_folds, truth, seed=seed)
+    measured = (
+        f"its cross-fitted log loss is {abs(gain):.4f} {'below' if gain > 0 else 'above'} "
+        f"that of the best single trial (standard error over patients {error:.4f})"
+    )
+    if gain > error:
+        reason = f"The ensemble earned its place: {measured}."
+        return Choice(weights=weights, fold_weights=folds, reason=reason, gain=gain, standard_error=error)
+    reason = (
+        f"The best single trial is shipped: an ensemble of {np.count_nonzero(weights)} trials did not earn "
+        f"its place, since {measured}, and the gain must exceed one standard error."
+    )
+    return Choice(
+        weights=select(single, candidates, truth, seed=seed),
+        fold_weights=single_folds,
+        reason=reason,
+        gain=gain,
+        standard_error=error,
+    )
+
+
+def _gain(
+    candidates: Candidates,
+    folds: npt.NDArray[np.float64],
+    single_folds: npt.NDArray[np.float64],
+    truth: Truth,
+    *,
+    seed: int,
+) -> tuple[float, float]:
+    """Mean and standard error, over patients, of how much lower the ensemble's loss is."""
+    ensemble = image_log_loss(combine_cross_fitted(candidates, folds, truth), truth.labels)
+    single = image_log_loss(combine_cross_fitted(candidates, single_folds, truth), truth.labels)
+    weights = patient_weights(truth.patients)
+    error = bootstrap_standard_error(single - ensemble, truth.patients, weights=weights, seed=seed)
+    return float(np.average(single - ensemble, weights=weights)), error

@@ -1,0 +1,167 @@
+"""Which trials join the ensemble, and with which weights. Source: METHODS section 4.
+
+Pure functions on arrays. Candidates come in the order of their trial numbers: a tie goes to the earlier one.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from consilia.plan.ensemble import BestSingle, Greedy, Selection, SoftVote
+from consilia.records import Labels
+from consilia.scoring.metrics import SMALLEST_PROBABILITY, image_log_loss
+from consilia.scoring.patients import patient_weights
+
+Candidates = npt.NDArray[np.float64]  # (n_candidates, n_images, n_classes), out-of-fold probabilities
+CandidateWeights = npt.NDArray[np.float64]  # (n_candidates,), not negative, sums to 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Truth:
+    """What the images of the cross-validation pool are known to be."""
+
+    labels: Labels  # (n_images,)
+    patients: npt.NDArray[np.str_]  # (n_images,)
+    folds: npt.NDArray[np.int64]  # (n_images,) the fold that held each image out
+
+    def subset(self, kept: npt.NDArray[np.bool_]) -> "Truth":
+        """Return the truth about the images where `kept`, (n_images,), holds."""
+        return Truth(labels=self.labels[kept], patients=self.patients[kept], folds=self.folds[kept])
+
+
+def select(selection: Selection, candidates: Candidates, truth: Truth, *, seed: int) -> CandidateWeights:
+    """Return the weight of every candidate; those that are left out weigh 0.
+
+    The objective is the log loss, each image weighted 1 / (images of its patient); lower is better.
+
+    Args:
+        selection: The recipe's selection.
+        candidates: At least one.
+        truth: About the same images.
+        seed: Of the random halves of the pool that `Greedy` draws.
+
+    Source: METHODS section 4.
+    """
+    true = _true_probabilities(candidates, truth.labels)
+    weights = patient_weights(truth.patients)
+    ranked = np.argsort(_losses(true, weights), kind="stable")  # best first, ties to the earlier candidate
+    if isinstance(selection, BestSingle):
+        return _equal_weights(ranked[:1], len(candidates))
+    if isinstance(selection, SoftVote):
+        return _equal_weights(ranked[: selection.members], len(candidates))
+    pool = np.sort(ranked[: selection.pool])
+    return _select_in_bags(true, pool, weights, selection, seed=seed)
+
+
+def select_greedily(
+    true: npt.NDArray[np.float64], weights: npt.NDArray[np.float64], *, additions: int
+) -> npt.NDArray[np.int64]:
+    """Add, with replacement, the candidate whose addition to the mean lowers the loss most.
+
+    Additions after the best one are dropped, so raising `additions` never raises the loss. A tie goes to the
+    earlier candidate, and to the shorter prefix.
+
+    Args:
+        true: Probability that each candidate gave to the true class, (n_candidates, n_images).
+        weights: Of each image, (n_images,).
+        additions: How often a candidate may be added in all, at least 1.
+
+    Returns:
+        How often each candidate was added, (n_candidates,).
+
+    Source: Caruana et al., Ensemble Selection from Libraries of Models, ICML 2004, section 2.
+    """
+    total = np.zeros(true.shape[1])
+    added: list[int] = []
+    losses: list[float] = []
+    for size in range(1, additions + 1):
+        trial_losses = _losses((total + true) / size, weights)
+        added.append(int(np.argmin(trial_losses)))
+        losses.append(float(trial_losses[added[-1]]))
+        total = total + true[added[-1]]
+    best = int(np.argmin(losses)) + 1
+    return np.bincount(added[:best], minlength=len(true))
+
+
+def combine(candidates: Candidates, weights: CandidateWeights) -> npt.NDArray[np.float64]:
+    """Return the weighted mean of the candidates' probabilities, (n_images, n_classes)."""
+    result: npt.NDArray[np.float64] = np.tensordot(weights, candidates, axes=1)
+    return result
+
+
+def cross_fit(
+    selection: Selection, candidates: Candidates, truth: Truth, *, seed: int
+) -> npt.NDArray[np.float64]:
+    """Select anew for each fold on the images of the other folds.
+
+    Returns:
+        (n_folds, n_candidates): row j holds the weights for the j-th of the sorted fold numbers.
+    """
+    rows = []
+    for fold in np.unique(truth.folds):
+        others = truth.folds != fold
+        rows.append(select(selection, candidates[:, others], truth.subset(others), seed=seed))
+    return np.stack(rows)
+
+
+def combine_cross_fitted(
+    candidates: Candidates, fold_weights: npt.NDArray[np.float64], truth: Truth
+) -> npt.NDArray[np.float64]:
+    """Return, for each image, the ensemble that was selected without its fold, (n_images, n_classes)."""
+    result = np.empty(candidates.shape[1:])
+    for fold, weights in zip(np.unique(truth.folds), fold_weights, strict=True):
+        rows = truth.folds == fold
+        result[rows] = combine(candidates[:, rows], weights)
+    return result
+
+
+def weighted_log_loss(probabilities: npt.NDArray[np.float64], truth: Truth) -> float:
+    """Return the log loss with each image weighted 1 / (images of its patient)."""
+    losses = image_log_loss(probabilities, truth.labels)
+    return float(np.average(losses, weights=patient_weights(truth.patients)))
+
+
+def _select_in_bags(
+    true: npt.NDArray[np.float64],
+    pool: npt.NDArray[np.intp],
+    weights: npt.NDArray[np.float64],
+    greedy: Greedy,
+    *,
+    seed: int,
+) -> CandidateWeights:
+    """Mean weights over bags, cut to the largest.
+
+    A bag is half of the pool, but at least as many as may be kept: half of a pool of three would be a lottery.
+    """
+    generator = np.random.default_rng(seed)
+    share = np.zeros(len(true))
+    size = max((len(pool) + 1) // 2, min(len(pool), greedy.members))
+    for _ in range(greedy.bags):
+        bag = np.sort(generator.choice(pool, size=size, replace=False))
+        counts = select_greedily(true[bag], weights, additions=greedy.additions)
+        share[bag] += counts / counts.sum()
+    kept = np.argsort(-share, kind="stable")[: greedy.members]
+    result = np.zeros(len(true))
+    result[kept] = share[kept]
+    normalised: CandidateWeights = result / result.sum()
+    return normalised
+
+
+def _equal_weights(chosen: npt.NDArray[np.intp], n_candidates: int) -> CandidateWeights:
+    result = np.zeros(n_candidates)
+    result[chosen] = 1.0 / len(chosen)
+    return result
+
+
+def _true_probabilities(candidates: Candidates, labels: Labels) -> npt.NDArray[np.float64]:
+    """Probability given to the true class, (n_candidates, n_images): all that the log loss looks at."""
+    result: npt.NDArray[np.float64] = candidates[:, np.arange(len(labels)), labels]
+    return result
+
+
+def _losses(true: npt.NDArray[np.float64], weights: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Weighted log loss of each row, (n_rows,)."""
+    logs = np.log(np.clip(true, SMALLEST_PROBABILITY, 1.0))
+    result: npt.NDArray[np.float64] = -(logs @ weights) / weights.sum()
+    return result
