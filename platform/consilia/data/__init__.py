@@ -1,0 +1,1 @@
+"""Images in: cards are listed, decoded once into a store, and divided into folds."""

@@ -1,0 +1,221 @@
+"""Cross-validation folds and the locked test split: stratified by class, grouped by patient, never leaking.
+
+Source: METHODS section 1; scikit-learn's StratifiedGroupKFold from release 1.9 on.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+from sklearn.model_selection import StratifiedGroupKFold
+
+from consilia.data.groups import Groups, merge_duplicates, refuse_crossing
+from consilia.data.store import ImageStore
+from consilia.errors import DataError
+from consilia.files import sha256_of_json, write_atomically
+from consilia.records import Labels, Rows
+
+LOCKED = -1  # the fold of a test image
+_COLUMNS = ["image_id", "patient_id", "label", "split", "fold"]
+_SHUFFLES = 20
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FoldPlan:
+    """Which images are validated together, and which are locked away for the test."""
+
+    digest: str  # of k, seed, store, and the fold of every image
+    store_digest: str
+    k: int
+    seed: int
+    fold: npt.NDArray[np.int64] = field(
+        compare=False
+    )  # (n,) 0 ... k-1, or -1 in the test split; see `digest`
+
+    def validation(self, fold: int) -> Rows:
+        """Rows held out by fold 0 ... k-1, ascending."""
+        return np.flatnonzero(self.fold == self._checked(fold))
+
+    def training(self, fold: int) -> Rows:
+        """Rows of the pool outside `fold`, ascending."""
+        return np.flatnonzero((self.fold != self._checked(fold)) & (self.fold != LOCKED))
+
+    @property
+    def pool(self) -> Rows:
+        """Rows of all folds, ascending."""
+        return np.flatnonzero(self.fold != LOCKED)
+
+    @property
+    def test(self) -> Rows:
+        """Rows of the locked test split, ascending; empty where there is none."""
+        return np.flatnonzero(self.fold == LOCKED)
+
+    def save(self, path: Path, store: ImageStore) -> None:
+        """Write image_id, patient_id, label, split ("train" or "test") and fold to Parquet, atomically."""
+        table = pa.Table.from_pandas(_frame(store, self.fold), preserve_index=False)
+        metadata = {
+            "digest": self.digest,
+            "store": self.store_digest,
+            "k": str(self.k),
+            "seed": str(self.seed),
+        }
+        table = table.replace_schema_metadata({f"consilia.{key}": text for key, text in metadata.items()})
+        write_atomically(path, lambda temporary: pq.write_table(table, temporary))
+
+    def _checked(self, fold: int) -> int:
+        if not 0 <= fold < self.k:
+            raise IndexError(f"fold must be 0 ... {self.k - 1}, but got {fold}")
+        return fold
+
+
+def make_folds(
+    store: ImageStore, *, k: int, seed: int, test: Literal["auto", "none"], test_fraction: float
+) -> FoldPlan:
+    """Divide the images into k folds and a locked test split.
+
+    The test split is the source's if it has one; else, with `test="auto"`, about `test_fraction` of the
+    patients, stratified. Patients that share an exact duplicate are kept together. The source's validation
+    images join the folds.
+
+    Args:
+        store: The data set.
+        k: Number of folds, at least 2.
+        seed: Decides the shuffle; the same seed gives the same folds.
+        test: What a source without a test split gets.
+        test_fraction: Share of the patients in a test split made here, in (0, 1).
+
+    Raises:
+        DataError: A patient or an exact duplicate is in the test split and outside it, or a class has fewer
+            groups of patients than k.
+    """
+    if k < 2:
+        raise DataError(f"k must be at least 2, but got {k}.")
+    groups = merge_duplicates(store)
+    locked = (store.index["split"] == "test").to_numpy()
+    refuse_crossing(store, groups, np.where(locked, LOCKED, 0), what="the test split")
+    if test == "auto" and not locked.any():
+        locked = _draw_test(store, groups, test_fraction=test_fraction, seed=seed, k=k)
+    _check_groups(store, groups, ~locked, k)
+    fold = np.full(len(store), LOCKED, dtype=np.int64)
+    pool = np.flatnonzero(~locked)
+    fold[pool] = _split(store.labels[pool], groups[pool], k=k, seed=seed)
+    plan = _plan(k, seed, store.digest, _frame(store, fold))
+    check_no_leak(plan, store)
+    return plan
+
+
+def load_folds(path: Path) -> FoldPlan:
+    """Read folds that `FoldPlan.save` wrote.
+
+    Raises:
+        DataError: The file is missing, damaged, or was changed after it was written.
+    """
+    try:
+        table = pq.read_table(path)
+        metadata = {key.decode(): text.decode() for key, text in (table.schema.metadata or {}).items()}
+        stored, store_digest = metadata["consilia.digest"], metadata["consilia.store"]
+        k, seed = int(metadata["consilia.k"]), int(metadata["consilia.seed"])
+        plan = _plan(k, seed, store_digest, table.to_pandas()[_COLUMNS])
+    except (OSError, pa.ArrowException, KeyError, ValueError) as error:
+        raise DataError(f"{path} cannot be read as folds: {error}") from error
+    if plan.digest != stored:
+        raise DataError(
+            f"{path} was changed after it was written: its content does not have the digest it names. "
+            "Restore it; results that were computed with other folds cannot be combined with it."
+        )
+    return plan
+
+
+def check_no_leak(folds: FoldPlan, store: ImageStore) -> None:
+    """Refuse folds that do not belong to `store`, or in which a patient or an exact duplicate crosses folds.
+
+    Raises:
+        DataError: Names the patient or the files.
+    """
+    if folds.store_digest != store.digest or len(folds.fold) != len(store):
+        raise DataError(
+            f"The folds were made for data {folds.store_digest[:16]} with {len(folds.fold)} images, but "
+            f"{store.folder} is {store.digest[:16]} with {len(store)}. "
+            "Use the data they were made for, or start a new study."
+        )
+    refuse_crossing(store, merge_duplicates(store), folds.fold, what="a fold")
+
+
+def _frame(store: ImageStore, fold: npt.NDArray[np.int64]) -> pd.DataFrame:
+    frame = store.index[["image_id", "patient_id", "label"]].copy()
+    frame["split"] = np.where(fold == LOCKED, "test", "train")
+    frame["fold"] = fold
+    return frame
+
+
+def _plan(k: int, seed: int, store_digest: str, frame: pd.DataFrame) -> FoldPlan:
+    rows = {name: frame[name].tolist() for name in _COLUMNS}
+    digest = sha256_of_json({"k": k, "seed": seed, "store": store_digest, "rows": rows})
+    fold = frame["fold"].to_numpy(np.int64, copy=True)
+    fold.flags.writeable = False
+    return FoldPlan(digest=digest, store_digest=store_digest, k=k, seed=seed, fold=fold)
+
+
+def _check_groups(store: ImageStore, groups: Groups, pool: npt.NDArray[np.bool_], k: int) -> None:
+    labels = store.labels
+    for number, name in enumerate(store.classes):
+        count = len(np.unique(groups[pool & (labels == number)]))
+        if count < k:
+            unit = "patients" if store.manifest.has_patients else "different images"
+            advice = f"Lower k to {count}, or add data." if count >= 2 else "Add data."
+            raise DataError(
+                f"{store.folder}: class {name!r} has {count} {unit} (groups) outside the test split, but "
+                f"k = {k} folds need {k} or more. {advice}"
+            )
+
+
+def _draw_test(
+    store: ImageStore, groups: Groups, *, test_fraction: float, seed: int, k: int
+) -> npt.NDArray[np.bool_]:
+    """Lock about `test_fraction` of the groups of every class, at least one, by seed."""
+    generator = np.random.default_rng([seed, 0x7E57])  # apart from the folds' own shuffle
+    locked: list[int] = []
+    for members in _strata(store.labels, groups):
+        count = max(1, round(test_fraction * len(members)))
+        if len(members) - count < 1:
+            continue  # `_check_groups` refuses the class by name
+        locked.extend(generator.permutation(members)[:count].tolist())
+    return np.isin(groups, locked)
+
+
+def _strata(labels: Labels, groups: Groups) -> Iterable[list[int]]:
+    """Groups by their class; a group of several classes counts for the one that is rarest in the data."""
+    frequency = np.bincount(labels)
+    rarest: dict[int, int] = {}
+    for group, label in zip(groups.tolist(), labels.tolist(), strict=True):
+        current = rarest.setdefault(group, label)
+        if (frequency[label], label) < (frequency[current], current):
+            rarest[group] = label
+    strata: defaultdict[int, list[int]] = defaultdict(list)
+    for group, label in sorted(rarest.items()):
+        strata[label].append(group)
+    return [strata[label] for label in sorted(strata)]
+
+
+def _split(labels: Labels, groups: Groups, *, k: int, seed: int) -> npt.NDArray[np.int64]:
+    """Shuffle until every fold holds every class, which patients of several classes can prevent."""
+    fold = np.empty(len(labels), dtype=np.int64)
+    n_classes = len(np.unique(labels))
+    for attempt in range(_SHUFFLES):
+        state = int(np.random.SeedSequence([seed, attempt]).generate_state(1)[0])
+        splitter = StratifiedGroupKFold(n_splits=k, shuffle=True, random_state=state)
+        for number, (_, held_out) in enumerate(splitter.split(labels, labels, groups)):
+            fold[held_out] = number
+        if all(len(np.unique(labels[fold == number])) == n_classes for number in range(k)):
+            return fold
+    raise DataError(
+        f"None of {_SHUFFLES} divisions into k = {k} folds gives every fold every class: patients have images "
+        "of too many classes. Lower k."
+    )
