@@ -1,11 +1,10 @@
 """How sure the ensemble says it is. Source: METHODS section 5; Guo et al., ICML 2017 (temperature scaling).
 
 Out-of-fold probabilities come from one fold's networks, but the predictor has those of k folds. So the
-calibrator is fitted to, and applied to, the probabilities of one fold ensemble; the folds are pooled after it,
-in the logarithm.
+calibrator is fitted to, and applied to, the probabilities of one fold ensemble; the folds are pooled after
+it, in the logarithm.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
@@ -14,7 +13,7 @@ import numpy.typing as npt
 from pydantic import Field
 from scipy.optimize import minimize_scalar
 
-from consilia.ensemble.selection import Truth, weighted_log_loss
+from consilia.ensemble.selection import Candidates, Truth, combine, weighted_log_loss
 from consilia.plan.frozen import Frozen
 from consilia.records import Probabilities
 from consilia.scoring.metrics import SMALLEST_PROBABILITY, softmax
@@ -102,7 +101,7 @@ def choose_calibrator(
     if kind == "none":
         reason = "The recipe asks for no calibration."
         return Calibration(calibrator=Identity(), reason=reason, loss_before=before, loss_after=None)
-    after = weighted_log_loss(cross_calibrate(probabilities, truth, fit=fit_temperature), truth)
+    after = weighted_log_loss(cross_calibrate(probabilities, truth), truth)
     losses = f"cross-fitted log loss {after:.4f}, uncalibrated {before:.4f}"
     if after >= before:
         reason = f"No calibrator is kept: a temperature does not lower the loss ({losses})."
@@ -112,16 +111,26 @@ def choose_calibrator(
     return Calibration(calibrator=calibrator, reason=reason, loss_before=before, loss_after=after)
 
 
-def cross_calibrate(
-    probabilities: Probabilities,
-    truth: Truth,
-    *,
-    fit: Callable[[Probabilities, Truth], Identity | Temperature],
+def cross_calibrate(probabilities: Probabilities, truth: Truth) -> Probabilities:
+    """Return each image's probabilities, (n_images, n_classes), by a temperature fitted without its fold."""
+    folds = np.unique(truth.folds)
+    return cross_calibrate_members(probabilities[None], np.ones((len(folds), 1)), truth)
+
+
+def cross_calibrate_members(
+    candidates: Candidates, fold_weights: npt.NDArray[np.float64], truth: Truth
 ) -> Probabilities:
-    """Return each image's probabilities under a calibrator fitted without its fold, (n_images, n_classes)."""
-    result = np.empty_like(probabilities)
-    for fold in np.unique(truth.folds):
+    """Return each image as an ensemble that was selected and calibrated without its fold sees it.
+
+    Args:
+        candidates: Out-of-fold probabilities, (n_candidates, n_images, n_classes).
+        fold_weights: Of the candidates, selected without each fold, (n_folds, n_candidates).
+        truth: About the images.
+    """
+    result = np.empty(candidates.shape[1:])
+    for fold, weights in zip(np.unique(truth.folds), fold_weights, strict=True):
         held_out = truth.folds == fold
-        calibrator = fit(probabilities[~held_out], truth.subset(~held_out))
+        probabilities = combine(candidates, weights)
+        calibrator = fit_temperature(probabilities[~held_out], truth.subset(~held_out))
         result[held_out] = calibrate(calibrator, probabilities[held_out])
     return result

@@ -132,7 +132,7 @@ def _select_in_bags(
 ) -> CandidateWeights:
     """Mean weights over bags, cut to the largest.
 
-    A bag is half of the pool, but at least as many as may be kept: half of a pool of three would be a lottery.
+    A bag is half of the pool, but at least as many as may be kept: half of three trials would be a lottery.
     """
     generator = np.random.default_rng(seed)
     share = np.zeros(len(true))

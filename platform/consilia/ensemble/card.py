@@ -1,0 +1,143 @@
+"""The model card, written from the numbers. Source: Mitchell et al., Model Cards, FAT* 2019."""
+
+from collections.abc import Iterable, Sequence
+
+from consilia.ensemble.document import BundleDocument
+from consilia.ensemble.evaluation import Estimate, Evaluation
+from consilia.scoring.metrics import METRICS
+
+_TITLES = {
+    "test": "Locked test split",
+    "external": "Other images",
+    "cross_fitted": "Cross-validation (internal estimate)",
+}
+_ORDER = ("test", "external", "cross_fitted")
+
+
+def model_card(document: BundleDocument) -> str:
+    """Return the card as Markdown; every number in it stands in `ensemble.json` too."""
+    sections = [
+        f"# {document.name}",
+        _summary(document),
+        _list("## Read this first", document.warnings),
+        "## Results",
+        *_results(document),
+        _members(document),
+        f"## Calibration\n\n{document.calibration.reason}",
+        _input(document),
+        _provenance(document),
+    ]
+    return "\n\n".join(section for section in sections if section) + "\n"
+
+
+def _summary(document: BundleDocument) -> str:
+    source = document.provenance
+    return (
+        f"Classifies {document.reading.modality} images as {_join(document.classes)}. Built by consilia "
+        f"{document.consilia} from study {source.study} on data set {source.data}. For research: it is no "
+        "medical device, and its numbers hold for images like those it was made from."
+    )
+
+
+def _results(document: BundleDocument) -> list[str]:
+    splits = {evaluation.split: evaluation for evaluation in document.evaluations}
+    sections = [_evaluation(splits[split]) for split in _ORDER if split in splits]
+    if "test" not in splits:
+        sections.insert(
+            0, "No locked test split has been evaluated: every number below is an internal estimate."
+        )
+    return sections
+
+
+def _evaluation(evaluation: Evaluation) -> str:
+    rows = []
+    for name, estimate in evaluation.metrics.items():
+        before = _number(evaluation.uncalibrated.get(name)) if name in evaluation.uncalibrated else ""
+        rows.append([METRICS[name].title, _number(estimate), before])
+    classes = [
+        [
+            report.name,
+            report.images,
+            report.patients,
+            *(f"{value:.3f}" for value in (report.precision, report.recall, report.f1)),
+        ]
+        for report in evaluation.classes
+    ]
+    names = [report.name for report in evaluation.classes]
+    counts = [[name, *row] for name, row in zip(names, evaluation.confusion, strict=True)]
+    return "\n\n".join(
+        [
+            f"### {_TITLES[evaluation.split]}",
+            f"{evaluation.images} images of {evaluation.patients} patients; {evaluation.predictor}. "
+            "Intervals: 95 %, bootstrap over patients.",
+            _table(["metric", "value", "before calibration"], rows),
+            _table(["class", "images", "patients", "precision", "recall", "F1"], classes),
+            _table(["true class \\ predicted", *names], counts),
+            *(f"- {note}" for note in evaluation.notes),
+        ]
+    )
+
+
+def _members(document: BundleDocument) -> str:
+    rows = [
+        [member.trial, member.model.architecture.timm, f"{member.weight:.3f}", len(member.networks)]
+        for member in document.members
+    ]
+    table = _table(["trial", "architecture", "weight", "networks"], rows)
+    selection = document.selection
+    chosen = (
+        f"{selection.reason} {selection.candidates} fully evaluated trials could be chosen from. The "
+        "out-of-fold log loss that was minimised, and is therefore optimistic, is "
+        f"{selection.in_sample_loss:.4f}; that of the best single trial is {selection.best_single_loss:.4f}."
+    )
+    return f"## Members\n\n{chosen}\n\n{table}"
+
+
+def _input(document: BundleDocument) -> str:
+    reading = document.reading
+    channels = "grey" if reading.channels == 1 else "RGB"
+    sizes = sorted(
+        {network.preprocessing.image_size for member in document.members for network in member.networks}
+    )
+    return (
+        f"## Input\n\nAny image is fitted to {reading.size} x {reading.size} pixels, {channels}; the "
+        f"networks see {_join([f'{size} px' for size in sizes])}. `golden.npz` holds synthetic inputs (noise "
+        "and gradients), no patient's image, and what the ensemble says of them; loading compares."
+    )
+
+
+def _provenance(document: BundleDocument) -> str:
+    source = document.provenance
+    facts = [
+        f"built {source.created} by recipe {source.recipe.name}",
+        f"study digest {source.study_digest}",
+        f"data digest {source.data_digest}",
+        f"folds digest {source.folds_digest}",
+        "packages: " + ", ".join(f"{name} {number}" for name, number in sorted(source.packages.items())),
+    ]
+    return _list("## Provenance", facts)
+
+
+def _number(estimate: Estimate | None) -> str:
+    return (
+        "undefined"
+        if estimate is None
+        else f"{estimate.value:.3f} ({estimate.low:.3f} to {estimate.high:.3f})"
+    )
+
+
+def _list(title: str, items: Sequence[str]) -> str:
+    return "\n\n".join([title, "\n".join(f"- {item}" for item in items)]) if items else ""
+
+
+def _join(words: Sequence[str]) -> str:
+    return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} or {words[-1]}"
+
+
+def _table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join(f"| {' | '.join(_cell(value) for value in line)} |" for line in lines)
+
+
+def _cell(value: object) -> str:
+    return str(value).replace("|", "\\|").replace("\n", " ")

@@ -1,0 +1,129 @@
+"""The schema of `ensemble.json`: all that a bundle says of itself."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from consilia.ensemble.calibration import Calibrator
+from consilia.ensemble.evaluation import Evaluation
+from consilia.models.factory import ModelSpec
+from consilia.plan.ensemble import EnsembleRecipe
+from consilia.plan.frozen import Frozen
+from consilia.training.input import Preprocessing
+
+SCHEMA_VERSION = 1
+
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+
+
+class FileRecord(Frozen):
+    """What a file of the bundle must be."""
+
+    bytes: int = Field(ge=0)
+    sha256: Sha256
+
+
+class Network(Frozen):
+    """One trained network: a member's weights from one fold."""
+
+    file: str  # relative to the bundle
+    fold: int = Field(ge=0)
+    preprocessing: Preprocessing  # mean and standard deviation are those of the fold's training images
+
+
+class Member(Frozen):
+    """One trial of the ensemble, with one network a fold."""
+
+    trial: int = Field(ge=0)
+    weight: float = Field(gt=0, le=1)
+    model: ModelSpec
+    networks: tuple[Network, ...] = Field(min_length=1)
+
+
+class Reading(Frozen):
+    """How an image file becomes the square that the networks' preprocessing starts from."""
+
+    size: int = Field(ge=8, le=2048)  # side, pixels
+    channels: Literal[1, 3]
+    modality: str
+
+
+class SelectionReport(Frozen):
+    """Why these members. Losses are patient-weighted out-of-fold log losses; lower is better."""
+
+    reason: str
+    candidates: int  # fully evaluated trials that could be chosen
+    best_single_loss: float  # in-sample: it was chosen for this number
+    in_sample_loss: float  # of the shipped members, before calibration
+    gain: float | None  # cross-fitted, over the best single trial; None where nothing was compared
+    standard_error: float | None  # of the gain, over patients
+
+
+class CalibrationReport(Frozen):
+    """Why this calibrator. Losses as of the selection."""
+
+    reason: str
+    loss_before: float
+    loss_after: float | None  # cross-fitted; None where nothing was fitted
+
+
+class Provenance(Frozen):
+    """Where the ensemble comes from."""
+
+    study: str
+    study_digest: str
+    data: str  # name of the card
+    data_digest: str
+    folds_digest: str
+    recipe: EnsembleRecipe
+    packages: dict[str, str]  # versions by name
+    created: str  # UTC, ISO 8601
+
+
+class BundleDocument(Frozen):
+    """`ensemble.json`."""
+
+    schema_version: Literal[1] = 1
+    consilia: str  # the version that wrote it
+    name: str
+    classes: tuple[str, ...] = Field(min_length=2)
+    reading: Reading
+    members: tuple[Member, ...] = Field(min_length=1)
+    calibrator: Calibrator
+    selection: SelectionReport
+    calibration: CalibrationReport
+    evaluations: tuple[Evaluation, ...]
+    warnings: tuple[str, ...]
+    provenance: Provenance
+    environment: dict[str, str]  # that computed the golden outputs
+    files: dict[str, FileRecord]  # every other file of the bundle
+
+    @property
+    def n_folds(self) -> int:
+        """Number of networks that each member has."""
+        return len(self.members[0].networks)
+
+    @model_validator(mode="after")
+    def _must_be_consistent(self) -> "BundleDocument":
+        total = sum(member.weight for member in self.members)
+        if abs(total - 1) > 1e-6:
+            raise ValueError(f"the members' weights must sum to 1, but sum to {total}")
+        folds = [network.fold for network in self.members[0].networks]
+        for member in self.members:
+            _check_member(member, folds, self)
+        return self
+
+
+def _check_member(member: Member, folds: list[int], document: BundleDocument) -> None:
+    name = f"trial {member.trial}"
+    if [network.fold for network in member.networks] != folds or len(set(folds)) != len(folds):
+        raise ValueError(f"every member must have one network for each of the folds {folds}: {name} has not")
+    if member.model.n_classes != len(document.classes):
+        raise ValueError(
+            f"{name} must have {len(document.classes)} outputs, but has {member.model.n_classes}"
+        )
+    if member.model.channels != document.reading.channels:
+        raise ValueError(f"{name} must take {document.reading.channels} channels, as images are read with")
+    for network in member.networks:
+        if network.file not in document.files:
+            raise ValueError(f"files must list every network, but lacks {network.file}")

@@ -1,0 +1,62 @@
+"""Scoring a finished ensemble on images that nothing was chosen on. Source: METHODS section 8."""
+
+from typing import Literal
+
+from consilia.data.store import ImageStore
+from consilia.ensemble.calibration import Identity, pool_folds
+from consilia.ensemble.document import BundleDocument
+from consilia.ensemble.evaluation import Evaluation, Subject, score_predictions
+from consilia.ensemble.predictor import EnsemblePredictor
+from consilia.errors import DataError
+from consilia.records import Rows
+
+
+def evaluate(
+    predictor: EnsemblePredictor,
+    store: ImageStore,
+    rows: Rows,
+    *,
+    split: Literal["test", "external"] = "test",
+    seed: int = 0,
+) -> Evaluation:
+    """Score the shipped predictor, each headline number with its interval, before and after calibration.
+
+    Args:
+        predictor: A loaded ensemble.
+        store: The prepared data set.
+        rows: Its images to score: the locked test split, or any others that no trial has seen.
+        split: Which of the two they are.
+        seed: Of the bootstrap.
+
+    Raises:
+        DataError: There are no rows, or the store does not fit the ensemble.
+    """
+    if len(rows) == 0:
+        raise DataError(
+            f"{store.folder}: an evaluation needs images that no trial has seen, but there is no test split. "
+            "The cross-validated numbers in the ensemble's card are an internal estimate."
+        )
+    folds = predictor.fold_probabilities(store, rows)
+    subject = Subject(
+        labels=store.labels[rows],
+        patients=store.patients[rows],
+        classes=predictor.classes,
+        split=split,
+        predictor=describe(predictor.document),
+        notes=() if store.manifest.has_patients else (NO_PATIENTS,),
+    )
+    calibrated = pool_folds(predictor.document.calibrator, folds)
+    return score_predictions(calibrated, pool_folds(Identity(), folds), subject, seed=seed)
+
+
+NO_PATIENTS = (
+    "No patient grouping: images are taken as independent, so intervals may be too narrow, and images of one "
+    "patient may lie on both sides of a split."
+)
+
+
+def describe(document: BundleDocument) -> str:
+    """Return in words which predictor the bundle ships."""
+    members, folds = len(document.members), document.n_folds
+    trials = "one trial" if members == 1 else f"{members} trials"
+    return f"the shipped predictor: {trials}, the average of its {folds} fold ensembles"

@@ -1,0 +1,130 @@
+"""What a predictor is worth, in numbers with intervals. Source: METHODS sections 5 and 8."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from consilia.plan.frozen import Frozen
+from consilia.records import Labels, Probabilities
+from consilia.scoring.bootstrap import DRAWS, patient_bootstrap
+from consilia.scoring.classes import class_scores, confusion
+from consilia.scoring.metrics import METRICS
+
+FEWEST_PATIENTS = 30  # of a class, for a claim about it
+CALIBRATION_METRICS = ("log_loss", "brier", "ece", "signed_gap")
+
+Split = Literal["test", "external", "cross_fitted"]
+
+
+class Estimate(Frozen):
+    """A number with its 95 % interval, by percentile bootstrap over patients."""
+
+    value: float
+    low: float
+    high: float
+
+
+class ClassReport(Frozen):
+    """One class against the rest, at the most probable class."""
+
+    name: str
+    images: int
+    patients: int  # with at least one image of this class
+    precision: float
+    recall: float
+    f1: float
+
+
+class Evaluation(Frozen):
+    """The metrics of one predictor on one set of images."""
+
+    split: Split
+    predictor: str  # which predictor the numbers describe
+    images: int
+    patients: int
+    metrics: dict[str, Estimate | None]  # calibrated, as shipped; None: undefined on these labels
+    uncalibrated: dict[str, Estimate | None]  # the calibration's metrics before it
+    classes: tuple[ClassReport, ...]
+    confusion: tuple[tuple[int, ...], ...]  # images by true class (row) and predicted class (column)
+    notes: tuple[str, ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the evaluation as plain values that JSON can hold."""
+        return self.model_dump(mode="json")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Subject:
+    """The images that predictions are scored on, and what the numbers describe."""
+
+    labels: Labels  # (n_images,)
+    patients: npt.NDArray[np.str_]  # (n_images,)
+    classes: tuple[str, ...]
+    split: Split
+    predictor: str  # in words
+    notes: tuple[str, ...] = ()  # what a reader has to know besides
+
+
+def score_predictions(
+    calibrated: Probabilities,
+    uncalibrated: Probabilities,
+    subject: Subject,
+    *,
+    seed: int = 0,
+    draws: int = DRAWS,
+) -> Evaluation:
+    """Score probabilities, (n_images, n_classes) each, before and after calibration.
+
+    Args:
+        calibrated: What the predictor says.
+        uncalibrated: What it would say without its calibrator.
+        subject: The images.
+        seed: Of the bootstrap.
+        draws: Number of bootstrap samples.
+    """
+    labels, patients = subject.labels, subject.patients
+
+    def estimates(names: Sequence[str], probabilities: Probabilities) -> dict[str, Estimate | None]:
+        intervals = patient_bootstrap(names, probabilities, labels, patients, draws=draws, seed=seed)
+        return {
+            name: None if np.isnan(i.value) else Estimate(value=i.value, low=i.low, high=i.high)
+            for name, i in intervals.items()
+        }
+
+    reports = _class_reports(calibrated, subject)
+    return Evaluation(
+        split=subject.split,
+        predictor=subject.predictor,
+        images=len(labels),
+        patients=len(np.unique(patients)),
+        metrics=estimates(list(METRICS), calibrated),
+        uncalibrated=estimates(CALIBRATION_METRICS, uncalibrated),
+        classes=reports,
+        confusion=confusion(calibrated, labels),
+        notes=(*subject.notes, *_small_classes(reports)),
+    )
+
+
+def _class_reports(probabilities: Probabilities, subject: Subject) -> tuple[ClassReport, ...]:
+    return tuple(
+        ClassReport(
+            name=scores.name,
+            images=scores.images,
+            patients=len(np.unique(subject.patients[subject.labels == number])),
+            precision=scores.precision,
+            recall=scores.recall,
+            f1=scores.f1,
+        )
+        for number, scores in enumerate(class_scores(probabilities, subject.labels, subject.classes))
+    )
+
+
+def _small_classes(reports: Sequence[ClassReport]) -> list[str]:
+    return [
+        f"No claim for class {report.name}: {report.patients} patients have it, under {FEWEST_PATIENTS}."
+        for report in reports
+        if report.patients < FEWEST_PATIENTS
+    ]

@@ -1,0 +1,119 @@
+"""The networks of an ensemble in memory: uint8 images to the probabilities of each fold ensemble."""
+
+import copy
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import nn
+
+from consilia.ensemble.document import Member, Network
+from consilia.errors import BundleError, PlanError, UserError
+from consilia.models.factory import ModelSpec, build_model
+from consilia.scoring.metrics import softmax
+from consilia.training.device import MEMORY_FORMAT
+from consilia.training.input import Preprocessing, network_input
+
+
+class FoldEnsembles:
+    """For each fold, the linear pool of the members' networks of that fold. Source: METHODS section 5."""
+
+    def __init__(self, members: Sequence[Member], root: Path, *, device: torch.device) -> None:
+        """Load every network from its safetensors file below `root`.
+
+        Raises:
+            BundleError: A file's tensors are not exactly those of its model.
+        """
+        self.device = device
+        self._weights = np.array([member.weight for member in members])
+        self._preprocessing = [[network.preprocessing for network in member.networks] for member in members]
+        self._modules = [_load_member(member, root, device) for member in members]
+
+    def probabilities(self, pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.float64]:
+        """Return q_f(x), (n_folds, n_images, n_classes), of images (n_images, size, size, channels)."""
+        logits = []
+        with torch.inference_mode(), _exact_convolutions(self.device):
+            images = torch.from_numpy(np.ascontiguousarray(pixels)).to(self.device)
+            inputs: dict[Preprocessing, torch.Tensor] = {}  # members share most of them
+            for modules, settings in zip(self._modules, self._preprocessing, strict=True):
+                for module, preprocessing in zip(modules, settings, strict=True):
+                    if preprocessing not in inputs:
+                        inputs[preprocessing] = _network_input(images, preprocessing)
+                    logits.append(module(inputs[preprocessing]))
+            stacked = torch.stack(logits).float().cpu().numpy()
+        members = softmax(stacked.reshape(len(self._modules), -1, *stacked.shape[1:]))
+        result: npt.NDArray[np.float64] = np.tensordot(self._weights, members, axes=1)
+        return result
+
+
+def choose_device(name: str) -> torch.device:
+    """Return the torch device called `name`; "auto" is the best one present.
+
+    Raises:
+        UserError: torch does not know the device, or cannot reach it.
+    """
+    if name == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"device must be one that torch can use here, but got {name!r}: {reason}") from error
+    return device
+
+
+def _load_member(member: Member, root: Path, device: torch.device) -> list[nn.Module]:
+    """Return the member's networks, one a fold, in inference mode on `device`."""
+    with torch.random.fork_rng(devices=[]):  # building draws random weights; loading must not move the seed
+        template: nn.Module | None = None
+        modules = []
+        for network in member.networks:
+            state = _read_state(member.model, network, root)
+            if template is None:
+                template = build_model(member.model).eval()
+            module = copy.deepcopy(template)
+            module.load_state_dict(state, strict=True)
+            modules.append(module.to(device, memory_format=MEMORY_FORMAT))  # type: ignore[call-overload]
+    return modules
+
+
+def _read_state(model: ModelSpec, network: Network, root: Path) -> dict[str, torch.Tensor]:
+    """Read a network's tensors; names, shapes and types are compared before the model takes any memory."""
+    try:
+        state = load_file(root / network.file, device="cpu")
+        with torch.device("meta"):
+            expected = build_model(model).state_dict()
+    except (SafetensorError, PlanError, OSError) as error:
+        raise BundleError(f"{root / network.file}: the network cannot be read: {error}") from error
+    if state.keys() != expected.keys():
+        name = min(state.keys() ^ expected.keys())
+        which = "lacks" if name in expected else "has, and the model has not,"
+        raise BundleError(
+            f"{root / network.file} must hold exactly the model's tensors, but {which} {name!r}."
+        )
+    for name, tensor in expected.items():
+        if (state[name].shape, state[name].dtype) != (tensor.shape, tensor.dtype):
+            raise BundleError(
+                f"{root / network.file}: {name!r} must be {tuple(tensor.shape)} {tensor.dtype}, but is "
+                f"{tuple(state[name].shape)} {state[name].dtype}."
+            )
+    return state
+
+
+def _network_input(images: torch.Tensor, preprocessing: Preprocessing) -> torch.Tensor:
+    return network_input(images, preprocessing).contiguous(memory_format=MEMORY_FORMAT)
+
+
+def _exact_convolutions(device: torch.device) -> AbstractContextManager[None]:
+    """Keep cuDNN from rounding to TF32 and from choosing algorithms by timing: equal input, equal output."""
+    if device.type != "cuda":
+        return nullcontext()
+    return torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False)

@@ -1,0 +1,200 @@
+"""The ensemble as people use it: images in, calibrated predictions out. Neither Ray nor Optuna is needed."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import overload
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from consilia.data.store import ImageStore
+from consilia.ensemble.bundle import read_bundle
+from consilia.ensemble.calibration import pool_folds
+from consilia.ensemble.document import BundleDocument
+from consilia.ensemble.golden import GOLDEN, check_golden
+from consilia.ensemble.images import ImageLike, Images, read_pixels, single_images
+from consilia.ensemble.networks import FoldEnsembles, choose_device
+from consilia.errors import DataError, ReaderError
+from consilia.records import Prediction, Probabilities, Rows
+
+BATCH_SIZE = 64
+
+
+class Predictions(Sequence[Prediction]):
+    """One prediction an image, in the order of the images."""
+
+    def __init__(self, names: Sequence[str], predictions: Sequence[Prediction]) -> None:
+        self.names = tuple(names)  # the image's path, or "image 0" and so on
+        self._predictions = tuple(predictions)
+
+    @overload
+    def __getitem__(self, index: int) -> Prediction: ...
+    @overload
+    def __getitem__(self, index: slice) -> "Predictions": ...
+    def __getitem__(self, index: int | slice) -> "Prediction | Predictions":
+        if isinstance(index, slice):
+            return Predictions(self.names[index], self._predictions[index])
+        return self._predictions[index]
+
+    def __len__(self) -> int:
+        return len(self._predictions)
+
+    def __repr__(self) -> str:
+        return f"Predictions({list(self._predictions)!r})"
+
+    def to_frame(self) -> pd.DataFrame:
+        """Return one row an image: image, label, confidence, and probability_<class> of every class."""
+        rows = [
+            {
+                "image": name,
+                "label": prediction.label,
+                "confidence": prediction.confidence,
+                **{f"probability_{key}": value for key, value in prediction.probabilities.items()},
+            }
+            for name, prediction in zip(self.names, self._predictions, strict=True)
+        ]
+        return pd.DataFrame(rows, columns=None if rows else ["image", "label", "confidence"])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class EnsemblePredictor:
+    """A loaded ensemble; `load_predictor` makes one.
+
+    Images are paths, arrays or PIL images, one or many; `ensemble.images.single_images` says how an array's
+    shape is read. An iterable is read batch by batch, so memory does not grow with the number of images.
+    """
+
+    document: BundleDocument
+    networks: FoldEnsembles
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names of the classes, in the order of `predict_proba`'s columns."""
+        return self.document.classes
+
+    def predict(self, images: Images, *, batch_size: int = BATCH_SIZE) -> Predictions:
+        """Return a prediction for each image.
+
+        Raises:
+            ReaderError: An image cannot be read; names it. `iterate` goes on past such an image.
+        """
+        names: list[str] = []
+        predictions: list[Prediction] = []
+        for name, result in self._stream(images, batch_size):
+            if isinstance(result, ReaderError):
+                raise result
+            names.append(name)
+            predictions.append(self._prediction(result))
+        return Predictions(names, predictions)
+
+    def predict_proba(self, images: Images, *, batch_size: int = BATCH_SIZE) -> Probabilities:
+        """Return calibrated probabilities, (n_images, n_classes); rows sum to 1.
+
+        Raises:
+            ReaderError: An image cannot be read; names it.
+        """
+        rows: list[npt.NDArray[np.float64]] = []
+        for _, result in self._stream(images, batch_size):
+            if isinstance(result, ReaderError):
+                raise result
+            rows.append(result)
+        return np.array(rows, dtype=np.float64).reshape(len(rows), len(self.classes))
+
+    def iterate(self, images: Images, *, batch_size: int = BATCH_SIZE) -> Iterator[Prediction | ReaderError]:
+        """Yield, for each image in order, its prediction, or the error of an image that cannot be read.
+
+        Raises:
+            ReaderError: `images` itself is of no type or shape that images have.
+        """
+        for _, result in self._stream(images, batch_size):
+            yield result if isinstance(result, ReaderError) else self._prediction(result)
+
+    def predict_store(self, store: ImageStore, rows: Rows, *, batch_size: int = BATCH_SIZE) -> Probabilities:
+        """Return calibrated probabilities of rows of a prepared data set, (n_rows, n_classes).
+
+        Raises:
+            DataError: The store has other classes, another size or other channels than the ensemble.
+        """
+        return pool_folds(
+            self.document.calibrator, self.fold_probabilities(store, rows, batch_size=batch_size)
+        )
+
+    def fold_probabilities(
+        self, store: ImageStore, rows: Rows, *, batch_size: int = BATCH_SIZE
+    ) -> npt.NDArray[np.float64]:
+        """Return what each fold ensemble says before calibration, (n_folds, n_rows, n_classes).
+
+        Raises:
+            DataError: As of `predict_store`, or there are no rows.
+        """
+        self._check_store(store)
+        if len(rows) == 0:
+            raise DataError(
+                f"{store.folder}: at least one image must be chosen to be predicted, but got none."
+            )
+        batches = [rows[start : start + batch_size] for start in range(0, len(rows), batch_size)]
+        return np.concatenate([self.networks.probabilities(store.pixels[batch]) for batch in batches], axis=1)
+
+    def _stream(
+        self, images: Images, batch_size: int
+    ) -> Iterator[tuple[str, npt.NDArray[np.float64] | ReaderError]]:
+        """Yield name and probabilities (n_classes,), or name and error, of one image after the other."""
+        if batch_size < 1:
+            raise ValueError(f"batch_size must be at least 1, but got {batch_size}")
+        waiting = single_images(images, channels=self.document.reading.channels)
+        while batch := list(islice(waiting, batch_size)):
+            results = [self._read(name, image) for name, image in batch]
+            pixels = [result for result in results if not isinstance(result, ReaderError)]
+            found = iter(self._probabilities(np.stack(pixels)) if pixels else ())
+            for (name, _), result in zip(batch, results, strict=True):
+                yield name, result if isinstance(result, ReaderError) else next(found)
+
+    def _read(self, name: str, image: ImageLike) -> npt.NDArray[np.uint8] | ReaderError:
+        try:
+            return read_pixels(image, self.document.reading, name=name)
+        except ReaderError as error:
+            return error
+
+    def _probabilities(self, pixels: npt.NDArray[np.uint8]) -> Probabilities:
+        return pool_folds(self.document.calibrator, self.networks.probabilities(pixels))
+
+    def _prediction(self, probabilities: npt.NDArray[np.float64]) -> Prediction:
+        best = int(probabilities.argmax())
+        return Prediction(
+            label=self.classes[best],
+            confidence=float(probabilities[best]),
+            probabilities=dict(zip(self.classes, probabilities.tolist(), strict=True)),
+        )
+
+    def _check_store(self, store: ImageStore) -> None:
+        reading = self.document.reading
+        expected = (self.classes, reading.size, reading.channels)
+        found = (store.classes, store.manifest.size, store.manifest.channels)
+        for what, wanted, got in zip(("classes", "size", "channels"), expected, found, strict=True):
+            if wanted != got:
+                raise DataError(
+                    f"{store.folder}: {what} must be {wanted}, as in ensemble {self.document.name}, but is "
+                    f"{got}. Prepare the data set again with that {what} (--set {what}=...)."
+                )
+
+
+def load_predictor(path: str | Path, *, device: str = "auto") -> EnsemblePredictor:
+    """Load a bundle, check it, and return its predictor.
+
+    Args:
+        path: Folder of the bundle.
+        device: A torch device such as "cpu" or "cuda:0"; "auto" takes the best one present.
+
+    Raises:
+        BundleError: The bundle is damaged, too new or foreign, or does not reproduce its golden outputs.
+        UserError: torch cannot use the device.
+    """
+    bundle = Path(path)
+    chosen = choose_device(device)
+    document = read_bundle(bundle)
+    networks = FoldEnsembles(document.members, bundle, device=chosen)
+    check_golden(bundle / GOLDEN, networks, document.calibrator, written_on=document.environment)
+    return EnsemblePredictor(document=document, networks=networks)
