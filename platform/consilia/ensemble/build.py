@@ -1,0 +1,197 @@
+"""Select, calibrate, write the bundle: from stored out-of-fold predictions, without training."""
+
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+
+from consilia.data.folds import FoldPlan
+from consilia.data.store import ImageStore
+from consilia.ensemble.bundle import write_bundle
+from consilia.ensemble.calibration import (
+    Calibration,
+    Identity,
+    choose_calibrator,
+    cross_calibrate_members,
+)
+from consilia.ensemble.choice import Choice, choose
+from consilia.ensemble.document import (
+    BundleDocument,
+    CalibrationReport,
+    FileRecord,
+    Member,
+    Network,
+    Provenance,
+    Reading,
+    SelectionReport,
+)
+from consilia.ensemble.evaluate import NO_PATIENTS
+from consilia.ensemble.evaluation import Evaluation, Subject, score_predictions
+from consilia.ensemble.pool import Pool, keep_with_weights, load_pool
+from consilia.ensemble.selection import (
+    combine,
+    combine_cross_fitted,
+    select,
+    weighted_log_loss,
+)
+from consilia.folder import StudyFolder
+from consilia.plan.ensemble import BestSingle, EnsembleRecipe
+from consilia.plan.study import StudyPlan
+from consilia.records import TrialRecord
+from consilia.training.artifacts import read_weights
+
+PACKAGES = ("consilia", "torch", "timm", "numpy", "scikit-learn", "scipy", "safetensors", "pillow")
+
+
+def build_ensemble(
+    trials: Sequence[TrialRecord],
+    *,
+    plan: StudyPlan,
+    recipe: EnsembleRecipe,
+    folder: StudyFolder,
+    store: ImageStore,
+    folds: FoldPlan,
+) -> Path:
+    """Select members, calibrate them, and write the bundle of this recipe.
+
+    Only trials that finished every fold can be chosen, and of these only those whose weights are still on
+    disk; the bundle's warnings say when that changed the choice.
+
+    Args:
+        trials: Of the study, in any state.
+        plan: The study's plan.
+        recipe: How to combine; not necessarily the plan's own.
+        folder: Of the study.
+        store: The prepared data set.
+        folds: Of the study.
+
+    Returns:
+        Folder of the bundle.
+
+    Raises:
+        RunError: No trial finished, or none has its weights.
+        StudyError: A trial's files are damaged or of other folds.
+    """
+    everyone = load_pool(trials, folder=folder, store=store, folds=folds)
+    pool = keep_with_weights(everyone, folder=folder, k=folds.k)
+    choice = choose(recipe.selection, pool.candidates, pool.truth, seed=plan.seed)
+    calibration = choose_calibrator(recipe.calibration, combine(pool.candidates, choice.weights), pool.truth)
+    warnings = _warnings(store, _without_weights(everyone, pool, recipe, seed=plan.seed))
+    members, weights = _members(pool, choice, folder, folds.k)
+    document = BundleDocument(
+        consilia=version("consilia"),
+        name=f"{plan.name}-{recipe.name}",
+        classes=store.classes,
+        reading=Reading(
+            size=store.manifest.size,
+            channels=1 if store.manifest.channels == 1 else 3,
+            modality=plan.data.modality,
+        ),
+        members=members,
+        calibrator=calibration.calibrator,
+        selection=_selection_report(pool, choice),
+        calibration=CalibrationReport(
+            reason=calibration.reason,
+            loss_before=calibration.loss_before,
+            loss_after=calibration.loss_after,
+        ),
+        evaluations=(_cross_fitted(pool, choice, calibration, store, seed=plan.seed),),
+        warnings=warnings,
+        provenance=_provenance(plan, recipe, store, folds),
+        environment={},  # `write_bundle` fills in these two
+        files=dict.fromkeys(weights, FileRecord(bytes=0, sha256="0" * 64)),
+    )
+    bundle = folder.bundle(recipe.name)
+    write_bundle(bundle, document, weights)
+    return bundle
+
+
+def _without_weights(everyone: Pool, pool: Pool, recipe: EnsembleRecipe, *, seed: int) -> list[int]:
+    """Return the trials that would be chosen if the weights of all were still on disk, but cannot be."""
+    if pool.numbers == everyone.numbers:
+        return []
+    weights = select(recipe.selection, everyone.candidates, everyone.truth, seed=seed)
+    chosen = [number for number, weight in zip(everyone.numbers, weights, strict=True) if weight > 0]
+    return [number for number in chosen if number not in pool.numbers]
+
+
+def _warnings(store: ImageStore, without_weights: Sequence[int]) -> tuple[str, ...]:
+    warnings = []
+    if not store.manifest.has_patients:
+        warnings.append(NO_PATIENTS)
+    if without_weights:
+        numbers = ", ".join(map(str, without_weights))
+        warnings.append(
+            f"The selection would have chosen trials {numbers} too, but their weights are no longer on disk: "
+            "raise search.keep_weights for the next search."
+        )
+    return tuple(warnings)
+
+
+def _members(
+    pool: Pool, choice: Choice, folder: StudyFolder, k: int
+) -> tuple[tuple[Member, ...], Mapping[str, Path]]:
+    """Return the members, and the weights file of each of their networks by its name in the bundle."""
+    members, files = [], {}
+    for number, weight in zip(pool.numbers, choice.weights, strict=True):
+        if weight == 0:
+            continue
+        networks = []
+        for fold in range(k):
+            source = folder.trial(number).fold(fold).weights
+            model, preprocessing, _ = read_weights(source)
+            name = f"members/trial-{number}-fold-{fold}.safetensors"
+            networks.append(Network(file=name, fold=fold, preprocessing=preprocessing))
+            files[name] = source
+        members.append(Member(trial=number, weight=float(weight), model=model, networks=tuple(networks)))
+    return tuple(members), files
+
+
+def _selection_report(pool: Pool, choice: Choice) -> SelectionReport:
+    single = select(BestSingle(), pool.candidates, pool.truth, seed=0)
+    return SelectionReport(
+        reason=choice.reason,
+        candidates=len(pool.numbers),
+        best_single_loss=weighted_log_loss(combine(pool.candidates, single), pool.truth),
+        in_sample_loss=weighted_log_loss(combine(pool.candidates, choice.weights), pool.truth),
+        gain=choice.gain,
+        standard_error=choice.standard_error,
+    )
+
+
+def _cross_fitted(
+    pool: Pool, choice: Choice, calibration: Calibration, store: ImageStore, *, seed: int
+) -> Evaluation:
+    """Score the pool's images, each by an ensemble that was selected and calibrated without its fold."""
+    uncalibrated = combine_cross_fitted(pool.candidates, choice.fold_weights, pool.truth)
+    calibrated = uncalibrated
+    if not isinstance(calibration.calibrator, Identity):
+        calibrated = cross_calibrate_members(pool.candidates, choice.fold_weights, pool.truth)
+    subject = Subject(
+        labels=pool.truth.labels,
+        patients=pool.truth.patients,
+        classes=store.classes,
+        split="cross_fitted",
+        predictor="fold ensembles, each selected and calibrated without the fold that it is scored on",
+        notes=(INTERNAL,),
+    )
+    return score_predictions(calibrated, uncalibrated, subject, seed=seed)
+
+
+INTERNAL = (
+    "An internal estimate: hyperparameters were searched on these images, and one fold's networks are "
+    "scored, where the shipped predictor averages those of all folds."
+)
+
+
+def _provenance(plan: StudyPlan, recipe: EnsembleRecipe, store: ImageStore, folds: FoldPlan) -> Provenance:
+    return Provenance(
+        study=plan.name,
+        study_digest=plan.digest,
+        data=plan.data.name,
+        data_digest=store.digest,
+        folds_digest=folds.digest,
+        recipe=recipe,
+        packages={name: version(name) for name in PACKAGES},
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+    )
