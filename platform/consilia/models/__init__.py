@@ -1,0 +1,1 @@
+"""Networks: timm is the registry, and this package its only importer."""

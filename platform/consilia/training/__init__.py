@@ -1,0 +1,1 @@
+"""Training: one trial is a cross-validation, in plain PyTorch."""

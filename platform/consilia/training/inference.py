@@ -1,0 +1,33 @@
+"""Logits of stored images, in inference mode."""
+
+import numpy as np
+import torch
+from torch import nn
+
+from consilia.records import Logits, Rows
+from consilia.training.batches import Images, evaluation_batches
+from consilia.training.device import MEMORY_FORMAT
+from consilia.training.input import Preprocessing, network_input
+
+
+@torch.inference_mode()
+def predict_logits(
+    model: nn.Module, images: Images, rows: Rows, *, preprocessing: Preprocessing, batch_size: int
+) -> Logits:
+    """Return the logits (n, n_classes) of the evaluation view of `rows`, in their order.
+
+    In float32 even where training is not: what is stored here must be what a predictor computes later.
+
+    Args:
+        model: On the device of `images`; it is left in evaluation mode.
+        images: The store.
+        rows: At least one.
+        preprocessing: Of the model.
+        batch_size: Images at a time; the result does not depend on it beyond rounding.
+    """
+    model.eval()
+    parts = []
+    for batch in evaluation_batches(rows, batch_size):
+        inputs = network_input(images.gather(batch), preprocessing)
+        parts.append(model(inputs.contiguous(memory_format=MEMORY_FORMAT)).float().cpu().numpy())
+    return np.concatenate(parts).astype(np.float32, copy=False)

@@ -1,0 +1,68 @@
+"""From stored bytes to what the network sees; prediction goes the same way."""
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field, model_validator
+
+from consilia.plan.frozen import Frozen
+
+ANTIALIAS_ABOVE = 1.5  # stored side over image side; below it bilinear interpolation skips no pixel
+
+
+class Preprocessing(Frozen):
+    """Turns stored images into network input; it lies beside the weights it was trained with."""
+
+    size: int = Field(ge=1)  # side of stored images, pixels
+    channels: int = Field(ge=1)
+    image_size: int = Field(ge=1)  # side that the network sees, pixels
+    mean: tuple[float, ...]  # a value a channel, of pixel / 255
+    std: tuple[float, ...]
+
+    @model_validator(mode="after")
+    def _must_have_a_value_a_channel(self) -> "Preprocessing":
+        if not len(self.mean) == len(self.std) == self.channels or min(self.std) <= 0:
+            raise ValueError(
+                f"mean and std must have {self.channels} values and std be positive, "
+                f"but got {self.mean} and {self.std}"
+            )
+        return self
+
+
+def network_input(images: torch.Tensor, preprocessing: Preprocessing) -> torch.Tensor:
+    """Return the evaluation view: resized and normalised, nothing random.
+
+    Args:
+        images: uint8 (b, size, size, channels), on any device.
+        preprocessing: Of the network.
+
+    Returns:
+        float32 (b, channels, image_size, image_size) on the same device.
+    """
+    planes = resized_planes(images, preprocessing)
+    side = preprocessing.image_size
+    if planes.shape[-1] != side:
+        planes = F.interpolate(planes, size=(side, side), mode="bilinear", align_corners=False)
+    mean, std = channel_constants(preprocessing, planes)
+    return torch.addcmul(-mean / std, planes, 1 / (255 * std))
+
+
+def resized_planes(images: torch.Tensor, preprocessing: Preprocessing) -> torch.Tensor:
+    """Return float32 planes (b, channels, side, side) in 0 ... 255, reduced where sampling would alias.
+
+    The side is `image_size` where the stored one exceeds `ANTIALIAS_ABOVE` times that, else the stored side.
+    """
+    size, side = preprocessing.size, preprocessing.image_size
+    assert images.shape[1:] == (size, size, preprocessing.channels), images.shape
+    planes = images.permute(0, 3, 1, 2).float()
+    if size > ANTIALIAS_ABOVE * side:
+        planes = F.interpolate(
+            planes, size=(side, side), mode="bilinear", align_corners=False, antialias=True
+        )
+    return planes
+
+
+def channel_constants(preprocessing: Preprocessing, like: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return mean and std as (1, channels, 1, 1) on the device of `like`."""
+    mean = torch.tensor(preprocessing.mean, dtype=torch.float32, device=like.device).view(1, -1, 1, 1)
+    std = torch.tensor(preprocessing.std, dtype=torch.float32, device=like.device).view(1, -1, 1, 1)
+    return mean, std

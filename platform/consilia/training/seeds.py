@@ -1,0 +1,40 @@
+"""Random numbers by purpose: equal hyperparameters give equal scores, and a resumed epoch repeats itself.
+
+Nothing derives from the trial's number.
+"""
+
+from enum import IntEnum
+
+import numpy as np
+import torch
+
+
+class Purpose(IntEnum):
+    """What random numbers are for; each purpose has a stream of its own. A value is never reused."""
+
+    WEIGHTS = 0
+    ORDER = 1
+    WARP = 2
+    MIXUP = 3
+    DROPOUT = 4
+
+
+def generator(seed: int, *, fold: int, epoch: int, purpose: Purpose) -> np.random.Generator:
+    """Return the stream of one purpose in one epoch of one fold.
+
+    Args:
+        seed: The study's.
+        fold: 0 ... k-1.
+        epoch: 1 ... epochs; 0 before training.
+        purpose: What the numbers are for.
+    """
+    return np.random.default_rng(_sequence(seed, fold, epoch, purpose))
+
+
+def seed_torch(seed: int, *, fold: int, epoch: int, purpose: Purpose) -> None:
+    """Seed torch's global generators, which give layers their weights and dropout; arguments as above."""
+    torch.manual_seed(int(_sequence(seed, fold, epoch, purpose).generate_state(1, np.uint64)[0]))
+
+
+def _sequence(seed: int, fold: int, epoch: int, purpose: Purpose) -> np.random.SeedSequence:
+    return np.random.SeedSequence([seed, fold, epoch, int(purpose)])
