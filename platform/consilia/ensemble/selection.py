@@ -16,6 +16,8 @@ from consilia.scoring.patients import patient_weights
 Candidates = npt.NDArray[np.float64]  # (n_candidates, n_images, n_classes), out-of-fold probabilities
 CandidateWeights = npt.NDArray[np.float64]  # (n_candidates,), not negative, sums to 1
 
+_LOSS_DECIMALS = 12
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Truth:
@@ -161,7 +163,8 @@ def _true_probabilities(candidates: Candidates, labels: Labels) -> npt.NDArray[n
 
 
 def _losses(true: npt.NDArray[np.float64], weights: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """Weighted log loss of each row, (n_rows,)."""
+    """Weighted log loss of each row, (n_rows,), rounded so that ties are not decided by the last bits."""
     logs = np.log(np.clip(true, SMALLEST_PROBABILITY, 1.0))
-    result: npt.NDArray[np.float64] = -(logs @ weights) / weights.sum()
+    losses = -(logs * weights).sum(axis=1) / weights.sum()
+    result: npt.NDArray[np.float64] = np.round(losses, _LOSS_DECIMALS)
     return result
