@@ -95,6 +95,11 @@ class StudyFolder:
         return self.root / "report.json"
 
     @property
+    def test_openings(self) -> Path:
+        """JSON lines: when the locked test split was opened, and for which recipe."""
+        return self.root / "test_openings.jsonl"
+
+    @property
     def log(self) -> Path:
         """What consilia said while it ran."""
         return self.root / "run.log"

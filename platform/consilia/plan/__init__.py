@@ -1,0 +1,1 @@
+"""Plans: frozen, strict descriptions of data, spaces, recipes, profiles and studies."""

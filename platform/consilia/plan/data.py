@@ -76,9 +76,7 @@ class DataCard(Frozen):
     source: Source
     classes: tuple[str, ...] | None = None  # in label order; None: the sorted names that are found
     group: Literal["patient", "none"] = "patient"
-    test: Literal["auto", "none"] = (
-        "auto"  # auto: the source's test split, or else `test_fraction` of the patients
-    )
+    test: Literal["auto", "none"] = "auto"  # auto: the source's test split, or else `test_fraction` of the patients
     test_fraction: float = Field(default=0.2, gt=0, lt=0.9)
     size: int = Field(default=224, ge=8, le=2048)  # side of the stored square, pixels
     channels: Literal[1, 3] = 1

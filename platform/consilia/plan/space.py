@@ -17,7 +17,7 @@ class _Parameter(Frozen):
     {imbalance: [logit_adjustment]} only where another parameter took that value.
     """
 
-    when: dict[str, tuple[Value, ...]] = {}
+    when: dict[str, tuple[Value, ...]] = Field(default={})
 
 
 class FloatRange(_Parameter):
@@ -71,7 +71,7 @@ class Architecture(Frozen):
     """A timm model and the arguments that change it."""
 
     timm: str
-    arguments: dict[str, int | float | str | tuple[int, ...]] = {}
+    arguments: dict[str, int | float | str | tuple[int, ...]] = Field(default={})
 
 
 class SearchSpace(Frozen):
@@ -85,7 +85,7 @@ class SearchSpace(Frozen):
     architectures: dict[str, Architecture] = Field(min_length=1)
     start_with: tuple[str, ...] = Field(min_length=1)  # tried first, with every default
     parameters: dict[str, Parameter]
-    from_scratch: dict[str, Parameter] = {}  # replaces ranges when no pretrained weights are used
+    from_scratch: dict[str, Parameter] = Field(default={})  # replaces ranges when no pretrained weights are used
 
     @model_validator(mode="after")
     def _must_start_with_its_own(self) -> "SearchSpace":

@@ -52,9 +52,7 @@ class TrainingPlan(Frozen):
 
     epochs: int = Field(default=20, ge=1)
     batch_size: int = Field(default=64, ge=2)
-    image_size: int | None = Field(
-        default=None, ge=8, le=2048
-    )  # side seen by the network; None: the stored size
+    image_size: int | None = Field(default=None, ge=8, le=2048)  # side seen by the network; None: the stored size
     weights: Literal["none", "imagenet"] = "none"
     precision: Literal["auto", "float32"] = "auto"  # auto: bf16 autocast on GPUs that have it
 

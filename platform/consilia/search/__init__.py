@@ -1,0 +1,1 @@
+"""The search: Optuna suggests, racing decides, slots train."""

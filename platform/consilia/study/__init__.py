@@ -1,0 +1,1 @@
+"""A study from its YAML file to its bundle: the plan, and the steps in order."""

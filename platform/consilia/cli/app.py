@@ -1,0 +1,62 @@
+"""The commands and how they fail."""
+
+import sys
+import traceback
+from collections.abc import Sequence
+
+import click
+import typer
+
+from consilia.cli import cluster, data, ensemble, study
+from consilia.errors import ConsiliaError
+
+app = typer.Typer(
+    name="consilia",
+    help="Search, cross-validate and combine networks for medical images, on Ray.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.add_typer(data.app, name="data")
+for module in (study, ensemble, cluster):
+    module.register(app)
+
+
+@app.callback()
+def _options(
+    debug: bool = typer.Option(False, "--debug", help="Show the whole traceback of an error; goes anywhere."),
+) -> None:
+    """Hold what concerns every command; `run` has taken --debug out by now."""
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run one command.
+
+    Returns:
+        The exit code: 0 on success, 2 for a user's error, 1 for a failed run, 130 after Ctrl-C.
+    """
+    debug = "--debug" in arguments
+    try:
+        result = app([each for each in arguments if each != "--debug"], standalone_mode=False)
+    except ConsiliaError as error:
+        return _fail(error, str(error), code=error.exit_code, debug=debug)
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except (KeyboardInterrupt, click.Abort):
+        print("Stopped by Ctrl-C.", file=sys.stderr)
+        return 130
+    except Exception as error:
+        message = f"{type(error).__name__}: {error}\nThis is a defect of consilia; --debug shows where it happened."
+        return _fail(error, message, code=1, debug=debug)
+    return result if isinstance(result, int) else 0
+
+
+def _fail(error: Exception, message: str, *, code: int, debug: bool) -> int:
+    if debug:
+        traceback.print_exception(error)
+    else:
+        print(f"consilia: {message}", file=sys.stderr)
+    return code

@@ -1,0 +1,70 @@
+"""Commands that build, measure and use an ensemble: ensemble, evaluate, predict."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from consilia.cli.options import STORES, STUDIES, Bundle, Card, Device, Settings, Stores, Studies, StudyName
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands to the program."""
+    app.command()(ensemble)
+    app.command()(evaluate)
+    app.command()(predict)
+
+
+def ensemble(
+    study: StudyName,
+    recipe: Annotated[str, typer.Option(help="Name of a recipe, or a file of your own.")] = "greedy_calibrated",
+    studies: Studies = STUDIES,
+    stores: Stores = STORES,
+) -> None:
+    """Build another ensemble from a study's stored predictions, without training.
+
+    Example: consilia ensemble pneumonia --recipe soft_vote
+    """
+    from consilia.cli.show import show_result
+    from consilia.study.rebuild import rebuild
+
+    show_result(rebuild(study, recipe=recipe, studies=studies, stores=stores))
+
+
+def evaluate(
+    bundle: Bundle, card: Card, settings: Settings = None, stores: Stores = STORES, device: Device = "auto"
+) -> None:
+    """Measure an ensemble on a card's test split, or on all images of a card that has none.
+
+    Example: consilia evaluate studies/pneumonia/ensembles/greedy_calibrated pneumoniamnist --set path=FILE
+    """
+    from consilia.cli.show import show_evaluation
+    from consilia.study.external import evaluate_on_card
+    from consilia.study.plan import read_card
+
+    show_evaluation(evaluate_on_card(bundle, read_card(card, settings=settings or ()), stores=stores, device=device))
+
+
+def predict(
+    bundle: Bundle,
+    images: Annotated[list[Path], typer.Argument(metavar="IMAGES...", help="Image files.")],
+    out: Annotated[Path | None, typer.Option("--out", metavar="FILE", help="Write a CSV instead of a table.")] = None,
+    device: Device = "auto",
+) -> int:
+    """Predict images: label, confidence, and every class's calibrated probability.
+
+    An image that cannot be read gets a row with its error; the others are predicted, and the exit code is 1.
+
+    Example: consilia predict studies/demo/ensembles/greedy_calibrated data/samples/*.png --out predictions.csv
+    """
+    import consilia
+    from consilia.report.predictions import print_predictions, write_predictions
+
+    predictor = consilia.load(bundle, device=device)
+    rows = zip(images, predictor.iterate(images), strict=True)
+    if out is None:
+        n_bad = print_predictions(rows, predictor.classes)
+    else:
+        n_bad = write_predictions(rows, predictor.classes, out)
+        print(f"{out}: {len(images)} images, {n_bad} of them unreadable")
+    return 1 if n_bad else 0

@@ -1,0 +1,75 @@
+"""What commands print at their end."""
+
+from rich.console import Console
+from rich.table import Table
+
+from consilia.data.store import ImageStore
+from consilia.ensemble.evaluation import Evaluation
+from consilia.plan.study import StudyPlan
+from consilia.report.progress import StudyProgress
+from consilia.report.tables import counts_table
+from consilia.study.combine import StudyResult
+
+_HEADLINE = ("macro_auc", "accuracy", "balanced_accuracy", "log_loss", "brier", "ece")
+
+
+def watch(plan: StudyPlan) -> StudyProgress:
+    """Return the view of a study on this terminal, or of lines where there is none."""
+    return StudyProgress(Console(), metric=plan.search.metric, epochs=plan.training.epochs, n_folds=plan.folds.k)
+
+
+def show_store(store: ImageStore) -> None:
+    """Print what a prepared data set holds."""
+    console = Console()
+    index = store.index
+    splits = [split for split in ("train", "val", "test", "") if (index["split"] == split).any()]
+    counts = {
+        split or "no split": {
+            name: int(((index["label"] == label) & (index["split"] == split)).sum())
+            for label, name in enumerate(store.classes)
+        }
+        for split in splits
+    }
+    patients = f"{index['patient_id'].nunique()} patients" if store.manifest.has_patients else "no patients known"
+    console.print(counts_table(counts, title=f"{store.manifest.card}: {len(store)} images, {patients}"))
+    for bad in store.manifest.quarantine:
+        console.print(f"left out  {bad.file}: {bad.reason}", markup=False, highlight=False, soft_wrap=True)
+    console.print(f"store  {store.folder}", highlight=False, soft_wrap=True)
+
+
+def show_result(result: StudyResult) -> None:
+    """Print a study's end: members, metrics, and where everything lies."""
+    console = Console()
+    document = result.document
+    members = ", ".join(f"trial {member.trial} ({member.weight:.2f})" for member in document.members)
+    console.print(f"ensemble  {members}", highlight=False, soft_wrap=True)
+    console.print(f"          {document.selection.reason}", highlight=False, markup=False, soft_wrap=True)
+    for evaluation in document.evaluations:
+        show_evaluation(evaluation)
+    for warning in document.warnings:
+        console.print(f"warning   {warning}", highlight=False, markup=False, soft_wrap=True)
+    console.print(f"bundle    {result.bundle}", highlight=False, soft_wrap=True)
+    console.print(f"report    {result.report}", highlight=False, soft_wrap=True)
+
+
+def show_evaluation(evaluation: Evaluation) -> None:
+    """Print one evaluation: headline numbers with intervals, before calibration too, and each class."""
+    console = Console()
+    title = f"{evaluation.split}: {evaluation.images} images of {evaluation.patients} patients"
+    table = Table("metric", "value", "95 % interval", "uncalibrated", title=title, title_justify="left")
+    for name in _HEADLINE:
+        estimate, before = evaluation.metrics.get(name), evaluation.uncalibrated.get(name)
+        if estimate is None:
+            table.add_row(name, "undefined", "", "")
+        else:
+            interval = f"{estimate.low:.4f} ... {estimate.high:.4f}"
+            table.add_row(name, f"{estimate.value:.4f}", interval, f"{before.value:.4f}" if before else "")
+    console.print(table)
+    classes = Table("class", "images", "precision", "recall", "F1", *(f"as {each.name}" for each in evaluation.classes))
+    for each, row in zip(evaluation.classes, evaluation.confusion, strict=True):
+        scores = (f"{score:.3f}" for score in (each.precision, each.recall, each.f1))
+        classes.add_row(each.name, str(each.images), *scores, *map(str, row))
+    console.print(classes)
+    console.print(f"          {evaluation.predictor}", highlight=False, markup=False, soft_wrap=True)
+    for note in evaluation.notes:
+        console.print(f"note      {note}", highlight=False, markup=False, soft_wrap=True)

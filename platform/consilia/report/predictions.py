@@ -1,0 +1,62 @@
+"""Predictions as a table on the terminal or as a CSV; an image with an error keeps its row."""
+
+import csv
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from consilia.files import write_atomically
+from consilia.records import Prediction
+
+Row = tuple[Path, Prediction | Exception]
+
+
+def print_predictions(rows: Iterable[Row], classes: Sequence[str]) -> int:
+    """Print one line an image.
+
+    Returns:
+        Number of images with an error.
+    """
+    table = Table("image", "label", "confidence", *classes)
+    errors = []
+    for path, result in rows:
+        if isinstance(result, Exception):
+            errors.append(str(result))
+            table.add_row(str(path), "error")
+        else:
+            numbers = (f"{result.probabilities[name]:.3f}" for name in classes)
+            table.add_row(str(path), result.label, f"{result.confidence:.3f}", *numbers)
+    Console().print(table)
+    for error in errors:
+        Console(stderr=True).print(error, markup=False, highlight=False, soft_wrap=True)
+    return len(errors)
+
+
+def write_predictions(rows: Iterable[Row], classes: Sequence[str], path: Path) -> int:
+    """Write image, label, confidence, p_<class> for every class, and error, one row an image, as they come.
+
+    Returns:
+        Number of images with an error.
+    """
+    n_errors = 0
+
+    def write(temporary: Path) -> None:
+        nonlocal n_errors
+        with temporary.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file)
+            writer.writerow(["image", "label", "confidence", *(f"p_{name}" for name in classes), "error"])
+            for image, result in rows:
+                n_errors += isinstance(result, Exception)
+                writer.writerow([str(image), *_fields(result, classes)])
+
+    write_atomically(path, write)
+    return n_errors
+
+
+def _fields(result: Prediction | Exception, classes: Sequence[str]) -> list[Any]:
+    if isinstance(result, Exception):
+        return ["", "", *("" for _ in classes), str(result)]
+    return [result.label, result.confidence, *(result.probabilities[name] for name in classes), ""]

@@ -1,0 +1,232 @@
+"""Ray Tune runs the search: thin adaptors between Tune and the book of trials."""
+
+import functools
+import logging
+import os
+import uuid
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Protocol
+
+import ray
+from ray import tune
+from ray.tune.schedulers import FIFOScheduler, TrialScheduler
+from ray.tune.search import Searcher
+
+from consilia.folder import StudyFolder
+from consilia.plan.study import StudyPlan
+from consilia.records import EpochReport, TrialOutcome, TrialTask
+from consilia.scoring.metrics import METRICS
+from consilia.search.book import TrialBook, stored_reports
+from consilia.search.capacity import Capacity
+from consilia.search.interrupt import StopSignal
+from consilia.search.observer import SearchObserver
+from consilia.search.racing import make_racing
+from consilia.search.slot import Slot, SlotOptions
+from consilia.search.space import join_spaces
+from consilia.search.suggester import OptunaSuggester
+from consilia.training.context import TrainingContext
+from consilia.training.crossval import cross_validate
+
+_SLOT_RESTARTS = 3  # of one trial, by Tune; its workers are restarted by Ray Train long before
+
+# Tune writes a CSV, a JSON and a TensorBoard file per trial; the study folder holds the same and more.
+_ENVIRONMENT = {
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
+    "RAY_AIR_NEW_OUTPUT": "0",
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",
+}
+
+
+class Book(Protocol):
+    """What Tune's adaptors need of a TrialBook."""
+
+    def next_task(self) -> TrialTask | None:
+        """Return the next trial, or None when there is none."""
+
+    def hear(self, report: EpochReport) -> str | None:
+        """Take a report; return why the trial stops, or None."""
+
+    def stop(self, number: int) -> None:
+        """End a trial that `hear` has stopped."""
+
+    def end(self, outcome: TrialOutcome) -> None:
+        """Take down how a trial ended."""
+
+
+class _BookSearcher(Searcher):
+    """Tune asks it for configurations; the book answers."""
+
+    def __init__(self, book: Book) -> None:
+        super().__init__()
+        self._book = book
+        self._numbers: dict[str, int] = {}
+
+    def suggest(self, trial_id: str) -> Any:
+        """Return a trial's configuration, or FINISHED."""
+        task = self._book.next_task()
+        if task is None:
+            return Searcher.FINISHED
+        self._numbers[trial_id] = task.number
+        return {"number": task.number, "hyperparameters": task.hyperparameters.model_dump(mode="json")}
+
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        """End a trial that was stopped, or whose slot was lost for good."""
+        number = self._numbers.pop(trial_id, None)
+        if number is None:
+            return
+        if error:
+            reason = "its slot was lost too often; run.log and Ray's logs say why"
+            self._book.end(TrialOutcome(number=number, state="failed", reason=reason))
+        else:
+            self._book.stop(number)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}  # Tune pickles searchers to restore them; a study resumes from its own files
+
+
+class _BookScheduler(FIFOScheduler):
+    """Tune hands it every result; the book decides."""
+
+    def __init__(self, book: Book) -> None:
+        super().__init__()  # type: ignore[no-untyped-call] # Ray's schedulers are untyped
+        self._book = book
+
+    def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
+        """Hand a message to the book and return Tune's word for its decision."""
+        message = result.get("message")
+        if isinstance(message, TrialOutcome):
+            self._book.end(message)
+            return TrialScheduler.STOP
+        if isinstance(message, EpochReport) and self._book.hear(message) is not None:
+            return TrialScheduler.STOP
+        return TrialScheduler.CONTINUE
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}
+
+
+def search_trials(
+    plan: StudyPlan, context: TrainingContext, folder: StudyFolder, observer: SearchObserver, *, capacity: Capacity
+) -> TrialBook:
+    """Run the trials that the plan still wants, in slots. Ray must be connected.
+
+    Returns:
+        The book of all trials; some are unfinished if Ctrl-C came first.
+    """
+    book = open_book(plan, folder, observer, n_slots=capacity.n_slots)
+    observer.search_started(n_trials=plan.search.trials, n_slots=capacity.n_slots, records=tuple(book.records.values()))
+    options = SlotOptions(
+        run_trial=functools.partial(_run_trial, context),
+        n_folds=plan.folds.k,
+        cpus=capacity.cpus_per_slot,
+        gpus=capacity.gpus_per_slot,
+        storage=str(folder.ray / "train"),
+    )
+    run_in_slots(book, n_slots=capacity.n_slots, options=options, storage=folder.ray)
+    book.sweep()
+    return book
+
+
+def open_book(plan: StudyPlan, folder: StudyFolder, observer: SearchObserver, *, n_slots: int) -> TrialBook:
+    """Open the study's journal and trials, and feed the racing what earlier runs have reported."""
+    higher_is_better = bool(METRICS[plan.search.metric].higher_is_better)
+    racing = make_racing(plan.search.stopping, epochs=plan.training.epochs, higher_is_better=higher_is_better)
+    for report in stored_reports(folder, metric=plan.search.metric):
+        racing.hear(report)
+    return TrialBook(
+        plan.search,
+        folder=folder,
+        n_folds=plan.folds.k,
+        suggester=OptunaSuggester(
+            folder.journal,
+            join_spaces(plan.spaces, weights=plan.training.weights),
+            name=plan.name,
+            seed=plan.seed,
+            higher_is_better=higher_is_better,
+            n_slots=n_slots,
+        ),
+        racing=racing,
+        observer=observer,
+    )
+
+
+def run_in_slots(book: Book, *, n_slots: int, options: SlotOptions, storage: Path) -> None:
+    """Let Tune run the book's tasks in slots until it has no more, or the user asks to stop.
+
+    Ctrl-C ends the search in order: workers keep their checkpoints.
+
+    Args:
+        book: Gives tasks and hears reports.
+        n_slots: Trials at a time.
+        options: What the slots share.
+        storage: Folder for Ray's own state.
+    """
+    # Tune looks for the CSV and JSON files that were switched off, and warns of each one missing.
+    logging.getLogger("ray.tune.analysis.experiment_analysis").setLevel(logging.ERROR)
+    slot = tune.with_parameters(Slot, options=options)
+    slot.__qualname__ = Slot.__qualname__  # the dashboard shows it as the class of the actor
+    stop = StopSignal()
+    with _environment(_ENVIRONMENT), stop.listening():
+        tune.Tuner(
+            slot,
+            tune_config=tune.TuneConfig(
+                search_alg=_BookSearcher(book),
+                scheduler=_BookScheduler(book),
+                num_samples=-1,
+                max_concurrent_trials=n_slots,
+                reuse_actors=True,
+                trial_name_creator=lambda trial: f"trial-{trial.config['number']}",
+                trial_dirname_creator=lambda trial: f"trial-{trial.config['number']}-{trial.trial_id}",
+            ),
+            run_config=tune.RunConfig(
+                name=f"tune-{uuid.uuid4().hex[:8]}",
+                storage_path=str(storage.absolute()),
+                failure_config=tune.FailureConfig(max_failures=_SLOT_RESTARTS),
+                checkpoint_config=tune.CheckpointConfig(checkpoint_frequency=0, checkpoint_at_end=False),
+                stop=_StopOnSignal(stop),
+                verbose=0,
+            ),
+        ).fit()
+
+
+def free_nodes() -> list[Mapping[str, float]]:
+    """Return the free resources of each living node of the connected cluster."""
+    nodes = ray._private.state.available_resources_per_node()  # type: ignore[no-untyped-call] # Ray's is untyped
+    return list(nodes.values())
+
+
+def _run_trial(
+    context: TrainingContext, task: TrialTask, report: Callable[[EpochReport], None], stopped: Callable[[], bool]
+) -> TrialOutcome:
+    return cross_validate(task, context, report=report, stopped=stopped)
+
+
+@contextmanager
+def _environment(values: dict[str, str]) -> Iterator[None]:
+    before = {name: os.environ.get(name) for name in values}
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+
+
+class _StopOnSignal(tune.Stopper):
+    """Lets Tune end the whole search once the user has asked for it."""
+
+    def __init__(self, stop: StopSignal) -> None:
+        self._stop = stop
+
+    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
+        return False
+
+    def stop_all(self) -> bool:
+        """Say whether the user has asked to stop."""
+        return self._stop.raised

@@ -1,0 +1,98 @@
+"""The train function of a slot: it runs on every Ray Train worker for the life of the slot."""
+
+import gc
+import logging
+import os
+import time
+from collections.abc import Callable
+from typing import Any
+
+import ray
+import torch
+
+from consilia.records import EpochReport, TrialOutcome, TrialTask
+
+logger = logging.getLogger(__name__)
+
+RunTrial = Callable[[TrialTask, Callable[[EpochReport], None], Callable[[], bool]], TrialOutcome]
+"""Trains one trial: (task, report, stopped) -> outcome. `stopped` is polled between batches."""
+
+TASK_EVENTS_MILLISECONDS = 200  # how often a worker tells the dashboard of its rows; Ray's default is 1000
+
+_LEAK_BYTES = 64 * 2**20  # more than cuDNN's and cuBLAS's own workspaces vary
+
+
+def serve(config: dict[str, Any]) -> None:
+    """Take a task, train it, take the next, until the mailbox is closed.
+
+    Args:
+        config: `mailbox`, the actor; `run_trial`, a RunTrial; `n_threads`, this worker's share of the cores;
+            `n_folds`, for the names of the folds in the dashboard.
+    """
+    mailbox, run_trial = config["mailbox"], config["run_trial"]
+    torch.set_num_threads(config["n_threads"])
+    baseline = _device_bytes()
+    while (task := ray.get(mailbox.take.remote())) is not None:
+        watch = _Watch(mailbox, task, n_folds=config["n_folds"])
+        outcome = _run(run_trial, task, watch)
+        ray.get(mailbox.finish.remote(outcome))
+        _free_device_memory(baseline)
+    time.sleep(3 * TASK_EVENTS_MILLISECONDS / 1000)  # or the last trial would stand as RUNNING for ever
+
+
+class _Watch:
+    """A trial's rows in the dashboard, which are also how the worker learns that it must stop."""
+
+    def __init__(self, mailbox: Any, task: TrialTask, *, n_folds: int) -> None:
+        self._mailbox = mailbox
+        self._task = task
+        self._n_folds = n_folds
+        self._trial: Any = mailbox.trial.options(name=trial_name(task)).remote(task.number)
+        self._folds: dict[int, Any] = {}
+        self._open_fold(0)
+
+    def report(self, report: EpochReport) -> None:
+        """Send an epoch on; a finished fold ends its row and opens the next one's."""
+        ray.get(self._mailbox.report.remote(report))
+        if report.fold_result is not None:
+            self._open_fold(report.fold + 1)
+
+    def stopped(self) -> bool:
+        """Say whether Tune has stopped the trial or the slot is closing."""
+        ready, _ = ray.wait([self._trial], timeout=0)
+        return bool(ready)
+
+    def _open_fold(self, fold: int) -> None:
+        if fold < self._n_folds and fold not in self._folds:
+            name = f"trial {self._task.number} fold {fold + 1}/{self._n_folds}"
+            self._folds[fold] = self._mailbox.fold.options(name=name).remote(self._task.number, fold)
+
+
+def _run(run_trial: RunTrial, task: TrialTask, watch: _Watch) -> TrialOutcome:
+    """Turn an unforeseen error into a failed trial, unless it has broken the device for this process."""
+    try:
+        return run_trial(task, watch.report, watch.stopped)
+    except torch.AcceleratorError:
+        raise  # Ray Train starts a fresh process, which takes the task up at its checkpoint
+    except Exception as error:
+        logger.exception("trial %d failed", task.number)
+        return TrialOutcome(number=task.number, state="failed", reason=f"{type(error).__name__}: {error}")
+
+
+def trial_name(task: TrialTask) -> str:
+    """Return the trial's name in the dashboard, such as 'trial 12 densenet121 lr=3e-04'."""
+    return f"trial {task.number} {task.hyperparameters.architecture} lr={task.hyperparameters.lr:.0e}"
+
+
+def _device_bytes() -> int:
+    return torch.cuda.memory_allocated() if torch.cuda.is_available() else 0
+
+
+def _free_device_memory(baseline: int) -> None:
+    """Give the trial's device memory back; a leak ends this process, and Ray Train starts a fresh one."""
+    gc.collect()
+    if not torch.cuda.is_available():
+        return
+    torch.cuda.empty_cache()
+    if _device_bytes() - baseline > _LEAK_BYTES:
+        os._exit(1)  # the trial's outcome is stored; only the process is given up

@@ -1,0 +1,102 @@
+"""From finished trials to a bundle, its test metrics and the report: seconds, and no training."""
+
+import json
+import logging
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from consilia.data.folds import FoldPlan
+from consilia.data.store import ImageStore
+from consilia.ensemble.build import build_ensemble
+from consilia.ensemble.bundle import read_bundle, record_evaluation
+from consilia.ensemble.document import BundleDocument
+from consilia.ensemble.evaluate import evaluate
+from consilia.ensemble.predictor import load_predictor
+from consilia.errors import BundleError
+from consilia.files import write_json
+from consilia.folder import StudyFolder
+from consilia.plan.ensemble import EnsembleRecipe
+from consilia.plan.study import StudyPlan
+from consilia.record_files import trial_to_json
+from consilia.records import TrialRecord
+from consilia.search.book import leaderboard, read_trials
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StudyResult:
+    """What a study ends with."""
+
+    bundle: Path
+    report: Path  # JSON: the leaderboard and every ensemble's metrics
+    document: BundleDocument  # what the bundle says of itself, its evaluations among it
+    trials: tuple[TrialRecord, ...]  # finished ones, best first
+
+
+def combine(
+    plan: StudyPlan, folder: StudyFolder, store: ImageStore, folds: FoldPlan, *, recipe: EnsembleRecipe
+) -> StudyResult:
+    """Build the recipe's ensemble, evaluate it on the locked test split, and write the report.
+
+    A bundle that this study has built and evaluated by the same recipe is kept.
+
+    Raises:
+        RunError: No trial has finished.
+    """
+    records = read_trials(folder)
+    bundle = folder.bundle(recipe.name)
+    if not _is_done(bundle, plan, recipe):
+        build_ensemble(list(records.values()), plan=plan, recipe=recipe, folder=folder, store=store, folds=folds)
+        if len(folds.test):
+            _log_opening(folder, recipe)
+            record_evaluation(bundle, evaluate(load_predictor(bundle), store, folds.test, seed=plan.seed))
+    document = read_bundle(bundle)
+    board = leaderboard(records, metric=plan.search.metric)
+    _write_report(plan, folder, list(records.values()), document)
+    return StudyResult(bundle=bundle, report=folder.report, document=document, trials=tuple(board))
+
+
+def _is_done(bundle: Path, plan: StudyPlan, recipe: EnsembleRecipe) -> bool:
+    """Say whether the bundle is whole, of this study and recipe, and evaluated where there is a test split."""
+    if not bundle.exists():
+        return False
+    try:
+        document = read_bundle(bundle)
+    except BundleError as error:
+        logger.warning("%s is built again: %s", bundle, error)
+        return False
+    source = document.provenance
+    return source.study_digest == plan.digest and source.recipe == recipe
+
+
+def _log_opening(folder: StudyFolder, recipe: EnsembleRecipe) -> None:
+    """Write down that the locked test split was opened, before it is. Source: METHODS section 1."""
+    line = {"opened": datetime.now(UTC).isoformat(timespec="seconds"), "for": recipe.model_dump(mode="json")}
+    with folder.test_openings.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(line) + "\n")
+
+
+def _write_report(plan: StudyPlan, folder: StudyFolder, records: list[TrialRecord], document: BundleDocument) -> None:
+    """Write report.json, keeping the ensembles that other recipes have left there."""
+    ensembles: dict[str, Any] = {}
+    if folder.report.exists():
+        ensembles = json.loads(folder.report.read_text(encoding="utf-8"))["ensembles"]
+    ensembles[document.provenance.recipe.name] = {
+        "bundle": str(folder.bundle(document.provenance.recipe.name)),
+        "members": {str(member.trial): member.weight for member in document.members},
+        "selection": document.selection.model_dump(mode="json"),
+        "calibration": document.calibration.model_dump(mode="json"),
+        "evaluations": [evaluation.to_json() for evaluation in document.evaluations],
+        "warnings": list(document.warnings),
+    }
+    report = {
+        "study": plan.name,
+        "digest": plan.digest,
+        "metric": plan.search.metric,
+        "trials": [trial_to_json(record) for record in records],
+        "ensembles": ensembles,
+    }
+    write_json(folder.report, report)

@@ -1,0 +1,87 @@
+"""Open a study's folder: make it, or check that it belongs to this plan, and keep others out."""
+
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import yaml
+
+from consilia.errors import StudyError
+from consilia.files import write_text
+from consilia.folder import StudyFolder
+from consilia.plan.study import StudyPlan
+from consilia.study.plan import changed_keys, plan_to_yaml, read_plan
+
+
+@contextmanager
+def open_study(plan: StudyPlan, studies: Path) -> Iterator[StudyFolder]:
+    """Make or re-open `studies/<name>` and hold it for the length of a block.
+
+    Raises:
+        StudyError: The folder belongs to another plan (the keys that differ are named), holds something else, or
+            another process works in it.
+    """
+    folder = StudyFolder(studies.absolute() / plan.name)
+    if folder.plan.exists():
+        _check_same_plan(plan, folder)
+    elif folder.root.exists() and any(folder.root.iterdir()):
+        raise StudyError(
+            f"{folder.root} exists but holds no study.yaml, so it is no study of consilia.\n"
+            "Choose another name in the study file, or another --studies folder."
+        )
+    folder.root.mkdir(parents=True, exist_ok=True)
+    with _lock(folder):
+        if not folder.plan.exists():
+            write_text(folder.plan, yaml.safe_dump(plan_to_yaml(plan), sort_keys=False, allow_unicode=True))
+        yield folder
+
+
+def find_study(reference: str, studies: Path) -> tuple[StudyPlan, StudyFolder]:
+    """Return the plan and the folder of a stored study.
+
+    Args:
+        reference: Name of a study, its folder, or the study file it was started with.
+        studies: Folder of the studies.
+
+    Raises:
+        StudyError: There is no such study; those that exist are named.
+    """
+    path = Path(reference)
+    if path.suffix in (".yaml", ".yml") and path.is_file():
+        root = studies / read_plan(path).name
+    else:
+        root = path if (path / "study.yaml").is_file() else studies / reference
+    folder = StudyFolder(root.absolute())
+    if not folder.plan.is_file():
+        known = sorted(each.parent.name for each in studies.glob("*/study.yaml"))
+        raise StudyError(
+            f"There is no study {reference!r} in {studies}. Studies there: {', '.join(known) or 'none'}. "
+            "Give another folder with --studies."
+        )
+    return read_plan(folder.plan), folder
+
+
+def _check_same_plan(plan: StudyPlan, folder: StudyFolder) -> None:
+    changes = changed_keys(read_plan(folder.plan), plan)
+    if changes:
+        raise StudyError(
+            f"{folder.root} was made by another plan. Keys that differ:\n  "
+            + "\n  ".join(changes)
+            + "\nGive the study another name (--set name=...), or set these keys back."
+        )
+
+
+@contextmanager
+def _lock(folder: StudyFolder) -> Iterator[None]:
+    """Hold the study alone; the kernel lets go when the process ends, however it ends."""
+    descriptor = os.open(folder.root / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise StudyError(f"Another process is working in {folder.root}; wait for it or stop it.") from None
+        yield
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,122 @@
+"""Read a study file, replace every name by the content it stands for, and freeze it."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from consilia.catalog import Kind, Model, Reference, load, merge, parse_settings, read_yaml, validate
+from consilia.plan.data import DataCard
+from consilia.plan.ensemble import EnsembleRecipe
+from consilia.plan.frozen import Frozen
+from consilia.plan.study import ClusterProfile, FoldsPlan, SearchPlan, StudyPlan, TrainingPlan
+from consilia.study.spaces import check_spaces, read_space
+
+
+class _StudyFile(Frozen):
+    """A study file as people write it: content by name, by file, or in place."""
+
+    name: str
+    seed: int = 0
+    data: dict[str, Any]
+    folds: FoldsPlan = FoldsPlan()
+    spaces: tuple[str | dict[str, Any], ...]
+    search: SearchPlan = SearchPlan()
+    training: TrainingPlan = TrainingPlan()
+    ensemble: str | dict[str, Any] = "greedy_calibrated"
+    cluster: str | dict[str, Any] = "local"
+
+
+def read_plan(path: Path, *, settings: Sequence[str] = ()) -> StudyPlan:
+    """Read a study file and check everything that can be checked without data.
+
+    A resolved plan (`studies/<name>/study.yaml`) is a study file too: its content stands in place of the names.
+
+    Args:
+        path: The study's YAML. Relative paths in it start from its folder.
+        settings: `key=value` overrides. Relative paths in them start from the working directory.
+
+    Raises:
+        PlanError: A key is unknown or wrong (with file, key and a near match), a timm model does not exist, or a
+            network refuses its image size.
+    """
+    content = read_yaml(path)
+    content.pop("digest", None)
+    overrides = parse_settings(settings)
+    changes = {kind: _pop_changes(content, overrides, kind) for kind in ("ensemble", "cluster")}
+    if "path" in overrides.get("data", {}):
+        overrides["data"]["path"] = str(Path(overrides["data"]["path"]).absolute())
+    file = validate(_StudyFile, merge(content, overrides), where=str(path))
+    base = path.absolute().parent
+    plan = validate(
+        StudyPlan,
+        {
+            **{name: getattr(file, name) for name in ("name", "seed", "folds", "search", "training")},
+            "data": _read_card(file.data, base),
+            "spaces": tuple(read_space(reference, base) for reference in file.spaces),
+            "ensemble": _load("ensembles", file.ensemble, EnsembleRecipe, base, changes["ensemble"]),
+            "cluster": _load("cluster", file.cluster, ClusterProfile, base, changes["cluster"]),
+        },
+        where=str(path),
+    )
+    check_spaces(plan)
+    return plan
+
+
+def read_card(reference: str, *, settings: Sequence[str] = ()) -> DataCard:
+    """Read a card by name or file, with `key=value` overrides; relative paths start from the working directory.
+
+    Raises:
+        PlanError: No such card, or a key is unknown or wrong.
+    """
+    return load("data/cards", reference, DataCard, base=Path.cwd(), overrides=parse_settings(settings))
+
+
+def plan_to_yaml(plan: StudyPlan) -> dict[str, Any]:
+    """Return the plan as plain values that `read_plan` reads back to an equal plan."""
+    return {**plan.model_dump(mode="json", exclude_none=True), "digest": plan.digest}
+
+
+def changed_keys(old: StudyPlan, new: StudyPlan) -> list[str]:
+    """Return the dotted keys whose change would change a study's result, with both values.
+
+    Where the study runs, and where the same data lie, are not among them.
+    """
+    ignored = ("cluster", "data.path")
+    before, after = (_flatten(plan.model_dump(mode="json")) for plan in (old, new))
+    return [
+        f"{key}: {before.get(key)!r} in the study folder, {after.get(key)!r} now"
+        for key in sorted(before.keys() | after.keys())
+        if before.get(key) != after.get(key) and not key.startswith(ignored)
+    ]
+
+
+def _pop_changes(content: Mapping[str, Any], overrides: dict[str, Any], key: str) -> dict[str, Any]:
+    """Take single-key changes of something given by name (`cluster.max_slots=1`) out of the overrides."""
+    change = overrides.get(key)
+    if isinstance(change, Mapping) and not isinstance(content.get(key), Mapping):
+        return dict(overrides.pop(key))
+    return {}
+
+
+def _read_card(data: Mapping[str, Any], base: Path) -> DataCard:
+    overrides = dict(data)
+    reference: Reference = overrides.pop("card", {})
+    if overrides.get("path") is not None:
+        overrides["path"] = str(base / str(overrides["path"]))
+    return load("data/cards", reference, DataCard, base=base, overrides=overrides)
+
+
+def _load(kind: Kind, reference: Reference, model: type[Model], base: Path, changes: Mapping[str, Any]) -> Model:
+    return load(kind, reference, model, base=base, overrides=changes)
+
+
+def _flatten(value: Any, prefix: str = "") -> dict[str, Any]:
+    if isinstance(value, list) and value and isinstance(value[0], dict):
+        value = dict(enumerate(value))
+    if not isinstance(value, dict) or not value:
+        return {prefix: value}
+    return {
+        name: leaf
+        for key, each in value.items()
+        for name, leaf in _flatten(each, f"{prefix}.{key}" if prefix else str(key)).items()
+    }

@@ -1,0 +1,36 @@
+"""Another ensemble from a stored study, without training."""
+
+from pathlib import Path
+
+from consilia.catalog import load
+from consilia.data.folds import load_folds
+from consilia.data.prepare import prepare
+from consilia.errors import StudyError
+from consilia.plan.ensemble import EnsembleRecipe
+from consilia.study.combine import StudyResult, combine
+from consilia.study.folder import find_study, open_study
+
+
+def rebuild(study: str, *, recipe: str, studies: Path, stores: Path) -> StudyResult:
+    """Build a recipe's ensemble from the predictions that a study's trials have left.
+
+    Args:
+        study: Name, folder or file of the study.
+        recipe: Name or file of the recipe.
+        studies: Folder of the studies.
+        stores: Folder of the image stores; the study's is opened, or prepared again from the card.
+
+    Raises:
+        StudyError: There is no such study, it has no folds yet, or its data have changed.
+        RunError: No trial has finished.
+    """
+    chosen = load("ensembles", recipe, EnsembleRecipe, base=Path.cwd())
+    plan, found = find_study(study, studies)
+    with open_study(plan, found.root.parent) as folder:
+        if not folder.folds.exists():
+            raise StudyError(f"{folder.root} has no folds yet: `consilia search` must finish a trial first.")
+        folds = load_folds(folder.folds)
+        store = prepare(plan.data, root=stores.absolute())
+        if store.digest != folds.store_digest:
+            raise StudyError(f"{plan.data.path} has changed since {plan.name} was started; restore the data.")
+        return combine(plan, folder, store, folds, recipe=chosen)

@@ -1,0 +1,147 @@
+"""The study, every step from top to bottom; a step whose result is stored is not repeated."""
+
+import functools
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Protocol
+
+import torch
+
+from consilia.cluster.connection import connect
+from consilia.data.folds import FoldPlan, check_no_leak, load_folds, make_folds
+from consilia.data.prepare import prepare
+from consilia.data.store import ImageStore
+from consilia.errors import RunError, StudyError
+from consilia.folder import StudyFolder
+from consilia.plan.study import StudyPlan
+from consilia.search.book import read_trials
+from consilia.search.capacity import plan_capacity
+from consilia.search.observer import SearchObserver
+from consilia.search.single import train_one
+from consilia.search.space import join_spaces
+from consilia.search.tuner import free_nodes, search_trials
+from consilia.study.combine import StudyResult, combine
+from consilia.study.folder import open_study
+from consilia.study.preflight import check_networks
+from consilia.training.context import TrainingContext
+
+
+class StudyView(SearchObserver, Protocol):
+    """Who watches a study."""
+
+    def preparing(self, done: int, total: int) -> None:
+        """Images decoded so far."""
+
+    def connected(self, *, dashboard: str, token_file: str) -> None:
+        """Ray is there, and can be watched at this address with this file's token."""
+
+
+class InterruptedStudyError(RunError):
+    """The user stopped the study; what was finished is stored."""
+
+    exit_code = 130  # as shells report Ctrl-C
+
+
+def run_study(plan: StudyPlan, *, studies: Path, stores: Path, view: StudyView) -> StudyResult:
+    """Prepare, search, combine and evaluate.
+
+    Args:
+        plan: The resolved study.
+        studies: Folder of all studies.
+        stores: Folder of all prepared image stores.
+        view: Told of everything that happens.
+
+    Raises:
+        UserError: The plan does not fit the data, the folder or the disk.
+        InterruptedStudyError: Ctrl-C; the same call goes on where this one stopped.
+        RunError: No trial finished, or the cluster cannot be used.
+    """
+    with open_study(plan, studies) as folder, _log_to(folder.log):
+        store = prepare(plan.data, root=stores.absolute(), progress=view.preparing)
+        folds = load_or_make_folds(plan, store, folder)
+        if _n_unfinished(plan, folder):
+            check_networks(plan, folder)
+            _run_trials(plan, store, folds, folder, view)
+        if n_unfinished := _n_unfinished(plan, folder):
+            raise InterruptedStudyError(
+                f"Stopped with {n_unfinished} of {plan.search.trials} trials unfinished. Everything finished is "
+                f"stored in {folder.root}; the same command goes on where this one stopped."
+            )
+        return combine(plan, folder, store, folds, recipe=plan.ensemble)
+
+
+def load_or_make_folds(plan: StudyPlan, store: ImageStore, folder: StudyFolder) -> FoldPlan:
+    """Return the study's folds: written once, the same for every trial, and checked for leaks each time.
+
+    Raises:
+        StudyError: The stored folds belong to other images: the data have changed since.
+        DataError: The data cannot be divided so, or a patient stands on two sides.
+    """
+    if folder.folds.exists():
+        folds = load_folds(folder.folds)
+        if folds.store_digest != store.digest:
+            raise StudyError(
+                f"{folder.folds} was made for other images than {plan.data.path} holds now: the data have changed "
+                "since the study was started.\nGive the study another name (--set name=...), or restore the data."
+            )
+    else:
+        folds = make_folds(
+            store, k=plan.folds.k, seed=plan.seed, test=plan.data.test, test_fraction=plan.data.test_fraction
+        )
+        folds.save(folder.folds, store)
+    check_no_leak(folds, store)
+    return folds
+
+
+def training_context(
+    plan: StudyPlan, store: ImageStore, folds: FoldPlan, folder: StudyFolder, *, device: str, threads: int
+) -> TrainingContext:
+    """Return what all trials of a study share."""
+    return TrainingContext(
+        store_folder=store.folder,
+        folds=folds,
+        training=plan.training,
+        policy=plan.data.augmentation,
+        architectures=join_spaces(plan.spaces, weights=plan.training.weights).architectures,
+        metric=plan.search.metric,
+        trials=folder.trials,
+        seed=plan.seed,
+        device=device,
+        image_size=plan.image_size,
+        threads=threads,
+    )
+
+
+def _n_unfinished(plan: StudyPlan, folder: StudyFolder) -> int:
+    n_ended = sum(record.state != "running" for record in read_trials(folder).values())
+    return max(0, plan.search.trials - n_ended)
+
+
+def _run_trials(plan: StudyPlan, store: ImageStore, folds: FoldPlan, folder: StudyFolder, view: StudyView) -> None:
+    prepare_context = functools.partial(training_context, plan, store, folds, folder)
+    if plan.search.configuration is not None:
+        train_one(plan, prepare_context(device="auto", threads=torch.get_num_threads()), folder, view)
+        return
+    with connect(plan.cluster) as connection:
+        view.connected(dashboard=connection.dashboard, token_file=connection.token_file)
+        capacity = plan_capacity(free_nodes(), plan.cluster, n_trials=plan.search.trials)
+        device = "cuda" if capacity.gpus_per_slot else "cpu"
+        context = prepare_context(device=device, threads=max(1, int(capacity.cpus_per_slot)))
+        search_trials(plan, context, folder, view, capacity=capacity)
+
+
+@contextmanager
+def _log_to(path: Path) -> Iterator[None]:
+    """Append what consilia logs to the study's run.log."""
+    handler = logging.FileHandler(path, encoding="utf-8")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    logger = logging.getLogger("consilia")
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        handler.close()

@@ -1,0 +1,49 @@
+"""The plan of `train`: a study whose search is one given configuration."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from consilia.catalog import near_match, parse_settings, validate
+from consilia.errors import PlanError
+from consilia.plan.hyperparameters import Hyperparameters
+from consilia.plan.study import NoStopping, SearchPlan, StudyPlan
+from consilia.search.space import join_spaces
+from consilia.study.plan import read_plan
+
+
+def read_single_plan(path: Path, *, architecture: str | None = None, settings: Sequence[str] = ()) -> StudyPlan:
+    """Read a study file and replace its search by one configuration.
+
+    Args:
+        path: The study's YAML.
+        architecture: One of the study's; by default the first that the search would start with.
+        settings: A plain key such as "lr=1e-3" is a hyperparameter, a dotted key such as "training.epochs=5" or a
+            section's name belongs to the study.
+
+    Returns:
+        The plan, named `<study>-train` so that it stays apart from the search of the same file.
+
+    Raises:
+        PlanError: As `read_plan`, or an unknown architecture or hyperparameter.
+    """
+    ours = [each for each in settings if "." not in each.partition("=")[0] and not _is_section(each)]
+    plan = read_plan(path, settings=[each for each in settings if each not in ours])
+    joint = join_spaces(plan.spaces, weights=plan.training.weights)
+    name = architecture or joint.start_with[0]
+    if name not in joint.architectures:
+        known = list(joint.architectures)
+        raise PlanError(f"--architecture {name}: not in {path}.{near_match(name, known)} Known: {', '.join(known)}.")
+    values = {**joint.defaults(name), **parse_settings(ours)}
+    configuration = validate(Hyperparameters, values, where="--set")
+    search = SearchPlan(
+        trials=1,
+        metric=plan.search.metric,
+        stopping=NoStopping(),
+        keep_weights=1,
+        configuration=configuration,
+    )
+    return plan.model_copy(update={"name": f"{plan.name}-train", "search": search})
+
+
+def _is_section(setting: str) -> bool:
+    return setting.partition("=")[0] in StudyPlan.model_fields

@@ -1,0 +1,73 @@
+"""Check search spaces against the networks and hyperparameters that really exist."""
+
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from consilia.catalog import Reference, load, near_match
+from consilia.errors import PlanError
+from consilia.models.factory import ModelSpec, check_architecture, check_image_size
+from consilia.plan.hyperparameters import Hyperparameters
+from consilia.plan.space import Choice, Parameter, SearchSpace
+from consilia.plan.study import StudyPlan
+from consilia.search.space import JointSpace, join_spaces
+
+
+def read_space(reference: Reference, base: Path) -> SearchSpace:
+    """Read a search space and check its architectures and parameters.
+
+    Raises:
+        PlanError: An unknown timm model, an unknown hyperparameter, or a range that leaves what the
+            hyperparameter allows; names the file, the key and a near match.
+    """
+    space = load("search_spaces", reference, SearchSpace, base=base)
+    where = reference if isinstance(reference, str) else space.family
+    for name, architecture in space.architectures.items():
+        try:
+            check_architecture(architecture)
+        except PlanError as error:
+            raise PlanError(f"{where}: architectures.{name}.timm: {error}") from None
+    for section, parameters in (("parameters", space.parameters), ("from_scratch", space.from_scratch)):
+        for name, parameter in parameters.items():
+            _check_parameter(f"{where}: {section}.{name}", name, parameter)
+    return space
+
+
+def check_spaces(plan: StudyPlan) -> JointSpace:
+    """Check that the plan's families fit together and that every network takes the plan's images.
+
+    Raises:
+        PlanError: Conflicting ranges, or a network that refuses an image size.
+    """
+    joint = join_spaces(plan.spaces, weights=plan.training.weights)
+    for name, architecture in joint.architectures.items():
+        sizes = _image_sizes(plan, joint.families[name].get("image_size"))
+        for size in sizes:
+            check_image_size(ModelSpec(architecture=architecture, n_classes=2, channels=plan.data.channels), size)
+    configuration = plan.search.configuration
+    if configuration is not None and configuration.architecture not in joint.architectures:
+        known = list(joint.architectures)
+        raise PlanError(
+            f"search.configuration.architecture: {configuration.architecture!r} is in none of the study's spaces."
+            f"{near_match(configuration.architecture, known)} Known: {', '.join(known)}."
+        )
+    return joint
+
+
+def _check_parameter(where: str, name: str, parameter: Parameter) -> None:
+    known = sorted(set(Hyperparameters.model_fields) - {"architecture"})
+    if name not in known:
+        raise PlanError(f"{where} is no hyperparameter.{near_match(name, known)} Known: {', '.join(known)}.")
+    values = parameter.values if isinstance(parameter, Choice) else (parameter.low, parameter.high)
+    for value in values:
+        try:
+            Hyperparameters.model_validate({"architecture": "any", name: value})
+        except ValidationError as error:
+            raise PlanError(f"{where}: {error.errors()[0]['msg']}, but the range reaches {value!r}.") from None
+
+
+def _image_sizes(plan: StudyPlan, parameter: Parameter | None) -> list[int]:
+    if parameter is None:
+        return [plan.image_size]
+    values = parameter.values if isinstance(parameter, Choice) else (parameter.low, parameter.high)
+    return [int(value) for value in values]
