@@ -81,9 +81,7 @@ def test_a_recipe_without_calibration_gets_none():
 
 def test_labels_of_a_fold_do_not_reach_the_temperature_that_calibrates_it():
     probabilities, _, truth = planted(2.0, n=300)
-    changed = Truth(
-        labels=np.where(truth.folds == 1, 0, truth.labels), patients=truth.patients, folds=truth.folds
-    )
+    changed = Truth(labels=np.where(truth.folds == 1, 0, truth.labels), patients=truth.patients, folds=truth.folds)
     first, second = cross_calibrate(probabilities, truth), cross_calibrate(probabilities, changed)
     np.testing.assert_array_equal(first[truth.folds == 1], second[truth.folds == 1])
     assert not np.allclose(first[truth.folds == 0], second[truth.folds == 0])
@@ -104,9 +102,7 @@ def test_cross_fitted_members_and_temperature_come_from_the_other_folds():
 @pytest.mark.parametrize("calibrator", [Identity(), Temperature(temperature=1.7)])
 def test_the_log_pool_of_one_fold_is_plain_calibration(calibrator):
     probabilities, _, _ = planted(2.0, n=50)
-    np.testing.assert_array_equal(
-        pool_folds(calibrator, probabilities[None]), calibrate(calibrator, probabilities)
-    )
+    np.testing.assert_array_equal(pool_folds(calibrator, probabilities[None]), calibrate(calibrator, probabilities))
 
 
 @pytest.mark.parametrize("calibrator", [Identity(), Temperature(temperature=1.7)])

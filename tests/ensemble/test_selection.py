@@ -32,8 +32,7 @@ def naive_greedy(candidates, truth, additions):
     added, best, best_loss = [], [], np.inf
     for _ in range(additions):
         losses = [
-            weighted_log_loss(candidates[[*added, number]].mean(axis=0), truth)
-            for number in range(len(candidates))
+            weighted_log_loss(candidates[[*added, number]].mean(axis=0), truth) for number in range(len(candidates))
         ]
         added.append(int(np.argmin(losses)))
         if min(losses) < best_loss - 1e-12:
@@ -62,9 +61,7 @@ def test_more_additions_never_raise_the_loss(seed):
     candidates, truth = some_candidates(seed=seed)
     losses = []
     for additions in range(1, 20):
-        counts = select_greedily(
-            true_probabilities(candidates, truth), image_weights(truth), additions=additions
-        )
+        counts = select_greedily(true_probabilities(candidates, truth), image_weights(truth), additions=additions)
         losses.append(weighted_log_loss(combine(candidates, counts / counts.sum()), truth))
     assert np.all(np.diff(losses) <= 1e-12)
 
@@ -93,9 +90,7 @@ def test_a_candidate_after_the_chosen_that_is_worse_changes_nothing(recipe):
     wrong[0, np.arange(len(truth.labels)), (truth.labels + 1) % 3] = 1 - 2e-6
     recipe = recipe.model_copy(update={"pool": 3}) if isinstance(recipe, Greedy) else recipe
     without = select(recipe, candidates, truth, seed=0)
-    np.testing.assert_array_equal(
-        select(recipe, np.concatenate([candidates, wrong]), truth, seed=0)[:3], without
-    )
+    np.testing.assert_array_equal(select(recipe, np.concatenate([candidates, wrong]), truth, seed=0)[:3], without)
 
 
 def test_the_best_single_has_the_lowest_patient_weighted_loss():

@@ -128,9 +128,7 @@ def _warnings(store: ImageStore, without_weights: Sequence[int]) -> tuple[str, .
     return tuple(warnings)
 
 
-def _members(
-    pool: Pool, choice: Choice, folder: StudyFolder, k: int
-) -> tuple[tuple[Member, ...], Mapping[str, Path]]:
+def _members(pool: Pool, choice: Choice, folder: StudyFolder, k: int) -> tuple[tuple[Member, ...], Mapping[str, Path]]:
     """Return the members, and the weights file of each of their networks by its name in the bundle."""
     members, files = [], {}
     for number, weight in zip(pool.numbers, choice.weights, strict=True):
@@ -159,9 +157,7 @@ def _selection_report(pool: Pool, choice: Choice) -> SelectionReport:
     )
 
 
-def _cross_fitted(
-    pool: Pool, choice: Choice, calibration: Calibration, store: ImageStore, *, seed: int
-) -> Evaluation:
+def _cross_fitted(pool: Pool, choice: Choice, calibration: Calibration, store: ImageStore, *, seed: int) -> Evaluation:
     """Score the pool's images, each by an ensemble that was selected and calibrated without its fold."""
     uncalibrated = combine_cross_fitted(pool.candidates, choice.fold_weights, pool.truth)
     calibrated = uncalibrated

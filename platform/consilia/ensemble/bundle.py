@@ -103,9 +103,7 @@ def _finish(folder: Path, document: BundleDocument) -> None:
     """Write the card and `ensemble.json`, with the size and hash of every other file."""
     write_text(folder / CARD, model_card(document))
     files = {
-        path.relative_to(folder).as_posix(): FileRecord(
-            bytes=path.stat().st_size, sha256=sha256_of_file(path)
-        )
+        path.relative_to(folder).as_posix(): FileRecord(bytes=path.stat().st_size, sha256=sha256_of_file(path))
         for path in sorted(folder.rglob("*"))
         if path.is_file() and path.name != DOCUMENT
     }
@@ -127,9 +125,7 @@ def _read_document(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise BundleError(f"{path.parent} must be the folder of an ensemble, but it holds no {DOCUMENT}.")
     if path.stat().st_size > _MAX_DOCUMENT_BYTES:
-        raise BundleError(
-            f"{path} may have {_MAX_DOCUMENT_BYTES} bytes at most, but has {path.stat().st_size}."
-        )
+        raise BundleError(f"{path} may have {_MAX_DOCUMENT_BYTES} bytes at most, but has {path.stat().st_size}.")
     try:
         content = json.loads(path.read_bytes(), parse_constant=_refuse_constant)
     except (ValueError, RecursionError) as error:
@@ -146,9 +142,7 @@ def _refuse_constant(name: str) -> None:
 def _check_version(path: Path, content: dict[str, Any]) -> None:
     found = content.get("schema_version")
     if not isinstance(found, int) or isinstance(found, bool) or found < 1:
-        raise BundleError(
-            f"{path / DOCUMENT}: schema_version must be a whole number from 1, but is {found!r}."
-        )
+        raise BundleError(f"{path / DOCUMENT}: schema_version must be a whole number from 1, but is {found!r}.")
     if found > SCHEMA_VERSION:
         writer = content.get("consilia", "(unknown version)")
         raise BundleError(
@@ -170,20 +164,9 @@ def _check_file(bundle: Path, name: str, record: FileRecord) -> None:
 def _inside(bundle: Path, name: str) -> PurePosixPath:
     """Return `name` as a path, if it stays in the bundle and neither it nor a folder on its way is a link."""
     path = PurePosixPath(name)
-    if (
-        path.is_absolute()
-        or ".." in path.parts
-        or not path.parts
-        or "\\" in name
-        or ":" in name
-        or "\0" in name
-    ):
-        raise BundleError(
-            f"{bundle / DOCUMENT}: a file must lie in the bundle, but {name!r} leads out of it."
-        )
+    if path.is_absolute() or ".." in path.parts or not path.parts or "\\" in name or ":" in name or "\0" in name:
+        raise BundleError(f"{bundle / DOCUMENT}: a file must lie in the bundle, but {name!r} leads out of it.")
     for part in (path, *path.parents):
         if part.parts and (bundle / part).is_symlink():
-            raise BundleError(
-                f"{bundle}: a bundle must hold no links, but {part} is one. Copy what it points to."
-            )
+            raise BundleError(f"{bundle}: a bundle must hold no links, but {part} is one. Copy what it points to.")
     return path

@@ -55,9 +55,7 @@ def calibrate(calibrator: Identity | Temperature, probabilities: Probabilities) 
     return softmax(np.log(np.clip(probabilities, SMALLEST_PROBABILITY, 1.0)) / calibrator.temperature)
 
 
-def pool_folds(
-    calibrator: Identity | Temperature, fold_probabilities: npt.NDArray[np.float64]
-) -> Probabilities:
+def pool_folds(calibrator: Identity | Temperature, fold_probabilities: npt.NDArray[np.float64]) -> Probabilities:
     """Return the ensemble's probabilities: calibrated in each fold, then the normalised geometric mean.
 
     Args:
@@ -87,9 +85,7 @@ def fit_temperature(probabilities: Probabilities, truth: Truth) -> Temperature:
     return Temperature(temperature=float(np.exp(found.x)))
 
 
-def choose_calibrator(
-    kind: Literal["temperature", "none"], probabilities: Probabilities, truth: Truth
-) -> Calibration:
+def choose_calibrator(kind: Literal["temperature", "none"], probabilities: Probabilities, truth: Truth) -> Calibration:
     """Fit the recipe's calibrator to out-of-fold pairs; keep it only if that lowers the cross-fitted loss.
 
     Args:

@@ -43,9 +43,7 @@ def _results(document: BundleDocument) -> list[str]:
     splits = {evaluation.split: evaluation for evaluation in document.evaluations}
     sections = [_evaluation(splits[split]) for split in _ORDER if split in splits]
     if "test" not in splits:
-        sections.insert(
-            0, "No locked test split has been evaluated: every number below is an internal estimate."
-        )
+        sections.insert(0, "No locked test split has been evaluated: every number below is an internal estimate.")
     return sections
 
 
@@ -96,9 +94,7 @@ def _members(document: BundleDocument) -> str:
 def _input(document: BundleDocument) -> str:
     reading = document.reading
     channels = "grey" if reading.channels == 1 else "RGB"
-    sizes = sorted(
-        {network.preprocessing.image_size for member in document.members for network in member.networks}
-    )
+    sizes = sorted({network.preprocessing.image_size for member in document.members for network in member.networks})
     return (
         f"## Input\n\nAny image is fitted to {reading.size} x {reading.size} pixels, {channels}; the "
         f"networks see {_join([f'{size} px' for size in sizes])}. `golden.npz` holds synthetic inputs (noise "
@@ -119,11 +115,7 @@ def _provenance(document: BundleDocument) -> str:
 
 
 def _number(estimate: Estimate | None) -> str:
-    return (
-        "undefined"
-        if estimate is None
-        else f"{estimate.value:.3f} ({estimate.low:.3f} to {estimate.high:.3f})"
-    )
+    return "undefined" if estimate is None else f"{estimate.value:.3f} ({estimate.low:.3f} to {estimate.high:.3f})"
 
 
 def _list(title: str, items: Sequence[str]) -> str:

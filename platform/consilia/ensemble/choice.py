@@ -47,14 +47,10 @@ def choose(selection: Selection, candidates: Candidates, truth: Truth, *, seed: 
     single_folds = cross_fit(single, candidates, truth, seed=seed)
     if isinstance(selection, BestSingle):
         reason = "The recipe asks for the trial with the lowest out-of-fold log loss, alone."
-        return Choice(
-            weights=weights, fold_weights=single_folds, reason=reason, gain=None, standard_error=None
-        )
+        return Choice(weights=weights, fold_weights=single_folds, reason=reason, gain=None, standard_error=None)
     if np.count_nonzero(weights) == 1:
         reason = "The selection itself kept a single trial: no other lowers the out-of-fold log loss."
-        return Choice(
-            weights=weights, fold_weights=single_folds, reason=reason, gain=None, standard_error=None
-        )
+        return Choice(weights=weights, fold_weights=single_folds, reason=reason, gain=None, standard_error=None)
     folds = cross_fit(selection, candidates, truth, seed=seed)
     gain, error = _gain(candidates, folds, single_folds, truth, seed=seed)
     measured = (

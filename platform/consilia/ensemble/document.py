@@ -119,11 +119,12 @@ def _check_member(member: Member, folds: list[int], document: BundleDocument) ->
     if [network.fold for network in member.networks] != folds or len(set(folds)) != len(folds):
         raise ValueError(f"every member must have one network for each of the folds {folds}: {name} has not")
     if member.model.n_classes != len(document.classes):
-        raise ValueError(
-            f"{name} must have {len(document.classes)} outputs, but has {member.model.n_classes}"
-        )
+        raise ValueError(f"{name} must have {len(document.classes)} outputs, but has {member.model.n_classes}")
     if member.model.channels != document.reading.channels:
         raise ValueError(f"{name} must take {document.reading.channels} channels, as images are read with")
     for network in member.networks:
+        settings, reading = network.preprocessing, document.reading
+        if (settings.size, settings.channels) != (reading.size, reading.channels):
+            raise ValueError(f"{network.file} must start from images as `reading` describes them")
         if network.file not in document.files:
             raise ValueError(f"files must list every network, but lacks {network.file}")

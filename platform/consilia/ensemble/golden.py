@@ -14,7 +14,7 @@ import numpy.typing as npt
 import torch
 
 from consilia.ensemble.calibration import Identity, Temperature, pool_folds
-from consilia.ensemble.document import Reading
+from consilia.ensemble.document import BundleDocument, Reading
 from consilia.ensemble.networks import FoldEnsembles
 from consilia.errors import BundleError, RunError
 
@@ -23,9 +23,7 @@ TOLERANCE = 1e-3  # of a probability, on another build or device than the bundle
 _MAX_BYTES = 64 * 2**20  # unpacked; four images of the largest stored size are 48 MiB
 
 
-def write_golden(
-    path: Path, networks: FoldEnsembles, calibrator: Identity | Temperature, reading: Reading
-) -> None:
+def write_golden(path: Path, networks: FoldEnsembles, calibrator: Identity | Temperature, reading: Reading) -> None:
     """Write the golden inputs and what the ensemble says of them.
 
     Raises:
@@ -41,9 +39,7 @@ def write_golden(
     np.savez_compressed(path, images=images, probabilities=probabilities)
 
 
-def check_golden(
-    path: Path, networks: FoldEnsembles, calibrator: Identity | Temperature, *, written_on: dict[str, str]
-) -> None:
+def check_golden(path: Path, networks: FoldEnsembles, document: BundleDocument) -> None:
     """Compare what the ensemble says of the golden inputs with what it said.
 
     On the environment that wrote the bundle every bit has to agree, on any other only about three digits.
@@ -54,9 +50,7 @@ def check_golden(
     images, expected = _read_golden(path)
     found = pool_folds(calibrator, networks.probabilities(images))
     if found.shape != expected.shape:
-        raise BundleError(
-            f"{path}: {expected.shape} probabilities are stored, but the model gives {found.shape}."
-        )
+        raise BundleError(f"{path}: {expected.shape} probabilities are stored, but the model gives {found.shape}.")
     tolerance = 0.0 if written_on == environment(networks.device) else TOLERANCE
     difference = float(np.abs(found - expected).max())
     if not difference <= tolerance:  # true for NaN too
@@ -90,27 +84,32 @@ def golden_images(reading: Reading) -> npt.NDArray[np.uint8]:
     return np.concatenate([noise[None], colours])
 
 
-def _read_golden(path: Path) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.float64]]:
+def _read_golden(path: Path, document: BundleDocument) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.float64]]:
     try:
         with zipfile.ZipFile(path) as archive:
             unpacked = sum(entry.file_size for entry in archive.infolist())
         if unpacked > _MAX_BYTES:
-            raise BundleError(
-                f"{path}: golden outputs may take {_MAX_BYTES} bytes, but unpack to {unpacked}."
-            )
+            raise BundleError(f"{path}: golden outputs may take {_MAX_BYTES} bytes, but unpack to {unpacked}.")
         with np.load(path, allow_pickle=False) as arrays:
-            return arrays["images"].astype(np.uint8), arrays["probabilities"].astype(np.float64)
+            images, probabilities = arrays["images"], arrays["probabilities"]
     except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
         raise BundleError(f"{path}: the golden outputs cannot be read: {error}") from error
+    expected = golden_images(document.reading)
+    shape = (len(expected), len(document.classes))
+    for array, wanted, dtype in ((images, expected.shape, np.uint8), (probabilities, shape, np.float64)):
+        if array.shape != wanted or array.dtype != dtype:
+            raise BundleError(
+                f"{path}: the golden outputs must have shape {wanted} and type {np.dtype(dtype)}, but have "
+                f"{array.shape} and {array.dtype}."
+            )
+    return images, probabilities
 
 
 def _processor() -> str:
     model = platform.processor()
     if os.path.exists("/proc/cpuinfo"):
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
-        model = next(
-            (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), model
-        )
+        model = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), model)
     return f"{model} {torch.backends.cpu.get_cpu_capability()}"
 
 

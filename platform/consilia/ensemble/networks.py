@@ -96,9 +96,7 @@ def _read_state(model: ModelSpec, network: Network, root: Path) -> dict[str, tor
     if state.keys() != expected.keys():
         name = min(state.keys() ^ expected.keys())
         which = "lacks" if name in expected else "has, and the model has not,"
-        raise BundleError(
-            f"{root / network.file} must hold exactly the model's tensors, but {which} {name!r}."
-        )
+        raise BundleError(f"{root / network.file} must hold exactly the model's tensors, but {which} {name!r}.")
     for name, tensor in expected.items():
         if (state[name].shape, state[name].dtype) != (tensor.shape, tensor.dtype):
             raise BundleError(

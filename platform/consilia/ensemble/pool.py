@@ -24,9 +24,7 @@ class Pool:
     truth: Truth
 
 
-def load_pool(
-    trials: Sequence[TrialRecord], *, folder: StudyFolder, store: ImageStore, folds: FoldPlan
-) -> Pool:
+def load_pool(trials: Sequence[TrialRecord], *, folder: StudyFolder, store: ImageStore, folds: FoldPlan) -> Pool:
     """Read the out-of-fold predictions of every trial that finished all its folds.
 
     Raises:
@@ -65,9 +63,7 @@ def keep_with_weights(pool: Pool, *, folder: StudyFolder, k: int) -> Pool:
 
 def _no_trial(trials: Sequence[TrialRecord], folder: StudyFolder) -> str:
     states = [trial.state for trial in trials]
-    counts = (
-        ", ".join(f"{states.count(state)} {state}" for state in sorted(set(states))) or "no trials at all"
-    )
+    counts = ", ".join(f"{states.count(state)} {state}" for state in sorted(set(states))) or "no trials at all"
     failures = [f"trial {trial.number}: {trial.reason}" for trial in trials if trial.state == "failed"]
     return (
         f"{folder.trials}: an ensemble needs a trial that finished every fold, but there are {counts}. "

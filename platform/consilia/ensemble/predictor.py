@@ -118,9 +118,7 @@ class EnsemblePredictor:
         Raises:
             DataError: The store has other classes, another size or other channels than the ensemble.
         """
-        return pool_folds(
-            self.document.calibrator, self.fold_probabilities(store, rows, batch_size=batch_size)
-        )
+        return pool_folds(self.document.calibrator, self.fold_probabilities(store, rows, batch_size=batch_size))
 
     def fold_probabilities(
         self, store: ImageStore, rows: Rows, *, batch_size: int = BATCH_SIZE
@@ -132,15 +130,11 @@ class EnsemblePredictor:
         """
         self._check_store(store)
         if len(rows) == 0:
-            raise DataError(
-                f"{store.folder}: at least one image must be chosen to be predicted, but got none."
-            )
+            raise DataError(f"{store.folder}: at least one image must be chosen to be predicted, but got none.")
         batches = [rows[start : start + batch_size] for start in range(0, len(rows), batch_size)]
         return np.concatenate([self.networks.probabilities(store.pixels[batch]) for batch in batches], axis=1)
 
-    def _stream(
-        self, images: Images, batch_size: int
-    ) -> Iterator[tuple[str, npt.NDArray[np.float64] | ReaderError]]:
+    def _stream(self, images: Images, batch_size: int) -> Iterator[tuple[str, npt.NDArray[np.float64] | ReaderError]]:
         """Yield name and probabilities (n_classes,), or name and error, of one image after the other."""
         if batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, but got {batch_size}")
@@ -196,5 +190,5 @@ def load_predictor(path: str | Path, *, device: str = "auto") -> EnsemblePredict
     chosen = choose_device(device)
     document = read_bundle(bundle)
     networks = FoldEnsembles(document.members, bundle, device=chosen)
-    check_golden(bundle / GOLDEN, networks, document.calibrator, written_on=document.environment)
+    check_golden(bundle / GOLDEN, networks, document)
     return EnsemblePredictor(document=document, networks=networks)

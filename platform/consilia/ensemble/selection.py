@@ -92,9 +92,7 @@ def combine(candidates: Candidates, weights: CandidateWeights) -> npt.NDArray[np
     return result
 
 
-def cross_fit(
-    selection: Selection, candidates: Candidates, truth: Truth, *, seed: int
-) -> npt.NDArray[np.float64]:
+def cross_fit(selection: Selection, candidates: Candidates, truth: Truth, *, seed: int) -> npt.NDArray[np.float64]:
     """Select anew for each fold on the images of the other folds.
 
     Returns:
