@@ -1,0 +1,87 @@
+import dataclasses
+
+import numpy as np
+import pytest
+
+from consilia.ensemble.calibration import Identity, pool_folds
+from consilia.ensemble.evaluate import evaluate
+from consilia.ensemble.evaluation import Evaluation, Subject, score_predictions
+from consilia.errors import DataError
+from consilia.scoring.bootstrap import patient_bootstrap
+from consilia.scoring.metrics import METRICS
+
+
+@pytest.fixture(scope="module")
+def evaluation(predictor, finished_study):
+    return evaluate(predictor, finished_study.store, finished_study.folds.test)
+
+
+def test_the_numbers_are_those_of_the_shipped_predictor(evaluation, predictor, finished_study):
+    store, rows = finished_study.store, finished_study.folds.test
+    probabilities = predictor.predict_store(store, rows)
+    assert evaluation.split == "test"
+    assert evaluation.predictor == "the shipped predictor: 2 trials, the average of its 3 fold ensembles"
+    assert (evaluation.images, evaluation.patients) == (len(rows), len(np.unique(store.patients[rows])))
+    intervals = patient_bootstrap(list(METRICS), probabilities, store.labels[rows], store.patients[rows])
+    for name, interval in intervals.items():
+        found = evaluation.metrics[name]
+        assert (found.value, found.low, found.high) == pytest.approx((interval.value, interval.low, interval.high))
+
+
+def test_calibration_is_judged_before_and_after(evaluation, predictor, finished_study):
+    store, rows = finished_study.store, finished_study.folds.test
+    before = pool_folds(Identity(), predictor.fold_probabilities(store, rows))
+    assert set(evaluation.uncalibrated) == {"log_loss", "brier", "ece", "signed_gap"}
+    for name, estimate in evaluation.uncalibrated.items():
+        assert estimate.value == pytest.approx(METRICS[name].function(before, store.labels[rows]))
+
+
+def test_the_confusion_matrix_counts_every_image(evaluation, finished_study):
+    assert np.sum(evaluation.confusion) == evaluation.images
+    labels = finished_study.store.labels[finished_study.folds.test]
+    assert np.sum(evaluation.confusion, axis=1).tolist() == np.bincount(labels).tolist()
+    assert [report.recall for report in evaluation.classes] == pytest.approx(
+        [row[number] / sum(row) for number, row in enumerate(evaluation.confusion)]
+    )
+
+
+def test_an_evaluation_survives_json(evaluation):
+    assert Evaluation.model_validate(evaluation.to_json()) == evaluation
+
+
+def test_without_a_test_split_there_is_nothing_to_evaluate(predictor, finished_study):
+    with pytest.raises(DataError, match=r"there is no test split.*internal estimate"):
+        evaluate(predictor, finished_study.store, np.array([], np.int64))
+
+
+def test_a_set_without_patients_is_noted(predictor, finished_study):
+    manifest = dataclasses.replace(finished_study.store.manifest, has_patients=False)
+    store = dataclasses.replace(finished_study.store, manifest=manifest)
+    notes = evaluate(predictor, store, finished_study.folds.test, split="external").notes
+    assert any("No patient grouping" in note for note in notes)
+
+
+def scored(labels, patients):
+    probabilities = np.tile([0.7, 0.3], (len(labels), 1))
+    subject = Subject(
+        labels=np.array(labels),
+        patients=np.array(patients).astype(str),
+        classes=("clear", "nodule"),
+        split="external",
+        predictor="a constant",
+    )
+    return score_predictions(probabilities, probabilities, subject, draws=20)
+
+
+def test_a_class_of_thirty_patients_carries_a_claim_and_of_twenty_nine_none():
+    labels = [0] * 30 + [1] * 30
+    patients = [*range(30), *range(30, 59), 58]  # class 1: 30 images of 29 patients
+    assert scored(labels, patients).notes == ("No claim for class nodule: 29 patients have it, under 30.",)
+    assert scored(labels, range(60)).notes == ()
+
+
+def test_a_metric_that_the_labels_leave_undefined_is_none_and_not_nan():
+    evaluation = scored([0] * 40, range(40))
+    assert evaluation.metrics["macro_auc"] is None
+    assert evaluation.metrics["accuracy"].value == 1.0
+    assert Evaluation.model_validate_json(evaluation.model_dump_json()) == evaluation

@@ -1,0 +1,271 @@
+import subprocess
+import sys
+import textwrap
+import weakref
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import consilia
+from consilia.ensemble.calibration import Identity, pool_folds
+from consilia.ensemble.images import single_images
+from consilia.ensemble.predictor import Predictions, load_predictor
+from consilia.errors import DataError, ReaderError, UserError
+from consilia.models.factory import build_model
+from consilia.records import Prediction
+from consilia.scoring.metrics import softmax
+from consilia.training.artifacts import read_weights
+from consilia.training.batches import open_images
+from consilia.training.inference import predict_logits
+
+
+@pytest.fixture
+def images():
+    """Eleven grey images of one size."""
+    return np.random.default_rng(1).integers(0, 256, (11, 40, 36), dtype=np.uint8)
+
+
+def shapes(images, channels=1):
+    return [np.shape(image) for _, image in single_images(images, channels=channels)]
+
+
+# --- what is predicted
+
+
+def test_a_prediction_is_the_pool_of_what_each_fold_network_computes_in_training(finished_study, predictor):
+    rows = finished_study.folds.test
+    device = torch.device("cpu")
+    folds = []
+    for fold in range(3):
+        members = []
+        for number in (0, 1):
+            spec, preprocessing, state = read_weights(finished_study.folder.trial(number).fold(fold).weights)
+            model = build_model(spec)
+            model.load_state_dict(state)
+            images = open_images(finished_study.store, device)
+            logits = predict_logits(model, images, rows, preprocessing=preprocessing, batch_size=8)
+            members.append(softmax(logits))
+        folds.append(np.mean(members, axis=0))
+    expected = pool_folds(predictor.document.calibrator, np.stack(folds))
+    np.testing.assert_allclose(predictor.predict_store(finished_study.store, rows), expected, atol=1e-6)
+    assert np.ptp(expected[:, 0]) > 0.01  # the images are told apart
+
+
+def test_files_arrays_and_the_store_are_predicted_alike(finished_study, predictor):
+    rows = finished_study.folds.test
+    files = [f"{finished_study.plan.data.path}/{file}" for file in finished_study.store.index["file"].iloc[rows]]
+    expected = predictor.predict_store(finished_study.store, rows)
+    np.testing.assert_allclose(predictor.predict_proba(files), expected, atol=1e-6)
+    opened = [Image.open(file) for file in files]
+    np.testing.assert_allclose(predictor.predict_proba(opened), expected, atol=1e-6)
+    np.testing.assert_allclose(predictor.predict_proba([np.asarray(i) for i in opened]), expected, atol=1e-6)
+    np.testing.assert_allclose(predictor.predict_proba(finished_study.store.pixels[rows]), expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("batch_size", [1, 4, 64])
+def test_the_batch_size_is_irrelevant(predictor, images, batch_size):
+    np.testing.assert_allclose(
+        predictor.predict_proba(images, batch_size=batch_size), predictor.predict_proba(images), atol=1e-6
+    )
+
+
+def test_the_order_of_images_is_irrelevant(predictor, images):
+    order = np.random.default_rng(0).permutation(len(images))
+    expected = predictor.predict_proba(images)[order]
+    np.testing.assert_allclose(predictor.predict_proba(images[order], batch_size=4), expected, atol=1e-6)
+
+
+def test_a_prediction_names_the_most_probable_class(predictor, images):
+    probabilities = predictor.predict_proba(images)
+    np.testing.assert_allclose(probabilities.sum(axis=1), 1)
+    for prediction, row in zip(predictor.predict(images), probabilities, strict=True):
+        assert prediction.label == predictor.classes[row.argmax()]
+        assert prediction.confidence == row.max()
+        assert list(prediction.probabilities.values()) == row.tolist()
+
+
+def test_predictions_are_a_sequence_and_a_frame(predictor, images, tmp_path):
+    path = tmp_path / "a.png"
+    Image.fromarray(images[0]).save(path)
+    predictions = predictor.predict([path, images[1]])
+    assert isinstance(predictions[0], Prediction)
+    assert isinstance(predictions[:1], Predictions)
+    frame = predictions.to_frame()
+    assert frame.columns.tolist() == ["image", "label", "confidence", "probability_clear", "probability_nodule"]
+    assert frame["image"].tolist() == [str(path), "image 1"]
+    assert frame["confidence"].tolist() == [prediction.confidence for prediction in predictions]
+    assert frame.iloc[:1].equals(predictions[:1].to_frame())
+
+
+def test_no_image_gives_no_prediction(predictor):
+    assert len(predictor.predict([])) == 0
+    assert predictor.predict([]).to_frame().empty
+    assert predictor.predict_proba([]).shape == (0, 2)
+
+
+# --- what is taken
+
+
+def test_shapes_are_read_as_documented():
+    zeros = np.zeros
+    assert shapes(zeros((40, 36))) == [(40, 36)]
+    assert shapes(zeros((40, 36, 1))) == [(40, 36, 1)]
+    assert shapes(zeros((40, 36, 3))) == [(40, 36, 3)]
+    assert shapes(zeros((5, 40, 36))) == [(40, 36)] * 5
+    assert shapes(zeros((1, 40, 36))) == [(40, 36)]
+    assert shapes(zeros((3, 40, 36))) == [(40, 36)] * 3
+    assert shapes(zeros((5, 40, 36, 3))) == [(40, 36, 3)] * 5
+    assert shapes(zeros((5, 40, 36, 1))) == [(40, 36, 1)] * 5
+    assert shapes(zeros((0, 40, 36))) == []
+    assert shapes([zeros((40, 36)), zeros((8, 9, 3))]) == [(40, 36), (8, 9, 3)]
+
+
+@pytest.mark.parametrize("shape", [(5, 4, 3), (3, 5, 1), (5, 40, 2), (40, 5, 3), (7, 7, 7)])
+def test_an_ambiguous_shape_is_refused_with_ways_out(shape):
+    with pytest.raises(ReaderError, match=r"array\[None\] for one image"):
+        shapes(np.zeros(shape))
+
+
+def test_three_planes_are_refused_where_they_may_be_colours():
+    with pytest.raises(ReaderError, match="channels first"):
+        shapes(np.zeros((3, 40, 36)), channels=3)
+
+
+@pytest.mark.parametrize("shape", [(), (4,), (2, 3, 40, 36), (1, 2, 40, 36, 3)])
+def test_a_shape_that_no_image_has_is_refused(shape):
+    with pytest.raises(ReaderError, match="must have the shape"):
+        shapes(np.zeros(shape))
+
+
+@pytest.mark.parametrize("value", [None, 3, b"bytes", object()])
+def test_a_type_that_no_image_has_is_refused(predictor, value):
+    with pytest.raises(ReaderError, match=f"must be a path.* but got a {type(value).__name__}"):
+        predictor.predict(value)
+    with pytest.raises(ReaderError, match=f"image 1: .* but got a {type(value).__name__}"):
+        predictor.predict([np.zeros((9, 9), np.uint8), value])
+
+
+@pytest.mark.parametrize(
+    "image", [np.zeros((5, 40, 36), np.uint8), np.zeros((40, 36, 4), np.uint8), np.zeros((40, 36), complex)]
+)
+def test_an_element_that_is_no_single_image_is_refused_by_name(predictor, image):
+    with pytest.raises(ReaderError, match="image 0"):
+        predictor.predict([image])
+
+
+# --- broken images, and streaming
+
+
+def test_a_broken_image_gets_its_error_and_the_others_are_predicted(predictor, images, tmp_path):
+    broken, missing = tmp_path / "broken.png", tmp_path / "missing.png"
+    broken.write_bytes(b"no image")
+    mixed = [images[0], broken, images[1], missing, images[2]]
+    for batch_size in (1, 2, 64):
+        results = list(predictor.iterate(mixed, batch_size=batch_size))
+        assert [isinstance(result, ReaderError) for result in results] == [False, True, False, True, False]
+        assert "broken.png" in str(results[1])
+        assert "missing.png" in str(results[3])
+        good = [result.confidence for result in results if isinstance(result, Prediction)]
+        assert good == pytest.approx([p.confidence for p in predictor.predict(images[:3])], abs=1e-6)
+
+
+def test_predict_raises_the_first_error(predictor, images, tmp_path):
+    with pytest.raises(ReaderError, match=r"missing\.png"):
+        predictor.predict([images[0], tmp_path / "missing.png"])
+
+
+def test_images_are_taken_a_batch_at_a_time(predictor, images):
+    taken = 0
+
+    def source():
+        nonlocal taken
+        for number in range(20):
+            taken += 1
+            yield images[number % len(images)]
+
+    for done, _ in enumerate(predictor.iterate(source(), batch_size=4), start=1):
+        assert done <= taken <= done + 3
+    assert taken == 20
+
+
+def test_images_are_let_go_once_predicted(predictor):
+    class Watched(np.ndarray):
+        pass
+
+    alive = []
+
+    def source():
+        for number in range(24):
+            image = np.full((40, 36), number, np.uint8).view(Watched)
+            alive.append(weakref.ref(image))
+            yield image
+
+    for _ in predictor.iterate(source(), batch_size=4):
+        assert sum(reference() is not None for reference in alive) <= 9  # two batches, and one on its way
+
+
+def test_a_batch_size_below_one_is_refused(predictor, images):
+    with pytest.raises(ValueError, match="batch_size must be at least 1"):
+        predictor.predict(images, batch_size=0)
+
+
+# --- stores, devices, loading
+
+
+def test_rows_of_a_store_in_batches_equal_all_at_once(finished_study, predictor):
+    rows = finished_study.folds.pool
+    whole = predictor.fold_probabilities(finished_study.store, rows, batch_size=1000)
+    pieces = predictor.fold_probabilities(finished_study.store, rows, batch_size=7)
+    assert whole.shape == (3, len(rows), 2)
+    np.testing.assert_allclose(pieces, whole, atol=1e-6)
+    np.testing.assert_allclose(whole.sum(axis=2), 1)
+    assert not np.allclose(pool_folds(Identity(), whole), whole[0])
+
+
+def test_a_store_of_other_classes_is_refused(finished_study, predictor):
+    from dataclasses import replace
+
+    manifest = replace(finished_study.store.manifest, classes=("nodule", "clear"))
+    store = replace(finished_study.store, manifest=manifest)
+    with pytest.raises(DataError, match=r"classes must be \('clear', 'nodule'\)"):
+        predictor.predict_store(store, np.array([0]))
+
+
+def test_no_rows_are_refused(finished_study, predictor):
+    with pytest.raises(DataError, match="at least one image"):
+        predictor.predict_store(finished_study.store, np.array([], np.int64))
+
+
+@pytest.mark.parametrize("device", ["gpux", "cuda:97"])
+def test_a_device_that_is_not_there_is_refused(built_bundle, device):
+    with pytest.raises(UserError, match=f"device must be one .* got '{device}'"):
+        load_predictor(built_bundle, device=device)
+
+
+def test_loading_leaves_the_random_state_alone(built_bundle):
+    torch.manual_seed(3)
+    expected = torch.rand(2)
+    torch.manual_seed(3)
+    load_predictor(built_bundle, device="cpu")
+    assert torch.equal(torch.rand(2), expected)
+
+
+def test_the_public_load_gives_a_predictor(built_bundle, images):
+    assert consilia.load(built_bundle, device="cpu").predict(images[0])[0].label in ("clear", "nodule")
+
+
+def test_loading_and_predicting_import_neither_ray_nor_optuna(built_bundle):
+    program = f"""
+        import sys
+        import numpy
+        import consilia
+        assert "torch" not in sys.modules
+        predictor = consilia.load({str(built_bundle)!r}, device="cpu")
+        predictor.predict(numpy.zeros((40, 36), numpy.uint8))
+        unwanted = {{"ray", "optuna"}} & sys.modules.keys()
+        assert not unwanted, unwanted
+    """
+    run = subprocess.run([sys.executable, "-c", textwrap.dedent(program)], capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
