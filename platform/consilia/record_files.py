@@ -29,19 +29,18 @@ def fold_result_from_json(value: dict[str, Any]) -> FoldResult:
     return _FOLD_RESULT.validate_python(_with_nan(value))
 
 
-def trial_record_to_json(record: TrialRecord) -> dict[str, Any]:
+def trial_to_json(record: TrialRecord) -> dict[str, Any]:
     """Return the record as plain values; a metric that is undefined (NaN) becomes None."""
     return cast(dict[str, Any], _without_nan(_TRIAL_RECORD.dump_python(record, mode="json")))
 
 
-def trial_record_from_json(value: dict[str, Any]) -> TrialRecord:
+def trial_from_json(value: dict[str, Any]) -> TrialRecord:
     """Return the record of plain values.
 
     Raises:
         ValidationError: A field is missing or has the wrong type (pydantic's, a ValueError).
     """
-    folds = [_with_nan(fold) for fold in value.get("folds", ())]
-    return _TRIAL_RECORD.validate_python({**value, "folds": folds})
+    return _TRIAL_RECORD.validate_python(_with_nan(value))
 
 
 def write_fold_result(path: Path, result: FoldResult) -> None:
@@ -63,7 +62,7 @@ def read_fold_result(path: Path) -> FoldResult:
 
 def write_trial(path: Path, record: TrialRecord) -> None:
     """Write trial.json atomically."""
-    write_json(path, trial_record_to_json(record))
+    write_json(path, trial_to_json(record))
 
 
 def read_trial(path: Path) -> TrialRecord:
@@ -73,7 +72,7 @@ def read_trial(path: Path) -> TrialRecord:
         StudyError: The file is missing or is no trial record; names it.
     """
     try:
-        return trial_record_from_json(_read_object(path))
+        return trial_from_json(_read_object(path))
     except ValidationError as error:
         raise StudyError(_complaint(path, "trial record", error)) from error
 
@@ -82,13 +81,9 @@ def _read_object(path: Path) -> dict[str, Any]:
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise StudyError(
-            f"{path} must be readable JSON, but: {error}. Restore it, or delete its folder."
-        ) from error
+        raise StudyError(f"{path} must be readable JSON, but: {error}. Restore it, or delete its folder.") from error
     if not isinstance(value, dict):
-        raise StudyError(
-            f"{path} must hold a JSON object, but holds {type(value).__name__}. Delete its folder."
-        )
+        raise StudyError(f"{path} must hold a JSON object, but holds {type(value).__name__}. Delete its folder.")
     return value
 
 
@@ -107,9 +102,13 @@ def _without_nan(value: Any) -> Any:
     return None if isinstance(value, float) and math.isnan(value) else value
 
 
-def _with_nan(value: dict[str, Any]) -> dict[str, Any]:
-    metrics = value.get("metrics", {})
-    return {
-        **value,
-        "metrics": {name: math.nan if score is None else score for name, score in metrics.items()},
-    }
+def _with_nan(value: Any) -> Any:
+    """Only metrics can be undefined; any other None is a value that is absent."""
+    if isinstance(value, list):
+        return [_with_nan(item) for item in value]
+    if not isinstance(value, dict):
+        return value
+    result = {key: _with_nan(item) for key, item in value.items()}
+    if isinstance(metrics := result.get("metrics"), dict):
+        result["metrics"] = {name: math.nan if item is None else item for name, item in metrics.items()}
+    return result

@@ -76,9 +76,7 @@ def read_fold_logits(path: Path) -> tuple[Rows, Logits]:
     frame = _read_parquet(path)
     names = [f"logit_{number}" for number in range(len(frame.columns) - 1)]
     if sorted(frame.columns) != sorted(["image_id", *names]):
-        raise StudyError(
-            f"{path} must have the columns image_id, logit_0, ..., but has {list(frame.columns)}."
-        )
+        raise StudyError(f"{path} must have the columns image_id, logit_0, ..., but has {list(frame.columns)}.")
     logits = frame[names].to_numpy(np.float32)
     if not np.isfinite(logits).all():
         bad = int((~np.isfinite(logits)).any(axis=1).sum())
@@ -86,9 +84,7 @@ def read_fold_logits(path: Path) -> tuple[Rows, Logits]:
     return frame["image_id"].to_numpy(np.int64), logits
 
 
-def read_out_of_fold(
-    trial: TrialFolder, folds: FoldPlan, labels: Labels, patients: npt.NDArray[np.str_]
-) -> OutOfFold:
+def read_out_of_fold(trial: TrialFolder, folds: FoldPlan, labels: Labels, patients: npt.NDArray[np.str_]) -> OutOfFold:
     """Assemble a trial's predictions for every image of the pool, each by the model that never saw it.
 
     Args:

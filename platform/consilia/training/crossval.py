@@ -17,9 +17,7 @@ from consilia.training.loop import Report, Stopped, train_fold
 _HOST_MEMORY_WORDS = ("can't allocate memory", "not enough memory", "Cannot allocate memory")
 
 
-def cross_validate(
-    task: TrialTask, context: TrainingContext, *, report: Report, stopped: Stopped
-) -> TrialOutcome:
+def cross_validate(task: TrialTask, context: TrainingContext, *, report: Report, stopped: Stopped) -> TrialOutcome:
     """Train the folds that are not finished; one that was interrupted goes on after its last complete epoch.
 
     What is stored already is reported again: of a finished fold its last epoch, of an interrupted one every

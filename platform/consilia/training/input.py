@@ -22,8 +22,7 @@ class Preprocessing(Frozen):
     def _must_have_a_value_a_channel(self) -> "Preprocessing":
         if not len(self.mean) == len(self.std) == self.channels or min(self.std) <= 0:
             raise ValueError(
-                f"mean and std must have {self.channels} values and std be positive, "
-                f"but got {self.mean} and {self.std}"
+                f"mean and std must have {self.channels} values and std be positive, but got {self.mean} and {self.std}"
             )
         return self
 
@@ -55,9 +54,7 @@ def resized_planes(images: torch.Tensor, preprocessing: Preprocessing) -> torch.
     assert images.shape[1:] == (size, size, preprocessing.channels), images.shape
     planes = images.permute(0, 3, 1, 2).float()
     if size > ANTIALIAS_ABOVE * side:
-        planes = F.interpolate(
-            planes, size=(side, side), mode="bilinear", align_corners=False, antialias=True
-        )
+        planes = F.interpolate(planes, size=(side, side), mode="bilinear", align_corners=False, antialias=True)
     return planes
 
 

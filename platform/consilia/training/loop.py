@@ -83,9 +83,7 @@ def train_fold(job: FoldJob, images: Images, *, report: Report, stopped: Stopped
     return result
 
 
-def _train_epoch(
-    job: FoldJob, state: FoldState, images: Images, *, epoch: int, stopped: Stopped
-) -> float | None:
+def _train_epoch(job: FoldJob, state: FoldState, images: Images, *, epoch: int, stopped: Stopped) -> float | None:
     """Take one step a batch; return the mean loss, or None if stopped.
 
     Every random number derives from the seed, the fold and the epoch, so a resumed fold repeats an

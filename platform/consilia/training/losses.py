@@ -20,9 +20,7 @@ Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 FOCAL_GAMMA = 2.0
 
 
-def make_loss(
-    hyperparameters: Hyperparameters, class_counts: npt.NDArray[np.int64], device: torch.device
-) -> Loss:
+def make_loss(hyperparameters: Hyperparameters, class_counts: npt.NDArray[np.int64], device: torch.device) -> Loss:
     """Return the loss that the configuration asks for.
 
     Args:
@@ -39,9 +37,7 @@ def make_loss(
     if hyperparameters.imbalance == "logit_adjustment":
         if (class_counts == 0).any():
             missing = np.flatnonzero(class_counts == 0).tolist()
-            raise DataError(
-                f"Logit adjustment needs training images of every class, but classes {missing} have none."
-            )
+            raise DataError(f"Logit adjustment needs training images of every class, but classes {missing} have none.")
         prior = torch.from_numpy(class_counts / class_counts.sum()).float().to(device)
         shift = hyperparameters.tau * prior.log()
         return lambda logits, targets: F.cross_entropy(logits + shift, targets, label_smoothing=smoothing)

@@ -34,19 +34,14 @@ def parameter_groups(model: nn.Module, hyperparameters: Hyperparameters) -> list
         for name in names:
             decay = hyperparameters.weight_decay if parameters[name].ndim > 1 else 0.0
             groups.setdefault((scale, decay), []).append(parameters[name])
-    return [
-        {"params": members, "weight_decay": decay, "scale": scale}
-        for (scale, decay), members in groups.items()
-    ]
+    return [{"params": members, "weight_decay": decay, "scale": scale} for (scale, decay), members in groups.items()]
 
 
 def layer_scales(model: nn.Module, hyperparameters: Hyperparameters) -> list[tuple[float, list[str]]]:
     """Return each layer group's learning-rate scale and parameter names, first layers first."""
     groups = layer_groups(model)
     last = len(groups) - 1
-    scales = [
-        hyperparameters.smallest_layer_lr ** ((last - depth) / max(1, last)) for depth in range(len(groups))
-    ]
+    scales = [hyperparameters.smallest_layer_lr ** ((last - depth) / max(1, last)) for depth in range(len(groups))]
     scales[last] *= hyperparameters.head_lr_factor
     return list(zip(scales, groups, strict=True))
 

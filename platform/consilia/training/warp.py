@@ -1,8 +1,8 @@
 """Augmentation on the device: one warp an image zooms, turns, shifts, flips, resizes; then intensity jitter.
 
 The card's policy bounds what may be done; a trial's strength scales it. Where stored images are more than 1.5
-times larger than the network's, training first reduces the batch with the antialiased filter of the evaluation
-view and warps the result: zooming in then costs some sharpness, and nothing aliases.
+times larger than the network's, training first reduces the batch with the evaluation view's antialiased
+filter and warps the result: zooming in then costs some sharpness, and nothing aliases.
 """
 
 from dataclasses import dataclass
@@ -24,9 +24,7 @@ _DRAWS = 9  # uniform numbers an image; fixed, so that a policy changes what is 
 class Warps:
     """What is done to each of n images."""
 
-    theta: (
-        torch.Tensor
-    )  # (n, 2, 3) output to input coordinates, x right, y down, both -1 ... 1 over the image
+    theta: torch.Tensor  # (n, 2, 3) output to input coordinates, x right, y down, both -1 ... 1 over the image
     contrast: torch.Tensor  # (n, 1, 1, 1) factor about the image's own mean
     brightness: torch.Tensor  # (n, 1, 1, 1) shift, in 0 ... 255
 
