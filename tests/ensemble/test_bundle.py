@@ -174,7 +174,7 @@ def test_weights_that_are_no_safetensors_are_refused(bundle):
 )
 def test_a_model_that_would_fetch_or_unpickle_something_is_refused(bundle, architecture):
     rewrite(bundle, lambda content: content["members"][0]["model"].update(architecture=architecture))
-    refuse(bundle, "cannot be read")
+    refuse(bundle, "model of trial 0 cannot be built")
 
 
 def test_golden_outputs_with_a_pickle_are_not_unpickled(bundle, tmp_path):

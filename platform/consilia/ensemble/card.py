@@ -63,17 +63,16 @@ def _evaluation(evaluation: Evaluation) -> str:
     ]
     names = [report.name for report in evaluation.classes]
     counts = [[name, *row] for name, row in zip(names, evaluation.confusion, strict=True)]
-    return "\n\n".join(
-        [
-            f"### {_TITLES[evaluation.split]}",
-            f"{evaluation.images} images of {evaluation.patients} patients; {evaluation.predictor}. "
-            "Intervals: 95 %, bootstrap over patients.",
-            _table(["metric", "value", "before calibration"], rows),
-            _table(["class", "images", "patients", "precision", "recall", "F1"], classes),
-            _table(["true class \\ predicted", *names], counts),
-            *(f"- {note}" for note in evaluation.notes),
-        ]
-    )
+    parts = [
+        f"### {_TITLES[evaluation.split]}",
+        f"{evaluation.images} images of {evaluation.patients} patients; {evaluation.predictor}. "
+        "Intervals: 95 %, bootstrap over patients.",
+        _table(["metric", "value", "before calibration"], rows),
+        _table(["class", "images", "patients", "precision", "recall", "F1"], classes),
+        _table(["true class \\ predicted", *names], counts),
+        "\n".join(f"- {note}" for note in evaluation.notes),
+    ]
+    return "\n\n".join(part for part in parts if part)
 
 
 def _members(document: BundleDocument) -> str:

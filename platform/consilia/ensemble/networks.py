@@ -1,7 +1,7 @@
 """The networks of an ensemble in memory: uint8 images to the probabilities of each fold ensemble."""
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from torch import nn
 
 from consilia.ensemble.document import Member, Network
 from consilia.errors import BundleError, PlanError, UserError
-from consilia.models.factory import ModelSpec, build_model
+from consilia.models.factory import build_model
 from consilia.scoring.metrics import softmax
 from consilia.training.device import MEMORY_FORMAT
 from consilia.training.input import Preprocessing, network_input
@@ -71,27 +71,31 @@ def choose_device(name: str) -> torch.device:
 
 
 def _load_member(member: Member, root: Path, device: torch.device) -> list[nn.Module]:
-    """Return the member's networks, one a fold, in inference mode on `device`."""
-    with torch.random.fork_rng(devices=[]):  # building draws random weights; loading must not move the seed
-        template: nn.Module | None = None
-        modules = []
-        for network in member.networks:
-            state = _read_state(member.model, network, root)
-            if template is None:
-                template = build_model(member.model).eval()
-            module = copy.deepcopy(template)
-            module.load_state_dict(state, strict=True)
-            modules.append(module.to(device, memory_format=MEMORY_FORMAT))  # type: ignore[call-overload]
+    """Return the member's networks, one a fold, in inference mode on `device`.
+
+    The files are compared with the model before it takes any memory, and it is built once: folds are copies.
+    """
+    try:
+        with torch.device("meta"):
+            expected = build_model(member.model).state_dict()
+        states = [_read_state(expected, network, root) for network in member.networks]
+        with torch.random.fork_rng(devices=[]):  # building draws random weights; loading must not move the seed
+            template = build_model(member.model).eval()
+    except PlanError as error:
+        raise BundleError(f"{root}: the model of trial {member.trial} cannot be built: {error}") from error
+    modules = []
+    for state in states:
+        module = copy.deepcopy(template)
+        module.load_state_dict(state, strict=True)
+        modules.append(module.to(device, memory_format=MEMORY_FORMAT))  # type: ignore[call-overload]
     return modules
 
 
-def _read_state(model: ModelSpec, network: Network, root: Path) -> dict[str, torch.Tensor]:
-    """Read a network's tensors; names, shapes and types are compared before the model takes any memory."""
+def _read_state(expected: Mapping[str, torch.Tensor], network: Network, root: Path) -> dict[str, torch.Tensor]:
+    """Read a network's tensors, which must have exactly the names, shapes and types of `expected`."""
     try:
         state = load_file(root / network.file, device="cpu")
-        with torch.device("meta"):
-            expected = build_model(model).state_dict()
-    except (SafetensorError, PlanError, OSError) as error:
+    except (SafetensorError, OSError) as error:
         raise BundleError(f"{root / network.file}: the network cannot be read: {error}") from error
     if state.keys() != expected.keys():
         name = min(state.keys() ^ expected.keys())
