@@ -27,9 +27,7 @@ def test_the_interval_equals_that_of_a_loop_that_copies_images(images):
     names = np.unique(patients)
     counts = np.random.default_rng(7).multinomial(len(names), np.full(len(names), 1 / len(names)), size=100)
     drawn = [
-        np.concatenate(
-            [np.tile(np.flatnonzero(patients == name), c) for name, c in zip(names, draw, strict=True)]
-        )
+        np.concatenate([np.tile(np.flatnonzero(patients == name), c) for name, c in zip(names, draw, strict=True)])
         for draw in counts
     ]
     intervals = patient_bootstrap(list(oracles), probabilities, labels, patients, draws=100, seed=7)
@@ -69,12 +67,8 @@ def test_draws_without_a_class_are_left_out_of_the_interval():
 
 def test_an_undefined_metric_has_an_undefined_interval():
     probabilities = np.full((4, 2), 0.5)
-    interval = patient_bootstrap(
-        ["macro_auc"], probabilities, np.zeros(4, int), np.array(list("abcd")), draws=10
-    )
-    assert np.isnan(
-        [interval["macro_auc"].value, interval["macro_auc"].low, interval["macro_auc"].high]
-    ).all()
+    interval = patient_bootstrap(["macro_auc"], probabilities, np.zeros(4, int), np.array(list("abcd")), draws=10)
+    assert np.isnan([interval["macro_auc"].value, interval["macro_auc"].low, interval["macro_auc"].high]).all()
 
 
 def test_the_standard_error_is_that_of_a_mean():

@@ -39,9 +39,7 @@ ORACLES = {
     "macro_auc": sklearn_macro_auc,
     "accuracy": lambda y, p, w: accuracy_score(y, p.argmax(axis=1), sample_weight=w),
     "balanced_accuracy": lambda y, p, w: balanced_accuracy_score(y, p.argmax(axis=1), sample_weight=w),
-    "brier": lambda y, p, w: brier_score_loss(
-        y, p, sample_weight=w, labels=np.arange(p.shape[1]), scale_by_half=False
-    ),
+    "brier": lambda y, p, w: brier_score_loss(y, p, sample_weight=w, labels=np.arange(p.shape[1]), scale_by_half=False),
 }
 
 
@@ -75,9 +73,7 @@ def test_the_order_of_images_is_irrelevant(name):
     assert shuffled == pytest.approx(expected, abs=1e-12)
 
 
-@pytest.mark.parametrize(
-    "name", [name for name, info in METRICS.items() if info.higher_is_better is not None]
-)
+@pytest.mark.parametrize("name", [name for name, info in METRICS.items() if info.higher_is_better is not None])
 def test_certain_truth_is_the_best_score(name):
     _, labels, _ = some_images(6)
     info = METRICS[name]
@@ -147,8 +143,6 @@ def test_what_cannot_be_scored_is_refused(probabilities, labels, message):
 
 def test_softmax_does_not_overflow_and_ignores_a_shift():
     logits = np.array([[1000.0, 1001.0, 0.0], [-1000.0, -1001.0, -2000.0]])
-    expected = np.array(
-        [[0.2689414213699951, 0.7310585786300049, 0.0], [0.7310585786300049, 0.2689414213699951, 0.0]]
-    )
+    expected = np.array([[0.2689414213699951, 0.7310585786300049, 0.0], [0.7310585786300049, 0.2689414213699951, 0.0]])
     np.testing.assert_allclose(softmax(logits), expected, atol=1e-12)
     np.testing.assert_allclose(softmax(logits + 5.0), softmax(logits))

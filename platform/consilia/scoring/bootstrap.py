@@ -78,8 +78,7 @@ def bootstrap_standard_error(
     masses = np.bincount(numbers, base)  # (n_patients,)
     sums = np.bincount(numbers, base * values)
     means = [
-        (counts @ sums) / (counts @ masses)
-        for counts in _draw_patients(n_patients, n_patients, draws=draws, seed=seed)
+        (counts @ sums) / (counts @ masses) for counts in _draw_patients(n_patients, n_patients, draws=draws, seed=seed)
     ]
     return float(np.std(np.concatenate(means), ddof=1))
 

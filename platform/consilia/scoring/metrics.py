@@ -201,7 +201,5 @@ METRICS: Mapping[str, MetricInfo] = {
     ),
     "brier": MetricInfo(score_weightings=_brier, higher_is_better=False, title="Brier score"),
     "ece": MetricInfo(score_weightings=_ece, higher_is_better=False, title="ECE"),
-    "signed_gap": MetricInfo(
-        score_weightings=_signed_gap, higher_is_better=None, title="confidence minus accuracy"
-    ),
+    "signed_gap": MetricInfo(score_weightings=_signed_gap, higher_is_better=None, title="confidence minus accuracy"),
 }
