@@ -174,7 +174,7 @@ def test_a_loss_that_is_not_finite_fails_the_trial_with_fold_epoch_and_lr(make_c
     assert "fold 1/3, epoch 1, at lr" in outcome.reason
     assert "configured: 1.00e+30" in outcome.reason
     assert listener.heard == []
-    assert not (make_context().trial(0).fold(0).result).exists()
+    assert not make_context().trial(0).fold(0).result.exists()
 
 
 @pytest.mark.parametrize(
@@ -187,9 +187,11 @@ def test_a_loss_that_is_not_finite_fails_the_trial_with_fold_epoch_and_lr(make_c
 )
 def test_running_out_of_memory_fails_the_trial_with_batch_and_image_size(make_context, make_task, error):
     listener = Listener(reports=1, error=error)
-    outcome, _ = run(make_task(image_size=12), make_context(), listener)
+    context = make_context()
+    outcome, _ = run(make_task(image_size=12), context, listener)
     assert outcome.state == "failed"
     assert "batches of 16 images of 12 px" in outcome.reason
+    assert not context.trial(0).fold(0).checkpoint.exists()  # nobody will take it up
 
 
 @pytest.mark.parametrize("error", [KilledError(), RuntimeError("something else")])

@@ -63,10 +63,12 @@ def cross_validate(task: TrialTask, context: TrainingContext, *, report: Report,
                 result = trained
             results.append(result)
     except TrainingError as error:
+        _drop_checkpoints(task, context)
         return end("failed", str(error))
     except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
         if not _is_out_of_memory(error):
             raise
+        _drop_checkpoints(task, context)
         return end("failed", _memory_reason(task, context))
     return end("finished")
 
@@ -77,6 +79,12 @@ def _repeat_result(job: FoldJob, report: Report) -> FoldResult:
     last = read_history(job.folder.history).iloc[-1].to_dict()
     report(job.report({str(name): float(value) for name, value in last.items()}, result))
     return result
+
+
+def _drop_checkpoints(task: TrialTask, context: TrainingContext) -> None:
+    """Free the disk: a failed trial is not taken up again."""
+    for fold in range(context.folds.k):
+        context.trial(task.number).fold(fold).checkpoint.unlink(missing_ok=True)
 
 
 def _is_out_of_memory(error: Exception) -> bool:

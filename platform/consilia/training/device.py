@@ -22,5 +22,5 @@ def set_threads(n: int) -> None:
 
 def autocast(device: torch.device, precision: Literal["auto", "float32"]) -> torch.autocast:
     """Return bf16 autocast for "auto" on a GPU that computes in bf16, else one that does nothing."""
-    enabled = precision == "auto" and device.type == "cuda" and torch.cuda.is_bf16_supported()
+    enabled = precision == "auto" and device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
     return torch.autocast(device.type, dtype=torch.bfloat16, enabled=enabled)

@@ -102,7 +102,8 @@ def _train_epoch(job: FoldJob, state: FoldState, images: Images, *, epoch: int, 
         step = (epoch - 1) * len(job.batches) + number
         lr = _lr(job, step)
         set_lr(state.optimiser, lr)
-        inputs = training_input(images.gather(rows[part]), warps and warps[part], job.preprocessing)
+        warps_of_batch = None if warps is None else warps[part]
+        inputs = training_input(images.gather(rows[part]), warps_of_batch, job.preprocessing)
         inputs, targets = mix(inputs, targets_of_epoch[part], alpha=options.mixup, rng=mixup)
         with autocast(job.device, context.training.precision):
             logits = state.model(inputs.contiguous(memory_format=MEMORY_FORMAT))
