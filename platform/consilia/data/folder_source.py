@@ -45,9 +45,7 @@ def _classes(root: Path, parent: Path, *, split: str) -> Iterator[Entry]:
             raise DataError(f"{folder}: the folder of class {folder.name!r} is empty; fill it or remove it.")
         for file in files:
             if file.is_dir():
-                raise DataError(
-                    f"{file}: images must lie directly in the folder of their class, but this is a folder."
-                )
+                raise DataError(f"{file}: images must lie directly in the folder of their class, but this is a folder.")
             yield Entry(file=file.relative_to(root).as_posix(), label=folder.name, split=split)
 
 

@@ -35,9 +35,7 @@ class FoldPlan:
     store_digest: str
     k: int
     seed: int
-    fold: npt.NDArray[np.int64] = field(
-        compare=False
-    )  # (n,) 0 ... k-1, or -1 in the test split; see `digest`
+    fold: npt.NDArray[np.int64] = field(compare=False)  # (n,) 0 ... k-1, or -1 in the test split; see `digest`
 
     def validation(self, fold: int) -> Rows:
         """Rows held out by fold 0 ... k-1, ascending."""
@@ -176,9 +174,7 @@ def _check_groups(store: ImageStore, groups: Groups, pool: npt.NDArray[np.bool_]
             )
 
 
-def _draw_test(
-    store: ImageStore, groups: Groups, *, test_fraction: float, seed: int, k: int
-) -> npt.NDArray[np.bool_]:
+def _draw_test(store: ImageStore, groups: Groups, *, test_fraction: float, seed: int, k: int) -> npt.NDArray[np.bool_]:
     """Lock about `test_fraction` of the groups of every class, at least one, by seed."""
     generator = np.random.default_rng([seed, 0x7E57])  # apart from the folds' own shuffle
     locked: list[int] = []
@@ -216,6 +212,6 @@ def _split(labels: Labels, groups: Groups, *, k: int, seed: int) -> npt.NDArray[
         if all(len(np.unique(labels[fold == number])) == n_classes for number in range(k)):
             return fold
     raise DataError(
-        f"None of {_SHUFFLES} divisions into k = {k} folds gives every fold every class: patients have images "
-        "of too many classes. Lower k."
+        f"None of {_SHUFFLES} divisions into k = {k} folds gives every fold every class: too many patients "
+        "have images of several classes. Lower k."
     )

@@ -99,9 +99,7 @@ def check_classes(labels: Labels, splits: Sequence[str], classes: Sequence[str],
         DataError: Fewer than two classes, or a class without an image outside the test split.
     """
     if len(classes) < 2:
-        raise DataError(
-            f"{origin}: a data set must have two classes or more, but only {classes[0]!r} was found."
-        )
+        raise DataError(f"{origin}: a data set must have two classes or more, but only {classes[0]!r} was found.")
     pool = np.array([split != "test" for split in splits], dtype=bool)
     counts = np.bincount(labels[pool], minlength=len(classes))
     for name, count, total in zip(classes, counts, np.bincount(labels, minlength=len(classes)), strict=True):

@@ -25,16 +25,12 @@ def list_npz(card: DataCard, source: NpzSource, path: Path) -> ImageTable:
         DataError: `path` is no .npz archive, its arrays do not fit each other, or the card asks for patients.
     """
     if card.group == "patient":
-        raise DataError(
-            f"Card {card.name!r}: {source.file} names no patients, so its card must say `group: none`."
-        )
+        raise DataError(f"Card {card.name!r}: {source.file} names no patients, so its card must say `group: none`.")
     numbers = {split: _labels(path, split) for split in _splits(path)}
     for split, found in numbers.items():
         n_images = _shape(path, f"{split}_images")[0]
         if n_images != len(found):
-            raise DataError(
-                f"{path}: {split}_images holds {n_images} images, but {split}_labels {len(found)} labels."
-            )
+            raise DataError(f"{path}: {split}_images holds {n_images} images, but {split}_labels {len(found)} labels.")
     present = sorted({int(number) for found in numbers.values() for number in np.unique(found)})
     classes = card.classes or tuple(str(number) for number in present)
     name_of = dict(enumerate(card.classes)) if card.classes else {number: str(number) for number in present}
@@ -115,17 +111,14 @@ def _read_header(member: IO[bytes], path: Path, key: str) -> tuple[int, ...]:
     """Check the header of an array of images; the stream then stands at the first pixel."""
     try:
         version = np.lib.format.read_magic(member)
-        read = (
-            np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-        )
+        read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
         shape, fortran_order, dtype = read(member)
     except _UNREADABLE as error:
         raise DataError(f"{path}: {key} cannot be read: {error}.") from error
     fits = len(shape) == 3 or (len(shape) == 4 and shape[3] in (1, 3))
     if dtype != np.uint8 or not fits or fortran_order:
         raise DataError(
-            f"{path}: {key} must be uint8 of shape (n, h, w) or (n, h, w, 3) in C order, "
-            f"but is {dtype} {shape}."
+            f"{path}: {key} must be uint8 of shape (n, h, w) or (n, h, w, 3) in C order, but is {dtype} {shape}."
         )
     return tuple(shape)
 

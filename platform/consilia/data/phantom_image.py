@@ -1,7 +1,7 @@
 """Drawing chest-like radiographs: anatomy, one finding or none, and the scanner that took them.
 
-Every image gets the same amount of added opacity, drawn without regard to its class: a finding takes its part of
-it in a shape of its own, the rest is smooth haze. Brightness therefore says nothing about the class, shape does.
+Every image gets the same amount of added opacity, drawn without regard to its class: a finding takes its part
+of it in a shape of its own, the rest is smooth haze. So brightness says nothing about the class, and shape does.
 """
 
 from dataclasses import dataclass
@@ -129,7 +129,7 @@ def _opacity(
     finding: str, x: Plane, y: Plane, lungs: Plane, a: Anatomy, generator: np.random.Generator
 ) -> tuple[Plane, Lesion | None]:
     """What is added to the lungs: as much for every class, haze and finding together."""
-    total = generator.uniform(0.012, 0.018)  # mean over the image of all that is added
+    total = generator.uniform(0.009, 0.013)  # mean over the image of all that is added
     added = np.zeros_like(x)
     lesion = None
     if finding != "clear":
@@ -139,22 +139,22 @@ def _opacity(
     haze = np.zeros_like(x)
     for _ in range(2):
         spot = _place("haze", a, generator)
-        haze += generator.uniform(0.5, 1) * np.exp(
-            -0.5 * ((x - spot.x) ** 2 + (y - spot.y) ** 2) / spot.radius**2
-        )
+        haze += generator.uniform(0.5, 1) * np.exp(-0.5 * ((x - spot.x) ** 2 + (y - spot.y) ** 2) / spot.radius**2)
     haze = haze * lungs
     return added + haze * (total - float(added.mean())) / float(haze.mean()), lesion
 
 
-_RADII = {"nodule": (0.045, 0.075), "consolidation": (0.1, 0.15), "haze": (0.08, 0.15)}
+# The smaller a thing is, the wider it scatters, so that the average image of every class is the same.
+_RADII = {"nodule": (0.06, 0.095), "consolidation": (0.11, 0.17), "haze": (0.06, 0.11)}
+_REACH = {"nodule": 0.75, "consolidation": 0.55, "haze": 0.6}  # from a lung's centre, 1 being its rim
 
 
 def _place(what: str, a: Anatomy, generator: np.random.Generator) -> Lesion:
-    """Choose a place well inside one of the lungs, clear of heart and diaphragm."""
+    """Choose a place inside one of the lungs."""
     side = generator.choice([-1.0, 1.0])
-    angle, reach = generator.uniform(0, 2 * np.pi), 0.55 * np.sqrt(generator.uniform(0, 1))
+    angle, reach = generator.uniform(0, 2 * np.pi), _REACH[what] * np.sqrt(generator.uniform(0, 1))
     return Lesion(
-        x=side * (a.lung_gap + 0.02 + reach * a.lung_width * np.cos(angle)),
+        x=side * (a.lung_gap + 0.01 + reach * a.lung_width * np.cos(angle)),
         y=a.lung_top - 0.03 + reach * a.lung_height * np.sin(angle),
         radius=generator.uniform(*_RADII[what]),
     )
@@ -163,9 +163,9 @@ def _place(what: str, a: Anatomy, generator: np.random.Generator) -> Lesion:
 def _finding(finding: str, x: Plane, y: Plane, lesion: Lesion, generator: np.random.Generator) -> Plane:
     distance = np.hypot(x - lesion.x, y - lesion.y) - lesion.radius
     if finding == "nodule":
-        return generator.uniform(0.16, 0.26) * _soft(distance, 0.006)
+        return generator.uniform(0.22, 0.5) * _soft(distance, 0.006)
     mottling = 1 + 0.9 * _field(x.shape[0], 0.016, generator)
-    return generator.uniform(0.1, 0.16) * np.clip(mottling, 0, 3) * _soft(distance, 0.03)
+    return generator.uniform(0.08, 0.24) * np.clip(mottling, 0, 3) * _soft(distance, 0.03)
 
 
 def _vessels(x: Plane, y: Plane, a: Anatomy, generator: np.random.Generator) -> Plane:
@@ -187,8 +187,8 @@ def _expose(image: Plane, scanner: Scanner, generator: np.random.Generator) -> n
     image = np.clip(image * scanner.gain * generator.uniform(0.93, 1.07), 0, 1) ** scanner.gamma
     image = image + generator.normal(0, scanner.noise, image.shape)
     axis = (np.arange(size) + 0.5) / size
-    column, row = (np.abs(axis - centre) < 0.04 for centre in scanner.marker)
-    image[np.ix_(row, column)] = 0.95
+    column, row = (np.abs(axis - centre) < 0.03 for centre in scanner.marker)
+    image[np.ix_(row, column)] = 0.8
     return np.rint(np.clip(image, 0, 1) * 255).astype(np.uint8)
 
 
@@ -203,4 +203,5 @@ def _blur(image: Plane, sigma: float) -> Plane:
     size = image.shape[0]
     rows, columns = np.fft.fftfreq(size)[:, None], np.fft.rfftfreq(size)[None, :]
     transfer = np.exp(-2 * (np.pi * sigma * size) ** 2 * (rows**2 + columns**2))
-    return np.fft.irfft2(np.fft.rfft2(image) * transfer, s=image.shape)
+    blurred: Plane = np.fft.irfft2(np.fft.rfft2(image) * transfer, s=image.shape)
+    return blurred

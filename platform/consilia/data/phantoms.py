@@ -33,8 +33,8 @@ class _Patient:
 def write_phantoms(folder: Path, *, patients: int = 240, size: int = 64, seed: int = 0) -> Path:
     """Write PNG images and `metadata.csv`, complete or not at all.
 
-    Each patient has one finding (clear, consolidation or nodule), one of two scanners, chosen without regard to
-    the finding, and one to four images. A quarter of the patients of each class and scanner is the test split.
+    Each patient has one finding (clear, consolidation or nodule), one of two scanners, chosen without regard
+    to the finding, and one to four images. A quarter of the patients of each class is the test split.
 
     Args:
         folder: Made if need be. If it holds the phantoms of these very settings, nothing is written.
@@ -75,7 +75,8 @@ def _holds(folder: Path, settings: dict[str, int]) -> bool:
     if found != settings:
         holds = f"phantoms of other settings, {found}" if found else "something else"
         raise DataError(
-            f"{folder} already holds {holds}; the phantoms asked for are {settings}. Name a new folder, or empty it."
+            f"{folder} already holds {holds}; the phantoms asked for are {settings}. "
+            "Name a new folder, or empty this one."
         )
     return True
 
@@ -108,9 +109,7 @@ def _draw_patients(count: int, seed: int) -> list[_Patient]:
         n_patients = (count - position - 1) // len(CLASSES) + 1
         n_test = round(_TEST_FRACTION * n_patients)
         scanners = [list(SCANNERS)[i % len(SCANNERS)] for i in range(n_patients)]
-        dealt.extend(
-            (finding, scanner, "test" if i < n_test else "train") for i, scanner in enumerate(scanners)
-        )
+        dealt.extend((finding, scanner, "test" if i < n_test else "train") for i, scanner in enumerate(scanners))
     order = generator.permutation(count)
     return [
         _Patient(name=f"p{number:04d}", finding=finding, scanner=scanner, split=split)

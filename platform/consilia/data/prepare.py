@@ -147,9 +147,7 @@ def _default_workers(n_images: int) -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _write_store(
-    card: DataCard, table: ImageTable, folder: Path, progress: Progress | None, workers: int
-) -> Manifest:
+def _write_store(card: DataCard, table: ImageTable, folder: Path, progress: Progress | None, workers: int) -> Manifest:
     rows: list[int] = []
     means: list[float] = []
     mean_squares: list[float] = []
@@ -189,9 +187,7 @@ def _write_store(
 
 def _index(table: ImageTable, rows: list[int]) -> pd.DataFrame:
     """Rows of the readable images; without patients each image is its own, named by its image id."""
-    patients = (
-        [table.patients[row] for row in rows] if table.has_patients else [str(i) for i in range(len(rows))]
-    )
+    patients = [table.patients[row] for row in rows] if table.has_patients else [str(i) for i in range(len(rows))]
     return pd.DataFrame(
         {
             "image_id": np.arange(len(rows), dtype=np.int64),
@@ -203,9 +199,7 @@ def _index(table: ImageTable, rows: list[int]) -> pd.DataFrame:
     )
 
 
-def _check_quarantine(
-    card: DataCard, table: ImageTable, quarantine: list[Quarantined], rows: list[int]
-) -> None:
+def _check_quarantine(card: DataCard, table: ImageTable, quarantine: list[Quarantined], rows: list[int]) -> None:
     if len(quarantine) > card.max_bad * len(table):
         listed = "\n".join(f"  {bad.reason}" for bad in quarantine[:50])
         more = f"\n  ... and {len(quarantine) - 50} more" if len(quarantine) > 50 else ""

@@ -91,9 +91,7 @@ def _reason(path: Path, error: Exception) -> str:
 
 def _upright(image: Image.Image, name: str) -> Image.Image:
     if not isinstance(image, Image.Image):
-        raise ReaderError(
-            f"{name}: an image must be a Pillow image or a NumPy array, but is {type(image).__name__}."
-        )
+        raise ReaderError(f"{name}: an image must be a Pillow image or a NumPy array, but is {type(image).__name__}.")
     return ImageOps.exif_transpose(image)
 
 
@@ -120,9 +118,7 @@ def _wide_values(image: Image.Image, name: str) -> npt.NDArray[Any]:
 
 def _from_array(array: npt.NDArray[Any], name: str) -> Image.Image:
     if not (array.ndim == 2 or (array.ndim == 3 and array.shape[2] in (1, 3))):
-        raise ReaderError(
-            f"{name}: an array must have shape (h, w), (h, w, 1) or (h, w, 3), but has {array.shape}."
-        )
+        raise ReaderError(f"{name}: an array must have shape (h, w), (h, w, 1) or (h, w, 3), but has {array.shape}.")
     if array.size == 0:
         raise ReaderError(f"{name}: the array has no pixels: its shape is {array.shape}.")
     pixels = _to_bytes(array, name)

@@ -35,7 +35,5 @@ def intensity(store: ImageStore, rows: Rows) -> Intensity:
     mean = float(chosen["mean"].mean())
     variance = float(chosen["mean_square"].mean()) - mean**2
     if variance < 1e-10:  # below the square of a 65535th of the range: rounding, not contrast
-        raise DataError(
-            f"{store.folder}: all {len(rows)} images hold one and the same grey, {mean:.3f} of white."
-        )
+        raise DataError(f"{store.folder}: all {len(rows)} images hold one and the same grey, {mean:.3f} of white.")
     return Intensity(mean=mean, std=float(np.sqrt(variance)))

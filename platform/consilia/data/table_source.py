@@ -27,9 +27,7 @@ def list_table(card: DataCard, source: TableSource, path: Path) -> ImageTable:
         raise DataError(f"Card {card.name!r}: {table} does not exist; check `path` and `source.table`.")
     images = path / source.images
     if not images.is_dir():
-        raise DataError(
-            f"Card {card.name!r}: the images folder {images} does not exist; check `source.images`."
-        )
+        raise DataError(f"Card {card.name!r}: the images folder {images} does not exist; check `source.images`.")
     columns = _columns(card, source)
     rows = _read_parquet(table) if table.suffix == ".parquet" else _read_csv(table)
     entries: list[Entry] = []
@@ -69,9 +67,7 @@ def _entry(
     value = {key: cells[name].strip() for key, name in columns.items()}
     for key in ("path", "split"):
         if value.get(key) == "":
-            raise DataError(
-                f"{table}, row {number}: column {columns[key]!r} is empty; every row must fill it."
-            )
+            raise DataError(f"{table}, row {number}: column {columns[key]!r} is empty; every row must fill it.")
     relative = PurePosixPath(value["path"])
     absolute = relative.is_absolute() or PureWindowsPath(value["path"]).is_absolute()
     if absolute or ".." in relative.parts:
