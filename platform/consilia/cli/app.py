@@ -4,7 +4,6 @@ import sys
 import traceback
 from collections.abc import Sequence
 
-import click
 import typer
 
 from consilia.cli import cluster, data, ensemble, study
@@ -39,19 +38,29 @@ def run(arguments: Sequence[str]) -> int:
     """
     debug = "--debug" in arguments
     try:
-        result = app([each for each in arguments if each != "--debug"], standalone_mode=False)
+        result = app([each for each in arguments if each != "--debug"], standalone_mode=False, prog_name="consilia")
     except ConsiliaError as error:
         return _fail(error, str(error), code=error.exit_code, debug=debug)
-    except click.ClickException as error:
-        error.show()
-        return error.exit_code
-    except (KeyboardInterrupt, click.Abort):
-        print("Stopped by Ctrl-C.", file=sys.stderr)
-        return 130
+    except typer.TyperException as error:
+        return _fail(error, _explain_usage(error), code=error.exit_code, debug=debug)
+    except OSError as error:
+        return _fail(error, str(error), code=1, debug=debug)
     except Exception as error:
         message = f"{type(error).__name__}: {error}\nThis is a defect of consilia; --debug shows where it happened."
         return _fail(error, message, code=1, debug=debug)
+    if result == _INTERRUPTED:  # what typer makes of KeyboardInterrupt; no command returns it
+        print("consilia: Stopped by Ctrl-C.", file=sys.stderr)
     return result if isinstance(result, int) else 0
+
+
+_INTERRUPTED = 130
+
+
+def _explain_usage(error: typer.TyperException) -> str:
+    """Say what is wrong with the arguments, and where help is."""
+    context: typer.Context | None = getattr(error, "ctx", None)
+    hint = f"\nTry '{context.command_path} --help' for help." if context else ""
+    return f"{error.format_message()}{hint}"
 
 
 def _fail(error: Exception, message: str, *, code: int, debug: bool) -> int:

@@ -20,6 +20,7 @@ from consilia.cluster.environment import PACKAGE, RAY_ENVIRONMENT
 from consilia.errors import ClusterError
 from consilia.plan.study import ClusterProfile
 
+_STARTUP_CONCURRENCY = 16
 _OBJECT_STORE_BYTES = 256 * 2**20  # only plans and reports pass through it; images are memory-mapped files
 
 
@@ -76,6 +77,8 @@ def _start() -> Any:
         dashboard_host="127.0.0.1",
         include_dashboard=True,
         object_store_memory=_OBJECT_STORE_BYTES,
+        # A slot is five processes; on a small machine Ray would warn of so many starting at once.
+        _system_config={"worker_maximum_startup_concurrency": _STARTUP_CONCURRENCY},
         log_to_driver=False,
         logging_level=logging.ERROR,
         **loopback,

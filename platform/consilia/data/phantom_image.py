@@ -195,7 +195,8 @@ def _expose(image: Plane, scanner: Scanner, generator: np.random.Generator) -> n
 def _field(size: int, grain: float, generator: np.random.Generator) -> Plane:
     """Smooth noise of mean 0 and standard deviation 1, with spots of about `grain` of the side."""
     field = _blur(generator.normal(size=(size, size)), grain)
-    return (field - field.mean()) / field.std()
+    normal: Plane = (field - field.mean()) / field.std()
+    return normal
 
 
 def _blur(image: Plane, sigma: float) -> Plane:
@@ -203,5 +204,4 @@ def _blur(image: Plane, sigma: float) -> Plane:
     size = image.shape[0]
     rows, columns = np.fft.fftfreq(size)[:, None], np.fft.rfftfreq(size)[None, :]
     transfer = np.exp(-2 * (np.pi * sigma * size) ** 2 * (rows**2 + columns**2))
-    blurred: Plane = np.fft.irfft2(np.fft.rfft2(image) * transfer, s=image.shape)
-    return blurred
+    return np.fft.irfft2(np.fft.rfft2(image) * transfer, s=image.shape)

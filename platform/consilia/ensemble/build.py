@@ -5,6 +5,7 @@ from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 
+import consilia
 from consilia.data.folds import FoldPlan
 from consilia.data.store import ImageStore
 from consilia.ensemble.bundle import write_bundle
@@ -40,7 +41,7 @@ from consilia.plan.study import StudyPlan
 from consilia.records import TrialRecord
 from consilia.training.artifacts import read_weights
 
-PACKAGES = ("consilia", "torch", "timm", "numpy", "scikit-learn", "scipy", "safetensors", "pillow")
+PACKAGES = ("torch", "timm", "numpy", "scikit-learn", "scipy", "safetensors", "pillow")
 
 
 def build_ensemble(
@@ -79,7 +80,7 @@ def build_ensemble(
     warnings = _warnings(store, _without_weights(everyone, pool, recipe, seed=plan.seed))
     members, weights = _members(pool, choice, folder, folds.k)
     document = BundleDocument(
-        consilia=version("consilia"),
+        consilia=consilia.__version__,
         name=f"{plan.name}-{recipe.name}",
         classes=store.classes,
         reading=Reading(
@@ -188,6 +189,6 @@ def _provenance(plan: StudyPlan, recipe: EnsembleRecipe, store: ImageStore, fold
         data_digest=store.digest,
         folds_digest=folds.digest,
         recipe=recipe,
-        packages={name: version(name) for name in PACKAGES},
+        packages={"consilia": consilia.__version__, **{name: version(name) for name in PACKAGES}},
         created=datetime.now(UTC).isoformat(timespec="seconds"),
     )

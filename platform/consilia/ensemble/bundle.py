@@ -7,13 +7,13 @@ import json
 import os
 import shutil
 from collections.abc import Mapping
-from importlib.metadata import version
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 import torch
 from pydantic import ValidationError
 
+import consilia
 from consilia.ensemble.card import model_card
 from consilia.ensemble.document import SCHEMA_VERSION, BundleDocument, FileRecord
 from consilia.ensemble.evaluation import Evaluation
@@ -147,7 +147,7 @@ def _check_version(path: Path, content: dict[str, Any]) -> None:
         writer = content.get("consilia", "(unknown version)")
         raise BundleError(
             f"{path} was written by consilia {writer} with schema version {found}; consilia "
-            f"{version('consilia')} reads up to {SCHEMA_VERSION}. Install consilia {writer} or later."
+            f"{consilia.__version__} reads up to {SCHEMA_VERSION}. Install consilia {writer} or later."
         )
 
 

@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+import consilia
 from consilia.ensemble.calibration import Identity, Temperature, pool_folds
 from consilia.ensemble.document import BundleDocument, Reading
 from consilia.ensemble.networks import FoldEnsembles
@@ -67,7 +68,8 @@ def environment(device: torch.device) -> dict[str, str]:
         "device": device.type,
         "processor": torch.cuda.get_device_name(device) if cuda else _processor(),
         "threads": str(torch.get_num_threads()),  # oneDNN splits its sums by them
-        **{name: version(name) for name in ("consilia", "numpy", "timm", "torch")},
+        "consilia": consilia.__version__,  # a job of a cluster has the package without its metadata
+        **{name: version(name) for name in ("numpy", "timm", "torch")},
     }
 
 

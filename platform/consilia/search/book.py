@@ -3,8 +3,6 @@
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 
-import pandas as pd
-
 from consilia.folder import StudyFolder
 from consilia.plan.study import SearchPlan
 from consilia.record_files import read_trial, write_trial
@@ -13,6 +11,7 @@ from consilia.scoring.metrics import METRICS
 from consilia.search.observer import SearchObserver
 from consilia.search.racing import Racing
 from consilia.search.suggester import Suggester
+from consilia.training.artifacts import read_history
 
 logger = logging.getLogger(__name__)
 
@@ -165,7 +164,7 @@ def stored_reports(folder: StudyFolder, *, metric: str) -> Iterator[EpochReport]
         path = folder.trial(number).fold(0).history
         if not path.is_file():
             continue
-        for row in pd.read_parquet(path).to_dict("records"):
+        for row in read_history(path).to_dict("records"):
             yield EpochReport(
                 number=number,
                 fold=0,

@@ -1,6 +1,7 @@
 """Optuna's side of the search: ask for a configuration, tell how it ended, all in one journal."""
 
 import logging
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -80,15 +81,8 @@ class OptunaSuggester:
             load_if_exists=True,
         )
         n_known = len(self._study.get_trials(deepcopy=False))
-        self._study.sampler = optuna.samplers.TPESampler(
-            multivariate=True,
-            group=True,
-            constant_liar=True,
-            n_startup_trials=max(10, n_slots),
-            # A resumed search must not draw the first trials' random numbers again.
-            seed=(seed + n_known) % 2**32,
-            warn_independent_sampling=False,
-        )
+        # A resumed search must not draw the first trials' random numbers again.
+        self._study.sampler = _make_sampler(seed=(seed + n_known) % 2**32, n_startup_trials=max(10, n_slots))
         if n_known == 0:
             for architecture in space.start_with:
                 self._study.enqueue_trial(space.defaults(architecture), user_attrs={"origin": "defaults"})
@@ -131,3 +125,12 @@ class OptunaSuggester:
             self._study.tell(record.number, state=TrialState.FAIL)
         else:
             self._study.tell(record.number, record.objective)
+
+
+def _make_sampler(*, seed: int, n_startup_trials: int) -> optuna.samplers.TPESampler:
+    with warnings.catch_warnings():
+        # `multivariate`, `group` and `constant_liar` have been marked experimental for years; docs/methods.md says why.
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        return optuna.samplers.TPESampler(
+            multivariate=True, group=True, constant_liar=True, n_startup_trials=n_startup_trials, seed=seed
+        )

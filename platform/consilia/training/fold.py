@@ -151,6 +151,7 @@ def store_state(job: FoldJob, state: FoldState) -> None:
         "optimiser": state.optimiser.state_dict(),
         "history": [dict(row) for row in state.history],
     }
+    write_history(job.folder.history, state.history)  # outlives the checkpoint: racing compares with stopped trials
     save_checkpoint(job.folder.checkpoint, content)
 
 

@@ -1,0 +1,24 @@
+"""How every benchmark speaks: a table for people, and as the last line one JSON object."""
+
+import json
+import os
+import platform
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+
+def print_figures(title: str, header: Sequence[str], rows: Sequence[Sequence[str]], figures: Mapping[str, Any]) -> None:
+    """Print the table and, last, `figures` with the machine they were measured on."""
+    table = Table(*header, title=title, title_justify="left")
+    for row in rows:
+        table.add_row(*row)
+    Console().print(table)
+    print(json.dumps({**figures, "machine": machine()}))
+
+
+def machine() -> dict[str, Any]:
+    """Return what a reader must know of this machine."""
+    return {"cpus": os.cpu_count(), "processor": platform.machine(), "python": platform.python_version()}

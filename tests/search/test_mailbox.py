@@ -1,0 +1,155 @@
+"""The mailbox is plain asyncio: its contract with a slot and its workers, without Ray."""
+
+import asyncio
+from collections.abc import Coroutine
+from typing import Any
+
+import pytest
+from search_records import epoch, task
+
+from consilia.records import TrialOutcome
+from consilia.search.mailbox import Mailbox, TrialFailedError, WorkersLost
+
+
+def run(main: Coroutine[Any, Any, None]) -> None:
+    asyncio.run(asyncio.wait_for(main, timeout=20))
+
+
+async def settle() -> None:
+    for _ in range(20):
+        await asyncio.sleep(0)
+
+
+def test_a_worker_waits_for_a_task_and_its_reports_come_out_in_order():
+    async def main() -> None:
+        mailbox = Mailbox()
+        taking = asyncio.create_task(mailbox.take())
+        await settle()
+        assert not taking.done()
+        await mailbox.assign(task(1))
+        assert await taking == task(1)
+        reports = [epoch(1, 0, 1, 0.5), epoch(1, 0, 2, 0.4)]
+        for report in reports:
+            await mailbox.report(report)
+        done = TrialOutcome(number=1, state="finished")
+        await mailbox.finish(done)
+        assert [await mailbox.next_message() for _ in range(3)] == [*reports, done]
+
+    run(main())
+
+
+def test_a_finished_task_is_not_given_out_again():
+    async def main() -> None:
+        mailbox = Mailbox()
+        await mailbox.assign(task(1))
+        await mailbox.take()
+        await mailbox.finish(TrialOutcome(number=1, state="finished"))
+        taking = asyncio.create_task(mailbox.take())
+        await settle()
+        assert not taking.done()
+        await mailbox.assign(task(2))
+        assert await taking == task(2)
+
+    run(main())
+
+
+def test_a_new_worker_takes_the_same_task_up_again_and_repeated_reports_are_dropped():
+    async def main() -> None:
+        mailbox = Mailbox()
+        await mailbox.assign(task(1))
+        await mailbox.take()
+        await mailbox.report(epoch(1, 0, 1, 0.5))
+        assert await mailbox.take() == task(1)  # the first worker was killed
+        await mailbox.report(epoch(1, 0, 1, 0.5))
+        await mailbox.report(epoch(1, 0, 2, 0.4))
+        assert [(await mailbox.next_message()).epoch for _ in range(2)] == [1, 2]
+
+    run(main())
+
+
+def test_a_task_that_kills_every_worker_fails_instead_of_going_round_for_ever():
+    async def main() -> None:
+        mailbox = Mailbox()
+        await mailbox.assign(task(1))
+        for _ in range(4):
+            assert await mailbox.take() == task(1)
+        fifth = asyncio.create_task(mailbox.take())
+        outcome = await mailbox.next_message()
+        assert (outcome.state, outcome.number) == ("failed", 1)
+        assert "died 4 times" in outcome.reason
+        assert not fifth.done()
+        await mailbox.assign(task(2))
+        assert await fifth == task(2)
+
+    run(main())
+
+
+def test_the_next_assignment_stops_the_trial_under_way():
+    async def main() -> None:
+        mailbox = Mailbox()
+        await mailbox.assign(task(1))
+        await mailbox.take()
+        row, fold = asyncio.create_task(mailbox.trial(1)), asyncio.create_task(mailbox.fold(1, 0))
+        await settle()
+        assert not row.done()
+        await mailbox.assign(task(2))
+        assert await row == "stopped"
+        assert await fold == "stopped"
+        await mailbox.report(epoch(1, 0, 3, 0.1))  # the old worker has not noticed yet
+        await mailbox.finish(TrialOutcome(number=1, state="stopped"))
+        await mailbox.report(epoch(2, 0, 1, 0.9))
+        assert (await mailbox.next_message()).number == 2
+
+    run(main())
+
+
+def test_a_failed_trial_ends_its_rows_with_the_reason():
+    async def main() -> None:
+        mailbox = Mailbox()
+        await mailbox.assign(task(1))
+        await mailbox.take()
+        row, fold = asyncio.create_task(mailbox.trial(1)), asyncio.create_task(mailbox.fold(1, 0))
+        await settle()
+        await mailbox.finish(TrialOutcome(number=1, state="failed", reason="the loss is not finite"))
+        for each in (row, fold):
+            with pytest.raises(TrialFailedError, match="not finite"):
+                await each
+
+    run(main())
+
+
+def test_a_finished_fold_ends_its_row_and_leaves_the_trials_row():
+    async def main() -> None:
+        mailbox = Mailbox()
+        await mailbox.assign(task(1))
+        await mailbox.take()
+        row, fold = asyncio.create_task(mailbox.trial(1)), asyncio.create_task(mailbox.fold(1, 0))
+        await settle()
+        await mailbox.report(epoch(1, 0, 2, 0.4, ends_fold=True))
+        assert await fold == "ended"
+        assert not row.done()
+
+    run(main())
+
+
+def test_closing_sends_workers_home_and_ends_the_rows():
+    async def main() -> None:
+        mailbox = Mailbox()
+        await mailbox.assign(task(1))
+        await mailbox.take()
+        row = asyncio.create_task(mailbox.trial(1))
+        await settle()
+        await mailbox.close()
+        assert await row == "closed"
+        assert await mailbox.take() is None
+
+    run(main())
+
+
+def test_the_loss_of_all_workers_reaches_the_slot():
+    async def main() -> None:
+        mailbox = Mailbox()
+        await mailbox.lose_workers("no node left")
+        assert await mailbox.next_message() == WorkersLost("no node left")
+
+    run(main())
