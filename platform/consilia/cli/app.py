@@ -44,7 +44,8 @@ def run(arguments: Sequence[str]) -> int:
     except typer.TyperException as error:
         return _fail(error, _explain_usage(error), code=error.exit_code, debug=debug)
     except OSError as error:
-        return _fail(error, str(error), code=1, debug=debug)
+        place = f"{error.filename}: " if error.filename else ""
+        return _fail(error, f"{place}{error.strerror or error}", code=1, debug=debug)
     except Exception as error:
         message = f"{type(error).__name__}: {error}\nThis is a defect of consilia; --debug shows where it happened."
         return _fail(error, message, code=1, debug=debug)
@@ -60,7 +61,7 @@ def _explain_usage(error: typer.TyperException) -> str:
     """Say what is wrong with the arguments, and where help is."""
     context: typer.Context | None = getattr(error, "ctx", None)
     hint = f"\nTry '{context.command_path} --help' for help." if context else ""
-    return f"{error.format_message()}{hint}"
+    return f"{error.format_message() or 'A command must be named.'}{hint}"
 
 
 def _fail(error: Exception, message: str, *, code: int, debug: bool) -> int:
