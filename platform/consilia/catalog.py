@@ -1,9 +1,10 @@
 """The content folders: find a card, space, recipe or profile by name or by file, and read it strictly."""
 
 import difflib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, TypeVar, get_args
+from types import UnionType
+from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, ValidationError
@@ -46,10 +47,12 @@ def load(
     if isinstance(reference, Mapping):
         content, where = dict(reference), f"{kind} (written in the study)"
     else:
-        path = _find(kind, reference, base)
+        path = _find(kind, str(reference), base)
         content, where = read_yaml(path), str(path)
         if kind == "data/cards" and content.get("path") is not None:
-            content["path"] = str(path.parent / str(content["path"]))
+            content["path"] = str(resolve_path(content["path"], path.parent))
+        if overrides:
+            where += f" (with {', '.join(overrides)} set from outside)"
     return validate(model, merge(content, overrides or {}), where=where)
 
 
@@ -66,7 +69,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
     except (OSError, UnicodeDecodeError) as error:
         raise PlanError(f"{path} cannot be read: {error}") from None
     except yaml.YAMLError as error:
-        raise PlanError(f"{path} is not YAML: {error}") from None
+        raise PlanError(f"{path}{_explain_yaml(error)}") from None
     if not isinstance(content, dict):
         raise PlanError(f"{path} must hold keys and values, but holds {type(content).__name__}.")
     return content
@@ -106,13 +109,21 @@ def parse_settings(settings: Sequence[str]) -> dict[str, Any]:
         if not separator or not key:
             raise PlanError(f"--set needs key=value, but got {setting!r}.")
         try:
-            value: Any = yaml.safe_load(text)
+            value: Any = yaml.load(text, Loader=_StrictLoader)
         except yaml.YAMLError as error:
-            raise PlanError(f"--set {key}: the value is not YAML: {error}") from None
-        for part in reversed(key.split(".")):
-            value = {part: value}
-        parsed = merge(parsed, value)
+            raise PlanError(f"--set {key}: the value is not YAML{_explain_yaml(error)}") from None
+        _put(parsed, key, value)
     return parsed
+
+
+def is_file_reference(reference: Any) -> bool:
+    """Say whether a reference is a file of one's own, rather than a shipped name or the content itself."""
+    return isinstance(reference, str) and (reference.endswith((".yaml", ".yml")) or "/" in reference)
+
+
+def resolve_path(path: Any, base: Path) -> Path:
+    """Return `path` with "~" replaced by the home folder, starting from `base` if it is relative."""
+    return base / Path(str(path)).expanduser()
 
 
 def near_match(word: str, choices: Sequence[str]) -> str:
@@ -128,19 +139,46 @@ class _StrictLoader(yaml.SafeLoader):
 def _construct_mapping(loader: _StrictLoader, node: yaml.MappingNode) -> dict[Any, Any]:
     seen = set()
     for key_node, _ in node.value:
-        key = loader.construct_object(key_node, deep=True)
-        if key in seen:
-            raise yaml.constructor.ConstructorError(None, None, f"the key {key!r} stands twice", key_node.start_mark)
-        seen.add(key)
+        if not isinstance(key_node, yaml.ScalarNode):
+            raise yaml.constructor.ConstructorError(None, None, "a key must be a plain word", key_node.start_mark)
+        if (key_node.tag, key_node.value) in seen:
+            problem = f"the key {key_node.value!r} stands twice"
+            raise yaml.constructor.ConstructorError(None, None, problem, key_node.start_mark)
+        seen.add((key_node.tag, key_node.value))
     return loader.construct_mapping(node, deep=True)
 
 
 _StrictLoader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _construct_mapping)
 
 
+def _explain_yaml(error: yaml.YAMLError) -> str:
+    """Return ", line 3: what is wrong there" in one line."""
+    if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark:
+        return f", line {error.problem_mark.line + 1}: {error.problem}."
+    return f": {' '.join(str(error).split())}."
+
+
+def _put(parsed: dict[str, Any], key: str, value: Any) -> None:
+    """Store `value` under a dotted key; a later setting of the same key counts.
+
+    Raises:
+        PlanError: One setting gives a value to what another one gives keys.
+    """
+    *sections, last = key.split(".")
+    for number, section in enumerate(sections):
+        parsed = parsed.setdefault(section, {})
+        if not isinstance(parsed, dict):
+            whole = ".".join(sections[: number + 1])
+            raise PlanError(f"--set {key}: another --set gives {whole} a value of its own; use one of the two.")
+    below = parsed.get(last)
+    if isinstance(below, dict) and not isinstance(value, dict):
+        raise PlanError(f"--set {key}: another --set gives keys below {key}; use one of the two.")
+    parsed[last] = merge(below, value) if isinstance(below, dict) else value
+
+
 def _find(kind: Kind, reference: str, base: Path) -> Path:
-    is_file = reference.endswith((".yaml", ".yml")) or "/" in reference
-    path = base / reference if is_file else content_folder(kind) / f"{reference}.yaml"
+    is_file = is_file_reference(reference)
+    path = resolve_path(reference, base) if is_file else content_folder(kind) / f"{reference}.yaml"
     if path.is_file():
         return path
     if is_file:
@@ -154,31 +192,53 @@ def _find(kind: Kind, reference: str, base: Path) -> Path:
 
 def _describe(model: type[BaseModel], error: Mapping[str, Any]) -> str:
     location = error["loc"]
-    key = ".".join(str(part) for part in location) or "the whole"
+    parts, known = _follow(model, location)
     if error["type"] == "extra_forbidden":
-        known = sorted(_field_names(model, location[:-1]))
-        return f"unknown key {key!r}.{near_match(str(location[-1]), known)} Known keys: {', '.join(known)}."
+        _, known = _follow(model, location[:-1])
+        unknown = ".".join(parts)
+        return f"unknown key {unknown!r}.{near_match(parts[-1], known)} Known keys: {', '.join(known)}."
+    key = ".".join(parts) or "the whole"
     message = str(error["msg"]).removeprefix("Value error, ")
     if error["type"] == "missing":
         return f"{key} is missing."
-    if error["type"] in ("value_error", "union_tag_not_found", "union_tag_invalid"):
+    if error["type"] == "union_tag_not_found":
+        return f"{key}.kind is missing."
+    if error["type"] == "union_tag_invalid":
+        return f"{key}.kind must be one of {error['ctx']['expected_tags']}, but got {error['ctx']['tag']!r}."
+    if error["type"] == "value_error":
         return f"{key}: {message}"
     return f"{key}: {message}, but got {error['input']!r}"
 
 
-def _field_names(model: type[BaseModel], location: Sequence[Any]) -> set[str]:
-    """Follow `location` through the fields; parts that are no field (an index, a union's tag) change nothing."""
-    models = [model]
-    for part in location:
-        annotations = [each.model_fields[part].annotation for each in models if part in each.model_fields]
-        models = [found for annotation in annotations for found in _models_in(annotation)] or models
-        tagged = [each for each in models if "kind" in each.model_fields and each.model_fields["kind"].default == part]
-        models = tagged or models
-    return {name for each in models for name in each.model_fields}
+def _follow(annotation: Any, location: Sequence[Any]) -> tuple[list[str], list[str]]:
+    """Follow pydantic's `location` from a type to what lies there.
+
+    Returns:
+        The keys as they stand in the file: pydantic also names the member of a union, which no file holds. And the
+        fields of the model where the location ends, sorted.
+    """
+    if get_origin(annotation) is Annotated:
+        return _follow(get_args(annotation)[0], location)
+    if get_origin(annotation) in (Union, UnionType):
+        members = [each for each in get_args(annotation) if each is not type(None)]
+        if len(members) == 1 or not location:
+            return _follow(members[0], location)
+        kinds = [each for each in members if _is_model(each) and each.model_fields["kind"].default == location[0]]
+        return _follow(kinds[0] if kinds else None, location[1:])
+    if not location:
+        return [], sorted(annotation.model_fields) if _is_model(annotation) else []
+    parts, known = _follow(_below(annotation, location[0]), location[1:])
+    return [str(location[0]), *parts], known
 
 
-def _models_in(annotation: Any) -> Iterator[type[BaseModel]]:
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        yield annotation
-    for argument in get_args(annotation):
-        yield from _models_in(argument)
+def _below(annotation: Any, part: Any) -> Any:
+    """Return the type of a model's field, a mapping's values or a sequence's items; None if there is none."""
+    if _is_model(annotation):
+        field = annotation.model_fields.get(part)
+        return field.annotation if field else None
+    arguments = get_args(annotation)
+    return arguments[get_origin(annotation) is dict] if arguments else None
+
+
+def _is_model(annotation: Any) -> bool:
+    return isinstance(annotation, type) and issubclass(annotation, BaseModel)

@@ -4,7 +4,18 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from consilia.catalog import Kind, Model, Reference, load, merge, parse_settings, read_yaml, validate
+from consilia.catalog import (
+    Kind,
+    Model,
+    Reference,
+    is_file_reference,
+    load,
+    merge,
+    parse_settings,
+    read_yaml,
+    resolve_path,
+    validate,
+)
 from consilia.plan.data import DataCard
 from consilia.plan.ensemble import EnsembleRecipe
 from consilia.plan.frozen import Frozen
@@ -41,10 +52,11 @@ def read_plan(path: Path, *, settings: Sequence[str] = ()) -> StudyPlan:
     """
     content = read_yaml(path)
     content.pop("digest", None)
-    overrides = parse_settings(settings)
-    changes = {kind: _pop_changes(content, overrides, kind) for kind in ("ensemble", "cluster")}
-    if "path" in overrides.get("data", {}):
-        overrides["data"]["path"] = str(Path(overrides["data"]["path"]).absolute())
+    for each in settings:  # a name first, so that changes of single keys apply to what it stands for
+        if each.partition("=")[0] in _BY_NAME:
+            content = merge(content, _from_here(parse_settings([each])))
+    overrides = _from_here(parse_settings([each for each in settings if each.partition("=")[0] not in _BY_NAME]))
+    changes = {key: _pop_changes(content, overrides, key) for key in _BY_NAME}
     file = validate(_StudyFile, merge(content, overrides), where=str(path))
     base = path.absolute().parent
     plan = validate(
@@ -68,7 +80,10 @@ def read_card(reference: str, *, settings: Sequence[str] = ()) -> DataCard:
     Raises:
         PlanError: No such card, or a key is unknown or wrong.
     """
-    return load("data/cards", reference, DataCard, base=Path.cwd(), overrides=parse_settings(settings))
+    overrides = parse_settings(settings)
+    if overrides.get("path") is not None:
+        overrides["path"] = str(resolve_path(overrides["path"], Path.cwd()))
+    return load("data/cards", reference, DataCard, base=Path.cwd(), overrides=overrides)
 
 
 def plan_to_yaml(plan: StudyPlan) -> dict[str, Any]:
@@ -90,6 +105,26 @@ def changed_keys(old: StudyPlan, new: StudyPlan) -> list[str]:
     ]
 
 
+_BY_NAME = ("ensemble", "cluster")
+
+
+def _from_here(overrides: dict[str, Any]) -> dict[str, Any]:
+    """Let the files that settings name start from the working directory, not from the study file's folder."""
+    data = overrides.get("data")
+    here = {key: _file_from_here(value) for key, value in overrides.items() if key in _BY_NAME}
+    if isinstance(overrides.get("spaces"), list):
+        here["spaces"] = [_file_from_here(each) for each in overrides["spaces"]]
+    if isinstance(data, dict):
+        here["data"] = data | {"card": _file_from_here(data["card"])} if "card" in data else dict(data)
+        if data.get("path") is not None:
+            here["data"]["path"] = str(resolve_path(data["path"], Path.cwd()))
+    return {**overrides, **here}
+
+
+def _file_from_here(reference: Any) -> Any:
+    return str(resolve_path(reference, Path.cwd())) if is_file_reference(reference) else reference
+
+
 def _pop_changes(content: Mapping[str, Any], overrides: dict[str, Any], key: str) -> dict[str, Any]:
     """Take single-key changes of something given by name (`cluster.max_slots=1`) out of the overrides."""
     change = overrides.get(key)
@@ -102,7 +137,7 @@ def _read_card(data: Mapping[str, Any], base: Path) -> DataCard:
     overrides = dict(data)
     reference: Reference = overrides.pop("card", {})
     if overrides.get("path") is not None:
-        overrides["path"] = str(base / str(overrides["path"]))
+        overrides["path"] = str(resolve_path(overrides["path"], base))
     return load("data/cards", reference, DataCard, base=base, overrides=overrides)
 
 
