@@ -82,8 +82,8 @@ class StudyPlan(Frozen):
 
     @property
     def digest(self) -> str:
-        """SHA-256 of the plan; where it runs does not count, since it does not change the result."""
-        return sha256_of_json(self.model_dump(mode="json", exclude={"cluster"}))
+        """SHA-256 of the plan; where it runs and where its data lie do not count: they do not change the result."""
+        return sha256_of_json(self.model_dump(mode="json", exclude={"cluster": True, "data": {"path"}}))
 
     @property
     def image_size(self) -> int:

@@ -48,7 +48,7 @@ def combine(
     """
     records = read_trials(folder)
     bundle = folder.bundle(recipe.name)
-    if not _is_done(bundle, plan, recipe):
+    if not _is_done(bundle, plan, recipe, has_test=len(folds.test) > 0):
         build_ensemble(list(records.values()), plan=plan, recipe=recipe, folder=folder, store=store, folds=folds)
         if len(folds.test):
             _log_opening(folder, recipe)
@@ -59,7 +59,7 @@ def combine(
     return StudyResult(bundle=bundle, report=folder.report, document=document, trials=tuple(board))
 
 
-def _is_done(bundle: Path, plan: StudyPlan, recipe: EnsembleRecipe) -> bool:
+def _is_done(bundle: Path, plan: StudyPlan, recipe: EnsembleRecipe, *, has_test: bool) -> bool:
     """Say whether the bundle is whole, of this study and recipe, and evaluated where there is a test split."""
     if not bundle.exists():
         return False
@@ -69,7 +69,8 @@ def _is_done(bundle: Path, plan: StudyPlan, recipe: EnsembleRecipe) -> bool:
         logger.warning("%s is built again: %s", bundle, error)
         return False
     source = document.provenance
-    return source.study_digest == plan.digest and source.recipe == recipe
+    is_evaluated = any(evaluation.split == "test" for evaluation in document.evaluations)
+    return source.study_digest == plan.digest and source.recipe == recipe and is_evaluated == has_test
 
 
 def _log_opening(folder: StudyFolder, recipe: EnsembleRecipe) -> None:

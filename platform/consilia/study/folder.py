@@ -24,18 +24,32 @@ def open_study(plan: StudyPlan, studies: Path) -> Iterator[StudyFolder]:
             another process works in it.
     """
     folder = StudyFolder(studies.absolute() / plan.name)
-    if folder.plan.exists():
-        _check_same_plan(plan, folder)
-    elif folder.root.exists() and any(folder.root.iterdir()):
-        raise StudyError(
-            f"{folder.root} exists but holds no study.yaml, so it is no study of consilia.\n"
-            "Choose another name in the study file, or another --studies folder."
-        )
+    _check_not_foreign(folder)
     folder.root.mkdir(parents=True, exist_ok=True)
-    with _lock(folder):
-        if not folder.plan.exists():
+    with hold_study(folder):
+        if folder.plan.exists():
+            _check_same_plan(plan, folder)
+        else:
             write_text(folder.plan, yaml.safe_dump(plan_to_yaml(plan), sort_keys=False, allow_unicode=True))
         yield folder
+
+
+@contextmanager
+def hold_study(folder: StudyFolder) -> Iterator[StudyFolder]:
+    """Hold a study's folder alone; the kernel lets go when the process ends, however it ends.
+
+    Raises:
+        StudyError: Another process holds it.
+    """
+    descriptor = os.open(folder.root / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise StudyError(f"Another process is working in {folder.root}; wait for it or stop it.") from None
+        yield folder
+    finally:
+        os.close(descriptor)
 
 
 def find_study(reference: str, studies: Path) -> tuple[StudyPlan, StudyFolder]:
@@ -63,6 +77,17 @@ def find_study(reference: str, studies: Path) -> tuple[StudyPlan, StudyFolder]:
     return read_plan(folder.plan), folder
 
 
+def _check_not_foreign(folder: StudyFolder) -> None:
+    """Refuse a folder with files in it but no study.yaml; a lock alone is left by a start that was killed."""
+    if folder.plan.exists() or not folder.root.exists():
+        return
+    if not folder.root.is_dir() or any(not path.name.startswith(".") for path in folder.root.iterdir()):
+        raise StudyError(
+            f"{folder.root} exists but holds no study.yaml, so it is no study of consilia.\n"
+            "Choose another name in the study file, or another --studies folder."
+        )
+
+
 def _check_same_plan(plan: StudyPlan, folder: StudyFolder) -> None:
     changes = changed_keys(read_plan(folder.plan), plan)
     if changes:
@@ -71,17 +96,3 @@ def _check_same_plan(plan: StudyPlan, folder: StudyFolder) -> None:
             + "\n  ".join(changes)
             + "\nGive the study another name (--set name=...), or set these keys back."
         )
-
-
-@contextmanager
-def _lock(folder: StudyFolder) -> Iterator[None]:
-    """Hold the study alone; the kernel lets go when the process ends, however it ends."""
-    descriptor = os.open(folder.root / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise StudyError(f"Another process is working in {folder.root}; wait for it or stop it.") from None
-        yield
-    finally:
-        os.close(descriptor)

@@ -33,12 +33,12 @@ def check_networks(plan: StudyPlan, folder: StudyFolder, *, free_bytes: Callable
     if plan.training.weights != "none":
         for spec in specs:
             build_model(spec, weights=plan.training.weights)
-    need = disk_need(plan, largest_network=max(map(_network_bytes, specs)))
+    need = disk_need(plan, largest_network=max(map(_network_bytes, specs))) - _stored_bytes(folder)
     free = (free_bytes or _free_bytes)(folder.root)
     if need > free:
         raise StudyError(
-            f"The study may need {need / 1e9:.1f} GB in {folder.root}, but {free / 1e9:.1f} GB are free: weights of "
-            f"{plan.search.keep_weights} trials with {plan.folds.k} folds each, and a checkpoint for every slot.\n"
+            f"The study may need {need / 1e9:.1f} GB more in {folder.root}, but {free / 1e9:.1f} GB are free: weights "
+            f"of {plan.search.keep_weights} trials with {plan.folds.k} folds each, and a checkpoint for every slot.\n"
             "Lower search.keep_weights, leave the largest architectures out, or give another disk with --studies."
         )
 
@@ -56,6 +56,11 @@ def disk_need(plan: StudyPlan, *, largest_network: int) -> int:
 def _network_bytes(spec: ModelSpec) -> int:
     with torch.device("meta"):
         return sum(tensor.numel() * tensor.element_size() for tensor in build_model(spec).state_dict().values())
+
+
+def _stored_bytes(folder: StudyFolder) -> int:
+    """Bytes that an earlier run of this study has written: they are not needed again."""
+    return sum(path.stat().st_size for path in folder.trials.rglob("*") if path.is_file())
 
 
 def _free_bytes(folder: Path) -> int:

@@ -8,7 +8,7 @@ from consilia.data.prepare import prepare
 from consilia.errors import StudyError
 from consilia.plan.ensemble import EnsembleRecipe
 from consilia.study.combine import StudyResult, combine
-from consilia.study.folder import find_study, open_study
+from consilia.study.folder import find_study, hold_study
 
 
 def rebuild(study: str, *, recipe: str, studies: Path, stores: Path) -> StudyResult:
@@ -26,7 +26,7 @@ def rebuild(study: str, *, recipe: str, studies: Path, stores: Path) -> StudyRes
     """
     chosen = load("ensembles", recipe, EnsembleRecipe, base=Path.cwd())
     plan, found = find_study(study, studies)
-    with open_study(plan, found.root.parent) as folder:
+    with hold_study(found) as folder:
         if not folder.folds.exists():
             raise StudyError(f"{folder.root} has no folds yet: `consilia search` must finish a trial first.")
         folds = load_folds(folder.folds)

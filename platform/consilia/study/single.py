@@ -9,6 +9,7 @@ from consilia.plan.hyperparameters import Hyperparameters
 from consilia.plan.study import NoStopping, SearchPlan, StudyPlan
 from consilia.search.space import join_spaces
 from consilia.study.plan import read_plan
+from consilia.study.spaces import check_spaces
 
 
 def read_single_plan(path: Path, *, architecture: str | None = None, settings: Sequence[str] = ()) -> StudyPlan:
@@ -29,12 +30,12 @@ def read_single_plan(path: Path, *, architecture: str | None = None, settings: S
     ours = [each for each in settings if "." not in each.partition("=")[0] and not _is_section(each)]
     plan = read_plan(path, settings=[each for each in settings if each not in ours])
     joint = join_spaces(plan.spaces, weights=plan.training.weights)
-    name = architecture or joint.start_with[0]
+    changes = parse_settings(ours)
+    name = str(changes.pop("architecture", None) or architecture or joint.start_with[0])
     if name not in joint.architectures:
         known = list(joint.architectures)
         raise PlanError(f"--architecture {name}: not in {path}.{near_match(name, known)} Known: {', '.join(known)}.")
-    values = {**joint.defaults(name), **parse_settings(ours)}
-    configuration = validate(Hyperparameters, values, where="--set")
+    configuration = validate(Hyperparameters, {**joint.defaults(name), **changes}, where="--set")
     search = SearchPlan(
         trials=1,
         metric=plan.search.metric,
@@ -42,7 +43,9 @@ def read_single_plan(path: Path, *, architecture: str | None = None, settings: S
         keep_weights=1,
         configuration=configuration,
     )
-    return plan.model_copy(update={"name": f"{plan.name}-train", "search": search})
+    single = plan.model_copy(update={"name": f"{plan.name}-train", "search": search})
+    check_spaces(single)
+    return single
 
 
 def _is_section(setting: str) -> bool:

@@ -44,14 +44,22 @@ def check_spaces(plan: StudyPlan) -> JointSpace:
         sizes = _image_sizes(plan, joint.families[name].get("image_size"))
         for size in sizes:
             check_image_size(ModelSpec(architecture=architecture, n_classes=2, channels=plan.data.channels), size)
-    configuration = plan.search.configuration
-    if configuration is not None and configuration.architecture not in joint.architectures:
+    if plan.search.configuration is not None:
+        _check_configuration(plan.search.configuration, joint, plan)
+    return joint
+
+
+def _check_configuration(configuration: Hyperparameters, joint: JointSpace, plan: StudyPlan) -> None:
+    name = configuration.architecture
+    if name not in joint.architectures:
         known = list(joint.architectures)
         raise PlanError(
-            f"search.configuration.architecture: {configuration.architecture!r} is in none of the study's spaces."
-            f"{near_match(configuration.architecture, known)} Known: {', '.join(known)}."
+            f"search.configuration.architecture: {name!r} is in none of the study's spaces."
+            f"{near_match(name, known)} Known: {', '.join(known)}."
         )
-    return joint
+    if configuration.image_size is not None:
+        spec = ModelSpec(architecture=joint.architectures[name], n_classes=2, channels=plan.data.channels)
+        check_image_size(spec, configuration.image_size)
 
 
 def _check_parameter(where: str, name: str, parameter: Parameter) -> None:
