@@ -33,14 +33,13 @@ def prepare(card: Card, settings: Settings = None, stores: Stores = STORES) -> N
 
     Example: consilia data prepare pneumoniamnist --set path=pneumoniamnist_28.npz
     """
-    from rich.console import Console
-
     from consilia.cli.show import show_store
     from consilia.data.prepare import prepare as prepare_store
+    from consilia.report.console import make_console
     from consilia.report.progress import PrepareProgress
     from consilia.study.plan import read_card
 
-    progress = PrepareProgress(Console())
+    progress = PrepareProgress(make_console())
     try:
         store = prepare_store(read_card(card, settings=settings or ()), root=stores.absolute(), progress=progress)
     finally:

@@ -1,11 +1,11 @@
 """What commands print at their end."""
 
-from rich.console import Console
 from rich.table import Table
 
 from consilia.data.store import ImageStore
 from consilia.ensemble.evaluation import Evaluation
 from consilia.plan.study import StudyPlan
+from consilia.report.console import make_console
 from consilia.report.progress import StudyProgress
 from consilia.report.tables import counts_table
 from consilia.study.combine import StudyResult
@@ -15,12 +15,12 @@ _HEADLINE = ("macro_auc", "accuracy", "balanced_accuracy", "log_loss", "brier", 
 
 def watch(plan: StudyPlan) -> StudyProgress:
     """Return the view of a study on this terminal, or of lines where there is none."""
-    return StudyProgress(Console(), metric=plan.search.metric, epochs=plan.training.epochs, n_folds=plan.folds.k)
+    return StudyProgress(make_console(), metric=plan.search.metric, epochs=plan.training.epochs, n_folds=plan.folds.k)
 
 
 def show_store(store: ImageStore) -> None:
     """Print what a prepared data set holds."""
-    console = Console()
+    console = make_console()
     index = store.index
     splits = [split for split in ("train", "val", "test", "") if (index["split"] == split).any()]
     counts = {
@@ -33,28 +33,28 @@ def show_store(store: ImageStore) -> None:
     patients = f"{index['patient_id'].nunique()} patients" if store.manifest.has_patients else "no patients known"
     console.print(counts_table(counts, title=f"{store.manifest.card}: {len(store)} images, {patients}"))
     for bad in store.manifest.quarantine:
-        console.print(f"left out  {bad.file}: {bad.reason}", markup=False, highlight=False, soft_wrap=True)
-    console.print(f"store  {store.folder}", highlight=False, soft_wrap=True)
+        console.print(f"left out  {bad.file}: {bad.reason}", soft_wrap=True)
+    console.print(f"store  {store.folder}", soft_wrap=True)
 
 
 def show_result(result: StudyResult) -> None:
     """Print a study's end: members, metrics, and where everything lies."""
-    console = Console()
+    console = make_console()
     document = result.document
     members = ", ".join(f"trial {member.trial} ({member.weight:.2f})" for member in document.members)
-    console.print(f"ensemble  {members}", highlight=False, soft_wrap=True)
-    console.print(f"          {document.selection.reason}", highlight=False, markup=False, soft_wrap=True)
+    console.print(f"ensemble  {members}", soft_wrap=True)
+    console.print(f"          {document.selection.reason}", soft_wrap=True)
     for evaluation in document.evaluations:
         show_evaluation(evaluation)
     for warning in document.warnings:
-        console.print(f"warning   {warning}", highlight=False, markup=False, soft_wrap=True)
-    console.print(f"bundle    {result.bundle}", highlight=False, soft_wrap=True)
-    console.print(f"report    {result.report}", highlight=False, soft_wrap=True)
+        console.print(f"warning   {warning}", soft_wrap=True)
+    console.print(f"bundle    {result.bundle}", soft_wrap=True)
+    console.print(f"report    {result.report}", soft_wrap=True)
 
 
 def show_evaluation(evaluation: Evaluation) -> None:
     """Print one evaluation: headline numbers with intervals, before calibration too, and each class."""
-    console = Console()
+    console = make_console()
     title = f"{evaluation.split}: {evaluation.images} images of {evaluation.patients} patients"
     table = Table("metric", "value", "95 % interval", "uncalibrated", title=title, title_justify="left")
     for name in _HEADLINE:
@@ -70,6 +70,6 @@ def show_evaluation(evaluation: Evaluation) -> None:
         scores = (f"{score:.3f}" for score in (each.precision, each.recall, each.f1))
         classes.add_row(each.name, str(each.images), *scores, *map(str, row))
     console.print(classes)
-    console.print(f"          {evaluation.predictor}", highlight=False, markup=False, soft_wrap=True)
+    console.print(f"          {evaluation.predictor}", soft_wrap=True)
     for note in evaluation.notes:
-        console.print(f"note      {note}", highlight=False, markup=False, soft_wrap=True)
+        console.print(f"note      {note}", soft_wrap=True)

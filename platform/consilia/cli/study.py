@@ -73,8 +73,7 @@ def trials(
 
     Example: consilia trials pneumonia
     """
-    from rich.console import Console
-
+    from consilia.report.console import make_console
     from consilia.report.tables import leaderboard_table
     from consilia.search.book import leaderboard, read_trials
     from consilia.study.folder import find_study
@@ -83,4 +82,4 @@ def trials(
     records = read_trials(folder)
     board = leaderboard(records, metric=plan.search.metric)
     rest = [record for record in records.values() if record not in board]
-    Console().print(leaderboard_table([*board, *rest], metric=plan.search.metric))
+    make_console().print(leaderboard_table([*board, *rest], metric=plan.search.metric))

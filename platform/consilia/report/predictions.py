@@ -5,11 +5,11 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from consilia.files import write_atomically
 from consilia.records import Prediction
+from consilia.report.console import make_console
 
 Row = tuple[Path, Prediction | Exception]
 
@@ -20,7 +20,7 @@ def print_predictions(rows: Iterable[Row], classes: Sequence[str]) -> int:
     Returns:
         Number of images with an error.
     """
-    table = Table("image", "label", "confidence", *classes)
+    table = Table(Column("image", overflow="fold"), "label", "confidence", *classes)
     errors = []
     for path, result in rows:
         if isinstance(result, Exception):
@@ -29,9 +29,9 @@ def print_predictions(rows: Iterable[Row], classes: Sequence[str]) -> int:
         else:
             numbers = (f"{result.probabilities[name]:.3f}" for name in classes)
             table.add_row(str(path), result.label, f"{result.confidence:.3f}", *numbers)
-    Console().print(table)
+    make_console().print(table)
     for error in errors:
-        Console(stderr=True).print(error, markup=False, highlight=False, soft_wrap=True)
+        make_console(stderr=True).print(error, soft_wrap=True)
     return len(errors)
 
 

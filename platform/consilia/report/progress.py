@@ -18,7 +18,8 @@ class PrepareProgress:
 
     def __init__(self, console: Console) -> None:
         columns = (TextColumn("preparing images"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-        self._progress = Progress(*columns, console=console, transient=True)
+        # Without a terminal, rich would leave blank lines where the bar was.
+        self._progress = Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
         self._task: TaskID | None = None
 
     def __call__(self, done: int, total: int) -> None:
