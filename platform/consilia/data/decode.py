@@ -18,6 +18,9 @@ from consilia.data.npz_source import read_blocks
 from consilia.data.reader import fit_image, read_image
 from consilia.errors import ReaderError, RunError
 
+BLOCK_BYTES = 4_000_000  # decoded pixels that one process hands over at once
+_BLOCK_IMAGES = 256  # so that small images still show progress
+
 Block = tuple[Path, ...] | npt.NDArray[np.uint8]  # files to decode, or images of an archive
 
 
@@ -37,7 +40,7 @@ class Decoded:
 def decode(table: ImageTable, *, size: int, channels: int, workers: int) -> Iterator[Decoded]:
     """Decode every image of `table`, block by block in its order.
 
-    Blocks hold about 4 MB of pixels and at most two a worker are in flight, so memory does not grow with the
+    Blocks hold `BLOCK_BYTES` of pixels and at most two a worker are in flight, so memory does not grow with the
     data set. What is yielded does not depend on `workers`.
 
     Args:
@@ -49,7 +52,7 @@ def decode(table: ImageTable, *, size: int, channels: int, workers: int) -> Iter
     Raises:
         RunError: A decoding process died.
     """
-    length = max(1, min(256, 4_000_000 // (size * size * channels)))
+    length = max(1, min(_BLOCK_IMAGES, BLOCK_BYTES // (size * size * channels)))
     blocks = _blocks(table, length)
     if workers <= 1 or table.archive:
         yield from (decode_block(block, size, channels) for block in blocks)

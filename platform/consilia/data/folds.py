@@ -97,7 +97,7 @@ def make_folds(
         raise DataError(f"k must be at least 2, but got {k}.")
     groups = merge_duplicates(store)
     locked = (store.index["split"] == "test").to_numpy()
-    refuse_crossing(store, groups, np.where(locked, LOCKED, 0), what="the test split")
+    refuse_crossing(store, np.where(locked, LOCKED, 0), what="the test split")
     if test == "auto" and not locked.any():
         locked = _draw_test(store, groups, test_fraction=test_fraction, seed=seed, k=k)
     _check_groups(store, groups, ~locked, k)
@@ -143,7 +143,7 @@ def check_no_leak(folds: FoldPlan, store: ImageStore) -> None:
             f"{store.folder} is {store.digest[:16]} with {len(store)}. "
             "Use the data they were made for, or start a new study."
         )
-    refuse_crossing(store, merge_duplicates(store), folds.fold, what="a fold")
+    refuse_crossing(store, folds.fold, what="a fold")
 
 
 def _frame(store: ImageStore, fold: npt.NDArray[np.int64]) -> pd.DataFrame:

@@ -30,29 +30,29 @@ def merge_duplicates(store: ImageStore) -> Groups:
     return pd.factorize(roots)[0].astype(np.int64)
 
 
-def refuse_crossing(store: ImageStore, groups: Groups, part: npt.NDArray[np.int64], *, what: str) -> None:
-    """Raise when a group lies in more than one part.
+def refuse_crossing(store: ImageStore, part: npt.NDArray[np.int64], *, what: str) -> None:
+    """Raise when a patient, or an image and its exact copy, lies in more than one part.
 
     Args:
-        store: Names the files for the error.
-        groups: Group of each image, (n,).
+        store: The images.
         part: Part of each image, (n,): its fold, say.
         what: What divides the parts, for the error.
 
     Raises:
-        DataError: Names two files of the first group that is divided.
+        DataError: Names two files of the first patient or picture that is divided.
     """
-    crossing = pd.DataFrame({"group": groups, "part": part}).groupby("group")["part"].nunique()
-    broken = crossing.index[crossing > 1]
-    if broken.empty:
-        return
-    rows = np.flatnonzero(groups == broken[0])
-    first = rows[0]
-    other = rows[part[rows] != part[first]][0]
-    file, patient = store.index["file"], store.index["patient_id"]
-    raise DataError(
-        f"{store.folder}: {file[first]} (patient {patient[first]!r}) and {file[other]} "
-        f"(patient {patient[other]!r}) are of one patient or hold the same pixels, but {what} parts them, "
-        f"as it does {len(broken)} group(s) in all. Correct the splits, or remove the copies: "
-        "what is tested may not be trained on."
-    )
+    for column, bond in (("patient_id", "are of one patient"), ("pixel_digest", "hold the same pixels")):
+        frame = pd.DataFrame({"bond": store.index[column], "part": part})
+        crossing = frame.groupby("bond", sort=False)["part"].nunique()
+        broken = crossing.index[crossing > 1]
+        if broken.empty:
+            continue
+        rows = np.flatnonzero(frame["bond"] == broken[0])
+        other = rows[part[rows] != part[rows[0]]][0]
+        one, two = (
+            f"{store.index['file'][row]} (patient {store.index['patient_id'][row]!r})" for row in (rows[0], other)
+        )
+        raise DataError(
+            f"{store.folder}: {one} and {two} {bond}, but {what} parts them ({len(broken)} such cases in all). "
+            "Correct the splits, or remove the copies: what is tested may not be trained on."
+        )

@@ -1,0 +1,38 @@
+"""Stores prepared from a few rows, and the place of the real data."""
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from consilia.data.prepare import prepare
+from consilia.data.store import ImageStore
+from data_tables import Row, card_of, picture, write_table
+
+
+@pytest.fixture
+def make_store(tmp_path: Path) -> Callable[..., ImageStore]:
+    """Prepare a store from rows; `pixels` gives some files the picture of another seed."""
+
+    def make(
+        rows: Sequence[Row], *, pixels: Mapping[str, int] | None = None, name: str = "made", **fields: Any
+    ) -> ImageStore:
+        folder = write_table(tmp_path / name, rows)
+        for file, seed in (pixels or {}).items():
+            Image.fromarray(picture(seed)).save(folder / file)
+        columns = {"split": "split"} if any(entry["split"] for entry in rows) else {}
+        return prepare(card_of(folder, columns=columns, **fields), root=tmp_path / "stores")
+
+    return make
+
+
+@pytest.fixture
+def real_data() -> Path:
+    """Folder of the real data sets, where there is one."""
+    place = os.environ.get("CONSILIA_REAL_DATA")
+    if not place:
+        pytest.skip("CONSILIA_REAL_DATA names no folder of real images")
+    return Path(place)

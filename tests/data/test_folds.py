@@ -1,0 +1,246 @@
+"""Folds are stratified and repeatable, and neither a patient nor a copy of an image ever crosses them."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow.parquet as pq
+import pytest
+
+from consilia.data.folds import FoldPlan, check_no_leak, load_folds, make_folds
+from consilia.data.groups import merge_duplicates
+from consilia.errors import DataError
+from data_tables import balanced, row
+
+
+def split(store, *, k=3, seed=0, test="auto", test_fraction=0.2) -> FoldPlan:
+    return make_folds(store, k=k, seed=seed, test=test, test_fraction=test_fraction)
+
+
+def folds_of(store, folds: FoldPlan, column: str) -> pd.Series:
+    """In how many folds each value of an index column appears."""
+    return pd.Series(folds.fold).groupby(store.index[column]).nunique()
+
+
+def mixed(patients=60, seed=0):
+    """Patients with 1 ... 4 images of one of three classes that are rare to different degrees."""
+    generator = np.random.default_rng(seed)
+    rows = []
+    for patient in range(patients):
+        label = "abbccc"[patient % 6]
+        rows += [row(len(rows) + i, label, f"{patient:03d}") for i in range(generator.integers(1, 5))]
+    return rows
+
+
+class TestPartition:
+    def test_every_image_is_in_one_fold_or_in_the_test_split(self, make_store):
+        store = make_store(mixed())
+        folds = split(store)
+        parts = [folds.test, *(folds.validation(fold) for fold in range(3))]
+        assert sorted(np.concatenate(parts).tolist()) == list(range(len(store)))
+        assert np.array_equal(np.sort(np.concatenate(parts[1:])), folds.pool)
+
+    def test_training_and_validation_rows_make_up_the_pool(self, make_store):
+        folds = split(make_store(mixed()))
+        for fold in range(3):
+            together = np.union1d(folds.training(fold), folds.validation(fold))
+            assert np.array_equal(together, folds.pool)
+            assert not np.intersect1d(folds.training(fold), folds.validation(fold)).size
+
+    @pytest.mark.parametrize("fold", [-1, 3])
+    def test_a_fold_that_does_not_exist_is_an_error_and_not_the_test_split(self, make_store, fold):
+        folds = split(make_store(mixed()))
+        for rows in (folds.validation, folds.training):
+            with pytest.raises(IndexError, match="0 \\.\\.\\. 2"):
+                rows(fold)
+
+    @pytest.mark.parametrize("seed", range(5))
+    def test_no_patient_crosses_and_classes_keep_their_shares(self, make_store, seed):
+        store = make_store(mixed())
+        folds = split(store, k=4, seed=seed)
+        assert folds_of(store, folds, "patient_id").max() == 1
+        share = np.bincount(store.labels[folds.pool]) / len(folds.pool)
+        for fold in range(4):
+            labels = store.labels[folds.validation(fold)]
+            assert np.abs(np.bincount(labels, minlength=3) / len(labels) - share).max() < 0.12
+
+    def test_a_patient_with_forty_images_is_never_split(self, make_store):
+        rows = balanced(patients=12, images=1)
+        rows += [row(100 + i, "a", "many") for i in range(40)]
+        store = make_store(rows)
+        for seed in range(5):
+            folds = split(store, seed=seed)
+            assert len(set(folds.fold[store.patients == "many"].tolist())) == 1
+
+    def test_one_seed_gives_one_division_and_another_seed_another(self, make_store):
+        store = make_store(mixed())
+        assert split(store, seed=7) == split(store, seed=7)
+        assert np.array_equal(split(store, seed=7).fold, split(store, seed=7).fold)
+        assert split(store, seed=7).digest != split(store, seed=8).digest
+        assert not np.array_equal(split(store, seed=7).fold, split(store, seed=8).fold)
+
+    def test_the_folds_cannot_be_changed_by_accident(self, make_store):
+        with pytest.raises(ValueError, match="read-only"):
+            split(make_store(mixed())).fold[0] = 1
+
+
+class TestDuplicates:
+    def test_planted_copies_of_different_patients_land_in_one_fold(self, make_store):
+        rows = mixed()
+        copies = {rows[i]["path"]: 0 for i in (0, 20, 40, 60)}
+        store = make_store(rows, pixels=copies)
+        holders = {rows[i]["patient"] for i in (0, 20, 40, 60)}
+        assert len(holders) > 1
+        for seed in range(6):
+            folds = split(store, seed=seed)
+            together = np.isin(store.patients, list(holders))
+            assert len(set(folds.fold[together].tolist())) == 1
+            assert folds_of(store, folds, "pixel_digest").max() == 1
+
+    def test_a_chain_of_copies_merges_its_ends(self, make_store):
+        rows = balanced(patients=8, images=2)
+        chain = {"001.png": 500, "002.png": 500, "003.png": 600, "004.png": 600}  # patients 0-1 and 1-2
+        groups = merge_duplicates(make_store(rows, pixels=chain))
+        assert groups.tolist() == [0] * 6 + [n for group in range(1, 6) for n in (group, group)]
+
+    def test_a_patient_called_like_another_is_another(self, make_store):
+        rows = [row(i, "ab"[i % 2], name) for i, name in enumerate(["7", "007", "07", "7.0"])]
+        assert merge_duplicates(make_store(rows)).tolist() == [0, 1, 2, 3]
+
+    @pytest.mark.parametrize("inside", ["train", "val"])
+    def test_a_copy_in_test_and_pool_is_an_error_that_names_both_files(self, make_store, inside):
+        rows = [entry | {"split": "test" if i < 8 else inside} for i, entry in enumerate(balanced())]
+        store = make_store(rows, pixels={"003.png": 900, "015.png": 900})
+        with pytest.raises(DataError, match=r"003\.png .*015\.png .*the test split parts them"):
+            split(store)
+
+
+class TestTestSplit:
+    def test_the_source_s_test_split_is_the_locked_one_and_val_joins_the_folds(self, make_store):
+        parts = ["train", "val", "test"]
+        rows = [entry | {"split": parts[int(entry["patient"]) // 4]} for entry in balanced()]
+        store = make_store(rows)
+        for test in ("auto", "none"):
+            folds = split(store, k=2, test=test)
+            assert np.array_equal(folds.test, np.flatnonzero(store.index["split"] == "test"))
+            assert np.array_equal(folds.pool, np.flatnonzero(store.index["split"] != "test"))
+
+    @pytest.mark.parametrize("fraction", [0.1, 0.2, 0.5])
+    def test_a_source_without_one_gets_its_share_of_the_patients_of_every_class(self, make_store, fraction):
+        store = make_store(mixed())
+        folds = split(store, test_fraction=fraction)
+        patients = store.index.drop_duplicates("patient_id")
+        locked = patients["patient_id"].isin(store.patients[folds.test])
+        for count, locked_count in zip(
+            patients["label"].value_counts(sort=False), locked.groupby(patients["label"]).sum(), strict=True
+        ):
+            assert abs(locked_count - fraction * count) <= 0.5
+
+    def test_none_leaves_every_image_in_the_folds(self, make_store):
+        store = make_store(mixed())
+        folds = split(store, test="none")
+        assert len(folds.test) == 0
+        assert len(folds.pool) == len(store)
+
+
+class TestRefusals:
+    def test_too_few_patients_for_k_names_class_patients_and_k(self, make_store):
+        rows = [*balanced(), *(row(50 + i, "rare", f"r{i // 3}") for i in range(9))]  # 9 images, 3 patients
+        store = make_store(rows)
+        with pytest.raises(DataError, match=r"class 'rare' has 3 patients .* k = 4 .* Lower k to 3"):
+            split(store, k=4, test="none")
+        assert split(store, k=3, test="none").k == 3
+
+    def test_copies_count_once(self, make_store):
+        rows = [*balanced(), *(row(50 + i, "rare", f"r{i}") for i in range(3))]
+        store = make_store(rows, pixels={"050.png": 999, "051.png": 999})
+        with pytest.raises(DataError, match=r"class 'rare' has 2 patients .* k = 3"):
+            split(store, k=3, test="none")
+
+    def test_one_fold_is_no_cross_validation(self, make_store):
+        with pytest.raises(DataError, match="k must be at least 2, but got 1"):
+            split(make_store(balanced()), k=1)
+
+    def test_patients_entangled_in_every_class_are_divided_so_that_every_fold_has_every_class(self, make_store):
+        rows = []
+        for patient in range(6):
+            rows += [row(len(rows), "a", f"{patient}"), row(len(rows) + 1, "b", f"{patient}")]
+        rows += [row(100, "c", "0"), row(101, "c", "1")]
+        store = make_store(rows)
+        for seed in range(10):
+            folds = split(store, k=2, seed=seed, test="none")
+            assert all(len(set(store.labels[folds.validation(fold)].tolist())) == 3 for fold in range(2))
+
+
+class TestFile:
+    def test_folds_come_back_as_they_were_saved(self, make_store, tmp_path: Path):
+        store = make_store(mixed())
+        folds = split(store)
+        folds.save(tmp_path / "folds.parquet", store)
+        again = load_folds(tmp_path / "folds.parquet")
+        assert again == folds
+        assert np.array_equal(again.fold, folds.fold)
+        check_no_leak(again, store)
+
+    def test_the_file_is_readable_without_consilia(self, make_store, tmp_path: Path):
+        store = make_store(mixed())
+        folds = split(store)
+        folds.save(tmp_path / "folds.parquet", store)
+        frame = pd.read_parquet(tmp_path / "folds.parquet")
+        assert list(frame.columns) == ["image_id", "patient_id", "label", "split", "fold"]
+        assert frame["patient_id"].tolist() == store.patients.tolist()
+        assert np.array_equal(np.flatnonzero(frame["split"] == "test"), folds.test)
+
+    @pytest.mark.parametrize("column", ["fold", "label", "patient_id"])
+    def test_a_changed_cell_is_noticed(self, make_store, tmp_path: Path, column):
+        store = make_store(mixed())
+        path = tmp_path / "folds.parquet"
+        split(store).save(path, store)
+        table = pq.read_table(path)
+        values = table[column].to_pylist()
+        values[0], values[-1] = values[-1], values[0]
+        assert values != table[column].to_pylist()
+        changed = table.set_column(table.column_names.index(column), column, [values])
+        pq.write_table(changed.replace_schema_metadata(table.schema.metadata), path)
+        with pytest.raises(DataError, match=r"folds\.parquet was changed after it was written"):
+            load_folds(path)
+
+    @pytest.mark.parametrize("content", [b"", b"PAR1", b"fold\n1\n"])
+    def test_what_is_no_folds_file_is_named(self, tmp_path: Path, content):
+        path = tmp_path / "folds.parquet"
+        path.write_bytes(content)
+        with pytest.raises(DataError, match=r"folds\.parquet cannot be read"):
+            load_folds(path)
+
+    def test_a_foreign_parquet_and_a_missing_file_are_named(self, tmp_path: Path):
+        pd.DataFrame({"fold": [1]}).to_parquet(tmp_path / "other.parquet")
+        with pytest.raises(DataError, match=r"other\.parquet"):
+            load_folds(tmp_path / "other.parquet")
+        with pytest.raises(DataError, match=r"absent\.parquet"):
+            load_folds(tmp_path / "absent.parquet")
+
+
+class TestCheck:
+    def test_folds_of_other_data_are_refused(self, make_store):
+        store, other = make_store(mixed()), make_store(mixed(seed=1), name="other")
+        with pytest.raises(DataError, match="Use the data they were made for"):
+            check_no_leak(split(other), store)
+
+    def test_a_patient_in_two_folds_is_named(self, make_store):
+        store = make_store(balanced())
+        folds = split(store)
+        fold = folds.fold.copy()
+        row_of_patient = np.flatnonzero(store.patients == "005")[0]
+        fold[row_of_patient] = (fold[row_of_patient] + 1) % 3
+        with pytest.raises(DataError, match=r"patient '005'.*fold parts them"):
+            check_no_leak(replace(folds, fold=fold), store)
+
+    def test_a_copy_in_two_folds_is_named(self, make_store):
+        store = make_store(balanced(), pixels={"002.png": 800, "008.png": 800})
+        folds = split(store)
+        fold = folds.fold.copy()
+        patient = store.patients == "004"  # holds 008.png
+        fold[patient] = (fold[patient] + 1) % 3
+        with pytest.raises(DataError, match=r"002\.png .*008\.png"):
+            check_no_leak(replace(folds, fold=fold), store)
