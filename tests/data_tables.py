@@ -6,11 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import yaml
 from PIL import Image
 
 from consilia.plan.data import DataCard
 
 COLUMNS = ("path", "label", "patient", "split")
+CONTENT = Path(__file__).parents[1] / "data"
 Row = Mapping[str, str]
 
 
@@ -46,3 +48,9 @@ def write_table(folder: Path, rows: Sequence[Row], *, columns: Sequence[str] = C
         for number, entry in enumerate(rows):
             Image.fromarray(picture(number)).save(folder / entry["path"])
     return folder
+
+
+def shipped_card(name: str, **fields: Any) -> DataCard:
+    """Read a card of data/cards, with some of its fields replaced."""
+    content = yaml.safe_load((CONTENT / "cards" / f"{name}.yaml").read_text(encoding="utf-8"))
+    return DataCard.model_validate(content | fields)

@@ -70,8 +70,8 @@ def decode(table: ImageTable, *, size: int, channels: int, workers: int) -> Iter
                     waiting.append(pool.submit(decode_block, block, size, channels))
         except BrokenProcessPool as error:
             raise RunError(
-                "A process that decodes images was ended from outside, probably for want of memory. "
-                "Free some memory and prepare again."
+                "A process that decodes images died. If memory ran out, free some and prepare again. A script that "
+                'prepares data must do so below `if __name__ == "__main__":`.'
             ) from error
         finally:
             pool.shutdown(wait=True, cancel_futures=True)

@@ -99,7 +99,7 @@ def make_folds(
     locked = (store.index["split"] == "test").to_numpy()
     refuse_crossing(store, np.where(locked, LOCKED, 0), what="the test split")
     if test == "auto" and not locked.any():
-        locked = _draw_test(store, groups, test_fraction=test_fraction, seed=seed, k=k)
+        locked = _draw_test(store, groups, test_fraction=test_fraction, seed=seed)
     _check_groups(store, groups, ~locked, k)
     fold = np.full(len(store), LOCKED, dtype=np.int64)
     pool = np.flatnonzero(~locked)
@@ -174,7 +174,7 @@ def _check_groups(store: ImageStore, groups: Groups, pool: npt.NDArray[np.bool_]
             )
 
 
-def _draw_test(store: ImageStore, groups: Groups, *, test_fraction: float, seed: int, k: int) -> npt.NDArray[np.bool_]:
+def _draw_test(store: ImageStore, groups: Groups, *, test_fraction: float, seed: int) -> npt.NDArray[np.bool_]:
     """Lock about `test_fraction` of the groups of every class, at least one, by seed."""
     generator = np.random.default_rng([seed, 0x7E57])  # apart from the folds' own shuffle
     locked: list[int] = []

@@ -29,8 +29,6 @@ def read_image(path: Path, *, size: int, channels: int) -> Pixels:
     """
     try:
         with Image.open(path, formats=("PNG", "JPEG")) as image:
-            _check_size(image, str(path))
-            image.load()
             return fit_image(image, size=size, channels=channels, name=str(path))
     except ReaderError:
         raise
@@ -86,13 +84,18 @@ def _reason(path: Path, error: Exception) -> str:
         return "the file is neither PNG nor JPEG, or its header is damaged."
     if isinstance(error, (Image.DecompressionBombError, Image.DecompressionBombWarning)):
         return f"an image may have {MAX_PIXELS:,} pixels at most. {error}"
-    return f"the file is truncated or damaged: {error}"
+    return f"the file cannot be read: {error}"
 
 
 def _upright(image: Image.Image, name: str) -> Image.Image:
     if not isinstance(image, Image.Image):
         raise ReaderError(f"{name}: an image must be a Pillow image or a NumPy array, but is {type(image).__name__}.")
-    return ImageOps.exif_transpose(image)
+    _check_size(image, name)
+    try:
+        image.load()  # Pillow opens lazily: a file that was cut fails here
+        return ImageOps.exif_transpose(image)
+    except Exception as error:
+        raise ReaderError(f"{name}: the image is truncated or damaged: {error}") from error
 
 
 def _flatten(image: Image.Image, name: str) -> Image.Image:

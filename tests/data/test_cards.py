@@ -1,0 +1,103 @@
+"""The shipped cards and samples say what they should, and the real data is what its publishers say."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from consilia.data.folds import check_no_leak, make_folds
+from consilia.data.prepare import prepare
+from consilia.data.reader import read_image
+from consilia.data.sources import list_images
+from consilia.errors import DataError
+from data_tables import CONTENT, shipped_card
+
+CARDS = sorted(path.stem for path in (CONTENT / "cards").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("name", CARDS)
+def test_a_card_is_named_like_its_file_and_never_flips_a_radiograph(name):
+    card = shipped_card(name)
+    assert card.name == name
+    assert card.homepage
+    assert card.licence
+    assert not (card.augmentation.flip_horizontal)
+    assert not (card.augmentation.flip_vertical)
+    assert not card.augmentation.quarter_turns
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("phantoms", ["consilia data phantoms DIR", "--set path=DIR", "--set data.path=DIR"]),
+        ("pneumoniamnist", ["https://medmnist.com", "pneumoniamnist_28.npz", "--set path=FILE"]),
+        ("cxr_views", ["covid-chestxray-dataset", "metadata.csv", "--set path=DIR"]),
+    ],
+)
+def test_a_card_without_its_data_says_how_to_get_it(name, says):
+    with pytest.raises(DataError) as caught:
+        list_images(shipped_card(name))
+    assert all(part in str(caught.value) for part in says)
+
+
+def test_the_samples_are_small_readable_images_that_the_phantoms_card_lists():
+    folder = CONTENT / "samples"
+    table = list_images(
+        shipped_card("phantoms", path=str(folder), source={"kind": "table", "columns": {"patient": "patient"}})
+    )
+    assert len(table) == 8
+    assert sorted(table.files) == sorted(path.name for path in folder.glob("*.png"))
+    assert set(table.labels.tolist()) == {0, 1, 2}
+    for file in table.files:
+        assert (folder / file).stat().st_size < 5_000
+        assert read_image(folder / file, size=64, channels=1).std() > 10
+
+
+def test_pneumoniamnist_holds_its_official_counts(real_data: Path, tmp_path: Path):
+    card = shipped_card("pneumoniamnist", path=str(real_data / "pneumoniamnist_28.npz"))
+    store = prepare(card, root=tmp_path)
+    counts = pd.crosstab(store.index["split"], store.index["label"])
+    assert len(store) == 5856
+    assert counts.loc["train"].tolist() == [1214, 3494]
+    assert counts.loc["val"].tolist() == [135, 389]
+    assert counts.loc["test"].tolist() == [234, 390]
+    with np.load(card.path, allow_pickle=False) as archive:
+        assert np.array_equal(store.pixels[:4708, :, :, 0], archive["train_images"])
+        assert np.array_equal(store.pixels[-624:, :, :, 0], archive["test_images"])
+    folds = make_folds(store, k=3, seed=0, test="auto", test_fraction=0.2)
+    assert np.array_equal(folds.test, np.arange(5232, 5856))
+    assert pd.Series(folds.fold).groupby(store.index["pixel_digest"]).nunique().max() == 1
+    assert store.index["pixel_digest"].duplicated().any()  # or the line above shows nothing
+
+
+def test_no_patient_of_cxr_views_crosses_a_fold(real_data: Path, tmp_path: Path):
+    store = prepare(shipped_card("cxr_views", path=str(real_data / "cxr-views")), root=tmp_path)
+    assert (len(store), len(set(store.patients.tolist()))) == (326, 187)
+    assert store.classes == ("AP", "AP Supine", "PA")
+    assert store.manifest.quarantine == ()
+    views = store.index.groupby("patient_id")["label"].nunique()
+    assert (views > 1).sum() == 13
+    for seed in range(5):
+        folds = make_folds(store, k=5, seed=seed, test="auto", test_fraction=0.2)
+        check_no_leak(folds, store)
+        assert pd.Series(folds.fold).groupby(store.patients).nunique().max() == 1
+        share = len(set(store.patients[folds.test].tolist())) / 187
+        assert share == pytest.approx(0.2, abs=0.01)
+        for fold in range(5):
+            assert set(store.labels[folds.validation(fold)].tolist()) == {0, 1, 2}
+
+
+def test_a_wide_radiograph_is_not_squeezed(real_data: Path, tmp_path: Path):
+    folder = real_data / "cxr-views" / "images"
+    wide = next(path for path in sorted(folder.iterdir()) if _aspect(path) > 1.2)
+    fitted = read_image(wide, size=128, channels=1)[:, :, 0]
+    black = (128 - round(128 / _aspect(wide))) // 2
+    assert (fitted[: black - 1] == 0).all()
+    assert fitted[black + 1 : -black - 1].any(axis=1).mean() > 0.9
+
+
+def _aspect(path: Path) -> float:
+    with Image.open(path) as image:
+        return image.width / image.height
