@@ -238,7 +238,7 @@ def test_arrays_that_cannot_be_taken_say_what_must_hold(array, says):
 def test_a_cut_file_that_pillow_has_opened_but_not_read_is_refused(tmp_path: Path):
     Image.fromarray(gradient(64, 64)).save(tmp_path / "a.png")
     (tmp_path / "a.png").write_bytes((tmp_path / "a.png").read_bytes()[:-40])
-    with Image.open(tmp_path / "a.png") as image, pytest.raises(ReaderError, match="the image: .*truncated"):
+    with Image.open(tmp_path / "a.png") as image, pytest.raises(ReaderError, match=r"the image: .*truncated"):
         fit(image)
 
 
