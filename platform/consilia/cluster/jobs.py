@@ -1,10 +1,12 @@
 """A study as a job of a running Ray cluster. Source: Ray 2.60, Jobs API and token authentication."""
 
 import asyncio
+import logging
 import os
 import secrets
 import shlex
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,6 +19,7 @@ from consilia.cluster.environment import PACKAGE, RAY_ENVIRONMENT
 from consilia.errors import ClusterError
 
 _STUDY_FILE = "study.yaml"
+_AGENT_SECONDS = 60.0  # a new head answers requests before it can start jobs
 
 
 class ClusterJobs:
@@ -34,6 +37,7 @@ class ClusterJobs:
             raise ClusterError(
                 f"--address must be the dashboard's, such as http://{address.split(':')[0]}:8265, but got {address!r}."
             )
+        logging.getLogger("ray").setLevel(logging.WARNING)  # it tells of every upload
         token = _find_token()
         headers = {"Authorization": f"Bearer {token}"} if token else None
         with self._asking():
@@ -54,17 +58,15 @@ class ClusterJobs:
             Path(working_dir, _STUDY_FILE).write_text(
                 yaml.safe_dump(plan, sort_keys=False, allow_unicode=True), encoding="utf-8"
             )
-            return str(
-                self._client.submit_job(
-                    entrypoint=_entrypoint(root),
-                    submission_id=f"{name}-{secrets.token_hex(4)}",
-                    metadata={"job_name": f"consilia search {name}"},
-                    runtime_env={
-                        "working_dir": working_dir,
-                        "py_modules": [str(PACKAGE)],
-                        "env_vars": RAY_ENVIRONMENT,
-                    },
-                )
+            return self._submit(
+                entrypoint=_entrypoint(root),
+                submission_id=f"{name}-{secrets.token_hex(4)}",
+                metadata={"job_name": f"consilia search {name}"},
+                runtime_env={
+                    "working_dir": working_dir,
+                    "py_modules": [str(PACKAGE)],
+                    "env_vars": RAY_ENVIRONMENT,
+                },
             )
 
     def status(self, job: str) -> JobDetails:
@@ -91,6 +93,17 @@ class ClusterJobs:
         """Ask a job to end; what it has finished is stored. False if it had ended before."""
         with self._asking():
             return bool(self._client.stop_job(job))
+
+    def _submit(self, **job: Any) -> str:
+        """Submit, and wait for a head that has only just started; the fixed id keeps a job from starting twice."""
+        deadline = time.monotonic() + _AGENT_SECONDS
+        while True:
+            try:
+                return str(self._client.submit_job(**job))
+            except RuntimeError as error:
+                if "No available agent" not in str(error) or time.monotonic() > deadline:
+                    raise
+                time.sleep(1)
 
     @contextmanager
     def _asking(self) -> Iterator[None]:
