@@ -4,6 +4,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 DEMO := demo
+# One of each class, from a seed that the demo does not train on.
+DEMO_IMAGES := $(addprefix data/samples/,p0001-1.png p0002-1.png p0008-1.png)
 
 .PHONY: setup demo test format clean
 
@@ -19,7 +21,7 @@ demo: setup
 	test -f $(DEMO)/phantoms/metadata.csv || $(BIN)/consilia data phantoms $(DEMO)/phantoms
 	$(BIN)/consilia search examples/phantoms.yaml --set data.path=$(DEMO)/phantoms \
 		--studies $(DEMO)/studies --stores $(DEMO)/stores
-	$(BIN)/consilia predict $(DEMO)/studies/phantoms/ensembles/greedy_calibrated data/samples/*.png
+	$(BIN)/consilia predict $(DEMO)/studies/phantoms/ensembles/greedy_calibrated $(DEMO_IMAGES)
 
 test: setup
 	$(BIN)/ruff check .
