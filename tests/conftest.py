@@ -1,0 +1,151 @@
+"""One tiny study, trained once for all tests that look at its files."""
+
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from consilia.folder import StudyFolder
+from consilia.plan.study import StudyPlan
+from consilia.records import EpochReport, TrialRecord, TrialTask
+
+ROOT = Path(__file__).parent.parent
+
+STUDY = """
+name: tiny
+data: {{card: phantoms, path: "{phantoms}", size: 32}}
+folds: {{k: 2}}
+spaces: [tiny]
+search: {{trials: 2}}
+training: {{epochs: 1, batch_size: 16}}
+ensemble: best_single
+"""
+
+
+class SilentView:
+    """A StudyView that shows nothing and remembers what it heard."""
+
+    def __init__(self) -> None:
+        self.epochs: list[EpochReport] = []
+        self.ended: list[TrialRecord] = []
+        self.n_prepared = 0
+
+    def preparing(self, done: int, total: int) -> None:
+        self.n_prepared = done
+
+    def connected(self, *, dashboard: str, token_file: str) -> None:
+        raise AssertionError("a study of one configuration needs no Ray")
+
+    def search_started(self, *, n_trials: int, n_slots: int, records: tuple[TrialRecord, ...]) -> None:
+        self.stored = records
+
+    def trial_started(self, task: TrialTask) -> None:
+        pass
+
+    def epoch_ended(self, report: EpochReport) -> None:
+        self.epochs.append(report)
+
+    def trial_ended(self, record: TrialRecord) -> None:
+        self.ended.append(record)
+
+
+@dataclass(frozen=True)
+class TrainedStudy:
+    """A finished study of one configuration, and all that it was made from."""
+
+    file: Path  # the study file
+    plan: StudyPlan
+    folder: StudyFolder
+    studies: Path
+    stores: Path
+    bundle: Path
+    view: SilentView
+
+
+@pytest.fixture(scope="session")
+def root() -> Path:
+    """The checkout."""
+    return ROOT
+
+
+@pytest.fixture
+def silent_view() -> SilentView:
+    return SilentView()
+
+
+@pytest.fixture(scope="session")
+def phantoms(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Phantoms of 30 patients at 32 px; not to be changed."""
+    from consilia.data.phantoms import write_phantoms
+
+    return write_phantoms(tmp_path_factory.mktemp("data") / "phantoms", patients=30, size=32)
+
+
+@pytest.fixture
+def phantoms_copy(phantoms: Path, tmp_path: Path) -> Path:
+    """The phantoms in a folder that a test may change."""
+    return Path(shutil.copytree(phantoms, tmp_path / "phantoms"))
+
+
+@pytest.fixture(scope="session")
+def study_file(phantoms: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A study of tiny networks on the phantoms: two folds of one epoch."""
+    file = tmp_path_factory.mktemp("files") / "tiny.yaml"
+    file.write_text(STUDY.format(phantoms=phantoms), encoding="utf-8")
+    return file
+
+
+@pytest.fixture(scope="session")
+def one_thread() -> Iterator[None]:
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="session")
+def trained(study_file: Path, tmp_path_factory: pytest.TempPathFactory, one_thread: None) -> TrainedStudy:
+    """A study trained to its bundle, without Ray; not to be changed."""
+    from consilia.study.run import run_study
+    from consilia.study.single import read_single_plan
+
+    root = tmp_path_factory.mktemp("trained")
+    plan = read_single_plan(study_file, architecture="test_resnet")
+    view = SilentView()
+    result = run_study(plan, studies=root / "studies", stores=root / "stores", view=view)
+    folder = StudyFolder(root / "studies" / plan.name)
+    return TrainedStudy(
+        file=study_file,
+        plan=plan,
+        folder=folder,
+        studies=root / "studies",
+        stores=root / "stores",
+        bundle=result.bundle,
+        view=view,
+    )
+
+
+@pytest.fixture
+def trained_copy(trained: TrainedStudy, tmp_path: Path) -> TrainedStudy:
+    """The trained study in a folder that a test may change; the image stores stay where they are."""
+    studies = Path(shutil.copytree(trained.studies, tmp_path / "studies"))
+    folder = StudyFolder(studies / trained.plan.name)
+    return TrainedStudy(
+        file=trained.file,
+        plan=trained.plan,
+        folder=folder,
+        studies=studies,
+        stores=trained.stores,
+        bundle=folder.bundle(trained.plan.ensemble.name),
+        view=trained.view,
+    )
+
+
+@pytest.fixture
+def trained_bundle(trained: TrainedStudy, tmp_path: Path) -> Path:
+    """A copy of the trained bundle that a test may change."""
+    return Path(shutil.copytree(trained.bundle, tmp_path / "bundle"))
