@@ -65,9 +65,7 @@ def measure_nested(folder: Path, n_trials: int) -> list[float]:
         partial(_nested_trial, stamps, folder / "ray"),
         param_space={"number": tune.grid_search(list(range(n_trials)))},
         tune_config=tune.TuneConfig(max_concurrent_trials=1),
-        run_config=tune.RunConfig(
-            name="nested-search", storage_path=str(folder / "ray"), callbacks=[clock], verbose=0
-        ),
+        run_config=tune.RunConfig(name="nested-search", storage_path=str(folder / "ray"), callbacks=[clock], verbose=0),
     ).fit()
     return [_stamp(stamps, number) - started for number, started in sorted(clock.started.items())]
 

@@ -10,8 +10,9 @@ from search_records import Listener, epoch, task
 from consilia.folder import StudyFolder
 from consilia.plan.study import SearchPlan
 from consilia.records import EpochReport, TrialOutcome, TrialRecord, TrialTask
-from consilia.search.book import TrialBook, leaderboard, read_trials
+from consilia.search.book import TrialBook, leaderboard, read_trials, stored_reports
 from consilia.search.racing import EveryFold, Racing
+from consilia.training.artifacts import write_history
 
 K = 2
 
@@ -176,3 +177,14 @@ def test_the_leaderboard_follows_the_metrics_direction_and_leaves_the_unfinished
     }
     assert [each.number for each in leaderboard(records, metric="log_loss")] == [0, 3, 1]
     assert [each.number for each in leaderboard(records, metric="macro_auc")] == [1, 0, 3]
+
+
+def test_stored_histories_come_back_as_reports_so_that_racing_remembers(folder: StudyFolder, listener: Listener):
+    book = open_book(folder, listener, racing=StopAll())
+    book.next_task()
+    book.hear(epoch(0, 0, 1, 0.7))
+    book.stop(0)
+    row = {"epoch": 1, "train_loss": 0.9, "log_loss": 0.7, "macro_auc": 0.6, "lr": 1e-3, "seconds": 2.0, "images": 20}
+    write_history(folder.trial(0).fold(0).history, [row, {**row, "epoch": 2, "log_loss": 0.65}])
+    reports = list(stored_reports(folder, metric="log_loss"))
+    assert [(each.number, each.fold, each.epoch, each.score) for each in reports] == [(0, 0, 1, 0.7), (0, 0, 2, 0.65)]

@@ -90,9 +90,9 @@ def _device_bytes() -> int:
 
 def _free_device_memory(baseline: int) -> None:
     """Give the trial's device memory back; a leak ends this process, and Ray Train starts a fresh one."""
-    gc.collect()
     if not torch.cuda.is_available():
         return
+    gc.collect()
     torch.cuda.empty_cache()
     if _device_bytes() - baseline > _LEAK_BYTES:
         os._exit(1)  # the trial's outcome is stored; only the process is given up
