@@ -1,6 +1,6 @@
 """Cross-validation folds and the locked test split: stratified by class, grouped by patient, never leaking.
 
-Source: METHODS section 1; scikit-learn's StratifiedGroupKFold from release 1.9 on.
+Source: docs/methods.md section 1; scikit-learn's StratifiedGroupKFold from release 1.9 on.
 """
 
 from collections import defaultdict

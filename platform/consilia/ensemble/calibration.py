@@ -1,4 +1,4 @@
-"""How sure the ensemble says it is. Source: METHODS section 5; Guo et al., ICML 2017 (temperature scaling).
+"""How sure the ensemble says it is. Source: docs/methods.md section 5; Guo et al., ICML 2017 (temperature scaling).
 
 Out-of-fold probabilities come from one fold's networks, but the predictor has those of k folds. So the
 calibrator is fitted to, and applied to, the probabilities of one fold ensemble; the folds are pooled after
@@ -60,7 +60,7 @@ def pool_folds(calibrator: Identity | Temperature, fold_probabilities: npt.NDArr
 
     Args:
         calibrator: Applied to each fold ensemble.
-        fold_probabilities: q_f(x) of METHODS section 5, (n_folds, n_images, n_classes).
+        fold_probabilities: q_f(x) of docs/methods.md section 5, (n_folds, n_images, n_classes).
 
     Returns:
         (n_images, n_classes); rows sum to 1, and the order of the folds is irrelevant.

@@ -1,4 +1,4 @@
-"""An ensemble of several trials has to earn its place. Source: METHODS section 4."""
+"""An ensemble of several trials has to earn its place. Source: docs/methods.md section 4."""
 
 from dataclasses import dataclass
 

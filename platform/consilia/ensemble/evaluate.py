@@ -1,4 +1,4 @@
-"""Scoring a finished ensemble on images that nothing was chosen on. Source: METHODS section 8."""
+"""Scoring a finished ensemble on images that nothing was chosen on. Source: docs/methods.md section 8."""
 
 from typing import Literal
 

@@ -1,4 +1,4 @@
-"""What a predictor is worth, in numbers with intervals. Source: METHODS sections 5 and 8."""
+"""What a predictor is worth, in numbers with intervals. Source: docs/methods.md sections 5 and 8."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -21,7 +21,7 @@ from consilia.training.input import Preprocessing, network_input
 
 
 class FoldEnsembles:
-    """For each fold, the linear pool of the members' networks of that fold. Source: METHODS section 5."""
+    """For each fold, the linear pool of the members' networks of that fold. Source: docs/methods.md section 5."""
 
     def __init__(self, members: Sequence[Member], root: Path, *, device: torch.device) -> None:
         """Load every network from its safetensors file below `root`.

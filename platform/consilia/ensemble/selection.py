@@ -1,4 +1,4 @@
-"""Which trials join the ensemble, and with which weights. Source: METHODS section 4.
+"""Which trials join the ensemble, and with which weights. Source: docs/methods.md section 4.
 
 Pure functions on arrays. Candidates come in the order of their trial numbers: a tie goes to the earlier one.
 """
@@ -43,7 +43,7 @@ def select(selection: Selection, candidates: Candidates, truth: Truth, *, seed: 
         truth: About the same images.
         seed: Of the random halves of the pool that `Greedy` draws.
 
-    Source: METHODS section 4.
+    Source: docs/methods.md section 4.
     """
     true = _true_probabilities(candidates, truth.labels)
     weights = patient_weights(truth.patients)

@@ -64,7 +64,7 @@ class DataCard(Frozen):
     """One data set: where it lies, what its columns mean, and what its images tolerate.
 
     `group: patient` (the default) demands a patient for every image; a set without patients must say
-    `group: none`, and the model card repeats it. Source: METHODS section 1.
+    `group: none`, and the model card repeats it. Source: docs/methods.md section 1.
     """
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")

@@ -21,7 +21,7 @@ class SoftVote(Frozen):
 
 
 class Greedy(Frozen):
-    """Bagged greedy selection with replacement. Source: Caruana et al., ICML 2004; METHODS section 4."""
+    """Bagged greedy selection with replacement. Source: Caruana et al., ICML 2004; docs/methods.md section 4."""
 
     kind: Literal["greedy"] = "greedy"
     pool: int = Field(default=50, ge=1)  # best trials that may be chosen

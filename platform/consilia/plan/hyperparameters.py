@@ -12,7 +12,7 @@ Imbalance = Literal["cross_entropy", "logit_adjustment", "sqrt_sampling", "focal
 class Hyperparameters(Frozen):
     """One point of the search space; what a space does not search keeps its default here.
 
-    Source: METHODS section 3, for batches of 64.
+    Source: docs/methods.md section 3, for batches of 64.
     """
 
     architecture: str

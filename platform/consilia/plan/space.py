@@ -78,7 +78,7 @@ class SearchSpace(Frozen):
     """One family of architectures with the ranges of its hyperparameters.
 
     Hyperparameters that families share keep one name and one range, so that Optuna's joint model learns from
-    all of them. Source: METHODS sections 2 and 3.
+    all of them. Source: docs/methods.md sections 2 and 3.
     """
 
     family: str

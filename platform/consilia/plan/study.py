@@ -21,7 +21,7 @@ class FoldsPlan(Frozen):
 
 
 class Halving(Frozen):
-    """Successive halving on the epochs of the first fold. Source: METHODS section 2.1."""
+    """Successive halving on the epochs of the first fold. Source: docs/methods.md section 2.1."""
 
     kind: Literal["halving"] = "halving"
     reduction: int = Field(default=3, ge=2)  # one trial in this many goes on past a rung

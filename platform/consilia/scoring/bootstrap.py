@@ -1,4 +1,4 @@
-"""Percentile bootstrap over patients. Source: Efron and Tibshirani 1993, chapter 13; METHODS section 8."""
+"""Percentile bootstrap over patients. Source: Efron and Tibshirani 1993, chapter 13; docs/methods.md section 8."""
 
 from collections.abc import Iterator, Sequence
 

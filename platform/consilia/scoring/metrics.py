@@ -1,7 +1,7 @@
 """Metrics of class probabilities; each is computed for many weightings of the images at once.
 
 A bootstrap draw is a weighting, so a metric and its interval come from the same lines of code.
-Source: METHODS sections 5 and 8.
+Source: docs/methods.md sections 5 and 8.
 """
 
 import difflib

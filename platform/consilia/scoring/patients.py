@@ -7,7 +7,7 @@ import numpy.typing as npt
 def patient_weights(patients: npt.NDArray[np.str_]) -> npt.NDArray[np.float64]:
     """Return 1 / (images of its patient) for each image, (n_images,): every patient weighs 1 in all.
 
-    Source: METHODS section 4.
+    Source: docs/methods.md section 4.
     """
     numbers, _ = patient_numbers(patients)
     weights: npt.NDArray[np.float64] = 1.0 / np.bincount(numbers)[numbers]

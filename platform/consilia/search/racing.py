@@ -29,7 +29,7 @@ class EpochHalving:
     its own included. The rung lies at a third of the epochs (for reduction 3): the next would be the last
     epoch, where the fold is paid for anyway.
 
-    Source: Li et al., A System for Massively Parallel Hyperparameter Tuning, MLSys 2020; METHODS section 2.1.
+    Source: Li et al., A System for Massively Parallel Hyperparameter Tuning, MLSys 2020; docs/methods.md section 2.1.
     """
 
     def __init__(self, plan: Halving, *, epochs: int, higher_is_better: bool) -> None:

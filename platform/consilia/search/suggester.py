@@ -65,7 +65,7 @@ class OptunaSuggester:
     Trials that the journal holds as RUNNING have lost their process: `unfinished` gives them back with their number
     and configuration, so that they go on where they were and no zombie stays behind.
 
-    Source: METHODS section 2 (multivariate, grouped, constant liar; defaults of each family first).
+    Source: docs/methods.md section 2 (multivariate, grouped, constant liar; defaults of each family first).
     """
 
     def __init__(
@@ -129,7 +129,7 @@ class OptunaSuggester:
 
 def _make_sampler(*, seed: int, n_startup_trials: int) -> optuna.samplers.TPESampler:
     with warnings.catch_warnings():
-        # `multivariate`, `group` and `constant_liar` have been marked experimental for years; docs/methods.md says why.
+        # `multivariate`, `group` and `constant_liar` are marked experimental; docs/methods.md says why we use them.
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         return optuna.samplers.TPESampler(
             multivariate=True, group=True, constant_liar=True, n_startup_trials=n_startup_trials, seed=seed

@@ -74,7 +74,7 @@ def _is_done(bundle: Path, plan: StudyPlan, recipe: EnsembleRecipe, *, has_test:
 
 
 def _log_opening(folder: StudyFolder, recipe: EnsembleRecipe) -> None:
-    """Write down that the locked test split was opened, before it is. Source: METHODS section 1."""
+    """Write down that the locked test split was opened, before it is. Source: docs/methods.md section 1."""
     line = {"opened": datetime.now(UTC).isoformat(timespec="seconds"), "for": recipe.model_dump(mode="json")}
     with folder.test_openings.open("a", encoding="utf-8") as file:
         file.write(json.dumps(line) + "\n")

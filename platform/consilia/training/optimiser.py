@@ -1,4 +1,4 @@
-"""AdamW with a learning rate that grows with depth. Source: METHODS section 3."""
+"""AdamW with a learning rate that grows with depth. Source: docs/methods.md section 3."""
 
 from typing import Any
 

@@ -1,6 +1,6 @@
 """Learning rate over the steps: linear warm-up, then a cosine to almost 0.
 
-The cosine spans the trial's full length, whether or not a scheduler ends it earlier (METHODS section 2).
+The cosine spans the trial's full length, whether or not a scheduler ends it earlier (docs/methods.md section 2).
 Source: Loshchilov and Hutter, SGDR, ICLR 2017.
 """
 
