@@ -69,9 +69,7 @@ class TrialRecord:
     state: TrialState
     hyperparameters: Hyperparameters
     folds: tuple[FoldResult, ...] = ()
-    objective: float | None = (
-        None  # mean over folds of a finished trial; what Optuna was told of a stopped one
-    )
+    objective: float | None = None  # mean over folds of a finished trial; what Optuna was told of a stopped one
     reason: str = ""
     seconds: float = 0.0
 
