@@ -1,0 +1,72 @@
+"""`consilia predict`: one row an image, whatever becomes of it."""
+
+import csv
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import consilia
+from consilia.cli.app import run
+
+
+@pytest.fixture
+def images(tmp_path):
+    """Three images, of which the second is broken; one name holds what rich would take for markup."""
+    paths = [tmp_path / name for name in ("a[red].png", "broken.png", "c.png")]
+    for number in (0, 2):
+        pixels = np.random.default_rng(number).integers(0, 256, (40, 36), dtype=np.uint8)
+        Image.fromarray(pixels).save(paths[number])
+    paths[1].write_bytes(b"no image")
+    return paths
+
+
+def predict(bundle, images, *more: str) -> int:
+    return run(["predict", str(bundle), *map(str, images), "--device", "cpu", *more])
+
+
+def test_the_csv_has_a_row_for_every_image_and_the_numbers_of_python(trained, images, tmp_path, capsys):
+    out = tmp_path / "predictions.csv"
+    assert predict(trained.bundle, images, "--out", str(out)) == 1
+    with out.open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["image"] for row in rows] == [str(path) for path in images]
+    predictor = consilia.load(trained.bundle, device="cpu")
+    for row, image in ((rows[0], images[0]), (rows[2], images[2])):
+        expected = predictor.predict(image)[0]
+        assert row["label"] == expected.label
+        assert float(row["confidence"]) == pytest.approx(expected.confidence, abs=1e-6)
+        probabilities = {name: float(row[f"p_{name}"]) for name in predictor.classes}
+        assert probabilities == pytest.approx(expected.probabilities, abs=1e-6)
+        assert row["error"] == ""
+    assert "broken.png" in rows[1]["error"]
+    assert {rows[1][key] for key in rows[1] if key not in ("image", "error")} == {""}
+    assert "3 images, 1 of them unreadable" in capsys.readouterr().out
+
+
+def test_good_images_alone_end_with_0(trained, images, tmp_path, capsys):
+    assert predict(trained.bundle, [images[0], images[2]], "--out", str(tmp_path / "p.csv")) == 0
+    assert predict(trained.bundle, [images[0], images[2]]) == 0
+    assert capsys.readouterr().err == ""
+
+
+def test_the_table_has_a_row_for_every_image_and_errors_go_to_stderr(trained, images, capsys):
+    assert predict(trained.bundle, images) == 1
+    printed = capsys.readouterr()
+    for path in images:
+        assert path.name in printed.out
+    assert printed.out.count("error") == 1
+    assert printed.err.splitlines() == [f"{images[1]}: the file is neither PNG nor JPEG, or its header is damaged."]
+
+
+def test_an_image_that_is_not_there_is_such_a_row_too(trained, images, tmp_path):
+    out = tmp_path / "p.csv"
+    assert predict(trained.bundle, [tmp_path / "absent.png", images[0]], "--out", str(out)) == 1
+    rows = out.read_text().splitlines()
+    assert len(rows) == 3
+    assert rows[1].endswith("does not exist.")
+
+
+def test_a_device_that_is_not_there_is_a_user_s_error(trained, images, capsys):
+    assert run(["predict", str(trained.bundle), str(images[0]), "--device", "gpux"]) == 2
+    assert "gpux" in capsys.readouterr().err

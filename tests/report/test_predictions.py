@@ -1,0 +1,66 @@
+"""Predictions as a CSV and as a table; an image with an error keeps its row."""
+
+import csv
+from pathlib import Path
+
+import pytest
+
+from consilia.errors import ReaderError
+from consilia.records import Prediction
+from consilia.report.predictions import print_predictions, write_predictions
+
+CLASSES = ("clear", "[b]odd")
+
+
+def prediction(confidence: float) -> Prediction:
+    probabilities = {"clear": confidence, "[b]odd": 1 - confidence}
+    return Prediction(label="clear", confidence=confidence, probabilities=probabilities)
+
+
+ROWS = [
+    (Path("a, with comma.png"), prediction(0.75)),
+    (Path("scan[/].png"), ReaderError("scan[/].png: the file is empty (0 bytes).")),
+    (Path("größe.png"), prediction(1 / 3)),
+]
+
+
+def test_the_csv_is_read_back_with_every_digit(tmp_path):
+    path = tmp_path / "below" / "p.csv"
+    assert write_predictions(iter(ROWS), CLASSES, path) == 1
+    with path.open(newline="", encoding="utf-8") as file:
+        header, *rows = list(csv.reader(file))
+    assert header == ["image", "label", "confidence", "p_clear", "p_[b]odd", "error"]
+    assert [row[0] for row in rows] == [str(image) for image, _ in ROWS]
+    assert [float(number) for number in rows[2][2:5]] == [1 / 3, 1 / 3, 1 - 1 / 3]
+    assert rows[1] == ["scan[/].png", "", "", "", "", "scan[/].png: the file is empty (0 bytes)."]
+
+
+def test_a_stream_that_breaks_leaves_the_older_file(tmp_path):
+    path = tmp_path / "p.csv"
+    path.write_text("older")
+
+    def rows():
+        yield ROWS[0]
+        raise RuntimeError("the network is gone")
+
+    with pytest.raises(RuntimeError, match="gone"):
+        write_predictions(rows(), CLASSES, path)
+    assert [each.name for each in tmp_path.iterdir()] == ["p.csv"]
+    assert path.read_text() == "older"
+
+
+def test_the_table_shows_names_as_they_are_and_errors_go_to_stderr(capsys):
+    assert print_predictions(iter(ROWS), CLASSES) == 1
+    printed = capsys.readouterr()
+    for name in ("a, with comma.png", "scan[/].png", "größe.png", "[b]odd"):
+        assert name in printed.out
+    assert "0.750" in printed.out
+    assert printed.err == "scan[/].png: the file is empty (0 bytes).\n"
+
+
+def test_a_long_name_is_not_cut(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "60")
+    name = "x" * 90 + ".png"
+    print_predictions([(Path(name), prediction(0.5))], CLASSES)
+    cells = [line.split("│")[1].strip() for line in capsys.readouterr().out.splitlines() if line.startswith("│")]
+    assert "".join(cells) == name
