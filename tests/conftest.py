@@ -1,6 +1,7 @@
 """One tiny study, trained once for all tests that look at its files."""
 
 import shutil
+import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -62,6 +63,13 @@ class TrainedStudy:
     stores: Path
     bundle: Path
     view: SilentView
+
+
+@pytest.fixture(scope="session")
+def short_tmp() -> Iterator[Path]:
+    """A folder with a short name: Ray's sockets lie in it, and a socket's path may have 107 characters."""
+    with tempfile.TemporaryDirectory(prefix="cr-", dir="/tmp", ignore_cleanup_errors=True) as folder:
+        yield Path(folder)
 
 
 @pytest.fixture(scope="session")

@@ -571,6 +571,7 @@ COMMANDS = [
     (["ensemble", "nothing"], ["nothing", "--studies"]),
     (["predict", "full", "a.png"], ["full", "ensemble.json"]),
     (["evaluate", "full", "phantomz"], ["phantomz"]),
+    (["status", "job", "--address", "head:8265"], ["--address", "http://head:8265", "'head:8265'"]),
     (["search"], ["STUDY.yaml", "--help"]),
     (["serch", "mine.yaml"], ["serch"]),
     (["search", "mine.yaml", "--epochs", "3"], ["--epochs"]),

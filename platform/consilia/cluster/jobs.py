@@ -16,7 +16,7 @@ import yaml
 from ray.job_submission import JobDetails, JobStatus, JobSubmissionClient
 
 from consilia.cluster.environment import PACKAGE, RAY_ENVIRONMENT
-from consilia.errors import ClusterError
+from consilia.errors import ClusterError, UserError
 
 _STUDY_FILE = "study.yaml"
 _AGENT_SECONDS = 60.0  # a new head answers requests before it can start jobs
@@ -34,7 +34,7 @@ class ClusterJobs:
     def __init__(self, address: str) -> None:
         self._address = address
         if not address.startswith(("http://", "https://")):
-            raise ClusterError(
+            raise UserError(
                 f"--address must be the dashboard's, such as http://{address.split(':')[0]}:8265, but got {address!r}."
             )
         logging.getLogger("ray").setLevel(logging.WARNING)  # it tells of every upload
@@ -123,7 +123,7 @@ def succeeded(details: JobDetails) -> bool:
 
 def _entrypoint(root: str) -> str:
     # Quoting would keep the cluster's shell from expanding a leading ~.
-    home, rest = ("~/", root[2:]) if root.startswith("~/") else ("", root)
+    home, rest = ("~/", root[2:]) if root == "~" or root.startswith("~/") else ("", root)
     studies, stores = (home + shlex.quote(f"{rest}/{name}") for name in ("studies", "stores"))
     return f"python -m consilia search {_STUDY_FILE} --studies {studies} --stores {stores}"
 

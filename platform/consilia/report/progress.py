@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable
 from types import TracebackType
 
-from rich.console import Console
+from rich.console import Console, Group
 from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
@@ -122,17 +122,17 @@ class StudyProgress:
 
     def _show(self) -> None:
         if self._live:
-            self._live.update(self._table(), refresh=True)
+            self._live.update(self._picture(), refresh=True)
 
-    def _table(self) -> Table:
-        table = Table(title=self._summary(), title_justify="left", title_style="", expand=False)
+    def _picture(self) -> Group:
+        table = Table()
         for column in ("trial", "architecture", "lr", "fold", "epoch", self._metric):
             table.add_column(column, justify="left" if column == "architecture" else "right")
         for number, (task, report) in sorted(self._running.items()):
             at = ("", "", "starting") if report is None else self._place(report)
             hyperparameters = task.hyperparameters
             table.add_row(str(number), hyperparameters.architecture, f"{hyperparameters.lr:.1e}", *at)
-        return table
+        return Group(self._summary(), table)
 
     def _place(self, report: EpochReport) -> tuple[str, str, str]:
         return f"{report.fold + 1}/{self._n_folds}", f"{report.epoch}/{self._epochs}", f"{report.score:.4f}"

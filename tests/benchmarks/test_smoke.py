@@ -1,0 +1,32 @@
+"""Every benchmark runs on tiny input and ends with one JSON line; none of its figures is asserted."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+
+
+def run(name: str, *arguments: str, ray_folder: Path) -> dict[str, object]:
+    done = subprocess.run(
+        [sys.executable, str(BENCHMARKS / name), "--quick", *arguments],
+        env={**os.environ, "RAY_TMPDIR": str(ray_folder)},
+        capture_output=True,
+        text=True,
+        timeout=280,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+@pytest.mark.ray
+def test_trial_overhead_prints_both_sides_and_their_ratio(short_tmp: Path):
+    figures = run("trial_overhead.py", "--slot-trials=3", "--nested-trials=1", ray_folder=short_tmp)
+    assert (figures["n_slot"], figures["n_nested"]) == (2, 1)
+    assert figures["ratio"] == pytest.approx(figures["nested_start_s"] / figures["slot_start_s"])
+    assert figures["machine"]["cpus"] == os.cpu_count()
