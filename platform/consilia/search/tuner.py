@@ -78,7 +78,7 @@ class _BookSearcher(Searcher):
         if number is None:
             return
         if error:
-            reason = "its slot was lost too often; run.log and Ray's logs say why"
+            reason = "its slot was lost too often; error.txt in the study's ray folder says why"
             self._book.end(TrialOutcome(number=number, state="failed", reason=reason))
         else:
             self._book.stop(number)
