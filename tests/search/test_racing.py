@@ -79,6 +79,14 @@ def test_hearing_the_same_report_again_counts_it_once():
     assert once.hear(epoch(9, 0, once.rung, 0.75)) == twice.hear(epoch(9, 0, twice.rung, 0.75))
 
 
+def test_a_trial_that_resumes_is_not_judged_again_by_scores_that_came_later():
+    racing = make()
+    assert stopped_trials(racing, [0.5] * 3) == set()
+    for number in range(3, 23):
+        racing.hear(epoch(number, 0, racing.rung, 0.1))
+    assert racing.hear(epoch(0, 0, racing.rung, 0.5)) is None
+
+
 def test_one_epoch_folds_are_never_halved():
     racing = EpochHalving(Halving(min_scores=2), epochs=1, higher_is_better=False)
     assert racing.rung == 1

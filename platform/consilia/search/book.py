@@ -103,11 +103,6 @@ class TrialBook:
         if number in self._stops:
             self.end(TrialOutcome(number=number, state="stopped", reason=self._stops.pop(number)))
 
-    @property
-    def n_unfinished(self) -> int:
-        """Trials of the budget that have not ended."""
-        return self._plan.trials - sum(record.state != "running" for record in self.records.values())
-
     def sweep(self) -> None:
         """Delete checkpoints of ended trials: a stopped worker may write one more before it notices."""
         for number, record in self.records.items():

@@ -40,8 +40,13 @@ class EpochHalving:
         self._losses: dict[int, float] = {}  # by trial; lower is better
 
     def hear(self, report: EpochReport) -> str | None:
-        """Record the score if this is the rung, and compare it with the others there."""
+        """Record the score if this is the rung, and compare it with the others there.
+
+        A trial is decided on once: one that resumes reports its rung again and goes on as before.
+        """
         if report.fold != 0 or report.epoch != self.rung or self.rung >= self._epochs:
+            return None
+        if report.number in self._losses:
             return None
         self._losses[report.number] = self._sign * report.score
         n_scores = len(self._losses)
