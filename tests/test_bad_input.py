@@ -11,7 +11,7 @@ import yaml
 from PIL import Image
 
 import consilia
-from consilia.catalog import load, parse_settings
+from consilia.catalog import load
 from consilia.cli.app import run
 from consilia.data.folds import make_folds
 from consilia.data.prepare import prepare
@@ -22,6 +22,7 @@ from consilia.folder import StudyFolder
 from consilia.plan.data import DataCard
 from consilia.plan.ensemble import EnsembleRecipe
 from consilia.plan.study import ClusterProfile
+from consilia.strict_yaml import parse_settings
 from consilia.study.folder import find_study, open_study
 from consilia.study.plan import read_card, read_plan
 from consilia.study.preflight import check_networks

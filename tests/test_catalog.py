@@ -6,12 +6,14 @@ from typing import get_args
 import pytest
 
 from consilia import catalog
-from consilia.catalog import Kind, content_folder, load, merge, names, parse_settings, read_yaml, validate
+from consilia.catalog import Kind, content_folder, load, names
 from consilia.errors import PlanError
 from consilia.plan.data import DataCard
 from consilia.plan.ensemble import EnsembleRecipe
 from consilia.plan.space import SearchSpace
 from consilia.plan.study import ClusterProfile, SearchPlan
+from consilia.strict_yaml import merge, parse_settings, read_yaml
+from consilia.validation import validate
 
 RECIPE = "name: mine\nselection: {kind: soft_vote, members: 3}\n"
 
