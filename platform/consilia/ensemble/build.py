@@ -29,6 +29,7 @@ from consilia.ensemble.document import (
 from consilia.ensemble.evaluate import NO_PATIENTS
 from consilia.ensemble.evaluation import Evaluation, Subject, score_predictions
 from consilia.ensemble.pool import Pool, keep_with_weights, load_pool
+from consilia.ensemble.seen import fingerprints
 from consilia.ensemble.selection import (
     combine,
     combine_cross_fitted,
@@ -103,7 +104,7 @@ def build_ensemble(
         files=dict.fromkeys(weights, FileRecord(bytes=0, sha256="0" * 64)),
     )
     bundle = folder.bundle(recipe.name)
-    write_bundle(bundle, document, weights)
+    write_bundle(bundle, document, weights, seen=fingerprints(store, folds.pool))
     return bundle
 
 

@@ -20,6 +20,7 @@ from consilia.ensemble.evaluation import Evaluation
 from consilia.ensemble.golden import GOLDEN, environment, write_golden
 from consilia.ensemble.networks import FoldEnsembles
 from consilia.ensemble.publish import publish_folder
+from consilia.ensemble.seen import SEEN, Fingerprints, write_seen
 from consilia.errors import BundleError
 from consilia.files import sha256_of_file, sha256_of_json, write_json, write_text
 
@@ -27,13 +28,14 @@ DOCUMENT, CARD = "ensemble.json", "card.md"
 _MAX_DOCUMENT_BYTES = 16 * 2**20
 
 
-def write_bundle(final: Path, document: BundleDocument, weights: Mapping[str, Path]) -> None:
+def write_bundle(final: Path, document: BundleDocument, weights: Mapping[str, Path], *, seen: Fingerprints) -> None:
     """Write a bundle to a temporary folder and publish it as `final`, in place of an older one.
 
     Args:
         final: Folder of the bundle.
         document: Complete but for `files` and `environment`, which are filled in here.
         weights: Where each network's safetensors file lies now, by its name in the bundle.
+        seen: Of the images that the networks were trained on.
 
     Raises:
         BundleError: A weights file does not fit its model.
@@ -47,6 +49,7 @@ def write_bundle(final: Path, document: BundleDocument, weights: Mapping[str, Pa
             shutil.copyfile(source, folder / name)
         networks = FoldEnsembles(document.members, folder, device=device)
         write_golden(folder / GOLDEN, networks, document.calibrator, document.reading)
+        write_seen(folder / SEEN, seen)
         _finish(folder, document.model_copy(update={"environment": environment(device)}))
 
     publish_folder(final, fill)
@@ -90,7 +93,7 @@ def read_bundle(path: Path) -> BundleDocument:
         raise BundleError(f"{path / DOCUMENT}: {key or 'the document'}: {first['msg']}. {_AGAIN}") from error
     for name, record in document.files.items():
         _check_file(path, name, record)
-    for needed in (GOLDEN, CARD):
+    for needed in (GOLDEN, SEEN, CARD):
         if needed not in document.files:
             raise BundleError(f"{path / DOCUMENT}: files must list {needed}. {_AGAIN}")
     return document

@@ -7,6 +7,7 @@ from consilia.ensemble.calibration import Identity, pool_folds
 from consilia.ensemble.document import BundleDocument
 from consilia.ensemble.evaluation import Evaluation, Subject, score_predictions
 from consilia.ensemble.predictor import EnsemblePredictor
+from consilia.ensemble.seen import refuse_seen
 from consilia.errors import DataError
 from consilia.records import Rows
 
@@ -29,13 +30,14 @@ def evaluate(
         seed: Of the bootstrap.
 
     Raises:
-        DataError: There are no rows, or the store does not fit the ensemble.
+        DataError: There are no rows, some were trained on, or the store does not fit the ensemble.
     """
     if len(rows) == 0:
         raise DataError(
             f"{store.folder}: an evaluation needs images that no trial has seen, but there is no test split. "
             "The cross-validated numbers in the ensemble's card are an internal estimate."
         )
+    refuse_seen(predictor.seen, store, rows)
     folds = predictor.fold_probabilities(store, rows)
     subject = Subject(
         labels=store.labels[rows],

@@ -17,6 +17,7 @@ from consilia.ensemble.document import BundleDocument
 from consilia.ensemble.golden import GOLDEN, check_golden
 from consilia.ensemble.images import ImageLike, Images, read_pixels, single_images
 from consilia.ensemble.networks import FoldEnsembles, choose_device
+from consilia.ensemble.seen import SEEN, Fingerprints, read_seen
 from consilia.errors import DataError, ReaderError
 from consilia.records import Prediction, Probabilities, Rows
 
@@ -69,6 +70,7 @@ class EnsemblePredictor:
 
     document: BundleDocument
     networks: FoldEnsembles
+    seen: Fingerprints  # of the images that the networks were trained on
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -191,4 +193,4 @@ def load_predictor(path: str | Path, *, device: str = "auto") -> EnsemblePredict
     document = read_bundle(bundle)
     networks = FoldEnsembles(document.members, bundle, device=chosen)
     check_golden(bundle / GOLDEN, networks, document)
-    return EnsemblePredictor(document=document, networks=networks)
+    return EnsemblePredictor(document=document, networks=networks, seen=read_seen(bundle / SEEN))

@@ -3,7 +3,6 @@
 import json
 import logging
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +21,7 @@ from consilia.plan.study import StudyPlan
 from consilia.record_files import trial_to_json
 from consilia.records import TrialRecord
 from consilia.search.book import leaderboard, read_trials
+from consilia.study.openings import log_opening
 
 logger = logging.getLogger(__name__)
 
@@ -51,7 +51,7 @@ def combine(
     if not _is_done(bundle, plan, recipe, has_test=len(folds.test) > 0):
         build_ensemble(list(records.values()), plan=plan, recipe=recipe, folder=folder, store=store, folds=folds)
         if len(folds.test):
-            _log_opening(folder, recipe)
+            log_opening(folder, recipe)
             record_evaluation(bundle, evaluate(load_predictor(bundle), store, folds.test, seed=plan.seed))
     document = read_bundle(bundle)
     board = leaderboard(records, metric=plan.search.metric)
@@ -71,13 +71,6 @@ def _is_done(bundle: Path, plan: StudyPlan, recipe: EnsembleRecipe, *, has_test:
     source = document.provenance
     is_evaluated = any(evaluation.split == "test" for evaluation in document.evaluations)
     return source.study_digest == plan.digest and source.recipe == recipe and is_evaluated == has_test
-
-
-def _log_opening(folder: StudyFolder, recipe: EnsembleRecipe) -> None:
-    """Write down that the locked test split was opened, before it is. Source: docs/methods.md section 1."""
-    line = {"opened": datetime.now(UTC).isoformat(timespec="seconds"), "for": recipe.model_dump(mode="json")}
-    with folder.test_openings.open("a", encoding="utf-8") as file:
-        file.write(json.dumps(line) + "\n")
 
 
 def _write_report(plan: StudyPlan, folder: StudyFolder, records: list[TrialRecord], document: BundleDocument) -> None:

@@ -8,28 +8,28 @@ from consilia.data.prepare import prepare
 from consilia.ensemble.evaluate import evaluate
 from consilia.ensemble.evaluation import Evaluation
 from consilia.ensemble.predictor import load_predictor
-from consilia.errors import DataError
+from consilia.folder import StudyFolder
 from consilia.plan.data import DataCard
+from consilia.study.openings import log_opening
 
 
 def evaluate_on_card(bundle: Path, card: DataCard, *, stores: Path, device: str = "auto") -> Evaluation:
     """Evaluate on the card's test split, or on all images of a card that brings none.
 
-    Images that the ensemble was trained on are never evaluated: its own data set counts only if the source brings
-    the test split.
+    An image that the ensemble was trained on is refused. Opening the locked test split of the ensemble's own data is
+    written to its study, if the bundle lies in one.
 
     Raises:
         BundleError: The bundle is damaged.
-        DataError: The classes differ, or the card is the ensemble's own and brings no test split.
+        DataError: The classes differ, or images were trained on.
     """
     predictor = load_predictor(bundle, device=device)
     store = prepare(card, root=stores.absolute())
-    rows = np.flatnonzero((store.index["split"] == "test").to_numpy())
-    if len(rows):
-        return evaluate(predictor, store, rows, split="test")
-    if store.digest == predictor.document.provenance.data_digest:
-        raise DataError(
-            f"The ensemble was trained on {card.name}, and its source brings no test split. The study drew one and "
-            f"has evaluated on it: see {bundle / 'card.md'}."
-        )
-    return evaluate(predictor, store, np.arange(len(store)), split="external")
+    locked = np.flatnonzero((store.index["split"] == "test").to_numpy())
+    rows = locked if len(locked) else np.arange(len(store))
+    if store.digest != predictor.document.provenance.data_digest:
+        return evaluate(predictor, store, rows, split="external")
+    folder = StudyFolder(bundle.absolute().parent.parent)
+    if folder.plan.is_file():
+        log_opening(folder, predictor.document.provenance.recipe)
+    return evaluate(predictor, store, rows, split="test")
