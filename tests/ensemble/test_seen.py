@@ -36,7 +36,7 @@ def test_fingerprints_come_back_without_their_order(tmp_path: Path):
 @pytest.mark.parametrize("content", [b"", b"not an array", b"\x93NUMPY\x01\x00"])
 def test_a_damaged_file_is_a_bundle_error(tmp_path: Path, content: bytes):
     (tmp_path / "seen.npy").write_bytes(content)
-    with pytest.raises(BundleError, match="seen.npy"):
+    with pytest.raises(BundleError, match=r"seen\.npy"):
         read_seen(tmp_path / "seen.npy")
 
 
