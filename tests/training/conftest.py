@@ -68,7 +68,6 @@ def make_context(toy_store, toy_folds, tmp_path):
             "seed": 7,
             "device": "cpu",
             "image_size": SIZE,
-            "threads": 1,
         }
         return TrainingContext(**{**values, **changes})
 

@@ -11,6 +11,7 @@ import ray
 import torch
 
 from consilia.records import EpochReport, TrialOutcome, TrialTask
+from consilia.training.device import set_threads
 
 logger = logging.getLogger(__name__)
 
@@ -30,7 +31,7 @@ def serve(config: dict[str, Any]) -> None:
             `n_folds`, for the names of the folds in the dashboard.
     """
     mailbox, run_trial = config["mailbox"], config["run_trial"]
-    torch.set_num_threads(config["n_threads"])
+    set_threads(config["n_threads"])
     baseline = _device_bytes()
     while (task := ray.get(mailbox.take.remote())) is not None:
         watch = _Watch(mailbox, task, n_folds=config["n_folds"])

@@ -7,8 +7,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Protocol
 
-import torch
-
 from consilia.cluster.connection import connect
 from consilia.data.folds import FoldPlan, check_no_leak, load_folds, make_folds
 from consilia.data.prepare import prepare
@@ -96,7 +94,7 @@ def load_or_make_folds(plan: StudyPlan, store: ImageStore, folder: StudyFolder) 
 
 
 def training_context(
-    plan: StudyPlan, store: ImageStore, folds: FoldPlan, folder: StudyFolder, *, device: str, threads: int
+    plan: StudyPlan, store: ImageStore, folds: FoldPlan, folder: StudyFolder, *, device: str
 ) -> TrainingContext:
     """Return what all trials of a study share."""
     return TrainingContext(
@@ -110,7 +108,6 @@ def training_context(
         seed=plan.seed,
         device=device,
         image_size=plan.image_size,
-        threads=threads,
     )
 
 
@@ -122,13 +119,13 @@ def _n_unfinished(plan: StudyPlan, folder: StudyFolder) -> int:
 def _run_trials(plan: StudyPlan, store: ImageStore, folds: FoldPlan, folder: StudyFolder, view: StudyView) -> None:
     prepare_context = functools.partial(training_context, plan, store, folds, folder)
     if plan.search.configuration is not None:
-        train_one(plan, prepare_context(device="auto", threads=torch.get_num_threads()), folder, view)
+        train_one(plan, prepare_context(device="auto"), folder, view)
         return
     with connect(plan.cluster) as connection:
         view.connected(dashboard=connection.dashboard, token_file=connection.token_file)
         capacity = plan_capacity(free_nodes(), plan.cluster, n_trials=plan.search.trials)
         device = "cuda" if capacity.gpus_per_slot else "cpu"
-        context = prepare_context(device=device, threads=max(1, int(capacity.cpus_per_slot)))
+        context = prepare_context(device=device)
         search_trials(plan, context, folder, view, capacity=capacity)
 
 

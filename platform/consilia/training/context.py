@@ -30,7 +30,6 @@ class TrainingContext:
     seed: int
     device: str  # of torch, or "auto"
     image_size: int  # pixels, unless a trial has its own
-    threads: int  # this worker's share of the cores; whoever owns the process sets them
 
     @property
     def store(self) -> ImageStore:
