@@ -21,6 +21,7 @@ from consilia.files import sha256_of_json
 from consilia.folder import StudyFolder
 from consilia.plan.data import DataCard
 from consilia.plan.ensemble import EnsembleRecipe
+from consilia.plan.reading import Reading
 from consilia.plan.study import ClusterProfile
 from consilia.strict_yaml import parse_settings
 from consilia.study.folder import find_study, open_study
@@ -257,19 +258,19 @@ def _spoil(place, content: Callable[[bytes], bytes]) -> Path:
 @case(ReaderError, "scan.png", "neither PNG nor JPEG")
 def unreadable_image(place):
     path = _spoil(place, lambda _: b"not an image, though its name says so")
-    return lambda: read_image(path, size=8, channels=1)
+    return lambda: read_image(path, Reading(size=8, channels=1))
 
 
 @case(ReaderError, "scan.png", "truncated")
 def truncated_image(place):
     path = _spoil(place, lambda content: content[: len(content) // 2])
-    return lambda: read_image(path, size=8, channels=1)
+    return lambda: read_image(path, Reading(size=8, channels=1))
 
 
 @case(ReaderError, "scan.png", "0 bytes")
 def image_of_0_bytes(place):
     path = _spoil(place, lambda _: b"")
-    return lambda: read_image(path, size=8, channels=1)
+    return lambda: read_image(path, Reading(size=8, channels=1))
 
 
 @case(DataError, "1 of 24 images", "005.png", "0 bytes", "max_bad")
@@ -553,7 +554,7 @@ def test_an_unusual_image_is_read_for_what_it_shows(image, mode, left, right, pl
     image().save(place.folder / "unusual.png")
     with Image.open(place.folder / "unusual.png") as written:
         assert written.mode == mode
-    pixels = read_image(place.folder / "unusual.png", size=8, channels=1)
+    pixels = read_image(place.folder / "unusual.png", Reading(size=8, channels=1)).pixels
     np.testing.assert_array_equal(pixels[:, :, 0], np.where(np.arange(8) < 4, left, right)[None].repeat(8, axis=0))
 
 

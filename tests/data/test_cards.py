@@ -12,6 +12,7 @@ from consilia.data.prepare import prepare
 from consilia.data.reader import read_image
 from consilia.data.sources import list_images
 from consilia.errors import DataError
+from consilia.plan.reading import Reading
 from data_tables import CONTENT, shipped_card
 
 CARDS = sorted(path.stem for path in (CONTENT / "cards").glob("*.yaml"))
@@ -52,7 +53,7 @@ def test_the_samples_are_small_readable_images_that_the_phantoms_card_lists():
     assert set(table.labels.tolist()) == {0, 1, 2}
     for file in table.files:
         assert (folder / file).stat().st_size < 5_000
-        assert read_image(folder / file, size=64, channels=1).std() > 10
+        assert read_image(folder / file, Reading(size=64, channels=1)).pixels.std() > 10
 
 
 def test_pneumoniamnist_holds_its_official_counts(real_data: Path, tmp_path: Path):
@@ -92,7 +93,7 @@ def test_no_patient_of_cxr_views_crosses_a_fold(real_data: Path, tmp_path: Path)
 def test_a_wide_radiograph_is_not_squeezed(real_data: Path, tmp_path: Path):
     folder = real_data / "cxr-views" / "images"
     wide = next(path for path in sorted(folder.iterdir()) if _aspect(path) > 1.2)
-    fitted = read_image(wide, size=128, channels=1)[:, :, 0]
+    fitted = read_image(wide, Reading(size=128, channels=1)).pixels[:, :, 0]
     black = (128 - round(128 / _aspect(wide))) // 2
     assert (fitted[: black - 1] == 0).all()
     assert fitted[black + 1 : -black - 1].any(axis=1).mean() > 0.9

@@ -15,6 +15,7 @@ from consilia.data.reader import read_image
 from consilia.data.store import INDEX, MANIFEST, PIXELS, ImageStore
 from consilia.errors import DataError
 from consilia.plan.data import DataCard
+from consilia.plan.reading import Reading
 from data_tables import balanced, card_of, picture, row, write_table
 
 
@@ -38,7 +39,9 @@ class TestContent:
         assert [store.classes[label] for label in store.labels] == [entry["label"] for entry in rows]
         assert store.index["image_id"].tolist() == list(range(12))
         for i, entry in enumerate(rows):
-            assert np.array_equal(store.pixels[i], read_image(folder / entry["path"], size=10, channels=3))
+            assert np.array_equal(
+                store.pixels[i], read_image(folder / entry["path"], Reading(size=10, channels=3)).pixels
+            )
 
     def test_moments_and_pixel_digests_are_those_of_the_pixels(self, make_store):
         store = make_store(balanced(), pixels={"003.png": 0})
@@ -208,7 +211,9 @@ class TestQuarantine:
         assert store.index["file"].tolist() == [entry["path"] for entry in kept]
         assert store.patients.tolist() == [entry["patient"] for entry in kept]
         for i, entry in enumerate(kept):
-            assert np.array_equal(store.pixels[i], read_image(folder / entry["path"], size=8, channels=1))
+            assert np.array_equal(
+                store.pixels[i], read_image(folder / entry["path"], Reading(size=8, channels=1)).pixels
+            )
         assert json.loads((store.folder / MANIFEST).read_text())["quarantine"][0]["file"] == "001.png"
 
     def test_without_patients_the_kept_images_are_numbered_anew(self, tmp_path, stores):

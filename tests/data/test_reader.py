@@ -10,16 +10,17 @@ from PIL import Image
 
 from consilia.data.reader import MAX_PIXELS, fit_image, read_image
 from consilia.errors import ReaderError
+from consilia.plan.reading import Reading
 
 
 def fit(image, *, size=16, channels=1):
-    return fit_image(image, size=size, channels=channels, name="the image")
+    return fit_image(image, Reading(size=size, channels=channels), name="the image")
 
 
 def attempt(path: Path) -> np.ndarray | str:
     """The pixels, or the message of a ReaderError; any other exception fails the test."""
     try:
-        return read_image(path, size=16, channels=1)
+        return read_image(path, Reading(size=16, channels=1)).pixels
     except ReaderError as error:
         return str(error)
 
@@ -30,7 +31,7 @@ def gradient(height=16, width=16):
 
 def test_an_image_of_the_stored_size_is_kept_bit_for_bit(tmp_path: Path):
     Image.fromarray(gradient()).save(tmp_path / "a.png")
-    assert np.array_equal(read_image(tmp_path / "a.png", size=16, channels=1)[:, :, 0], gradient())
+    assert np.array_equal(read_image(tmp_path / "a.png", Reading(size=16, channels=1)).pixels[:, :, 0], gradient())
 
 
 @pytest.mark.parametrize("shape", [(16, 16), (16, 16, 1)])
@@ -56,7 +57,7 @@ def test_grey_stored_as_colour_reads_as_the_grey_it_is():
 def test_a_wide_image_lies_whole_on_black_with_its_sides_in_proportion(tmp_path: Path, suffix):
     path = tmp_path / f"wide.{suffix}"
     Image.new("L", (40, 20), 200).save(path)
-    fitted = read_image(path, size=20, channels=1)[:, :, 0]
+    fitted = read_image(path, Reading(size=20, channels=1)).pixels[:, :, 0]
     assert (fitted[5:15] == 200).all()
     assert (fitted[:5] == 0).all()
     assert (fitted[15:] == 0).all()
@@ -76,7 +77,7 @@ def test_shrinking_averages_so_that_fine_stripes_do_not_alias():
 def test_sixteen_bits_are_scaled_from_their_full_range_not_from_the_image(tmp_path: Path):
     values = np.linspace(0, 32767, 256).astype(np.uint16).reshape(16, 16)
     Image.fromarray(values).save(tmp_path / "deep.png")
-    from_file = read_image(tmp_path / "deep.png", size=16, channels=1)
+    from_file = read_image(tmp_path / "deep.png", Reading(size=16, channels=1)).pixels
     assert np.array_equal(from_file[:, :, 0], np.rint(values / 257).astype(np.uint8))
     assert np.array_equal(from_file, fit(values))
     assert from_file.max() == 127
@@ -106,7 +107,7 @@ def test_transparency_is_laid_on_black(tmp_path: Path):
     Image.fromarray(pixels).save(tmp_path / "alpha.png")
     Image.fromarray(pixels).convert("LA").save(tmp_path / "grey-alpha.png")
     for name in ("alpha.png", "grey-alpha.png"):
-        fitted = read_image(tmp_path / name, size=16, channels=1)[:, :, 0]
+        fitted = read_image(tmp_path / name, Reading(size=16, channels=1)).pixels[:, :, 0]
         assert (fitted[:, :8] == 0).all()
         assert (fitted[:, 8:] == 200).all()
 
@@ -118,7 +119,7 @@ def test_a_palette_gives_its_colours_and_not_its_numbers(tmp_path: Path, transpa
     indexed.paste(2, (0, 0, 16, 8))
     options = {} if transparency is None else {"transparency": transparency}
     indexed.save(tmp_path / "palette.png", **options)
-    fitted = read_image(tmp_path / "palette.png", size=16, channels=1)[:, :, 0]
+    fitted = read_image(tmp_path / "palette.png", Reading(size=16, channels=1)).pixels[:, :, 0]
     assert (fitted[:8] == 10).all()
     assert (fitted[8:] == (0 if isinstance(transparency, bytes) else 240)).all()
 
@@ -129,7 +130,7 @@ def test_two_level_images_are_black_and_white():
 
 def test_a_cmyk_jpeg_is_read_as_colour(tmp_path: Path):
     Image.new("RGB", (16, 16), (255, 255, 255)).convert("CMYK").save(tmp_path / "print.jpg")
-    assert read_image(tmp_path / "print.jpg", size=16, channels=1).min() >= 250
+    assert read_image(tmp_path / "print.jpg", Reading(size=16, channels=1)).pixels.min() >= 250
 
 
 @pytest.mark.parametrize("suffix", ["png", "jpg"])
@@ -140,8 +141,8 @@ def test_an_exif_orientation_is_applied(tmp_path: Path, suffix):
     stored = upright.transpose(Image.Transpose.ROTATE_90)
     stored.save(tmp_path / f"turned.{suffix}", exif=exif)
     stored.save(tmp_path / f"plain.{suffix}")
-    turned = read_image(tmp_path / f"turned.{suffix}", size=16, channels=1)
-    plain = read_image(tmp_path / f"plain.{suffix}", size=16, channels=1)
+    turned = read_image(tmp_path / f"turned.{suffix}", Reading(size=16, channels=1)).pixels
+    plain = read_image(tmp_path / f"plain.{suffix}", Reading(size=16, channels=1)).pixels
     assert np.array_equal(turned, np.rot90(plain, -1))
 
 
@@ -149,7 +150,7 @@ def test_an_exif_orientation_is_applied(tmp_path: Path, suffix):
 def test_a_cut_file_never_yields_other_pixels_than_the_whole_one(tmp_path: Path, suffix):
     whole = tmp_path / f"whole.{suffix}"
     Image.fromarray(np.random.default_rng(0).integers(0, 256, (16, 16), dtype=np.uint8)).save(whole)
-    data, pixels = whole.read_bytes(), read_image(whole, size=16, channels=1)
+    data, pixels = whole.read_bytes(), read_image(whole, Reading(size=16, channels=1)).pixels
     cut, refused = tmp_path / f"cut.{suffix}", 0
     for length in range(len(data)):
         cut.write_bytes(data[:length])
@@ -188,7 +189,7 @@ def test_a_header_that_promises_too_many_pixels_is_refused_before_they_are_made(
     path = tmp_path / "bomb.png"
     path.write_bytes(_png_header(side, side))
     with pytest.raises(ReaderError, match=f"{MAX_PIXELS:,}") as caught:
-        read_image(path, size=16, channels=1)
+        read_image(path, Reading(size=16, channels=1))
     assert str(path) in str(caught.value)
 
 
@@ -204,15 +205,15 @@ def test_what_is_no_image_is_refused_by_name(tmp_path: Path, content, says):
     path = tmp_path / "strange.png"
     path.write_bytes(content)
     with pytest.raises(ReaderError, match=says) as caught:
-        read_image(path, size=16, channels=1)
+        read_image(path, Reading(size=16, channels=1))
     assert str(path) in str(caught.value)
 
 
 def test_a_missing_file_and_a_folder_are_named(tmp_path: Path):
     with pytest.raises(ReaderError, match=r"absent\.png: the file does not exist"):
-        read_image(tmp_path / "absent.png", size=16, channels=1)
+        read_image(tmp_path / "absent.png", Reading(size=16, channels=1))
     with pytest.raises(ReaderError, match="folder"):
-        read_image(tmp_path, size=16, channels=1)
+        read_image(tmp_path, Reading(size=16, channels=1))
 
 
 @pytest.mark.parametrize(

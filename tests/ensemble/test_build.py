@@ -154,7 +154,7 @@ def test_the_document_is_json_that_others_can_read(study):
 
 
 def test_a_set_without_patients_is_warned_of_in_document_and_card(study):
-    manifest = dataclasses.replace(study.store.manifest, has_patients=False)
+    manifest = study.store.manifest.model_copy(update={"has_patients": False})
     store = dataclasses.replace(study.store, manifest=manifest)
     bundle = dataclasses.replace(study, store=store).build(BEST)
     assert any("No patient grouping" in warning for warning in read_bundle(bundle).warnings)

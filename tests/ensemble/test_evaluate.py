@@ -55,7 +55,7 @@ def test_without_a_test_split_there_is_nothing_to_evaluate(predictor, finished_s
 
 
 def test_a_set_without_patients_is_noted(predictor, finished_study):
-    manifest = dataclasses.replace(finished_study.store.manifest, has_patients=False)
+    manifest = finished_study.store.manifest.model_copy(update={"has_patients": False})
     store = dataclasses.replace(finished_study.store, manifest=manifest)
     notes = evaluate(predictor, store, finished_study.folds.test, split="external").notes
     assert any("No patient grouping" in note for note in notes)

@@ -8,7 +8,8 @@ import torch
 
 from consilia.data.folds import make_folds
 from consilia.data.prepare import prepare
-from consilia.plan.data import AugmentationPolicy, DataCard, NpzSource
+from consilia.plan.augmentation import AugmentationPolicy
+from consilia.plan.data import DataCard, NpzSource
 from consilia.plan.hyperparameters import Hyperparameters
 from consilia.plan.space import Architecture
 from consilia.plan.study import TrainingPlan

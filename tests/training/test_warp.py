@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from consilia.plan.data import AugmentationPolicy
+from consilia.plan.augmentation import AugmentationPolicy
 from consilia.training.input import Preprocessing, network_input
 from consilia.training.warp import draw_warps, warp_images
 

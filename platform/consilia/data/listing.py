@@ -1,12 +1,13 @@
 """What a source lists, one entry an image, before any pixel is read; and the checks all sources share."""
 
 import difflib
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
+from consilia.data.store import LeftOut
 from consilia.errors import DataError
 from consilia.plan.data import DataCard, NpzSource
 from consilia.records import Labels
@@ -23,6 +24,8 @@ class Entry:
     patient: str = ""  # "" where the source has no patients
     split: str = ""  # "" where the source has no splits
     row: int | None = None  # of the table, its header being row 1; None without a table
+    frame: int | None = None  # of a file with several, where each frame is an image; None: the card's rule decides
+    extra: Mapping[str, str] = field(default_factory=dict)  # whatever else the table says of it, by column
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,12 +34,15 @@ class ImageTable:
 
     root: Path  # folder that the files are relative to, or the .npz file
     archive: bool  # the images lie inside `root`, an .npz file
-    files: tuple[str, ...]  # (n,) unique
+    files: tuple[str, ...]  # (n,) unique together with `frames`
+    frames: tuple[int | None, ...]  # (n,) see `Entry`
     labels: Labels  # (n,) positions in `classes`
     patients: tuple[str, ...]  # (n,) without patients each image has its own
     splits: tuple[str, ...]  # (n,) "train", "val", "test", or "" where the source has none
     classes: tuple[str, ...]
     has_patients: bool
+    extra: Mapping[str, tuple[str, ...]]  # (n,) each: columns of the table that have no meaning of their own
+    left_out: tuple[LeftOut, ...]
 
     def __len__(self) -> int:
         return len(self.files)
@@ -49,6 +55,7 @@ def make_table(
     root: Path,
     origin: Path,
     classes: Sequence[str] | None = None,
+    left_out: Sequence[LeftOut] = (),
 ) -> ImageTable:
     """Check what a source has listed and number its labels.
 
@@ -58,10 +65,11 @@ def make_table(
         root: Folder of the files, or the archive.
         origin: What errors point at: the table, the folder or the archive.
         classes: In label order, where the source knows them; else the card's, else the sorted labels.
+        left_out: What the card left out.
 
     Raises:
         DataError: No images, one class only, a label outside the classes, a class without images to learn
-            from, a file listed twice, an unknown split, or a patient missing or in two splits.
+            from, a file listed twice, an unknown split, or a patient missing.
     """
     if not entries:
         raise DataError(f"{origin} holds no images. Check the path of card {card.name!r}.")
@@ -78,11 +86,14 @@ def make_table(
         root=root,
         archive=isinstance(card.source, NpzSource),
         files=tuple(entry.file for entry in entries),
+        frames=tuple(entry.frame for entry in entries),
         labels=labels,
         patients=tuple(e.patient if has_patients else str(i) for i, e in enumerate(entries)),
         splits=splits,
         classes=names,
         has_patients=has_patients,
+        extra={name: tuple(entry.extra.get(name, "") for entry in entries) for name in _extra_names(entries)},
+        left_out=tuple(left_out),
     )
 
 
@@ -118,14 +129,18 @@ def suggest(wrong: str, known: Iterable[str]) -> str:
     return f" (did you mean {near[0]!r}?)" if near else ""
 
 
+def _extra_names(entries: Sequence[Entry]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(name for entry in entries for name in entry.extra))
+
+
 def _at(entry: Entry, origin: Path) -> str:
     return f"{origin}, row {entry.row} ({entry.file})" if entry.row else f"{origin}: {entry.file}"
 
 
 def _check_files(entries: Sequence[Entry], origin: Path) -> None:
-    first: dict[str, Entry] = {}
+    first: dict[tuple[str, int | None], Entry] = {}
     for entry in entries:
-        other = first.setdefault(entry.file, entry)
+        other = first.setdefault((entry.file, entry.frame), entry)
         if other is not entry:
             raise DataError(f"{_at(entry, origin)}: the same path stands in row {other.row}; list it once.")
 
@@ -153,16 +168,9 @@ def _number_labels(entries: Sequence[Entry], classes: Sequence[str], origin: Pat
 
 
 def _check_patients(entries: Sequence[Entry], origin: Path) -> None:
-    first: dict[str, Entry] = {}
     for entry in entries:
         if not entry.patient:
             raise DataError(
                 f"{_at(entry, origin)}: the patient is missing. Fill it in; "
                 "a data set without patients must say `group: none` in its card."
-            )
-        other = first.setdefault(entry.patient, entry)
-        if (entry.split == "test") != (other.split == "test"):
-            raise DataError(
-                f"{_at(entry, origin)}: patient {entry.patient!r} is in split {entry.split!r} here and in "
-                f"{other.split!r} at {_at(other, origin)}; no patient may be trained on and tested on."
             )

@@ -9,16 +9,14 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import numpy as np
-import pandas as pd
 import PIL
 
-from consilia.data.decode import decode
+from consilia.data.decode import ImageFacts, decode
+from consilia.data.index import make_index
 from consilia.data.listing import ImageTable, check_classes
 from consilia.data.pixel_file import PixelFile
 from consilia.data.sources import list_images
 from consilia.data.store import (
-    COLUMNS,
     INDEX,
     MANIFEST,
     PIXELS,
@@ -90,13 +88,15 @@ def _key(card: DataCard, table: ImageTable) -> str:
             "pillow": PIL.__version__,
             "card": [
                 card.name,
-                card.size,
-                card.channels,
+                card.reading.model_dump(mode="json"),
                 card.max_bad,
                 table.has_patients,
                 list(table.classes),
             ],
-            "rows": [list(table.files), table.labels.tolist(), list(table.patients), list(table.splits)],
+            "rows": [
+                *(list(table.files), list(table.frames), table.labels.tolist()),
+                *(list(table.patients), list(table.splits), {name: list(cells) for name, cells in table.extra.items()}),
+            ],
             "files": [_state(file) for file in files],
         }
     )
@@ -149,54 +149,35 @@ def _default_workers(n_images: int) -> int:
 
 def _write_store(card: DataCard, table: ImageTable, folder: Path, progress: Progress | None, workers: int) -> Manifest:
     rows: list[int] = []
-    means: list[float] = []
-    mean_squares: list[float] = []
-    digests: list[str] = []
+    facts: list[ImageFacts] = []
     quarantine: list[Quarantined] = []
     done = 0
     with PixelFile(folder / PIXELS, (card.size, card.size, card.channels)) as pixels:
-        for part in decode(table, size=card.size, channels=card.channels, workers=workers):
+        for part in decode(table, card.reading, workers=workers):
             pixels.append(part.pixels)
-            rows.extend((part.rows + done).tolist())
-            means.extend(part.means.tolist())
-            mean_squares.extend(part.mean_squares.tolist())
-            digests.extend(part.digests)
+            rows.extend(done + each.position for each in part.facts)
+            facts.extend(part.facts)
             quarantine.extend(Quarantined(file=table.files[done + i], reason=why) for i, why in part.failures)
             done += part.n_listed
             if progress is not None:
                 progress(done, len(table))
     _check_quarantine(card, table, quarantine, rows)
-    index = _index(table, rows)
-    index["mean"], index["mean_square"], index["pixel_digest"] = means, mean_squares, digests
-    index[list(COLUMNS)].to_parquet(folder / INDEX, index=False)
+    index = make_index(table, rows, facts)
+    index.to_parquet(folder / INDEX, index=False)
     sync(folder / INDEX)
     manifest = Manifest(
-        schema_version=SCHEMA_VERSION,
         card=card.name,
         classes=table.classes,
-        size=card.size,
-        channels=card.channels,
+        reading=card.reading,
+        kinds=tuple(sorted(set(index["kind"]))),
         n_images=len(index),
-        digest=content_digest(index, classes=table.classes, size=card.size, channels=card.channels),
+        digest=content_digest(index, classes=table.classes, reading=card.reading),
         has_patients=table.has_patients,
+        left_out=table.left_out,
         quarantine=tuple(quarantine),
     )
     manifest.write(folder / MANIFEST)
     return manifest
-
-
-def _index(table: ImageTable, rows: list[int]) -> pd.DataFrame:
-    """Rows of the readable images; without patients each image is its own, named by its image id."""
-    patients = [table.patients[row] for row in rows] if table.has_patients else [str(i) for i in range(len(rows))]
-    return pd.DataFrame(
-        {
-            "image_id": np.arange(len(rows), dtype=np.int64),
-            "file": pd.array([table.files[row] for row in rows], dtype="str"),
-            "patient_id": pd.array(patients, dtype="str"),
-            "label": table.labels[rows],
-            "split": pd.array([table.splits[row] for row in rows], dtype="str"),
-        }
-    )
 
 
 def _check_quarantine(card: DataCard, table: ImageTable, quarantine: list[Quarantined], rows: list[int]) -> None:

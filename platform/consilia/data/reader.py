@@ -1,5 +1,7 @@
 """Decoding one image to a square of 8-bit pixels, in the same steps for training and for prediction."""
 
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +10,7 @@ import numpy.typing as npt
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from consilia.errors import ReaderError
+from consilia.plan.reading import ImageKind, Reading
 
 Pixels = npt.NDArray[np.uint8]  # (size, size, channels)
 
@@ -16,41 +19,64 @@ Pixels = npt.NDArray[np.uint8]  # (size, size, channels)
 MAX_PIXELS = 80_000_000
 
 
-def read_image(path: Path, *, size: int, channels: int) -> Pixels:
-    """Decode a PNG or JPEG file and fit it to (size, size, channels).
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Picture:
+    """One image as it is stored, and what its file was."""
+
+    pixels: Pixels
+    kind: ImageKind
+    format: str  # such as PNG or DICOM
+    mode: str  # Pillow's name of the pixel type, or DICOM's photometric interpretation and bits
+    width: int  # of the file's image, pixels
+    height: int
+    tags: Mapping[str, str] = field(default_factory=dict)  # of DICOM: orientation, laterality, scanner, ...
+
+
+def read_image(path: Path, reading: Reading, *, frame: int | None = None, as_displayed: bool = False) -> Picture:
+    """Decode a file and fit it to (size, size, channels).
 
     Args:
         path: The file.
-        size: Side of the square, pixels.
-        channels: 1 for grey, 3 for RGB.
+        reading: Size, channels, fit, window and rule for frames.
+        frame: Of a file with several; None: `reading.frames` decides.
+        as_displayed: Take the pixels as a viewer shows them, in place of the reading's window.
 
     Raises:
-        ReaderError: The file is missing, empty, truncated, damaged, too large or of another type; names it.
+        ReaderError: The file is missing, empty, truncated, damaged, too large, of another type or not one that
+            the window applies to; names it.
     """
     try:
         with Image.open(path, formats=("PNG", "JPEG")) as image:
-            return fit_image(image, size=size, channels=channels, name=str(path))
+            pixels = fit_image(image, reading, name=str(path))
+            return Picture(
+                pixels=pixels,
+                kind="raster",
+                format=str(image.format),
+                mode=image.mode,
+                width=image.width,
+                height=image.height,
+            )
     except ReaderError:
         raise
     except Exception as error:  # a damaged file can make a decoder raise nearly anything
         raise ReaderError(f"{path}: {_reason(path, error)}") from error
 
 
-def fit_image(image: Image.Image | npt.NDArray[Any], *, size: int, channels: int, name: str) -> Pixels:
-    """Fit an image in memory to (size, size, channels): whole, its sides in proportion, on a black square.
+def fit_image(image: Image.Image | npt.NDArray[Any], reading: Reading, *, name: str) -> Pixels:
+    """Fit an image in memory to (size, size, channels).
 
     16-bit grey is scaled from the full range 0 ... 65535, transparency is laid on black, an EXIF orientation
     is applied, colour becomes grey by its luminance (ITU-R BT.601), and shrinking averages over area.
 
     Args:
         image: A Pillow image; or an array (h, w), (h, w, 1) or (h, w, 3) of uint8, uint16 or float in [0, 1].
-        size: Side of the square, pixels.
-        channels: 1 for grey, 3 for RGB; a grey image is repeated for 3.
+        reading: Size, channels, fit and window; a grey image is repeated for 3 channels.
         name: What an error calls the image.
 
     Raises:
         ReaderError: The image has a shape, type or range that cannot be taken.
     """
+    size, channels = reading.size, reading.channels
     picture = _from_array(image, name) if isinstance(image, np.ndarray) else _upright(image, name)
     picture = _flatten(picture, name).convert("L" if channels == 1 else "RGB")
     longest = max(picture.size)

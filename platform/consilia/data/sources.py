@@ -2,12 +2,13 @@
 
 from pathlib import Path
 
+from consilia.data.dicom_source import list_dicom
 from consilia.data.folder_source import list_folder
 from consilia.data.listing import ImageTable
 from consilia.data.npz_source import list_npz
 from consilia.data.table_source import list_table
 from consilia.errors import DataError
-from consilia.plan.data import DataCard, FolderSource, NpzSource, TableSource
+from consilia.plan.data import DataCard, DicomSource, FolderSource, NpzSource, TableSource
 
 __all__ = ["ImageTable", "list_images"]
 
@@ -27,6 +28,8 @@ def list_images(card: DataCard) -> ImageTable:
             return list_folder(card, path)
         case TableSource() as source:
             return list_table(card, source, path)
+        case DicomSource() as source:
+            return list_dicom(card, source, path)
         case NpzSource() as source:
             return list_npz(card, source, path)
 
@@ -51,7 +54,7 @@ def _setting(card: DataCard) -> str:
     match card.source:
         case NpzSource(file=file):
             what, value = f"the file {file}", "FILE"
-        case TableSource(table=table):
+        case TableSource(table=table) | DicomSource(table=table):
             what, value = f"the folder that holds {table}", "DIR"
         case FolderSource():
             what, value = "the folder that holds one folder per class", "DIR"

@@ -2,9 +2,9 @@
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -12,46 +12,72 @@ import pandas as pd
 
 from consilia.errors import DataError
 from consilia.files import write_json
+from consilia.plan.frozen import Frozen
+from consilia.plan.reading import ImageKind, Reading
 from consilia.records import Labels
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION: Literal[2] = 2
 PIXELS, INDEX, MANIFEST = "pixels.npy", "index.parquet", "manifest.json"
-COLUMNS = ("image_id", "file", "patient_id", "label", "split", "mean", "mean_square", "pixel_digest")
+COLUMNS = (
+    *("image_id", "file", "frame", "patient_id", "label", "split"),
+    *("mean", "mean_square", "pixel_digest", "perceptual_hash"),
+    *("kind", "format", "mode", "width", "height"),
+)
+META, TAG = "meta_", "tag_"  # before the names of columns that come from the table, and from DICOM tags
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Quarantined:
+class Quarantined(Frozen):
     """A file that could not be read, and why."""
 
     file: str
     reason: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Manifest:
-    """What a store holds."""
+class LeftOut(Frozen):
+    """Images or rows that the card left out on purpose."""
 
-    schema_version: int
+    reason: str  # such as "where: modality == 'X-ray'"
+    count: int
+
+
+class Manifest(Frozen):
+    """What a store holds, and what its reader did."""
+
+    schema_version: Literal[2] = SCHEMA_VERSION
     card: str  # name of the data card
     classes: tuple[str, ...]  # in label order
-    size: int  # side of every image, pixels
-    channels: int
+    reading: Reading  # the same for every image, and for those that are predicted later
+    kinds: tuple[ImageKind, ...]  # of the files that were read, sorted
     n_images: int
-    digest: str  # of content: pixels, labels, patients, splits, classes; not of file names or places
+    digest: str  # of content: pixels, reading, labels, patients, splits, classes; not of file names or places
     has_patients: bool  # False: each image is its own patient
+    left_out: tuple[LeftOut, ...] = ()
     quarantine: tuple[Quarantined, ...] = ()
+
+    @property
+    def size(self) -> int:
+        """Side of every image, pixels."""
+        return self.reading.size
+
+    @property
+    def channels(self) -> int:
+        """Number of channels of every image."""
+        return self.reading.channels
 
     def write(self, path: Path) -> None:
         """Write JSON that `read_manifest` reads back."""
-        write_json(path, asdict(self))
+        write_json(path, self.model_dump(mode="json"))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class ImageStore:
     """A prepared data set; nothing in it may be changed.
 
-    `index` has one row an image: image_id (0 ... n-1), file, patient_id, label, split ("train", "val", "test"
-    or ""), mean and mean_square (of pixel / 255), pixel_digest (equal exactly for equal pixels).
+    `index` has one row an image: image_id (0 ... n-1), file, frame (of a file with several, else 0), patient_id,
+    label, split ("train", "val", "test" or ""), mean and mean_square (of pixel / 255), pixel_digest (equal exactly
+    for equal pixels), perceptual_hash (64 bits, close for pictures that look alike); of the file kind ("dicom" or
+    "raster"), format ("PNG"), mode ("I;16"), width and height in pixels; then, as text, the table's other columns
+    (`meta_site`) and, of DICOM, some tags (`tag_Laterality`), "" where there is none.
     """
 
     folder: Path
@@ -95,9 +121,9 @@ class ImageStore:
         return self.index["patient_id"].to_numpy().astype(np.str_)
 
 
-def content_digest(index: pd.DataFrame, *, classes: tuple[str, ...], size: int, channels: int) -> str:
+def content_digest(index: pd.DataFrame, *, classes: tuple[str, ...], reading: Reading) -> str:
     """Return the SHA-256 of what a store holds, whatever its files are called and wherever they lie."""
-    state = hashlib.sha256(json.dumps([SCHEMA_VERSION, list(classes), size, channels]).encode())
+    state = hashlib.sha256(json.dumps([SCHEMA_VERSION, list(classes), reading.model_dump(mode="json")]).encode())
     columns = (index[name].tolist() for name in ("label", "patient_id", "split", "pixel_digest"))
     for column in columns:
         state.update(json.dumps(column).encode())
@@ -118,9 +144,7 @@ def read_manifest(path: Path) -> Manifest:
                 f"{path} has schema version {version}, but this consilia reads {SCHEMA_VERSION}. "
                 "Prepare the data again with this version."
             )
-        content["classes"] = tuple(content["classes"])
-        content["quarantine"] = tuple(Quarantined(**entry) for entry in content["quarantine"])
-        return Manifest(**content)
+        return Manifest.model_validate(content)
     except FileNotFoundError as error:
         raise DataError(f"{path.parent} is no image store: {path.name} is missing. {_AGAIN}") from error
     except (ValueError, KeyError, TypeError, OSError) as error:
@@ -135,12 +159,12 @@ def _read_index(path: Path, manifest: Manifest) -> pd.DataFrame:
         index = pd.read_parquet(path)
     except (OSError, ValueError) as error:
         raise DataError(f"{path} is missing or damaged: {error}. {_AGAIN}") from error
-    if tuple(index.columns) != COLUMNS or len(index) != manifest.n_images:
+    if tuple(index.columns[: len(COLUMNS)]) != COLUMNS or len(index) != manifest.n_images:
         raise DataError(
             f"{path} must hold {manifest.n_images} rows of {list(COLUMNS)}, "
             f"but holds {len(index)} rows of {list(index.columns)}. {_AGAIN}"
         )
-    digest = content_digest(index, classes=manifest.classes, size=manifest.size, channels=manifest.channels)
+    digest = content_digest(index, classes=manifest.classes, reading=manifest.reading)
     if digest != manifest.digest:
         raise DataError(f"{path} does not have the digest that the manifest names. {_AGAIN}")
     return index

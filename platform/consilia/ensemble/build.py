@@ -23,7 +23,6 @@ from consilia.ensemble.document import (
     Member,
     Network,
     Provenance,
-    Reading,
     SelectionReport,
 )
 from consilia.ensemble.evaluate import NO_PATIENTS
@@ -84,11 +83,9 @@ def build_ensemble(
         consilia=consilia.__version__,
         name=f"{plan.name}-{recipe.name}",
         classes=store.classes,
-        reading=Reading(
-            size=store.manifest.size,
-            channels=1 if store.manifest.channels == 1 else 3,
-            modality=plan.data.modality,
-        ),
+        reading=store.manifest.reading,
+        kinds=store.manifest.kinds,
+        modality=plan.data.modality,
         members=members,
         calibrator=calibration.calibrator,
         selection=_selection_report(pool, choice),

@@ -33,7 +33,7 @@ def model_card(document: BundleDocument) -> str:
 def _summary(document: BundleDocument) -> str:
     source = document.provenance
     return (
-        f"Classifies {document.reading.modality} images as {_join(document.classes)}. Built by consilia "
+        f"Classifies {document.modality} images as {_join(document.classes)}. Built by consilia "
         f"{document.consilia} from study {source.study} on data set {source.data}. For research: it is no "
         "medical device, and its numbers hold for images like those it was made from."
     )

@@ -9,9 +9,10 @@ from consilia.ensemble.evaluation import Evaluation
 from consilia.models.factory import ModelSpec
 from consilia.plan.ensemble import EnsembleRecipe
 from consilia.plan.frozen import Frozen
+from consilia.plan.reading import ImageKind, Reading
 from consilia.training.input import Preprocessing
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
@@ -38,14 +39,6 @@ class Member(Frozen):
     weight: float = Field(gt=0, le=1)
     model: ModelSpec
     networks: tuple[Network, ...] = Field(min_length=1)
-
-
-class Reading(Frozen):
-    """How an image file becomes the square that the networks' preprocessing starts from."""
-
-    size: int = Field(ge=8, le=2048)  # side, pixels
-    channels: Literal[1, 3]
-    modality: str
 
 
 class SelectionReport(Frozen):
@@ -83,11 +76,13 @@ class Provenance(Frozen):
 class BundleDocument(Frozen):
     """`ensemble.json`."""
 
-    schema_version: Literal[1] = 1
+    schema_version: Literal[2] = 2
     consilia: str  # the version that wrote it
     name: str
     classes: tuple[str, ...] = Field(min_length=2)
-    reading: Reading
+    reading: Reading  # how files became stored pixels in training, and become them at prediction
+    kinds: tuple[ImageKind, ...] = Field(min_length=1)  # of the files it was trained on; others are refused
+    modality: str
     members: tuple[Member, ...] = Field(min_length=1)
     calibrator: Calibrator
     selection: SelectionReport

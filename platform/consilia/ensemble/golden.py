@@ -15,9 +15,10 @@ import torch
 
 import consilia
 from consilia.ensemble.calibration import Identity, Temperature, pool_folds
-from consilia.ensemble.document import BundleDocument, Reading
+from consilia.ensemble.document import BundleDocument
 from consilia.ensemble.networks import FoldEnsembles
 from consilia.errors import BundleError, RunError
+from consilia.plan.reading import Reading
 
 GOLDEN = "golden.npz"
 TOLERANCE = 1e-3  # of a probability, on another build or device than the bundle was written with

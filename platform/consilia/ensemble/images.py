@@ -9,8 +9,8 @@ import numpy.typing as npt
 from PIL import Image
 
 from consilia.data.reader import fit_image, read_image
-from consilia.ensemble.document import Reading
 from consilia.errors import ReaderError
+from consilia.plan.reading import Reading
 
 CHANNELS = (1, 3)  # what a last axis may be, to be one of channels
 SMALLEST_SIDE = 8  # pixels; a shape whose only reading has a smaller image is refused
@@ -59,9 +59,9 @@ def read_pixels(image: ImageLike, reading: Reading, *, name: str) -> npt.NDArray
         ReaderError: The file, shape or type cannot be read; names the image.
     """
     if isinstance(image, (str, Path)):
-        return read_image(Path(image), size=reading.size, channels=reading.channels)
+        return read_image(Path(image), reading).pixels
     if isinstance(image, Image.Image):
-        return fit_image(image, size=reading.size, channels=reading.channels, name=name)
+        return fit_image(image, reading, name=name)
     if not isinstance(image, np.ndarray):
         raise ReaderError(f"{name}: {_ACCEPTED}, but got a {type(image).__name__}.")
     if image.ndim != 2 and not (image.ndim == 3 and image.shape[2] in CHANNELS):
@@ -69,7 +69,7 @@ def read_pixels(image: ImageLike, reading: Reading, *, name: str) -> npt.NDArray
             f"{name}: one image must have the shape (h, w), or (h, w, c) with 1 or 3 channels last, "
             f"but got {image.shape}."
         )
-    return fit_image(image, size=reading.size, channels=reading.channels, name=name)
+    return fit_image(image, reading, name=name)
 
 
 _ACCEPTED = "an image must be a path, a numpy array or a PIL image"

@@ -1,10 +1,15 @@
 """What to learn from: a data card describes one labelled image data set."""
 
-from typing import Annotated, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
+from consilia.plan.augmentation import POLICIES, AugmentationPolicy, Modality
 from consilia.plan.frozen import Frozen
+from consilia.plan.reading import FileWindow, Fit, Frames, Reading, WindowRule
+
+PatientTag = Literal["PatientID", "StudyInstanceUID"]
 
 
 class FolderSource(Frozen):
@@ -14,6 +19,7 @@ class FolderSource(Frozen):
     """
 
     kind: Literal["folder"] = "folder"
+    patient_tag: PatientTag | None = None  # DICOM files may name their patient; other files cannot
 
 
 class Columns(Frozen):
@@ -25,13 +31,43 @@ class Columns(Frozen):
     split: str | None = None
 
 
-class TableSource(Frozen):
+class LabelTable(Frozen):
+    """What every source with a table of labels can do with its rows."""
+
+    where: str | None = None  # a pandas query; rows that it does not select are left out, and counted
+    map: Mapping[str, str] | None = None  # from the label column's values to class names; must name every value
+
+
+class TableSource(LabelTable):
     """A CSV or Parquet file with one row an image."""
 
     kind: Literal["table"] = "table"
     table: str = "metadata.csv"  # below the card's path
     images: str = "."  # folder below the card's path that the path column starts from
     columns: Columns = Columns()
+    patient_tag: PatientTag | None = None  # instead of `columns.patient`, where the images are DICOM
+
+
+class DicomColumns(Frozen):
+    """Names of the label table's columns."""
+
+    key: str  # what `join` names
+    label: str = "label"
+    patient: str | None = None  # None: the tag `patient_tag`
+    split: str | None = None
+
+
+class DicomSource(LabelTable):
+    """A folder of DICOM files, searched with all its subfolders, and a table of labels joined to it."""
+
+    kind: Literal["dicom"] = "dicom"
+    images: str = "."  # folder below the card's path
+    table: str = "labels.csv"  # below the card's path
+    join: Literal["path", "SOPInstanceUID", "SeriesInstanceUID", "StudyInstanceUID", "PatientID"] = "path"
+    columns: DicomColumns
+    patient_tag: PatientTag = "PatientID"
+    unit: Literal["file", "series"] = "file"  # series: the card's `frames` chooses among a series' slices in space
+    unlabelled: Literal["error", "leave_out"] = "error"  # files that no row of the table names
 
 
 class NpzSource(Frozen):
@@ -39,25 +75,10 @@ class NpzSource(Frozen):
 
     kind: Literal["npz"] = "npz"
     file: str  # expected file name, for the error when the path is missing
+    multilabel: Literal["refuse", "any"] = "refuse"  # any: labels (n, c) of 0 and 1 become 1 for any
 
 
-Source = Annotated[FolderSource | TableSource | NpzSource, Field(discriminator="kind")]
-
-
-class AugmentationPolicy(Frozen):
-    """What may be done to an image of this kind without changing its label, at strength 1.
-
-    Whether a flip is allowed is a fact about the anatomy (laterality), so it belongs to the data, not to the search.
-    """
-
-    rotate_degrees: float = Field(default=10.0, ge=0, le=180)  # largest turn to either side
-    scale: float = Field(default=0.15, ge=0, lt=1)  # largest relative zoom, in and out
-    translate: float = Field(default=0.08, ge=0, lt=1)  # largest shift, as a fraction of the side
-    flip_horizontal: bool = False
-    flip_vertical: bool = False
-    quarter_turns: bool = False  # multiples of 90 degrees
-    brightness: float = Field(default=0.1, ge=0, lt=1)  # largest shift, as a fraction of the full range
-    contrast: float = Field(default=0.2, ge=0, lt=1)  # largest relative change
+Source = Annotated[FolderSource | TableSource | DicomSource | NpzSource, Field(discriminator="kind")]
 
 
 class DataCard(Frozen):
@@ -71,7 +92,7 @@ class DataCard(Frozen):
     title: str = ""
     homepage: str = ""
     licence: str = ""
-    modality: str = "xray"
+    modality: Modality = "xray"
     path: str | None = None  # folder, or the .npz file
     source: Source
     classes: tuple[str, ...] | None = None  # in label order; None: the sorted names that are found
@@ -79,9 +100,32 @@ class DataCard(Frozen):
     test: Literal["auto", "none"] = "auto"  # auto: the source's test split, or else `test_fraction` of the patients
     test_fraction: float = Field(default=0.2, gt=0, lt=0.9)
     size: int = Field(default=224, ge=8, le=2048)  # side of the stored square, pixels
-    channels: Literal[1, 3] = 1
-    augmentation: AugmentationPolicy = AugmentationPolicy()
+    channels: int = Field(default=1, ge=1, le=8)  # 1 grey, 3 RGB, or one a window
+    fit: Fit = "pad"
+    window: WindowRule = FileWindow()
+    frames: Frames = "single"
+    augmentation: AugmentationPolicy = AugmentationPolicy()  # where left out, that of the modality
+    on_leak: Literal["error", "drop_train", "keep"] = "error"  # test images bound to training images
     max_bad: float = Field(default=0.01, ge=0, lt=1)  # above this share of unreadable images prepare fails
+
+    @model_validator(mode="before")
+    @classmethod
+    def _modality_decides_augmentation(cls, content: Any) -> Any:
+        if isinstance(content, Mapping) and content.get("augmentation") is None:
+            policies: Mapping[Any, AugmentationPolicy] = POLICIES  # a wrong modality is reported by its own field
+            policy = policies.get(str(content.get("modality", "xray")), AugmentationPolicy())
+            return {**content, "augmentation": policy}
+        return content
+
+    @property
+    def reading(self) -> Reading:
+        """Everything that decides the stored pixels of a file."""
+        return Reading(size=self.size, channels=self.channels, fit=self.fit, window=self.window, frames=self.frames)
+
+    @model_validator(mode="after")
+    def _reading_must_hold(self) -> "DataCard":
+        _ = self.reading  # raises what is wrong
+        return self
 
     @model_validator(mode="after")
     def _classes_must_differ(self) -> "DataCard":

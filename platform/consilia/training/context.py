@@ -10,7 +10,7 @@ from consilia.data.store import ImageStore
 from consilia.errors import PlanError
 from consilia.folder import TrialFolder
 from consilia.models.factory import ModelSpec
-from consilia.plan.data import AugmentationPolicy
+from consilia.plan.augmentation import AugmentationPolicy
 from consilia.plan.hyperparameters import Hyperparameters
 from consilia.plan.space import Architecture
 from consilia.plan.study import TrainingPlan

@@ -12,7 +12,7 @@ import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 
-from consilia.plan.data import AugmentationPolicy
+from consilia.plan.augmentation import AugmentationPolicy
 from consilia.training.input import Preprocessing, channel_constants, network_input, resized_planes
 
 FloatArray = npt.NDArray[np.float32]

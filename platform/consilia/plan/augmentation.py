@@ -1,0 +1,51 @@
+"""What may be done to an image of a kind without changing its label."""
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Literal
+
+from pydantic import Field
+
+from consilia.plan.frozen import Frozen
+
+Modality = Literal[
+    "xray", "mammography", "ct", "mr", "ultrasound", "nuclear", "oct", "fundus", "dermoscopy", "histology", "other"
+]
+
+
+class AugmentationPolicy(Frozen):
+    """What may be done to an image of this kind without changing its label, at strength 1.
+
+    Whether a flip is allowed is a fact about the anatomy (laterality), so it belongs to the data, not to the search.
+    No policy inverts intensities: what is white would become black.
+    """
+
+    rotate_degrees: float = Field(default=10.0, ge=0, le=180)  # largest turn to either side
+    scale: float = Field(default=0.15, ge=0, lt=1)  # largest relative zoom, in and out
+    translate: float = Field(default=0.08, ge=0, lt=1)  # largest shift, as a fraction of the side
+    flip_horizontal: bool = False
+    flip_vertical: bool = False
+    quarter_turns: bool = False  # multiples of 90 degrees
+    brightness: float = Field(default=0.1, ge=0, lt=1)  # largest shift, as a fraction of the full range
+    contrast: float = Field(default=0.2, ge=0, lt=1)  # largest relative change
+
+
+_ANY_WAY_UP = AugmentationPolicy(
+    rotate_degrees=45, scale=0.1, flip_horizontal=True, flip_vertical=True, quarter_turns=True
+)
+
+POLICIES: Mapping[Modality, AugmentationPolicy] = MappingProxyType(
+    {
+        "xray": AugmentationPolicy(),
+        "mammography": AugmentationPolicy(),
+        "ct": AugmentationPolicy(rotate_degrees=7.0, scale=0.1, brightness=0.05, contrast=0.1),
+        "mr": AugmentationPolicy(rotate_degrees=7.0, scale=0.1),
+        "ultrasound": AugmentationPolicy(scale=0.1),
+        "nuclear": AugmentationPolicy(rotate_degrees=5.0, scale=0.1),
+        "oct": AugmentationPolicy(rotate_degrees=5.0, scale=0.1),
+        "fundus": AugmentationPolicy(rotate_degrees=20.0),
+        "dermoscopy": _ANY_WAY_UP.model_copy(update={"scale": 0.2}),
+        "histology": _ANY_WAY_UP,
+        "other": AugmentationPolicy(),
+    }
+)
