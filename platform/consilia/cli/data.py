@@ -29,19 +29,52 @@ def phantoms(
 
 @app.command()
 def prepare(card: Card, settings: Settings = None, stores: Stores = STORES) -> None:
-    """Decode every image of a card once into a store that all trials read.
+    """Decode every image of a card once into a store that all trials read, and say in brief what is wrong with it.
 
     Example: consilia data prepare pneumoniamnist --set path=pneumoniamnist_28.npz
     """
+    from consilia.audit.run import audit as audit_store
     from consilia.cli.show import show_store
     from consilia.data.prepare import prepare as prepare_store
     from consilia.report.console import make_console
     from consilia.report.progress import PrepareProgress
     from consilia.study.plan import read_card
 
+    chosen = read_card(card, settings=settings or ())
     progress = PrepareProgress(make_console())
     try:
-        store = prepare_store(read_card(card, settings=settings or ()), root=stores.absolute(), progress=progress)
+        store = prepare_store(chosen, root=stores.absolute(), progress=progress)
     finally:
         progress.close()
-    show_store(store)
+    show_store(store, audit_store(store, chosen, shortcuts=False))
+
+
+@app.command()
+def audit(
+    card: Card,
+    settings: Settings = None,
+    stores: Stores = STORES,
+    out: Annotated[
+        Path | None, typer.Option("--out", metavar="DIR", help="Folder of the two files.  [default: below --stores]")
+    ] = None,
+) -> int:
+    """Look for leaks, duplicates, label conflicts and shortcuts before anything is trained.
+
+    Prints a summary and writes audit.json and audit.html, one page with a picture of every suspect. The exit code is 1
+    when there is an error among the findings, else 0.
+
+    Example: consilia data audit pneumoniamnist --set path=pneumoniamnist_28.npz
+    """
+    from consilia.cli.show import show_audit
+    from consilia.report.console import make_console
+    from consilia.report.progress import PrepareProgress
+    from consilia.study.audit import audit_card
+    from consilia.study.plan import read_card
+
+    progress = PrepareProgress(make_console())
+    try:
+        files = audit_card(read_card(card, settings=settings or ()), stores=stores, out=out, progress=progress)
+    finally:
+        progress.close()
+    show_audit(files)
+    return 1 if files.audit.count("error") else 0

@@ -2,12 +2,15 @@
 
 from rich.table import Table
 
+from consilia.audit.document import Audit
 from consilia.data.store import ImageStore
 from consilia.ensemble.evaluation import Evaluation
 from consilia.plan.study import StudyPlan
+from consilia.report.audit_table import print_audit, print_brief
 from consilia.report.console import make_console
 from consilia.report.progress import StudyProgress
 from consilia.report.tables import counts_table
+from consilia.study.audit import AuditFiles
 from consilia.study.combine import StudyResult
 
 _HEADLINE = ("macro_auc", "accuracy", "balanced_accuracy", "log_loss", "brier", "ece")
@@ -18,8 +21,8 @@ def watch(plan: StudyPlan) -> StudyProgress:
     return StudyProgress(make_console(), metric=plan.search.metric, epochs=plan.training.epochs, n_folds=plan.folds.k)
 
 
-def show_store(store: ImageStore) -> None:
-    """Print what a prepared data set holds."""
+def show_store(store: ImageStore, audit: Audit) -> None:
+    """Print what a prepared data set holds, and in brief what its audit found."""
     console = make_console()
     index = store.index
     splits = [split for split in ("train", "val", "test", "") if (index["split"] == split).any()]
@@ -34,7 +37,15 @@ def show_store(store: ImageStore) -> None:
     console.print(counts_table(counts, title=f"{store.manifest.card}: {len(store)} images, {patients}"))
     for bad in store.manifest.quarantine:
         console.print(f"left out  {bad.file}: {bad.reason}", soft_wrap=True)
+    print_brief(console, audit)
     console.print(f"store  {store.folder}", soft_wrap=True)
+
+
+def show_audit(files: AuditFiles) -> None:
+    """Print an audit, and where its files lie."""
+    console = make_console()
+    print_audit(console, files.audit)
+    console.print(f"pictures  {files.page}\ndetails   {files.json}", soft_wrap=True)
 
 
 def show_result(result: StudyResult) -> None:

@@ -1,0 +1,114 @@
+"""Columns of the index as features: what a file or a table says of an image beside its picture."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+from sklearn.preprocessing import OneHotEncoder
+
+from consilia.audit.document import Origin, Skipped
+from consilia.data.store import META, TAG
+
+_MOST_VALUES = 64  # of one column; rarer ones count as one value
+_BINS = 10  # of equal frequency, that numbers of more distinct values are cut into
+_IDENTIFIER = 0.5  # distinct values a patient, above which a column names rather than describes
+_MISSING, _RARE = -1, -2
+_FILE = ("width", "height", "format", "mode")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class ColumnFeature:
+    """One column as whole numbers, equal for images that it does not tell apart."""
+
+    name: str
+    origin: Origin
+    codes: npt.NDArray[np.int64]  # (m,)
+
+    @property
+    def n_values(self) -> int:
+        """Number of distinct codes."""
+        return len(np.unique(self.codes))
+
+
+def read_columns(index: pd.DataFrame) -> tuple[list[ColumnFeature], list[Skipped]]:
+    """Turn every usable column of the table, of the DICOM tags and of the file itself into a feature.
+
+    Numbers of many values are cut into ten parts of equal frequency; of text the 64 most frequent values count. An
+    identifier (text or whole numbers, more than half as many values as patients) is reduced to whether it is filled.
+
+    Args:
+        index: Of the store, the rows that are tried, (m,).
+
+    Returns:
+        The features, and what was skipped, with the reason.
+    """
+    features: list[ColumnFeature] = []
+    skipped: list[Skipped] = []
+    n_patients = index["patient_id"].nunique()
+    for name, origin, values in _columns(index):
+        found = _encode(name, origin, values.reset_index(drop=True), n_patients)
+        if isinstance(found, Skipped):
+            skipped.append(found)
+        else:
+            features.append(found)
+    return features, skipped
+
+
+def one_hot(*features: ColumnFeature) -> npt.NDArray[np.float64]:
+    """Return the features as a sparse matrix of ones and zeros, (m, sum of n_values)."""
+    return OneHotEncoder().fit_transform(np.column_stack([each.codes for each in features]))  # type: ignore[no-any-return]
+
+
+def _columns(index: pd.DataFrame) -> Iterator[tuple[str, Origin, "pd.Series[str]"]]:
+    for name in index.columns:
+        if name.startswith(META):
+            yield name.removeprefix(META), "table", index[name]
+        elif name.startswith(TAG):
+            yield name.removeprefix(TAG), "tag", index[name]
+    for name in _FILE:
+        yield f"file {name}", "file", index[name].astype(str)
+    yield "file aspect", "file", (index["width"] / index["height"]).round(4).astype(str)
+
+
+def _encode(name: str, origin: Origin, values: "pd.Series[str]", n_patients: int) -> ColumnFeature | Skipped:
+    filled = values.str.strip() != ""
+    known = values[filled]
+    if known.empty:
+        return Skipped(name=name, origin=origin, reason="no image has a value")
+    n_distinct = known.nunique()
+    if n_distinct == 1 and filled.all():
+        return Skipped(name=name, origin=origin, reason=f"every image has the value {known.iloc[0]!r}")
+    codes = np.full(len(values), _MISSING, dtype=np.int64)
+    numbers = _numbers(known)
+    if origin != "file" and _names(n_distinct, n_patients, numbers):
+        if filled.all():
+            reason = f"an identifier: {n_distinct:,} values among {n_patients:,} patients"
+            return Skipped(name=name, origin=origin, reason=reason)
+        codes[filled] = 0
+        return ColumnFeature(name=f"{name}, whether it is filled", origin=origin, codes=codes)
+    codes[filled] = _text_codes(known) if numbers is None or n_distinct <= _BINS else _bins(numbers)
+    return ColumnFeature(name=name, origin=origin, codes=codes)
+
+
+def _numbers(values: "pd.Series[str]") -> npt.NDArray[np.float64] | None:
+    numbers = pd.to_numeric(values, errors="coerce").to_numpy(np.float64)
+    return numbers if np.isfinite(numbers).all() else None
+
+
+def _names(n_distinct: int, n_patients: int, numbers: npt.NDArray[np.float64] | None) -> bool:
+    """Tell identifiers from descriptions; a number with decimals is measured, never an identifier."""
+    whole = numbers is None or bool((numbers == np.round(numbers)).all())
+    return whole and n_distinct > max(2, _IDENTIFIER * n_patients)
+
+
+def _text_codes(values: "pd.Series[str]") -> npt.NDArray[np.int64]:
+    common = values.value_counts().index[:_MOST_VALUES]
+    codes = pd.Index(common).get_indexer(values).astype(np.int64)
+    return np.where(codes < 0, _RARE, codes)
+
+
+def _bins(numbers: npt.NDArray[np.float64]) -> npt.NDArray[np.int64]:
+    edges = np.unique(np.quantile(numbers, np.linspace(0, 1, _BINS + 1)[1:-1]))
+    return np.searchsorted(edges, numbers, side="right").astype(np.int64)

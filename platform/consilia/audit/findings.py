@@ -1,0 +1,219 @@
+"""From what was counted to what a person should do: the rules of the audit.
+
+Source: docs/methods.md sections 1, 8 and 9.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+
+import numpy as np
+
+from consilia.audit.document import Case, CrossingPatient, Duplicates, Finding, Severity, Shortcut, Shortcuts
+from consilia.audit.shortcuts import ALL_COLUMNS
+from consilia.data.groups import Groups
+from consilia.data.store import ImageStore
+from consilia.plan.data import DataCard
+from consilia.records import Rows
+
+_FEW_PATIENTS = 30  # of a class in the test split. Source: docs/methods.md section 8
+_ORDER: tuple[Severity, ...] = ("error", "warning", "note")
+_LEAK: dict[str, tuple[Severity, str]] = {
+    "error": (
+        "error",
+        "Correct the splits or remove the copies; or write in the card what shall happen: `on_leak: drop_train` "
+        "leaves the training images out, `on_leak: keep` accepts a test that flatters.",
+    ),
+    "drop_train": ("warning", "As the card says (on_leak: drop_train), these training images are left out."),
+    "keep": ("warning", "The card keeps them (on_leak: keep): the test split flatters, and the model card says so."),
+}
+
+
+def sort_findings(*parts: Iterable[Finding]) -> tuple[Finding, ...]:
+    """Return all findings, errors first, otherwise in the given order."""
+    found = [each for part in parts for each in part]
+    return tuple(sorted(found, key=lambda each: _ORDER.index(each.severity)))
+
+
+def judge_leaks(duplicates: Duplicates, crossing: Sequence[CrossingPatient], *, on_leak: str) -> Iterator[Finding]:
+    """Report what ties the test split to the rest: patients, copies, pictures that look alike."""
+    severity, action = _LEAK[on_leak]
+    patients = [each for each in crossing if "test" in each.files]
+    if patients:
+        names = _some(repr(each.patient) for each in patients)
+        yield Finding(
+            severity=severity,
+            topic="leak",
+            sentence=f"{_count(patients, 'patient')} with images in the test split and outside it: {names}.",
+            action=action,
+        )
+    for cases, what in (
+        (duplicates.exact, "group{s} of exact duplicates"),
+        (duplicates.near, "near-duplicate pair{s}"),
+    ):
+        leaking = [case for case in cases if case.reaches_test]
+        if leaking:
+            yield Finding(
+                severity=severity,
+                topic="leak",
+                sentence=f"{_count(leaking, what)} across the test split and the rest, such as {_files(leaking[0])}.",
+                action=action,
+            )
+
+
+def judge_duplicates(duplicates: Duplicates, crossing: Sequence[CrossingPatient]) -> Iterator[Finding]:
+    """Report label conflicts, and what is merged into groups without harm."""
+    conflicts = [case for case in duplicates.cases if case.conflicts]
+    if conflicts:
+        exact = sum(case.kind == "exact" for case in conflicts)
+        yield Finding(
+            severity="warning",
+            topic="label conflict",
+            sentence=f"{_count(conflicts, 'picture{s}')} with several labels ({exact} exact, {len(conflicts) - exact} "
+            f"near), such as {_files(conflicts[0])}.",
+            action="Look at each in audit.html and correct the table: at most one of the labels is right.",
+        )
+    if duplicates.exact:
+        between = [case for case in duplicates.exact if case.crosses_splits and not case.reaches_test]
+        across = f"; {len(between)} of the groups lie across {_splits(between)}" if between else ""
+        n_images = sum(len(case.images) for case in duplicates.exact)
+        yield Finding(
+            severity="note",
+            topic="duplicates",
+            sentence=f"{_count(duplicates.exact, 'group{s}')} of exact duplicates ({n_images:,} images){across}.",
+            action="Nothing: copies outside the test split are kept in one fold.",
+        )
+    if duplicates.near:
+        strangers = sum(len({each.patient for each in case.images}) > 1 for case in duplicates.near)
+        of_whom = f", {strangers} of them of different patients" if duplicates.near[0].images[0].patient else ""
+        yield Finding(
+            severity="note",
+            topic="duplicates",
+            sentence=f"{_count(duplicates.near, 'near-duplicate pair{s}')}{of_whom}.",
+            action="Look at them in audit.html; each pair is kept in one fold.",
+        )
+    others = [each for each in crossing if "test" not in each.files]
+    if others:
+        yield Finding(
+            severity="note",
+            topic="patients",
+            sentence=f"{_count(others, 'patient')} with images in train and val.",
+            action="Nothing: val joins the cross-validation, which keeps a patient in one fold.",
+        )
+
+
+def judge_sizes(store: ImageStore, groups: Groups, pool: Rows, card: DataCard, *, k: int) -> Iterator[Finding]:
+    """Report classes that are too small, for k folds or for a claim on the test split."""
+    labels, patients = store.labels, store.patients
+    outside = np.setdiff1d(np.arange(len(store)), pool)
+    unit = "patients (groups)" if store.manifest.has_patients else "different images (groups)"
+    for number, name in enumerate(store.classes):
+        n_groups = len(np.unique(groups[pool[labels[pool] == number]]))
+        if n_groups < k:
+            yield Finding(
+                severity="error",
+                topic="small class",
+                sentence=f"Class {name!r} has {n_groups} {unit} outside the test split, but {k} folds need {k}.",
+                action=f"Lower folds.k to {n_groups}, merge the class, or add data." if n_groups > 1 else "Add data.",
+            )
+    few = []
+    for number, name in enumerate(store.classes):
+        n_patients = len(np.unique(patients[outside[labels[outside] == number]]))
+        few += [f"{name} ({n_patients})"] if n_patients < _FEW_PATIENTS else []
+    if few and len(outside):
+        yield Finding(
+            severity="note",
+            topic="small test",
+            sentence=f"Fewer than {_FEW_PATIENTS} {'patients' if card.group == 'patient' else 'images'} in the test "
+            f"split: {', '.join(few)}.",
+            action="Claim nothing of these classes from this test split.",
+        )
+
+
+def judge_shortcuts(shortcuts: Shortcuts | None) -> Iterator[Finding]:
+    """Report what predicts the label without the finding."""
+    warned = [each for each in shortcuts.tried if each.warns] if shortcuts else []
+    single = [each for each in warned if each.origin not in ("all", "border")]
+    for each in warned:
+        if each.origin == "all" and single:
+            continue  # it says no more than its columns
+        yield Finding(
+            severity="warning", topic="shortcut", sentence=_sentence(each), action=_ADVICE.get(each.origin, _ADVICE[""])
+        )
+
+
+_ADVICE = {
+    "border": "See whether markers, text, bars or collimation differ between the classes; anatomy at the border "
+    "counts too. Crop or mask what is no anatomy.",
+    "file": "The classes may come from different sources, and padding (`fit: pad`) shows a network the shape of the "
+    "file. See whether `fit: crop` is possible, and test on data of one source.",
+    "": "See whether the images show it (site, scanner, view); a network may learn it in place of the finding. "
+    "Balance it, or test where it does not go with the label.",
+}
+
+
+def judge_reading(store: ImageStore, card: DataCard) -> Iterator[Finding]:
+    """Report what was left out, and what the card leaves unknown."""
+    manifest = store.manifest
+    if manifest.quarantine:
+        reasons = _some(each.file for each in manifest.quarantine)
+        yield Finding(
+            severity="warning",
+            topic="unreadable",
+            sentence=f"{_count(manifest.quarantine, 'file{s}')} could not be read and left out: {reasons}.",
+            action="See the reasons below; if they are of one class or site, repair them.",
+        )
+    for each in manifest.left_out:
+        yield Finding(
+            severity="note",
+            topic="left out",
+            sentence=f"{each.count:,} left out: {each.reason}.",
+            action="Nothing, if that is what the card is meant to do.",
+        )
+    if not manifest.has_patients:
+        yield Finding(
+            severity="note",
+            topic="patients",
+            sentence="The card names no patients (group: none): images of one patient may be trained and tested on.",
+            action="Name a patient column if there is one; else the model card says so.",
+        )
+    if card.test == "none" and not (store.index["split"] == "test").any():
+        yield Finding(
+            severity="note",
+            topic="no test",
+            sentence="There is no test split (test: none).",
+            action="Every number will be an internal estimate; plan an external test.",
+        )
+
+
+def _sentence(shortcut: Shortcut) -> str:
+    value = f"AUC {shortcut.auc.value:.2f}, 95 % interval {shortcut.auc.low:.2f} to {shortcut.auc.high:.2f}"
+    best = f"; class {shortcut.best_class!r} {shortcut.best_auc.value:.2f}"
+    if shortcut.best_auc.value < shortcut.auc.value + 0.005:
+        best = ""
+    what = {"border": "The border of the picture alone", "all": f"{ALL_COLUMNS.capitalize()}"}.get(
+        shortcut.origin, f"{_ORIGINS.get(shortcut.origin, '')}{shortcut.name!r} alone"
+    )
+    if shortcut.is_label:
+        return f"{what} nearly is the label ({value}{best})."
+    return f"{what} predicts the label ({value}{best})."
+
+
+_ORIGINS = {"table": "Column ", "tag": "DICOM tag ", "file": "Property "}
+
+
+def _count(items: Sequence[object], what: str) -> str:
+    plural = "" if len(items) == 1 else "s"
+    return f"{len(items):,} {what.format(s=plural) if '{s}' in what else what + plural}"
+
+
+def _some(names: Iterable[str], most: int = 5) -> str:
+    listed = list(names)
+    more = f" and {len(listed) - most:,} more" if len(listed) > most else ""
+    return ", ".join(listed[:most]) + more
+
+
+def _files(case: Case) -> str:
+    return " and ".join(f"{each.file} ({each.split or 'no split'}, {each.label})" for each in case.images[:2])
+
+
+def _splits(cases: Sequence[Case]) -> str:
+    return " and ".join(sorted({split or "no split" for case in cases for split in case.splits}))
