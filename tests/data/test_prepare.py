@@ -3,14 +3,20 @@
 import json
 import os
 import shutil
+import subprocess
+import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from broken_readers import read_and_note, read_or_break, read_tagged
 from consilia.data import prepare as prepare_module
-from consilia.data.prepare import prepare
+from consilia.data.decode import LocalPool
+from consilia.data.partial import JOURNAL
+from consilia.data.prepare import InterruptedPrepareError, prepare
 from consilia.data.reader import read_image
 from consilia.data.store import INDEX, MANIFEST, PIXELS, ImageStore
 from consilia.errors import DataError
@@ -42,6 +48,14 @@ class TestContent:
             assert np.array_equal(
                 store.pixels[i], read_image(folder / entry["path"], Reading(size=10, channels=3)).pixels
             )
+
+    def test_tags_of_some_files_are_columns_with_gaps(self, tmp_path, stores):
+        with_tags = ("000.png", "009.png", "023.png")
+        card = card_of(write_table(tmp_path / "made", balanced()))
+        store = prepare(card, root=stores, pool=partial(LocalPool, 1, read=partial(read_tagged, with_tags)))
+        expected = ["L" if name in with_tags else "" for name in store.index["file"]]
+        assert store.index["tag_Laterality"].tolist() == expected
+        assert ImageStore.open(store.folder).index.equals(store.index)
 
     def test_moments_and_pixel_digests_are_those_of_the_pixels(self, make_store):
         store = make_store(balanced(), pixels={"003.png": 0})
@@ -104,7 +118,8 @@ class TestDigest:
         for workers in (1, 2):
             folder = write_table(tmp_path / f"copy-{workers}", rows)
             (folder / "005.png").write_bytes(b"")
-            store = prepare(card_of(folder, max_bad=0.5), root=tmp_path / f"root-{workers}", workers=workers)
+            card = card_of(folder, max_bad=0.5)
+            store = prepare(card, root=tmp_path / f"root-{workers}", pool=partial(LocalPool, workers))
             digests.append((store.digest, store.folder.name, store.index["file"].tolist()))
             assert [bad.file for bad in store.manifest.quarantine] == ["005.png"]
         assert digests[0] == digests[1]
@@ -173,21 +188,194 @@ class TestOnce:
         assert store.folder.name == whole.folder.name
         assert not partial.exists()
 
-    def test_an_interrupted_prepare_leaves_nothing_behind(self, tmp_path, stores):
-        def interrupt(done: int, total: int) -> None:
-            raise KeyboardInterrupt
-
-        card = card_of(write_table(tmp_path / "made", balanced()))
-        with pytest.raises(KeyboardInterrupt):
-            prepare(card, root=stores, progress=interrupt)
-        assert [path.name for path in stores.iterdir()] == [".lock"]
-
     def test_progress_rises_to_the_number_of_images(self, tmp_path, stores, monkeypatch):
         monkeypatch.setattr("consilia.data.decode.BLOCK_BYTES", 64 * 5)
         said: list[tuple[int, int]] = []
         card = card_of(write_table(tmp_path / "made", balanced()))
         prepare(card, root=stores, progress=lambda done, total: said.append((done, total)))
-        assert said == [(5, 24), (10, 24), (15, 24), (20, 24), (24, 24)]
+        assert said == [(0, 24), (5, 24), (10, 24), (15, 24), (20, 24), (24, 24)]
+
+
+class Interrupt:
+    """A progress that presses Ctrl-C, or does worse, once `at` images are done."""
+
+    def __init__(self, at: int) -> None:
+        self.at = at
+        self.said: list[int] = []
+
+    def __call__(self, done: int, total: int) -> None:
+        self.said.append(done)
+        if done >= self.at:
+            raise KeyboardInterrupt
+
+
+KILLED = """
+import os, signal, sys
+from functools import partial
+from pathlib import Path
+from broken_readers import read_and_note
+from consilia.data import decode
+from consilia.data.prepare import prepare
+from data_tables import card_of
+
+def die(done, total):
+    if done >= 10:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+if __name__ == "__main__":
+    folder, stores, log = map(Path, sys.argv[1:])
+    decode.BLOCK_BYTES = 64 * 5
+    pool = partial(decode.LocalPool, 2, read=partial(read_and_note, log))
+    prepare(card_of(folder, max_bad=0.5), root=stores, pool=pool, progress=die)
+"""
+
+
+class TestResume:
+    @pytest.fixture
+    def folder(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+        """24 images, one of them unreadable, in blocks of five."""
+        monkeypatch.setattr("consilia.data.decode.BLOCK_BYTES", 64 * 5)
+        folder = write_table(tmp_path / "made", balanced())
+        (folder / "003.png").write_bytes(b"")
+        return folder
+
+    @staticmethod
+    def card(folder: Path) -> DataCard:
+        return card_of(folder, max_bad=0.5)
+
+    def stop_at(self, at: int, folder: Path, stores: Path) -> Path:
+        """Interrupt a prepare and return what it leaves."""
+        with pytest.raises(InterruptedPrepareError, match=f"{at} of 24 images decoded.*same command goes on"):
+            prepare(self.card(folder), root=stores, progress=Interrupt(at))
+        (left,) = stores.glob(".partial-*")
+        assert {path.name for path in stores.iterdir()} == {".lock", left.name}
+        return left
+
+    def check_equal(self, store: ImageStore, folder: Path, stores: Path) -> None:
+        """The store is that of an undisturbed prepare, byte for byte, and nothing else is left."""
+        whole = prepare(self.card(folder), root=stores.with_name("undisturbed"))
+        assert store.folder.name == whole.folder.name
+        assert {path.name: path.read_bytes() for path in store.folder.iterdir()} == {
+            path.name: path.read_bytes() for path in whole.folder.iterdir()
+        }
+        assert not list(stores.glob(".partial-*"))
+
+    def test_a_killed_prepare_goes_on_and_decodes_no_finished_block_again(self, folder, stores, tmp_path):
+        log = tmp_path / "log"
+        (tmp_path / "killed.py").write_text(KILLED)
+        done = subprocess.run(
+            [sys.executable, str(tmp_path / "killed.py"), str(folder), str(stores), str(log)],
+            env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])},
+            timeout=60,
+            check=False,
+        )
+        assert done.returncode == -9
+        progress = Interrupt(at=99)
+        pool = partial(LocalPool, 2, read=partial(read_and_note, log))
+        store = prepare(self.card(folder), root=stores, pool=pool, progress=progress)
+        assert progress.said == [10, 15, 20, 24]
+        decoded = log.read_text().split()
+        assert [decoded.count(f"{number:03d}.png") for number in range(10)] == [1] * 10
+        assert set(decoded) == {f"{number:03d}.png" for number in range(24)}
+        self.check_equal(store, folder, stores)
+
+    @pytest.mark.parametrize("at", [5, 20])
+    def test_an_interrupted_prepare_goes_on_where_it_stopped(self, folder, stores, at):
+        self.stop_at(at, folder, stores)
+        progress = Interrupt(at=99)
+        store = prepare(self.card(folder), root=stores, progress=progress)
+        assert progress.said == list(dict.fromkeys([*range(at, 24, 5), 24]))
+        self.check_equal(store, folder, stores)
+
+    def test_an_archive_goes_on_too(self, stores, tmp_path, monkeypatch):
+        monkeypatch.setattr("consilia.data.decode.BLOCK_BYTES", 64 * 5)
+        pixels = np.random.default_rng(0).integers(0, 256, (12, 8, 8), dtype=np.uint8)
+        arrays = {
+            f"{split}_{part}": pixels if part == "images" else np.arange(12) % 2
+            for split in ("train", "test")
+            for part in ("images", "labels")
+        }
+        np.savez(tmp_path / "a.npz", **arrays)
+        source = {"kind": "npz", "file": "a.npz"}
+        card = DataCard.model_validate(
+            {"name": "a", "path": str(tmp_path / "a.npz"), "source": source, "group": "none", "size": 8}
+        )
+        with pytest.raises(InterruptedPrepareError):
+            prepare(card, root=stores, progress=Interrupt(at=15))
+        progress = Interrupt(at=99)
+        store = prepare(card, root=stores, progress=progress)
+        assert progress.said == [17, 22, 24] if progress.said[0] == 17 else [15, 20, 24]
+        assert np.array_equal(store.pixels[..., 0], np.concatenate([pixels, pixels]))
+
+    @pytest.mark.parametrize(
+        "damage", ["torn line", "flipped bit in a line", "pixels cut", "flipped pixel", "no journal", "empty journal"]
+    )
+    def test_what_a_power_cut_spoils_is_decoded_again(self, folder, stores, damage):
+        left = self.stop_at(20, folder, stores)
+        journal, pixels = left / JOURNAL, left / PIXELS
+        lines = journal.read_bytes()
+        images = bytearray(pixels.read_bytes())
+        # Interrupting syncs; this journal is of a process that never came to it.
+        assert b'"synced":0' in lines.splitlines()[-1]
+        match damage:
+            case "torn line":
+                journal.write_bytes(lines[:-7])
+            case "flipped bit in a line":
+                journal.write_bytes(lines[:-40] + bytes([lines[-40] ^ 1]) + lines[-39:])
+            case "pixels cut":
+                pixels.write_bytes(images[:-3])
+            case "flipped pixel":
+                images[-64 * 7] ^= 1
+                pixels.write_bytes(images)
+            case "no journal":
+                journal.unlink()
+            case "empty journal":
+                journal.write_bytes(b"")
+        progress = Interrupt(at=99)
+        store = prepare(self.card(folder), root=stores, progress=progress)
+        kept = {"flipped pixel": 10, "no journal": 0, "empty journal": 0}
+        assert progress.said[0] == kept.get(damage, 15)
+        self.check_equal(store, folder, stores)
+
+    def test_pixels_that_were_promised_and_are_gone_are_decoded_again(self, folder, stores, monkeypatch):
+        monkeypatch.setattr("consilia.data.partial._SYNC_BLOCKS", 1)
+        left = self.stop_at(20, folder, stores)
+        (left / PIXELS).write_bytes(b"")
+        progress = Interrupt(at=99)
+        store = prepare(self.card(folder), root=stores, progress=progress)
+        assert progress.said[0] == 0
+        self.check_equal(store, folder, stores)
+
+    def test_more_bad_files_may_be_allowed_without_decoding_again(self, folder, stores, monkeypatch):
+        with pytest.raises(DataError, match="What was decoded is kept"):
+            prepare(card_of(folder), root=stores)
+        monkeypatch.setattr(prepare_module, "decode", refuse_to_decode)
+        assert len(prepare(self.card(folder), root=stores)) == 23
+
+    def test_changed_files_start_anew_and_drop_what_was_kept_of_the_old(self, folder, stores):
+        left = self.stop_at(10, folder, stores)
+        Image.fromarray(picture(777)).save(folder / "000.png")
+        os.utime(folder / "000.png", ns=(1, 1))
+        progress = Interrupt(at=5)
+        with pytest.raises(InterruptedPrepareError):
+            prepare(self.card(folder), root=stores, progress=progress)
+        (other,) = stores.glob(".partial-*")
+        assert other != left
+        assert progress.said[0] == 0
+
+    def test_another_cards_unfinished_store_is_kept(self, folder, stores):
+        left = self.stop_at(10, folder, stores)
+        prepare(card_of(folder, max_bad=0.5, name="made-2"), root=stores)
+        assert list(stores.glob(".partial-*")) == [left]
+
+    def test_a_disk_too_full_names_unfinished_stores_and_counts_what_is_there(self, folder, stores):
+        left = self.stop_at(20, folder, stores)
+        with pytest.raises(DataError, match=f"may be deleted: {left}"):
+            prepare(card_of(folder, name="other"), root=stores, free_space=lambda folder: 0)
+        need = 24 * (64 + 512) - 19 * 64 - 128
+        with pytest.raises(DataError, match="are free"):
+            prepare(self.card(folder), root=stores, free_space=lambda folder: need - 1)
+        prepare(self.card(folder), root=stores, free_space=lambda folder: need)
 
 
 class TestQuarantine:
@@ -221,6 +409,16 @@ class TestQuarantine:
         self.spoil(folder)
         store = prepare(card_of(folder, group="none", max_bad=0.2), root=stores)
         assert store.patients.tolist() == [str(i) for i in range(20)]
+
+    def test_a_file_that_kills_its_decoder_is_quarantined_like_any_other(self, tmp_path, stores):
+        rows = balanced()
+        rows[4] |= {"path": "kill.png"}
+        folder = write_table(tmp_path / "made", rows)
+        store = prepare(card_of(folder, max_bad=0.1), root=stores, pool=partial(LocalPool, 2, read=read_or_break))
+        (bad,) = store.manifest.quarantine
+        assert bad.file == "kill.png"
+        assert "its decoder crashed twice" in bad.reason
+        assert store.index["file"].tolist() == [row["path"] for row in rows if row["path"] != "kill.png"]
 
     def test_above_max_bad_prepare_fails_with_the_list(self, tmp_path, stores):
         folder = write_table(tmp_path / "made", balanced())
@@ -278,8 +476,9 @@ class TestOpen:
 
     def test_another_schema_version_is_refused(self, folder):
         manifest = json.loads((folder / MANIFEST).read_text())
-        (folder / MANIFEST).write_text(json.dumps(manifest | {"schema_version": 2}))
-        with pytest.raises(DataError, match=r"manifest\.json has schema version 2"):
+        del manifest["reading"]  # which version 1 did not have
+        (folder / MANIFEST).write_text(json.dumps(manifest | {"schema_version": 1, "size": 8}))
+        with pytest.raises(DataError, match=r"manifest\.json has schema version 1, but this consilia reads 2"):
             ImageStore.open(folder)
 
     @pytest.mark.parametrize("change", [{"n_images": 23}, {"size": 9}, {"digest": "0" * 64}, {"unknown": 1}])

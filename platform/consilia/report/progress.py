@@ -1,39 +1,103 @@
 """A running search, on a terminal as a live table, elsewhere as one line per finished trial."""
 
 import time
+from collections import deque
 from collections.abc import Callable
 from types import TracebackType
 
 from rich.console import Console, Group
 from rich.live import Live
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
 from rich.table import Table
 
 from consilia.records import EpochReport, TrialRecord, TrialTask
 from consilia.scoring.metrics import METRICS
 
+_RATE_SECONDS = 60.0  # the rate of the last minute tells the time that is left
+_LINE_SECONDS = 10.0  # between two lines where there is no terminal
+
 
 class PrepareProgress:
-    """A bar over the images while they are decoded; it appears with the first image and leaves with the last."""
+    """How many images are decoded, how fast, and how long the others will take.
 
-    def __init__(self, console: Console) -> None:
-        columns = (TextColumn("preparing images"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    A terminal gets a bar, which appears with the first call and leaves with the last image; anything else gets a line
+    every ten seconds, so none of a small set. At the end a line says how fast it was, where it took that long.
+
+    Args:
+        console: Where to show it.
+        clock: Returns seconds; tests pass their own.
+    """
+
+    def __init__(self, console: Console, *, clock: Callable[[], float] = time.monotonic) -> None:
+        columns = (
+            TextColumn("preparing images"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[speed]}"),
+        )
         # Without a terminal, rich would leave blank lines where the bar was.
         self._progress = Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
+        self._console = console
+        self._clock = clock
         self._task: TaskID | None = None
+        self._seen: deque[tuple[float, int]] = deque()  # time, images done; of the last minute
+        self._first = (0.0, 0)  # as in `_seen`
+        self._last_line = 0.0  # seconds
 
     def __call__(self, done: int, total: int) -> None:
-        """Show that `done` of `total` images are decoded."""
+        """Show that `done` of `total` images are decoded; the first call says how many an earlier run has done."""
+        now = self._clock()
         if self._task is None:
-            self._task = self._progress.add_task("", total=total)
-            self._progress.start()
-        self._progress.update(self._task, completed=done)
+            self._begin(now, done, total)
+        self._seen.append((now, done))
+        while len(self._seen) > 2 and now - self._seen[1][0] > _RATE_SECONDS:
+            self._seen.popleft()
+        if self._task is not None:
+            self._progress.update(self._task, completed=done, speed=self._speed(total))
         if done >= total:
-            self.close()
+            self._end(now, done)
+        elif not self._console.is_terminal and now - self._last_line >= _LINE_SECONDS:
+            self._last_line = now
+            self._print(f"prepared {done:,} of {total:,} images, {self._speed(total)}")
 
     def close(self) -> None:
         """Take the bar away."""
         self._progress.stop()
+
+    def _begin(self, now: float, done: int, total: int) -> None:
+        self._task = self._progress.add_task("", total=total, completed=done, speed="")
+        self._first, self._last_line = (now, done), now
+        if 0 < done < total:
+            self._print(f"{done:,} of {total:,} images were prepared before and are not decoded again.")
+        self._progress.start()
+
+    def _end(self, now: float, done: int) -> None:
+        self.close()
+        seconds, count = now - self._first[0], done - self._first[1]
+        if seconds >= _LINE_SECONDS and count:
+            self._print(f"prepared {count:,} images in {_duration(seconds)}, {_rate(count / seconds)}")
+
+    def _speed(self, total: int) -> str:
+        """Return "412 images/s, about 3 min left", or nothing before any time has passed."""
+        (start, first), (now, done) = self._seen[0], self._seen[-1]
+        if now <= start or done <= first:
+            return ""
+        rate = (done - first) / (now - start)
+        return f"{_rate(rate)}, about {_duration((total - done) / rate)} left"
+
+    def _print(self, line: str) -> None:
+        self._console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+
+def _rate(images_per_second: float) -> str:
+    return f"{images_per_second:,.0f} images/s" if images_per_second >= 10 else f"{images_per_second:.1f} images/s"
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    hours, minutes = divmod(round(seconds / 60), 60)
+    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min"
 
 
 class StudyProgress:
@@ -55,7 +119,7 @@ class StudyProgress:
         self._epochs = epochs
         self._n_folds = n_folds
         self._clock = clock
-        self.preparing = PrepareProgress(console)
+        self.preparing = PrepareProgress(console, clock=clock)
         self._live = Live(console=console, auto_refresh=False, transient=True) if console.is_terminal else None
         self._running: dict[int, tuple[TrialTask, EpochReport | None]] = {}
         self._records: dict[int, TrialRecord] = {}
