@@ -255,7 +255,7 @@ def _spoil(place, content: Callable[[bytes], bytes]) -> Path:
     return path
 
 
-@case(ReaderError, "scan.png", "neither PNG nor JPEG")
+@case(ReaderError, "scan.png", "neither DICOM, PNG, JPEG")
 def unreadable_image(place):
     path = _spoil(place, lambda _: b"not an image, though its name says so")
     return lambda: read_image(path, Reading(size=8, channels=1))
@@ -280,7 +280,7 @@ def more_unreadable_images_than_the_card_allows(place):
     return call
 
 
-@case(ReaderError, "notes.txt", "neither PNG nor JPEG")
+@case(ReaderError, "notes.txt", "neither DICOM, PNG, JPEG")
 def text_file_as_an_image(place):
     (place.folder / "notes.txt").write_text("a report")
     return lambda: place.predictor().predict(place.folder / "notes.txt")

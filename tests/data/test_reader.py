@@ -197,8 +197,8 @@ def test_a_header_that_promises_too_many_pixels_is_refused_before_they_are_made(
     ("content", "says"),
     [
         (b"", "0 bytes"),
-        (b"not an image at all", "neither PNG nor JPEG"),
-        (b"GIF89a" + bytes(40), "neither PNG nor JPEG"),
+        (b"not an image at all", "neither DICOM, PNG, JPEG"),
+        (b"GIF89a" + bytes(40), "neither DICOM, PNG, JPEG"),
     ],
 )
 def test_what_is_no_image_is_refused_by_name(tmp_path: Path, content, says):

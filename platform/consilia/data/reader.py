@@ -1,170 +1,95 @@
 """Decoding one image to a square of 8-bit pixels, in the same steps for training and for prediction."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
-import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image
 
+from consilia.data.dicom_header import count_header_frames, quietly, read_header, starts_as_dicom
+from consilia.data.dicom_image import read_dicom
+from consilia.data.raster import count_raster_frames, fit_raster, read_raster
+from consilia.data.square import MAX_PIXELS, Picture, Pixels
 from consilia.errors import ReaderError
-from consilia.plan.reading import ImageKind, Reading
+from consilia.plan.reading import Reading
 
-Pixels = npt.NDArray[np.uint8]  # (size, size, channels)
-
-# A header can promise more pixels than memory holds. The largest radiographs, mammograms, have 30 million;
-# above 89 million Pillow itself begins to warn.
-MAX_PIXELS = 80_000_000
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Picture:
-    """One image as it is stored, and what its file was."""
-
-    pixels: Pixels
-    kind: ImageKind
-    format: str  # such as PNG or DICOM
-    mode: str  # Pillow's name of the pixel type, or DICOM's photometric interpretation and bits
-    width: int  # of the file's image, pixels
-    height: int
-    tags: Mapping[str, str] = field(default_factory=dict)  # of DICOM: orientation, laterality, scanner, ...
+__all__ = ["MAX_PIXELS", "Picture", "Pixels", "count_frames", "fit_image", "read_image"]
 
 
 def read_image(path: Path, reading: Reading, *, frame: int | None = None, as_displayed: bool = False) -> Picture:
     """Decode a file and fit it to (size, size, channels).
 
+    Whether it is DICOM is told by its content (DICM at byte 128), or else by the suffix .dcm or .dicom; raster
+    files by their content alone. Only one frame is decoded.
+
     Args:
         path: The file.
         reading: Size, channels, fit, window and rule for frames.
-        frame: Of a file with several; None: `reading.frames` decides.
+        frame: Of a file with several, counted from 0; None: `reading.frames` decides.
         as_displayed: Take the pixels as a viewer shows them, in place of the reading's window.
 
     Raises:
-        ReaderError: The file is missing, empty, truncated, damaged, too large, of another type or not one that
-            the window applies to; names it.
+        ReaderError: The file is missing, empty, truncated, damaged, too large, of another type, has several frames
+            and no rule that picks one, or is not one that the window applies to; names it.
     """
-    try:
-        with Image.open(path, formats=("PNG", "JPEG")) as image:
-            pixels = fit_image(image, reading, name=str(path))
-            return Picture(
-                pixels=pixels,
-                kind="raster",
-                format=str(image.format),
-                mode=image.mode,
-                width=image.width,
-                height=image.height,
-            )
-    except ReaderError:
-        raise
-    except Exception as error:  # a damaged file can make a decoder raise nearly anything
-        raise ReaderError(f"{path}: {_reason(path, error)}") from error
+    name = str(path)
+    with _opened(path) as (file, is_dicom):
+        if is_dicom:
+            return read_dicom(read_header(file, name), reading, frame=frame, as_displayed=as_displayed)
+        return read_raster(file, reading, frame=frame, as_displayed=as_displayed, name=name)
 
 
-def fit_image(image: Image.Image | npt.NDArray[Any], reading: Reading, *, name: str) -> Pixels:
-    """Fit an image in memory to (size, size, channels).
-
-    16-bit grey is scaled from the full range 0 ... 65535, transparency is laid on black, an EXIF orientation
-    is applied, colour becomes grey by its luminance (ITU-R BT.601), and shrinking averages over area.
-
-    Args:
-        image: A Pillow image; or an array (h, w), (h, w, 1) or (h, w, 3) of uint8, uint16 or float in [0, 1].
-        reading: Size, channels, fit and window; a grey image is repeated for 3 channels.
-        name: What an error calls the image.
+def count_frames(path: Path) -> int:
+    """Return how many frames a file has, without decoding one: 1 for most, more for a multi-frame DICOM or TIFF.
 
     Raises:
-        ReaderError: The image has a shape, type or range that cannot be taken.
+        ReaderError: The file is missing, damaged or no image; names it.
     """
-    size, channels = reading.size, reading.channels
-    picture = _from_array(image, name) if isinstance(image, np.ndarray) else _upright(image, name)
-    picture = _flatten(picture, name).convert("L" if channels == 1 else "RGB")
-    longest = max(picture.size)
-    if min(picture.size) == 0:
-        raise ReaderError(f"{name}: the image has no pixels: its size is {picture.width} x {picture.height}.")
-    width, height = (max(1, round(side * size / longest)) for side in picture.size)
-    if (width, height) != picture.size:
-        picture = picture.resize((width, height), Image.Resampling.BILINEAR)  # antialiased when it shrinks
-    fitted = np.zeros((size, size, channels), dtype=np.uint8)
-    top, left = (size - height) // 2, (size - width) // 2
-    fitted[top : top + height, left : left + width] = np.asarray(picture).reshape(height, width, channels)
-    return fitted
+    with _opened(path) as (file, is_dicom):
+        if not is_dicom:
+            return count_raster_frames(file, str(path))
+        with quietly():
+            return count_header_frames(read_header(file, str(path)))
 
 
-def _check_size(image: Image.Image, name: str) -> None:
-    if image.width * image.height > MAX_PIXELS:
-        raise ReaderError(
-            f"{name}: an image may have {MAX_PIXELS:,} pixels at most, but its header says "
-            f"{image.width} x {image.height}. Shrink it first."
-        )
+def fit_image(
+    image: Image.Image | npt.NDArray[Any], reading: Reading, *, name: str, as_displayed: bool = False
+) -> Pixels:
+    """Fit an image in memory to (size, size, channels).
+
+    Under the file's own window, 16-bit grey is scaled from the full range 0 ... 65535. Transparency is laid on
+    black, an EXIF orientation is applied, colour becomes grey by its luminance (ITU-R BT.601), grey is repeated for
+    3 channels, and shrinking averages over area.
+
+    Args:
+        image: A Pillow image; or an array (h, w), (h, w, 1) or (h, w, 3) of uint8, uint16 or float. Floats lie in
+            [0, 1], but may be any finite ones for a window of percentiles.
+        reading: Size, channels, fit and window.
+        name: What an error calls the image.
+        as_displayed: Take the pixels as a viewer shows them, in place of the reading's window.
+
+    Raises:
+        ReaderError: The image has a shape, type or range that cannot be taken, or the reading's windows are in the
+            values of DICOM.
+    """
+    return fit_raster(image, reading, name=name, as_displayed=as_displayed)
 
 
-def _reason(path: Path, error: Exception) -> str:
-    if not path.exists():
-        return "the file does not exist."
-    if path.is_dir():
-        return "an image must be a file, but this is a folder."
-    if path.stat().st_size == 0:
-        return "the file is empty (0 bytes)."
-    if isinstance(error, UnidentifiedImageError):
-        return "the file is neither PNG nor JPEG, or its header is damaged."
-    if isinstance(error, (Image.DecompressionBombError, Image.DecompressionBombWarning)):
-        return f"an image may have {MAX_PIXELS:,} pixels at most. {error}"
-    return f"the file cannot be read: {error}"
-
-
-def _upright(image: Image.Image, name: str) -> Image.Image:
-    if not isinstance(image, Image.Image):
-        raise ReaderError(f"{name}: an image must be a Pillow image or a NumPy array, but is {type(image).__name__}.")
-    _check_size(image, name)
+@contextmanager
+def _opened(path: Path) -> Iterator[tuple[BinaryIO, bool]]:
+    """Open a file at its first byte, and tell whether it is to be read as DICOM."""
     try:
-        image.load()  # Pillow opens lazily: a file that was cut fails here
-        return ImageOps.exif_transpose(image)
-    except Exception as error:
-        raise ReaderError(f"{name}: the image is truncated or damaged: {error}") from error
-
-
-def _flatten(image: Image.Image, name: str) -> Image.Image:
-    """Bring any Pillow mode to 8 bits a channel without transparency."""
-    if image.mode.startswith(("I", "F")):
-        return _from_array(_wide_values(image, name), name)
-    if image.has_transparency_data:
-        colour = image.convert("RGBA")
-        return Image.alpha_composite(Image.new("RGBA", image.size, "black"), colour).convert("RGB")
-    return image if image.mode in ("L", "RGB") else image.convert("L" if image.mode == "1" else "RGB")
-
-
-def _wide_values(image: Image.Image, name: str) -> npt.NDArray[Any]:
-    values = np.asarray(image)
-    if image.mode == "F":
-        return values
-    if values.size and not (values.min() >= 0 and values.max() <= 65535):
-        raise ReaderError(
-            f"{name}: 16-bit pixels must lie in 0 ... 65535, but they span {values.min()} ... {values.max()}."
-        )
-    return values.astype(np.uint16)
-
-
-def _from_array(array: npt.NDArray[Any], name: str) -> Image.Image:
-    if not (array.ndim == 2 or (array.ndim == 3 and array.shape[2] in (1, 3))):
-        raise ReaderError(f"{name}: an array must have shape (h, w), (h, w, 1) or (h, w, 3), but has {array.shape}.")
-    if array.size == 0:
-        raise ReaderError(f"{name}: the array has no pixels: its shape is {array.shape}.")
-    pixels = _to_bytes(array, name)
-    return Image.fromarray(pixels[:, :, 0] if pixels.ndim == 3 and pixels.shape[2] == 1 else pixels)
-
-
-def _to_bytes(array: npt.NDArray[Any], name: str) -> npt.NDArray[np.uint8]:
-    if array.dtype == np.uint8:
-        return np.ascontiguousarray(array)
-    if array.dtype == np.uint16:
-        return ((array.astype(np.uint32) + 128) // 257).astype(np.uint8)  # 65535 = 257 * 255, rounded
-    if np.issubdtype(array.dtype, np.floating):
-        low, high = array.min(), array.max()
-        if not (low >= 0 and high <= 1):  # false for NaN too
-            raise ReaderError(
-                f"{name}: float pixels must lie in [0, 1], but they span {low:g} ... {high:g}; "
-                "scale them, or give uint8 or uint16."
-            )
-        return np.rint(array * 255.0).astype(np.uint8)
-    raise ReaderError(f"{name}: pixels must be uint8, uint16 or float in [0, 1], but are {array.dtype}.")
+        with path.open("rb") as file:
+            head = file.read(132)
+            if not head:
+                raise ReaderError(f"{path}: the file is empty (0 bytes).")
+            file.seek(0)
+            yield file, starts_as_dicom(head, path)
+    except FileNotFoundError as error:
+        raise ReaderError(f"{path}: the file does not exist.") from error
+    except IsADirectoryError as error:
+        raise ReaderError(f"{path}: an image must be a file, but this is a folder.") from error
+    except OSError as error:
+        raise ReaderError(f"{path}: the file cannot be read: {error}") from error
