@@ -155,15 +155,59 @@ def test_a_cluster_without_a_dashboard_is_no_line(clock):
     assert output.getvalue() == ""
 
 
-def test_preparing_shows_a_bar_on_a_terminal_and_nothing_in_a_file():
+def preparing(clock: Clock, *, is_terminal: bool) -> tuple[PrepareProgress, io.StringIO]:
+    output = io.StringIO()
+    console = Console(file=output, force_terminal=is_terminal, width=120, color_system=None)
+    return PrepareProgress(console, clock=clock), output
+
+
+def test_preparing_shows_a_bar_on_a_terminal_and_nothing_in_a_file(clock):
     for is_terminal in (True, False):
-        output = io.StringIO()
-        progress = PrepareProgress(Console(file=output, force_terminal=is_terminal, width=100))
-        for done in range(1, 4):
+        progress, output = preparing(clock, is_terminal=is_terminal)
+        for done in range(4):
             progress(done, 3)
         progress.close()
         assert ("preparing images" in output.getvalue()) == is_terminal
         assert is_terminal or output.getvalue() == ""
+
+
+def test_preparing_on_a_terminal_shows_rate_and_time_left(clock):
+    progress, output = preparing(clock, is_terminal=True)
+    progress(0, 3000)
+    clock.seconds += 4
+    progress(1000, 3000)
+    progress.close()
+    assert "1000/3000 250 images/s, about 8 s left" in output.getvalue()
+
+
+def test_preparing_in_a_file_is_a_line_every_ten_seconds_and_one_at_the_end(clock):
+    progress, output = preparing(clock, is_terminal=False)
+    for second in range(26):
+        progress(100 * second, 2500)
+        clock.seconds += 1
+    assert output.getvalue().splitlines() == [
+        "prepared 1,000 of 2,500 images, 100 images/s, about 15 s left",
+        "prepared 2,000 of 2,500 images, 100 images/s, about 5 s left",
+        "prepared 2,500 images in 25 s, 100 images/s",
+    ]
+
+
+def test_images_of_an_earlier_run_do_not_count_for_the_rate(clock):
+    progress, output = preparing(clock, is_terminal=False)
+    progress(90_000, 100_000)
+    clock.seconds += 10
+    progress(90_050, 100_000)
+    lines = output.getvalue().splitlines()
+    assert lines[0] == "90,000 of 100,000 images were prepared before and are not decoded again."
+    assert lines[1] == "prepared 90,050 of 100,000 images, 5.0 images/s, about 33 min left"
+
+
+def test_the_time_left_follows_the_last_minute(clock):
+    progress, output = preparing(clock, is_terminal=False)
+    for minute in range(11):  # ten times slower in the second half: larger images, a busier disk
+        progress(min(6000 * minute, 30_000 + 600 * (minute - 5)), 100_000)
+        clock.seconds += 60
+    assert output.getvalue().splitlines()[-1] == "prepared 33,000 of 100,000 images, 10 images/s, about 1 h 52 min left"
 
 
 def test_a_view_can_be_left_before_anything_has_started(clock):

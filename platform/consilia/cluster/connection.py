@@ -48,7 +48,7 @@ def connect(profile: ClusterProfile) -> Iterator[Connection]:
     Raises:
         ClusterError: The cluster does not answer, or refuses our token.
     """
-    address = profile.address or os.environ.get("RAY_ADDRESS")
+    address = _address(profile)
     if address and address.startswith("ray://"):
         raise ClusterError(
             f"{address}: a search must run on a node of the cluster. Run `consilia search --address auto` there, "
@@ -64,6 +64,15 @@ def connect(profile: ClusterProfile) -> Iterator[Connection]:
         yield Connection(dashboard=f"http://{url}" if url else "", token_file=os.environ.get("RAY_AUTH_TOKEN_PATH", ""))
     finally:
         ray.shutdown()
+
+
+def joins_cluster(profile: ClusterProfile) -> bool:
+    """Say whether `connect` joins a running cluster, and starts no Ray of its own."""
+    return bool(_address(profile))
+
+
+def _address(profile: ClusterProfile) -> str | None:
+    return profile.address or os.environ.get("RAY_ADDRESS")
 
 
 def _start() -> Any:

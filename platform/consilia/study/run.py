@@ -7,7 +7,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Protocol
 
-from consilia.cluster.connection import connect
+from consilia.cluster.connection import connect, joins_cluster
+from consilia.cluster.tasks import ray_tasks
 from consilia.data.folds import FoldPlan, check_no_leak, load_folds, make_folds
 from consilia.data.prepare import prepare
 from consilia.data.store import ImageStore
@@ -57,7 +58,10 @@ def run_study(plan: StudyPlan, *, studies: Path, stores: Path, view: StudyView) 
         RunError: No trial finished, or the cluster cannot be used.
     """
     with open_study(plan, studies) as folder, _log_to(folder.log):
-        store = prepare(plan.data, root=stores.absolute(), progress=view.preparing)
+        # A cluster decodes on all its nodes, which must share a disk for the search in any case.
+        on_cluster = plan.search.configuration is None and joins_cluster(plan.cluster)
+        pool = functools.partial(ray_tasks, plan.cluster) if on_cluster else None
+        store = prepare(plan.data, root=stores.absolute(), progress=view.preparing, pool=pool)
         folds = load_or_make_folds(plan, store, folder)
         if _n_unfinished(plan, folder):
             check_networks(plan, folder)

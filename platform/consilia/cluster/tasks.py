@@ -1,0 +1,116 @@
+"""Decoding on a Ray cluster: each block of images is one task on any node."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import ray
+
+from consilia.cluster.connection import connect
+from consilia.data.block import Block, Decoded, decode_block
+from consilia.data.decode_process import IMAGE_SECONDS, DecodePool, DecodeProcess, end_after
+from consilia.data.store_key import decoder_versions
+from consilia.errors import ClusterError
+from consilia.plan.reading import Reading
+from consilia.plan.study import ClusterProfile
+
+_Versions = tuple[tuple[str, str], ...]
+
+
+@contextmanager
+def ray_tasks(profile: ClusterProfile) -> Iterator[DecodePool]:
+    """Connect to a cluster and yield a pool that decodes on all its CPUs.
+
+    Every node must see the images at the same path as this one, on a shared disk, and must have the same versions of
+    the packages that decode. Both are checked: another pixel, or an image lost on one node alone, would go unseen.
+
+    Raises:
+        ClusterError: The cluster cannot be used.
+    """
+    with connect(profile):
+        resources = ray.cluster_resources()  # type: ignore[no-untyped-call] # Ray's
+        pool = TaskPool(max(1, int(resources.get("CPU", 1))))
+        try:
+            yield pool
+        finally:
+            pool.close()
+
+
+class TaskPool:
+    """A DecodePool of Ray tasks, each on one CPU; Ray must be connected.
+
+    Args:
+        n_workers: How many run at a time; Ray queues the others.
+        seconds: What one image may take.
+    """
+
+    def __init__(self, n_workers: int, *, seconds: float = IMAGE_SECONDS) -> None:
+        self.n_workers = n_workers
+        self._seconds = seconds
+        self._here = DecodeProcess(seconds=seconds)  # started only when a task gives reason to look closer
+
+    def submit(self, block: Block, reading: Reading) -> "_Pending":
+        """Start a task; a block whose task dies is decoded on this machine."""
+        # A repeated task would only die of the same image; here that image is found.
+        task = _decode_on_node.options(max_retries=0, scheduling_strategy="SPREAD", name=f"decode {len(block)} images")
+        return _Pending(task.remote(block, reading, self._seconds, decoder_versions()), block, reading, self._here)
+
+    def close(self) -> None:
+        """End the process on this machine."""
+        self._here.close()
+
+
+class _Pending:
+    """A block in a task."""
+
+    def __init__(
+        self, reference: "ray.ObjectRef[Decoded | str]", block: Block, reading: Reading, here: DecodeProcess
+    ) -> None:
+        self._reference, self._block, self._reading, self._here = reference, block, reading, here
+
+    def result(self) -> Decoded:
+        """Wait for the block.
+
+        Raises:
+            ClusterError: The task's node decodes otherwise than this one, or does not see the files.
+        """
+        try:
+            decoded = ray.get(self._reference)
+        except ray.exceptions.RayTaskError:
+            raise  # a fault of ours, not of a file
+        except ray.exceptions.RayError:  # its process or node died
+            return self._here.decode(self._block, self._reading)
+        if isinstance(decoded, str):
+            raise ClusterError(decoded)
+        self._check_failures(decoded)
+        return decoded
+
+    def _check_failures(self, decoded: Decoded) -> None:
+        """What a node could not read must be unreadable here too; else the node would have lost images silently."""
+        for position, reason in decoded.failures:
+            if self._here.decode(self._block[position : position + 1], self._reading).facts:
+                raise ClusterError(
+                    f"A node of the cluster cannot read what this machine can: {reason}\nEvery node must see the data "
+                    "at the same path, on a shared disk. Mount it there, or prepare first on one machine: "
+                    "`consilia data prepare CARD`."
+                )
+
+
+@ray.remote(num_cpus=1)
+def _decode_on_node(block: Block, reading: Reading, seconds: float, versions: _Versions) -> Decoded | str:
+    """Decode a block, or say why this node must not."""
+    unlike = [
+        f"{name} {mine or 'missing'} (there {theirs or 'missing'})"
+        for (name, theirs), (_, mine) in zip(versions, decoder_versions(), strict=True)
+        if mine != theirs
+    ]
+    if unlike:
+        node = ray.util.get_node_ip_address()  # type: ignore[no-untyped-call] # Ray's
+        return (
+            f"Node {node} would decode images with other packages than the machine that "
+            f"started the prepare: {', '.join(unlike)}. Install the same versions, or prepare first on one machine: "
+            "`consilia data prepare CARD`."
+        )
+    try:
+        return decode_block(block, reading, before=lambda position: end_after(seconds))
+    finally:
+        end_after(0)
