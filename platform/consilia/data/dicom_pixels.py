@@ -111,9 +111,13 @@ def decode_frame(header: Header, module: PixelModule, frame: int) -> npt.NDArray
             values, found = get_decoder(header.syntax).as_array(header.source, index=frame, **options)
     except ReaderError:
         raise
-    except Exception as error:  # a damaged frame can make a decoder raise nearly anything
-        reason = str(error).strip().splitlines() or [type(error).__name__]
-        raise ReaderError(f"{header.name}: the pixels cannot be decoded: {reason[-1].strip()}") from error
+    except BaseException as error:  # a damaged frame can make a decoder raise nearly anything
+        # The RLE decoder is written in Rust, and its panic is no Exception.
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        reason = "; ".join(line.strip() for line in lines[1:] or lines)  # pydicom's first of several is an introduction
+        raise ReaderError(f"{header.name}: the pixels cannot be decoded: {reason}") from error
     if module.photometric in GREY:
         return values
     if module.photometric == _PALETTE:

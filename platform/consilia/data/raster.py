@@ -16,6 +16,7 @@ from consilia.plan.reading import FileWindow, FixedWindows, PercentileWindow, Re
 
 _FORMATS = ("PNG", "JPEG", "TIFF", "WEBP", "BMP")
 _PHOTOMETRIC, _BITS, _WHITE_IS_ZERO = 262, 258, 0  # TIFF 6.0, section 8
+_FAX = ("tiff_ccitt", "group3", "group4", "tiff_raw_16")  # compressions of 1-bit TIFF
 _LOST_TAGS = ("truncated", "corrupt", "tag data", "tag offset")  # in Pillow's warnings on a damaged TIFF
 
 
@@ -27,6 +28,11 @@ def read_raster(file: BinaryIO, reading: Reading, *, frame: int | None, as_displ
             reading wants one, or is not one that the window applies to.
     """
     with _opened(file, name) as image:
+        if image.info.get("compression") in _FAX:
+            raise ReaderError(
+                f"{name}: a TIFF with fax compression is decoded whether it is damaged or not; store it with another "
+                "compression, such as LZW."
+            )
         n_frames = _count(image)
         if (chosen := choose_frame(n_frames, reading, frame, name)) or n_frames > 1:
             image.seek(chosen)
