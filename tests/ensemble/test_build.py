@@ -33,7 +33,7 @@ def test_the_bundle_says_where_it_comes_from(study):
     assert (source.data_digest, source.folds_digest) == (study.store.digest, study.folds.digest)
     assert {"torch", "timm", "consilia"} <= source.packages.keys()
     assert document.classes == ("clear", "nodule")
-    assert (document.reading.size, document.reading.channels, document.reading.modality) == (32, 1, "xray")
+    assert (document.reading.size, document.reading.channels, document.modality) == (32, 1, "xray")
 
 
 def test_the_weights_in_the_bundle_are_those_of_the_trials(study):
@@ -144,7 +144,7 @@ def test_the_card_holds_the_numbers(study):
 
 def test_the_document_is_json_that_others_can_read(study):
     content = json.loads((study.build(VOTES) / "ensemble.json").read_text())
-    assert content["schema_version"] == 1
+    assert content["schema_version"] == 2
     assert set(content["files"]) == {
         "card.md",
         "golden.npz",

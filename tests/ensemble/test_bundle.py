@@ -79,8 +79,8 @@ def test_a_document_that_is_not_json_is_refused(bundle, text):
 
 
 def test_a_newer_schema_names_the_version_to_install(bundle):
-    rewrite(bundle, lambda content: content.update(schema_version=2, consilia="7.1.0", novelty=[]))
-    refuse(bundle, r"written by consilia 7\.1\.0 with schema version 2.*Install consilia 7\.1\.0 or later")
+    rewrite(bundle, lambda content: content.update(schema_version=3, consilia="7.1.0", novelty=[]))
+    refuse(bundle, r"written by consilia 7\.1\.0 with schema version 3.*Install consilia 7\.1\.0 or later")
 
 
 @pytest.mark.parametrize("value", [0, "1", None, True, 1.5])

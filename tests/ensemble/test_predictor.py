@@ -227,7 +227,7 @@ def test_rows_of_a_store_in_batches_equal_all_at_once(finished_study, predictor)
 def test_a_store_of_other_classes_is_refused(finished_study, predictor):
     from dataclasses import replace
 
-    manifest = replace(finished_study.store.manifest, classes=("nodule", "clear"))
+    manifest = finished_study.store.manifest.model_copy(update={"classes": ("nodule", "clear")})
     store = replace(finished_study.store, manifest=manifest)
     with pytest.raises(DataError, match=r"classes must be \('clear', 'nodule'\)"):
         predictor.predict_store(store, np.array([0]))

@@ -1,7 +1,6 @@
 """Predictions as a CSV and as a table; an image with an error keeps its row."""
 
 import csv
-from pathlib import Path
 
 import pytest
 
@@ -18,19 +17,19 @@ def prediction(confidence: float) -> Prediction:
 
 
 ROWS = [
-    (Path("a, with comma.png"), prediction(0.75)),
-    (Path("scan[/].png"), ReaderError("scan[/].png: the file is empty (0 bytes).")),
-    (Path("größe.png"), prediction(1 / 3)),
+    ("a, with comma.png", prediction(0.75)),
+    ("scan[/].png", ReaderError("scan[/].png: the file is empty (0 bytes).")),
+    ("größe.png", prediction(1 / 3)),
 ]
 
 
 def test_the_csv_is_read_back_with_every_digit(tmp_path):
     path = tmp_path / "below" / "p.csv"
-    assert write_predictions(iter(ROWS), CLASSES, path) == 1
+    assert write_predictions(iter(ROWS), CLASSES, path) == (3, 1)
     with path.open(newline="", encoding="utf-8") as file:
         header, *rows = list(csv.reader(file))
     assert header == ["image", "label", "confidence", "p_clear", "p_[b]odd", "error"]
-    assert [row[0] for row in rows] == [str(image) for image, _ in ROWS]
+    assert [row[0] for row in rows] == [image for image, _ in ROWS]
     assert [float(number) for number in rows[2][2:5]] == [1 / 3, 1 / 3, 1 - 1 / 3]
     assert rows[1] == ["scan[/].png", "", "", "", "", "scan[/].png: the file is empty (0 bytes)."]
 
@@ -61,6 +60,6 @@ def test_the_table_shows_names_as_they_are_and_errors_go_to_stderr(capsys):
 def test_a_long_name_is_not_cut(capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "60")
     name = "x" * 90 + ".png"
-    print_predictions([(Path(name), prediction(0.5))], CLASSES)
+    print_predictions([(name, prediction(0.5))], CLASSES)
     cells = [line.split("│")[1].strip() for line in capsys.readouterr().out.splitlines() if line.startswith("│")]
     assert "".join(cells) == name

@@ -1,11 +1,13 @@
 """Commands that build, measure and use an ensemble: ensemble, evaluate, predict."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
 from consilia.cli.options import STORES, STUDIES, Bundle, Card, Device, Settings, Stores, Studies, StudyName
+
+Foreign = Literal["refuse", "as_displayed"]  # of `ensemble.images`, which a command may not import up here
 
 
 def register(app: typer.Typer) -> None:
@@ -50,6 +52,9 @@ def predict(
     images: Annotated[list[Path], typer.Argument(metavar="IMAGES...", help="Image files.")],
     out: Annotated[Path | None, typer.Option("--out", metavar="FILE", help="Write a CSV instead of a table.")] = None,
     device: Device = "auto",
+    foreign: Annotated[
+        Foreign, typer.Option(help="An image of a kind that was not trained on, such as a PNG where it was DICOM.")
+    ] = "refuse",
 ) -> int:
     """Predict images: label, confidence, and every class's calibrated probability.
 
@@ -61,10 +66,10 @@ def predict(
     from consilia.report.predictions import print_predictions, write_predictions
 
     predictor = consilia.load(bundle, device=device)
-    rows = zip(images, predictor.iterate(images), strict=True)
+    rows = predictor.iterate_named(images, foreign=foreign)
     if out is None:
         n_bad = print_predictions(rows, predictor.classes)
     else:
-        n_bad = write_predictions(rows, predictor.classes, out)
-        print(f"{out}: {len(images)} images, {n_bad} of them unreadable")
+        n_images, n_bad = write_predictions(rows, predictor.classes, out)
+        print(f"{out}: {n_images} images, {n_bad} of them unreadable")
     return 1 if n_bad else 0

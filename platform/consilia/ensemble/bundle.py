@@ -150,7 +150,12 @@ def _check_version(path: Path, content: dict[str, Any]) -> None:
         writer = content.get("consilia", "(unknown version)")
         raise BundleError(
             f"{path} was written by consilia {writer} with schema version {found}; consilia "
-            f"{consilia.__version__} reads up to {SCHEMA_VERSION}. Install consilia {writer} or later."
+            f"{consilia.__version__} reads {SCHEMA_VERSION}. Install consilia {writer} or later."
+        )
+    if found < SCHEMA_VERSION:
+        raise BundleError(
+            f"{path} has schema version {found}, which does not say how its images were read; consilia "
+            f"{consilia.__version__} reads {SCHEMA_VERSION}. Build it again from its images."
         )
 
 

@@ -4,12 +4,18 @@ from collections.abc import Iterable, Sequence
 
 from consilia.ensemble.document import BundleDocument
 from consilia.ensemble.evaluation import Estimate, Evaluation
+from consilia.ensemble.wording import describe_reading
 from consilia.scoring.metrics import METRICS
 
 _TITLES = {
     "test": "Locked test split",
     "external": "Other images",
     "cross_fitted": "Cross-validation (internal estimate)",
+}
+_KINDS = {
+    ("dicom",): "DICOM files",
+    ("raster",): "raster images (PNG, JPEG and kin)",
+    ("dicom", "raster"): "DICOM files and raster images",
 }
 _ORDER = ("test", "external", "cross_fitted")
 
@@ -92,11 +98,11 @@ def _members(document: BundleDocument) -> str:
 
 def _input(document: BundleDocument) -> str:
     reading = document.reading
-    channels = "grey" if reading.channels == 1 else "RGB"
     sizes = sorted({network.preprocessing.image_size for member in document.members for network in member.networks})
     return (
-        f"## Input\n\nAny image is fitted to {reading.size} x {reading.size} pixels, {channels}; the "
-        f"networks see {_join([f'{size} px' for size in sizes])}. `golden.npz` holds synthetic inputs (noise "
+        f"## Input\n\nTrained on {_KINDS[document.kinds]}. {describe_reading(reading)} An image of another kind is "
+        "refused unless the caller asks for it to be taken as displayed. The networks see "
+        f"{_join([f'{size} px' for size in sizes])}. `golden.npz` holds synthetic inputs (noise "
         "and gradients), no patient's image, and what the ensemble says of them; loading compares."
     )
 

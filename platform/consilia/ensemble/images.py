@@ -1,22 +1,35 @@
 """What a person may hand to `predict`, as a stream of single images."""
 
-from collections.abc import Iterable, Iterator
+import contextlib
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from consilia.data.dicom import count_frames, is_dicom
 from consilia.data.reader import fit_image, read_image
+from consilia.ensemble.wording import describe_window
 from consilia.errors import ReaderError
-from consilia.plan.reading import Reading
+from consilia.plan.reading import ImageKind, Reading
 
 CHANNELS = (1, 3)  # what a last axis may be, to be one of channels
 SMALLEST_SIDE = 8  # pixels; a shape whose only reading has a smaller image is refused
 
 ImageLike = str | Path | npt.NDArray[Any] | Image.Image
 Images = ImageLike | Iterable[ImageLike]
+Foreign = Literal["refuse", "as_displayed"]
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """One frame of a file that holds several, each of which is an image to the ensemble."""
+
+    path: Path
+    number: int  # from 0
 
 
 def single_images(images: Images, *, channels: int) -> Iterator[tuple[str, ImageLike]]:
@@ -52,24 +65,68 @@ def single_images(images: Images, *, channels: int) -> Iterator[tuple[str, Image
         raise ReaderError(f"{_ACCEPTED}, but got a {type(images).__name__}.")
 
 
-def read_pixels(image: ImageLike, reading: Reading, *, name: str) -> npt.NDArray[np.uint8]:
+def split_frames(images: Iterable[tuple[str, ImageLike]], reading: Reading) -> Iterator[tuple[str, ImageLike | Frame]]:
+    """Yield each frame of a file by itself where the ensemble was trained on each; others pass as they are.
+
+    A file that cannot be opened passes too: reading it says why.
+    """
+    for name, image in images:
+        n_frames = 1
+        if reading.frames == "each" and isinstance(image, (str, Path)):
+            with contextlib.suppress(ReaderError):
+                n_frames = count_frames(Path(image))
+        if n_frames == 1:
+            yield name, image
+        else:
+            yield from ((f"{name}[{number}]", Frame(Path(image), number)) for number in range(n_frames))  # type: ignore[arg-type] # a path, as checked above
+
+
+def read_pixels(
+    image: ImageLike | Frame, reading: Reading, *, kinds: Sequence[ImageKind], foreign: Foreign, name: str
+) -> npt.NDArray[np.uint8]:
     """Return one image as training saw it before its own preprocessing, (size, size, channels) uint8.
 
+    Args:
+        image: A path, a frame of one, an array or a PIL image.
+        reading: Of the training images.
+        kinds: Of files in training. An image of another kind has gone through no window or another one.
+        foreign: What becomes of an image of another kind: refused, or taken as a viewer displays it.
+        name: What an error calls the image.
+
     Raises:
-        ReaderError: The file, shape or type cannot be read; names the image.
+        ReaderError: The file, shape or type cannot be read, or its kind was not trained on; names the image.
     """
+    kind = _kind(image)
+    as_displayed = kind not in kinds
+    if as_displayed and foreign == "refuse":
+        raise ReaderError(_refusal(name, kind, reading))
+    if isinstance(image, Frame):
+        return read_image(image.path, reading, frame=image.number, as_displayed=as_displayed).pixels
     if isinstance(image, (str, Path)):
-        return read_image(Path(image), reading).pixels
-    if isinstance(image, Image.Image):
-        return fit_image(image, reading, name=name)
-    if not isinstance(image, np.ndarray):
+        return read_image(Path(image), reading, as_displayed=as_displayed).pixels
+    if not isinstance(image, (np.ndarray, Image.Image)):
         raise ReaderError(f"{name}: {_ACCEPTED}, but got a {type(image).__name__}.")
-    if image.ndim != 2 and not (image.ndim == 3 and image.shape[2] in CHANNELS):
+    if isinstance(image, np.ndarray) and image.ndim != 2 and not (image.ndim == 3 and image.shape[2] in CHANNELS):
         raise ReaderError(
             f"{name}: one image must have the shape (h, w), or (h, w, c) with 1 or 3 channels last, "
             f"but got {image.shape}."
         )
-    return fit_image(image, reading, name=name)
+    return fit_image(image, reading, name=name, as_displayed=as_displayed)
+
+
+def _kind(image: object) -> ImageKind:
+    if isinstance(image, Frame):
+        image = image.path
+    return "dicom" if isinstance(image, (str, Path)) and is_dicom(Path(image)) else "raster"
+
+
+def _refusal(name: str, kind: ImageKind, reading: Reading) -> str:
+    what, other = ("a DICOM file", "raster images") if kind == "dicom" else ("a raster image", "DICOM files")
+    return (
+        f"{name}: this is {what}, but the ensemble was trained on {other} only ({describe_window(reading)}). Give it "
+        'images of that kind, or have this one taken as a viewer displays it: foreign="as_displayed" '
+        "(on the command line: --foreign as_displayed)."
+    )
 
 
 _ACCEPTED = "an image must be a path, a numpy array or a PIL image"

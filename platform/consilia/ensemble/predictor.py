@@ -15,7 +15,7 @@ from consilia.ensemble.bundle import read_bundle
 from consilia.ensemble.calibration import pool_folds
 from consilia.ensemble.document import BundleDocument
 from consilia.ensemble.golden import GOLDEN, check_golden
-from consilia.ensemble.images import ImageLike, Images, read_pixels, single_images
+from consilia.ensemble.images import Foreign, Frame, ImageLike, Images, read_pixels, single_images, split_frames
 from consilia.ensemble.networks import FoldEnsembles, choose_device
 from consilia.ensemble.seen import SEEN, Fingerprints, read_seen
 from consilia.errors import DataError, ReaderError
@@ -77,42 +77,58 @@ class EnsemblePredictor:
         """Names of the classes, in the order of `predict_proba`'s columns."""
         return self.document.classes
 
-    def predict(self, images: Images, *, batch_size: int = BATCH_SIZE) -> Predictions:
-        """Return a prediction for each image.
+    def predict(self, images: Images, *, batch_size: int = BATCH_SIZE, foreign: Foreign = "refuse") -> Predictions:
+        """Return a prediction for each image; for each frame of a file where training took each.
+
+        Args:
+            images: One image or many.
+            batch_size: Images in memory at once.
+            foreign: An ensemble trained on DICOM refuses other images, and the other way round, since it knows no
+                window for them; "as_displayed" takes them as a viewer shows them.
 
         Raises:
             ReaderError: An image cannot be read; names it. `iterate` goes on past such an image.
         """
         names: list[str] = []
         predictions: list[Prediction] = []
-        for name, result in self._stream(images, batch_size):
+        for name, result in self._stream(images, batch_size, foreign):
             if isinstance(result, ReaderError):
                 raise result
             names.append(name)
             predictions.append(self._prediction(result))
         return Predictions(names, predictions)
 
-    def predict_proba(self, images: Images, *, batch_size: int = BATCH_SIZE) -> Probabilities:
+    def predict_proba(
+        self, images: Images, *, batch_size: int = BATCH_SIZE, foreign: Foreign = "refuse"
+    ) -> Probabilities:
         """Return calibrated probabilities, (n_images, n_classes); rows sum to 1.
 
         Raises:
             ReaderError: An image cannot be read; names it.
         """
         rows: list[npt.NDArray[np.float64]] = []
-        for _, result in self._stream(images, batch_size):
+        for _, result in self._stream(images, batch_size, foreign):
             if isinstance(result, ReaderError):
                 raise result
             rows.append(result)
         return np.array(rows, dtype=np.float64).reshape(len(rows), len(self.classes))
 
-    def iterate(self, images: Images, *, batch_size: int = BATCH_SIZE) -> Iterator[Prediction | ReaderError]:
+    def iterate(
+        self, images: Images, *, batch_size: int = BATCH_SIZE, foreign: Foreign = "refuse"
+    ) -> Iterator[Prediction | ReaderError]:
         """Yield, for each image in order, its prediction, or the error of an image that cannot be read.
 
         Raises:
             ReaderError: `images` itself is of no type or shape that images have.
         """
-        for _, result in self._stream(images, batch_size):
-            yield result if isinstance(result, ReaderError) else self._prediction(result)
+        yield from (result for _, result in self.iterate_named(images, batch_size=batch_size, foreign=foreign))
+
+    def iterate_named(
+        self, images: Images, *, batch_size: int = BATCH_SIZE, foreign: Foreign = "refuse"
+    ) -> Iterator[tuple[str, Prediction | ReaderError]]:
+        """Yield as `iterate`, each with its name: the image's path, `scan.dcm[3]` for a frame, or `image 0`."""
+        for name, result in self._stream(images, batch_size, foreign):
+            yield name, result if isinstance(result, ReaderError) else self._prediction(result)
 
     def predict_store(self, store: ImageStore, rows: Rows, *, batch_size: int = BATCH_SIZE) -> Probabilities:
         """Return calibrated probabilities of rows of a prepared data set, (n_rows, n_classes).
@@ -136,21 +152,25 @@ class EnsemblePredictor:
         batches = [rows[start : start + batch_size] for start in range(0, len(rows), batch_size)]
         return np.concatenate([self.networks.probabilities(store.pixels[batch]) for batch in batches], axis=1)
 
-    def _stream(self, images: Images, batch_size: int) -> Iterator[tuple[str, npt.NDArray[np.float64] | ReaderError]]:
+    def _stream(
+        self, images: Images, batch_size: int, foreign: Foreign
+    ) -> Iterator[tuple[str, npt.NDArray[np.float64] | ReaderError]]:
         """Yield name and probabilities (n_classes,), or name and error, of one image after the other."""
         if batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, but got {batch_size}")
-        waiting = single_images(images, channels=self.document.reading.channels)
+        reading = self.document.reading
+        waiting = split_frames(single_images(images, channels=reading.channels), reading)
         while batch := list(islice(waiting, batch_size)):
-            results = [self._read(name, image) for name, image in batch]
+            results = [self._read(name, image, foreign) for name, image in batch]
             pixels = [result for result in results if not isinstance(result, ReaderError)]
             found = iter(self._probabilities(np.stack(pixels)) if pixels else ())
             for (name, _), result in zip(batch, results, strict=True):
                 yield name, result if isinstance(result, ReaderError) else next(found)
 
-    def _read(self, name: str, image: ImageLike) -> npt.NDArray[np.uint8] | ReaderError:
+    def _read(self, name: str, image: ImageLike | Frame, foreign: Foreign) -> npt.NDArray[np.uint8] | ReaderError:
+        document = self.document
         try:
-            return read_pixels(image, self.document.reading, name=name)
+            return read_pixels(image, document.reading, kinds=document.kinds, foreign=foreign, name=name)
         except ReaderError as error:
             return error
 
@@ -166,15 +186,21 @@ class EnsemblePredictor:
         )
 
     def _check_store(self, store: ImageStore) -> None:
-        reading = self.document.reading
-        expected = (self.classes, reading.size, reading.channels)
-        found = (store.classes, store.manifest.size, store.manifest.channels)
-        for what, wanted, got in zip(("classes", "size", "channels"), expected, found, strict=True):
-            if wanted != got:
+        """Refuse a data set with other classes, or one that was read otherwise than the training images."""
+        document, manifest = self.document, store.manifest
+        expected: dict[str, object] = {"classes": self.classes, **dict(document.reading)}
+        found: dict[str, object] = {"classes": store.classes, **dict(manifest.reading)}
+        for what, wanted in expected.items():
+            if wanted != found[what]:
                 raise DataError(
-                    f"{store.folder}: {what} must be {wanted}, as in ensemble {self.document.name}, but is "
-                    f"{got}. Prepare the data set again with that {what} (--set {what}=...)."
+                    f"{store.folder}: {what} must be {wanted}, as in ensemble {document.name}, but is "
+                    f"{found[what]}. Prepare the data set again with that {what} (--set {what}=...)."
                 )
+        if strange := set(manifest.kinds) - set(document.kinds):
+            raise DataError(
+                f"{store.folder}: its images are {', '.join(sorted(strange))}, but ensemble {document.name} was "
+                f"trained on {', '.join(document.kinds)} only. Evaluate it on images of that kind."
+            )
 
 
 def load_predictor(path: str | Path, *, device: str = "auto") -> EnsemblePredictor:

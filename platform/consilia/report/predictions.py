@@ -11,7 +11,7 @@ from consilia.files import write_atomically
 from consilia.records import Prediction
 from consilia.report.console import make_console
 
-Row = tuple[Path, Prediction | Exception]
+Row = tuple[str, Prediction | Exception]  # the image's name
 
 
 def print_predictions(rows: Iterable[Row], classes: Sequence[str]) -> int:
@@ -22,38 +22,39 @@ def print_predictions(rows: Iterable[Row], classes: Sequence[str]) -> int:
     """
     table = Table(Column("image", overflow="fold"), "label", "confidence", *classes)
     errors = []
-    for path, result in rows:
+    for name, result in rows:
         if isinstance(result, Exception):
             errors.append(str(result))
-            table.add_row(str(path), "error")
+            table.add_row(name, "error")
         else:
-            numbers = (f"{result.probabilities[name]:.3f}" for name in classes)
-            table.add_row(str(path), result.label, f"{result.confidence:.3f}", *numbers)
+            numbers = (f"{result.probabilities[each]:.3f}" for each in classes)
+            table.add_row(name, result.label, f"{result.confidence:.3f}", *numbers)
     make_console().print(table)
     for error in errors:
         make_console(stderr=True).print(error, soft_wrap=True)
     return len(errors)
 
 
-def write_predictions(rows: Iterable[Row], classes: Sequence[str], path: Path) -> int:
+def write_predictions(rows: Iterable[Row], classes: Sequence[str], path: Path) -> tuple[int, int]:
     """Write image, label, confidence, p_<class> for every class, and error, one row an image, as they come.
 
     Returns:
-        Number of images with an error.
+        Number of images, and of those with an error.
     """
-    n_errors = 0
+    n_images = n_errors = 0
 
     def write(temporary: Path) -> None:
-        nonlocal n_errors
+        nonlocal n_images, n_errors
         with temporary.open("w", newline="", encoding="utf-8") as file:
             writer = csv.writer(file)
             writer.writerow(["image", "label", "confidence", *(f"p_{name}" for name in classes), "error"])
             for image, result in rows:
+                n_images += 1
                 n_errors += isinstance(result, Exception)
-                writer.writerow([str(image), *_fields(result, classes)])
+                writer.writerow([image, *_fields(result, classes)])
 
     write_atomically(path, write)
-    return n_errors
+    return n_images, n_errors
 
 
 def _fields(result: Prediction | Exception, classes: Sequence[str]) -> list[Any]:
