@@ -1,6 +1,6 @@
 """Columns of the index as features: what a file or a table says of an image beside its picture."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -46,9 +46,9 @@ def read_columns(index: pd.DataFrame) -> tuple[list[ColumnFeature], list[Skipped
     """
     features: list[ColumnFeature] = []
     skipped: list[Skipped] = []
-    n_patients = index["patient_id"].nunique()
+    patients = index["patient_id"].reset_index(drop=True)
     for name, origin, values in _columns(index):
-        found = _encode(name, origin, values.reset_index(drop=True), n_patients)
+        found = _encode(name, origin, values.reset_index(drop=True), patients)
         if isinstance(found, Skipped):
             skipped.append(found)
         else:
@@ -56,7 +56,7 @@ def read_columns(index: pd.DataFrame) -> tuple[list[ColumnFeature], list[Skipped
     return features, skipped
 
 
-def one_hot(*features: ColumnFeature) -> npt.NDArray[np.float64]:
+def one_hot(features: Sequence[ColumnFeature]) -> npt.NDArray[np.float64]:
     """Return the features as a sparse matrix of ones and zeros, (m, sum of n_values)."""
     return OneHotEncoder().fit_transform(np.column_stack([each.codes for each in features]))  # type: ignore[no-any-return]
 
@@ -72,14 +72,15 @@ def _columns(index: pd.DataFrame) -> Iterator[tuple[str, Origin, "pd.Series[str]
     yield "file aspect", "file", (index["width"] / index["height"]).round(4).astype(str)
 
 
-def _encode(name: str, origin: Origin, values: "pd.Series[str]", n_patients: int) -> ColumnFeature | Skipped:
+def _encode(name: str, origin: Origin, values: "pd.Series[str]", patients: "pd.Series[str]") -> ColumnFeature | Skipped:
     filled = values.str.strip() != ""
     known = values[filled]
     if known.empty:
         return Skipped(name=name, origin=origin, reason="no image has a value")
     n_distinct = known.nunique()
     if n_distinct == 1 and filled.all():
-        return Skipped(name=name, origin=origin, reason=f"every image has the value {known.iloc[0]!r}")
+        return Skipped(name=name, origin=origin, reason=f"always {known.iloc[0]!r}")
+    n_patients = patients[filled].nunique()
     codes = np.full(len(values), _MISSING, dtype=np.int64)
     numbers = _numbers(known)
     if origin != "file" and _names(n_distinct, n_patients, numbers):

@@ -3,10 +3,14 @@
 Source: docs/methods.md section 9.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
+from sklearn.linear_model import LogisticRegression
+from sklearn.naive_bayes import CategoricalNB
 
 from consilia.audit.border import border_features
-from consilia.audit.columns import one_hot, read_columns
+from consilia.audit.columns import ColumnFeature, one_hot, read_columns
 from consilia.audit.document import Shortcut, Shortcuts
 from consilia.audit.probe import ProbeImages, make_probe_images, probe
 from consilia.data.groups import Groups
@@ -36,12 +40,9 @@ def find_shortcuts(
     except ValueError as error:
         return Shortcuts(n_images=0, n_pool=len(pool), tried=(), skipped=(), not_tried=str(error))
     features, skipped = read_columns(store.index.iloc[rows])
-    tried = [
-        probe(images, one_hot(each), name=each.name, origin=each.origin, n_values=each.n_values) for each in features
-    ]
+    tried = [_probe_column(images, each) for each in features]
     if len(features) > 1:
-        n_values = sum(each.n_values for each in features)
-        tried.append(probe(images, one_hot(*features), name=ALL_COLUMNS, origin="all", n_values=n_values))
+        tried.append(_probe_together(images, features))
     tried.append(_probe_border(store, images))
     found = sorted((each for each in tried if each is not None), key=_rank)
     return Shortcuts(n_images=len(rows), n_pool=len(pool), tried=tuple(found), skipped=tuple(skipped), not_tried="")
@@ -49,7 +50,25 @@ def find_shortcuts(
 
 def _probe_border(store: ImageStore, images: ProbeImages) -> Shortcut | None:
     features = border_features(store, images.rows)
-    return probe(images, features, name=BORDER, origin="border", n_values=features.shape[1], strength=_BORDER_STRENGTH)
+    model = _logistic_regression(_BORDER_STRENGTH)
+    return probe(images, features, model, name=BORDER, origin="border", n_values=features.shape[1])
+
+
+def _probe_column(images: ProbeImages, column: ColumnFeature) -> Shortcut | None:
+    """Ask how frequent each value is in each class, with one more of everything."""
+    codes = np.unique(column.codes, return_inverse=True)[1]
+    model = CategoricalNB(alpha=1.0, fit_prior=False, min_categories=column.n_values)
+    return probe(images, codes[:, None], model, name=column.name, origin=column.origin, n_values=column.n_values)
+
+
+def _probe_together(images: ProbeImages, columns: Sequence[ColumnFeature]) -> Shortcut | None:
+    n_values = sum(each.n_values for each in columns)
+    model = _logistic_regression(1.0)
+    return probe(images, one_hot(columns), model, name=ALL_COLUMNS, origin="all", n_values=n_values)
+
+
+def _logistic_regression(strength: float) -> LogisticRegression:
+    return LogisticRegression(C=strength, class_weight="balanced", max_iter=300)
 
 
 def _draw_groups(pool: Rows, groups: Groups, *, most_images: int, seed: int) -> Rows:

@@ -108,8 +108,8 @@ def _shortcuts(audit: Audit) -> Iterator[str]:
 
 def _explain(found: Shortcuts) -> str:
     return (
-        f"Logistic regression on each alone, cross-validated by patient on {found.n_images:,} of the {found.n_pool:,} "
-        "images outside the test split. AUC is the mean of one class against the rest; 0.5 is chance. It warns "
+        f"Cross-validated by patient on {found.n_images:,} of the {found.n_pool:,} images outside "
+        "the test split. AUC is the mean of one class against the rest; 0.5 is chance. It warns "
         "above 0.6 where the lower 95 % bound lies above chance, for the mean or for the best class, whose bound "
         "allows for the choice."
     )

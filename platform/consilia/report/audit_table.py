@@ -102,7 +102,7 @@ def _parts(audit: Audit) -> Iterator[RenderableType]:
     if counts.no_folds:
         yield f"no folds: {counts.no_folds}"
     yield _facts(audit)
-    yield duplicates_table(audit)
+    yield duplicates_table(audit) if audit.duplicates.cases else "duplicates  none"
     if audit.shortcuts is None:
         return
     if audit.shortcuts.not_tried:
@@ -112,8 +112,8 @@ def _parts(audit: Audit) -> Iterator[RenderableType]:
     more = len(audit.shortcuts.tried) - _MOST_SHORTCUTS
     if more > 0:
         yield f"and {more} less predictive ones, in audit.json"
-    for each in audit.shortcuts.skipped[:_MOST_SHORTCUTS]:
-        yield Text(f"not tried  {each.name}: {each.reason}", "dim")
+    if audit.shortcuts.skipped:
+        yield Text("not tried: " + "; ".join(f"{each.name}, {each.reason}" for each in audit.shortcuts.skipped), "dim")
 
 
 def _facts(audit: Audit) -> str:
