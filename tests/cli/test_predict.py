@@ -56,7 +56,8 @@ def test_the_table_has_a_row_for_every_image_and_errors_go_to_stderr(trained, im
     for path in images:
         assert path.name in printed.out
     assert printed.out.count("error") == 1
-    assert printed.err.splitlines() == [f"{images[1]}: the file is neither DICOM, PNG, JPEG, TIFF, WebP nor BMP, or its header is damaged."]
+    reason = "the file is neither DICOM, PNG, JPEG, TIFF, WebP nor BMP, or its header is damaged."
+    assert printed.err.splitlines() == [f"{images[1]}: {reason}"]
 
 
 def test_an_image_that_is_not_there_is_such_a_row_too(trained, images, tmp_path):

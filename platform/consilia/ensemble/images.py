@@ -10,8 +10,8 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from consilia.data.dicom import count_frames, is_dicom
-from consilia.data.reader import fit_image, read_image
+from consilia.data.dicom import is_dicom
+from consilia.data.reader import count_frames, fit_image, read_image
 from consilia.ensemble.wording import describe_window
 from consilia.errors import ReaderError
 from consilia.plan.reading import ImageKind, Reading
