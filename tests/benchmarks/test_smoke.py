@@ -30,3 +30,11 @@ def test_trial_overhead_prints_both_sides_and_their_ratio(short_tmp: Path):
     assert (figures["n_slot"], figures["n_nested"]) == (2, 1)
     assert figures["ratio"] == pytest.approx(figures["nested_start_s"] / figures["slot_start_s"])
     assert figures["machine"]["cpus"] == os.cpu_count()
+
+
+def test_prepare_prints_both_sides_of_each_format_and_their_ratio(tmp_path: Path):
+    figures = run("prepare.py", "--images=40", "--runs=1", ray_folder=tmp_path)
+    assert set(figures["ratios"]) == {"PNG 128", "PNG 224", "JPEG 128", "JPEG 224"}
+    for name, side in figures["images_per_second"].items():
+        assert figures["ratios"][name] == pytest.approx(side["consilia"] / side["plain"])
+    assert [each["syntax"] for each in figures["dicom"]] == ["Explicit VR Little Endian", "RLE Lossless"]

@@ -136,6 +136,7 @@ class TestDeaths:
 @pytest.mark.parametrize(
     ("content", "plain"),
     [
+        (b"\xff\xd8\xff" + bytes(125) + b"DICM", False),
         (b"\x89PNG\r\n\x1a\n....", True),
         (b"\xff\xd8\xff\xe0", True),
         (b"", True),

@@ -253,7 +253,9 @@ def is_plain(path: Path) -> bool:
     """
     try:
         with path.open("rb") as file:
-            start = file.read(8)
+            start = file.read(132)
     except OSError:
         return True
+    if start[128:] == b"DICM" or path.suffix.lower() in (".dcm", ".dicom"):  # read as DICOM, however it begins
+        return False
     return start.startswith((b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff")) or not start

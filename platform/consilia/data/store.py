@@ -23,6 +23,7 @@ COLUMNS = (
     *("mean", "mean_square", "pixel_digest", "perceptual_hash"),
     *("kind", "format", "mode", "width", "height"),
 )
+_ROWS = 10_000  # encoded at a time
 META, TAG = "meta_", "tag_"  # before the names of columns that come from the table, and from DICOM tags
 
 
@@ -124,10 +125,18 @@ class ImageStore:
 def content_digest(index: pd.DataFrame, *, classes: tuple[str, ...], reading: Reading) -> str:
     """Return the SHA-256 of what a store holds, whatever its files are called and wherever they lie."""
     state = hashlib.sha256(json.dumps([SCHEMA_VERSION, list(classes), reading.model_dump(mode="json")]).encode())
-    columns = (index[name].tolist() for name in ("label", "patient_id", "split", "pixel_digest"))
-    for column in columns:
-        state.update(json.dumps(column).encode())
+    for name in ("label", "patient_id", "split", "pixel_digest"):
+        _hash_column(state, index[name])
     return state.hexdigest()
+
+
+def _hash_column(state: "hashlib._Hash", column: "pd.Series[Any]") -> None:
+    """Add the column as the JSON list that it is, without having all of its text in memory."""
+    state.update(b"[")
+    for start in range(0, len(column), _ROWS):
+        text = json.dumps(column.iloc[start : start + _ROWS].tolist())[1:-1]
+        state.update((f", {text}" if start else text).encode())
+    state.update(b"]")
 
 
 def read_manifest(path: Path) -> Manifest:
