@@ -1,7 +1,7 @@
-"""Which images make up an epoch, and how their bytes reach the device. No decoding, no loader processes."""
+"""How the bytes of stored images reach the device, a batch at a time. No decoding, no loader processes."""
 
-import itertools
-from collections.abc import Iterator
+from collections.abc import Generator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Protocol
 
 import numpy as np
@@ -9,113 +9,147 @@ import numpy.typing as npt
 import torch
 
 from consilia.data.store import ImageStore
-from consilia.records import Labels, Rows
+from consilia.records import Rows
 
 _DEVICE_SHARE = 0.25  # of a GPU's free memory that the images may take: the rest is for the network
+_UPLOAD_BYTES = 64 * 2**20  # of a store that moves to the device at a time: it never lies in main memory as a whole
 
 
 class Images(Protocol):
     """Hands out stored images by row."""
 
-    def gather(self, rows: Rows) -> torch.Tensor:
-        """Return uint8 (b, size, size, channels) on the device; valid until the next call."""
+    def batches(self, parts: Sequence[Rows]) -> Generator[torch.Tensor, None, None]:
+        """Yield the images of each part, uint8 (len(part), size, size, channels) on the device.
+
+        A batch is valid until the next one is asked for, and the next is on its way while it is used. Whoever leaves
+        early closes the generator.
+
+        Args:
+            parts: Rows of each batch, at least one a batch, in any order; a row may come again.
+
+        Raises:
+            IndexError: A row that the store does not have.
+        """
 
 
 class DeviceImages:
     """The whole store on the device: a batch costs one indexing."""
 
     def __init__(self, pixels: npt.NDArray[np.uint8], device: torch.device) -> None:
-        self._pixels = torch.from_numpy(np.array(pixels)).to(device)
+        self._pixels = torch.empty(pixels.shape, dtype=torch.uint8, device=device)
+        step = max(1, _UPLOAD_BYTES // max(1, pixels[:1].nbytes))
+        for start in range(0, len(pixels), step):
+            part = np.array(pixels[start : start + step])  # torch takes no read-only memory
+            self._pixels[start : start + step] = torch.from_numpy(part)
 
-    def gather(self, rows: Rows) -> torch.Tensor:
-        """Return the images of `rows`."""
-        return self._pixels[torch.from_numpy(rows).to(self._pixels.device)]
+    def batches(self, parts: Sequence[Rows]) -> Generator[torch.Tensor, None, None]:
+        """Yield the images of each part."""
+        _check_rows(parts, len(self._pixels))
+        # All rows at once: a copy from pageable memory at every step would wait until the step before it is done.
+        rows = torch.from_numpy(np.concatenate([*parts, np.empty(0, np.int64)])).to(self._pixels.device)
+        for part in rows.split([len(each) for each in parts]):
+            yield self._pixels[part]
 
 
 class MappedImages:
-    """The store on disk: a batch is gathered from the memory map into a buffer that is used again.
+    """The store on disk: a thread gathers the next batch from the memory map while the present one is in use.
 
-    For a GPU there are two pinned buffers, so that one is filled while the other is still being copied.
+    It fills one of two buffers. For a GPU they are pinned, and a stream of its own copies them to the device.
     """
 
     def __init__(self, pixels: npt.NDArray[np.uint8], device: torch.device) -> None:
         self._pixels = pixels
         self._device = device
-        self._buffers: list[torch.Tensor] = []
-        self._copied: list[torch.cuda.Event] = []  # of each buffer's last copy
-        self._turn = 0
 
-    def gather(self, rows: Rows) -> torch.Tensor:
-        """Return the images of `rows`."""
-        if not self._buffers or len(self._buffers[0]) < len(rows):
-            self._allocate(len(rows))
-        self._turn = (self._turn + 1) % len(self._buffers)
-        if self._copied:
-            self._copied[self._turn].synchronize()
-        buffer = self._buffers[self._turn][: len(rows)]
-        # mode="clip" writes to `out` directly; the rows come from the fold plan, so nothing is clipped.
+    def batches(self, parts: Sequence[Rows]) -> Generator[torch.Tensor, None, None]:
+        """Yield the images of each part."""
+        _check_rows(parts, len(self._pixels))
+        buffers = self._make_buffers(max((len(part) for part in parts), default=0))
+        with ThreadPoolExecutor(1, thread_name_prefix="images") as thread:
+            ahead = [thread.submit(buffers.fill, 0, parts[0])] if parts else []
+            for number in range(len(parts)):
+                images = ahead.pop().result()
+                if number + 1 < len(parts):
+                    ahead.append(thread.submit(buffers.fill, number + 1, parts[number + 1]))
+                yield buffers.deliver(images, number)
+
+    def _make_buffers(self, largest: int) -> "_Buffers":
+        if self._device.type == "cuda":
+            return _PinnedBuffers(self._pixels, largest, self._device)
+        return _Buffers(self._pixels, largest)
+
+
+class _Buffers:
+    """Two buffers in turn: batch `number` lies in one, the next is written into the other."""
+
+    def __init__(self, pixels: npt.NDArray[np.uint8], largest: int, *, pinned: bool = False) -> None:
+        self._pixels = pixels
+        shape = (largest, *pixels.shape[1:])
+        with torch.inference_mode(mode=False):  # a scoring pass must not leave its mark on them
+            self._buffers = [torch.empty(shape, dtype=torch.uint8, pin_memory=pinned) for _ in range(2)]
+
+    def fill(self, number: int, rows: Rows) -> torch.Tensor:
+        """Gather batch `number`; runs in the thread."""
+        buffer = self._buffers[number % 2][: len(rows)]
+        # mode="clip" writes to `out` directly; the rows have been checked, so nothing is clipped.
         np.take(self._pixels, rows, axis=0, out=buffer.numpy(), mode="clip")
-        images = buffer.to(self._device, non_blocking=True)
-        if self._copied:
-            self._copied[self._turn].record()
+        return buffer
+
+    def deliver(self, images: torch.Tensor, number: int) -> torch.Tensor:
+        """Return batch `number`, ready for the device's present stream; runs where it is used."""
         return images
 
-    def _allocate(self, n: int) -> None:
-        on_gpu = self._device.type == "cuda"
-        if on_gpu:
-            torch.cuda.synchronize(self._device)  # copies from the buffers that go away
-        shape = (n, *self._pixels.shape[1:])
-        count = 2 if on_gpu else 1
-        self._buffers = [torch.empty(shape, dtype=torch.uint8, pin_memory=on_gpu) for _ in range(count)]
-        self._copied = []
-        if on_gpu:
-            self._copied = [torch.cuda.Event() for _ in range(count)]  # type: ignore[no-untyped-call] # torch's
+
+class _PinnedBuffers(_Buffers):
+    """Adds the copy to a GPU, on a stream of its own, so that it runs beside the network."""
+
+    def __init__(self, pixels: npt.NDArray[np.uint8], largest: int, device: torch.device) -> None:
+        super().__init__(pixels, largest, pinned=True)
+        self._device = device
+        self._stream = torch.cuda.Stream(device)
+        self._copied = [torch.cuda.Event() for _ in range(2)]  # type: ignore[no-untyped-call] # torch's; each buffer's last copy
+
+    def fill(self, number: int, rows: Rows) -> torch.Tensor:
+        """Gather batch `number` once its buffer's last copy has left it, and start its own copy."""
+        copied = self._copied[number % 2]
+        copied.synchronize()
+        buffer = super().fill(number, rows)
+        with torch.cuda.stream(self._stream):
+            images = buffer.to(self._device, non_blocking=True)
+            copied.record()
+        return images
+
+    def deliver(self, images: torch.Tensor, number: int) -> torch.Tensor:
+        """Let the present stream wait for the copy, and keep the memory until that stream has used it."""
+        present = torch.cuda.current_stream(self._device)
+        present.wait_event(self._copied[number % 2])
+        images.record_stream(present)
+        return images
 
 
 def open_images(store: ImageStore, device: torch.device) -> Images:
     """Choose how the store's images reach the device: all at once where they fit, else batch by batch.
 
-    The CPU always reads the memory map, whose pages all workers of a node share.
+    The CPU always reads the memory map, whose pages all workers of a node share. Slots that share a GPU each hold
+    images of their own; every later one takes its share of what the earlier ones have left.
     """
-    if device.type == "cuda" and store.pixels.nbytes <= _DEVICE_SHARE * torch.cuda.mem_get_info(device)[0]:
+    if device.type == "cuda" and fits(store.pixels.nbytes, torch.cuda.mem_get_info(device)[0]):
         return DeviceImages(store.pixels, device)
     return MappedImages(store.pixels, device)
 
 
-def epoch_order(rows: Rows, rng: np.random.Generator) -> Rows:
-    """Return every row once, shuffled."""
-    return rng.permutation(rows)
+def fits(n_bytes: int, free_bytes: int) -> bool:
+    """Say whether images of `n_bytes` may lie on a device that has `free_bytes` left."""
+    return n_bytes <= _DEVICE_SHARE * free_bytes
 
 
-def sqrt_sampled_order(rows: Rows, labels: Labels, rng: np.random.Generator) -> Rows:
-    """Draw as many rows as there are, with replacement, each class in proportion to the root of its size.
-
-    Args:
-        rows: Of the training images, (m,).
-        labels: Class of each of them, (m,).
-        rng: Decides the draw.
-
-    Source: Mahajan et al., Exploring the Limits of Weakly Supervised Pretraining, ECCV 2018, section 2.2.
-    """
-    counts = np.bincount(labels)
-    weights = 1 / np.sqrt(counts[labels])
-    return rng.choice(rows, size=len(rows), p=weights / weights.sum())
-
-
-def batch_slices(n_images: int, batch_size: int) -> list[slice]:
-    """Cut an epoch into batches of equal size, give or take one image, none above `batch_size`.
-
-    So no small last batch disturbs batch normalisation. Where a batch of one image would remain, which
-    BatchNorm refuses, there is one batch fewer.
-    """
-    n_batches = -(-n_images // batch_size)
-    if n_batches > 1 and n_images // n_batches < 2:
-        n_batches -= 1
-    edges = np.linspace(0, n_images, n_batches + 1).round().astype(int).tolist()
-    return [slice(start, stop) for start, stop in itertools.pairwise(edges)]
-
-
-def evaluation_batches(rows: Rows, batch_size: int) -> Iterator[Rows]:
+def evaluation_batches(rows: Rows, batch_size: int) -> list[Rows]:
     """Return the rows in order, `batch_size` at a time."""
-    for start in range(0, len(rows), batch_size):
-        yield rows[start : start + batch_size]
+    return [rows[start : start + batch_size] for start in range(0, len(rows), batch_size)]
+
+
+def _check_rows(parts: Sequence[Rows], n_images: int) -> None:
+    """A GPU would answer a wrong row by ending the process, and a clipped one would be another patient's image."""
+    for part in parts:
+        if len(part) and not (part.min() >= 0 and part.max() < n_images):
+            raise IndexError(f"rows must lie in 0 ... {n_images - 1}, but got {part.min()} ... {part.max()}")

@@ -17,13 +17,13 @@ from consilia.records import EpochReport, FoldResult, Labels, Logits, Rows, Tria
 from consilia.scoring.metrics import score, softmax
 from consilia.training.artifacts import HistoryRow, write_history, write_out_of_fold, write_weights
 from consilia.training.average import WeightAverage
-from consilia.training.batches import batch_slices
 from consilia.training.checkpoint import load_checkpoint, save_checkpoint
 from consilia.training.context import TrainingContext
 from consilia.training.device import MEMORY_FORMAT, resolve_device
 from consilia.training.input import Preprocessing
 from consilia.training.losses import Loss, make_loss
 from consilia.training.optimiser import make_optimiser
+from consilia.training.order import batch_slices
 from consilia.training.seeds import Purpose, seed_torch
 
 

@@ -1,6 +1,7 @@
 """Logits of stored images, in inference mode."""
 
-import numpy as np
+from contextlib import closing
+
 import torch
 from torch import nn
 
@@ -27,7 +28,9 @@ def predict_logits(
     """
     model.eval()
     parts = []
-    for batch in evaluation_batches(rows, batch_size):
-        inputs = network_input(images.gather(batch), preprocessing)
-        parts.append(model(inputs.contiguous(memory_format=MEMORY_FORMAT)).float().cpu().numpy())
-    return np.concatenate(parts).astype(np.float32, copy=False)
+    with closing(images.batches(evaluation_batches(rows, batch_size))) as batches:
+        for batch in batches:
+            inputs = network_input(batch, preprocessing)
+            parts.append(model(inputs.contiguous(memory_format=MEMORY_FORMAT)).float())
+    logits: Logits = torch.cat(parts).cpu().numpy()  # at the end: each copy would make a GPU wait
+    return logits

@@ -1,5 +1,7 @@
 """From stored bytes to what the network sees; prediction goes the same way."""
 
+from functools import lru_cache
+
 import torch
 import torch.nn.functional as F
 from pydantic import Field, model_validator
@@ -60,6 +62,14 @@ def resized_planes(images: torch.Tensor, preprocessing: Preprocessing) -> torch.
 
 def channel_constants(preprocessing: Preprocessing, like: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Return mean and std as (1, channels, 1, 1) on the device of `like`."""
-    mean = torch.tensor(preprocessing.mean, dtype=torch.float32, device=like.device).view(1, -1, 1, 1)
-    std = torch.tensor(preprocessing.std, dtype=torch.float32, device=like.device).view(1, -1, 1, 1)
-    return mean, std
+    return _constants(preprocessing.mean, preprocessing.std, like.device)
+
+
+@lru_cache(maxsize=64)
+def _constants(
+    mean: tuple[float, ...], std: tuple[float, ...], device: torch.device
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Kept, since bringing them to a GPU anew for each batch would wait for the batch before it."""
+    with torch.inference_mode(mode=False):  # scoring may be the first to ask, and training goes on with them
+        both = torch.tensor([mean, std], dtype=torch.float32, device=device).view(2, 1, -1, 1, 1)
+    return both[0], both[1]

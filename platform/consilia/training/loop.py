@@ -3,11 +3,12 @@
 import math
 import time
 from collections.abc import Callable
+from contextlib import closing
 
 import torch
 
 from consilia.records import EpochReport, FoldResult, Labels, Rows
-from consilia.training.batches import Images, epoch_order, sqrt_sampled_order
+from consilia.training.batches import Images
 from consilia.training.device import MEMORY_FORMAT, autocast
 from consilia.training.fold import (
     FoldJob,
@@ -21,6 +22,7 @@ from consilia.training.fold import (
 from consilia.training.inference import predict_logits
 from consilia.training.losses import mix
 from consilia.training.optimiser import set_lr
+from consilia.training.order import epoch_order, sqrt_sampled_order
 from consilia.training.schedule import lr_factor
 from consilia.training.seeds import Purpose, generator, seed_torch
 from consilia.training.warp import Warps, draw_warps, training_input
@@ -96,25 +98,25 @@ def _train_epoch(job: FoldJob, state: FoldState, images: Images, *, epoch: int, 
     seed_torch(context.seed, fold=job.fold, epoch=epoch, purpose=Purpose.DROPOUT)
     state.model.train()
     total = torch.zeros((), device=job.device)
-    for number, part in enumerate(job.batches):
-        if stopped():
-            return None
-        step = (epoch - 1) * len(job.batches) + number
-        lr = _lr(job, step)
-        set_lr(state.optimiser, lr)
-        warps_of_batch = None if warps is None else warps[part]
-        inputs = training_input(images.gather(rows[part]), warps_of_batch, job.preprocessing)
-        inputs, targets = mix(inputs, targets_of_epoch[part], alpha=options.mixup, rng=mixup)
-        with autocast(job.device, context.training.precision):
-            logits = state.model(inputs.contiguous(memory_format=MEMORY_FORMAT))
-        loss = job.loss(logits.float(), targets)
-        state.optimiser.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call] # torch ships it untyped
-        state.optimiser.step()
-        state.average.update(step)
-        total += loss.detach() * len(targets)
-        if (number + 1) % _STEPS_BETWEEN_CHECKS == 0 or number + 1 == len(job.batches):
-            _check_finite(total, job, epoch=epoch, lr=lr)
+    with closing(images.batches([rows[part] for part in job.batches])) as batches:
+        for number, (part, batch) in enumerate(zip(job.batches, batches, strict=True)):
+            if stopped():
+                return None
+            step = (epoch - 1) * len(job.batches) + number
+            lr = _lr(job, step)
+            set_lr(state.optimiser, lr)
+            inputs = training_input(batch, None if warps is None else warps[part], job.preprocessing)
+            inputs, targets = mix(inputs, targets_of_epoch[part], alpha=options.mixup, rng=mixup)
+            with autocast(job.device, context.training.precision):
+                logits = state.model(inputs.contiguous(memory_format=MEMORY_FORMAT))
+            loss = job.loss(logits.float(), targets)
+            state.optimiser.zero_grad(set_to_none=True)
+            loss.backward()  # type: ignore[no-untyped-call] # torch ships it untyped
+            state.optimiser.step()
+            state.average.update(step)
+            total += loss.detach() * len(targets)
+            if (number + 1) % _STEPS_BETWEEN_CHECKS == 0 or number + 1 == len(job.batches):
+                _check_finite(total, job, epoch=epoch, lr=lr)
     return total.item() / len(rows)
 
 

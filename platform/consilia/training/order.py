@@ -1,0 +1,86 @@
+"""In which order an epoch takes its images, and which of them a data-parallel worker takes.
+
+Every worker draws the same order from the same stream and takes its own part of it, so nothing need be sent around.
+"""
+
+import itertools
+
+import numpy as np
+
+from consilia.records import Labels, Rows
+
+
+def epoch_order(rows: Rows, rng: np.random.Generator) -> Rows:
+    """Return every row once, shuffled.
+
+    Args:
+        rows: Of the training images, (m,).
+        rng: Of the seed, the fold and the epoch: the same in every worker, which then takes its `share` of each batch.
+    """
+    return rng.permutation(rows)
+
+
+def sqrt_sampled_order(rows: Rows, labels: Labels, rng: np.random.Generator) -> Rows:
+    """Draw as many rows as there are, with replacement, each class in proportion to the root of its size.
+
+    Args:
+        rows: Of the training images, (m,).
+        labels: Class of each of them, (m,).
+        rng: Decides the draw.
+
+    Source: Mahajan et al., Exploring the Limits of Weakly Supervised Pretraining, ECCV 2018, section 2.2.
+    """
+    counts = np.bincount(labels)
+    weights = 1 / np.sqrt(counts[labels])
+    return rng.choice(rows, size=len(rows), p=weights / weights.sum())
+
+
+def batch_slices(n_images: int, batch_size: int, *, n_workers: int = 1) -> list[slice]:
+    """Cut an epoch into batches of equal size, give or take one image, none above `batch_size`.
+
+    So no small last batch disturbs batch normalisation. Where a worker would be left with one image, which BatchNorm
+    refuses, there are fewer and larger batches.
+
+    Args:
+        n_images: Of the epoch.
+        batch_size: Images of a step, those of all workers together.
+        n_workers: That divide each batch by `share`; they all get the same number of batches.
+
+    Raises:
+        ValueError: Fewer than two images for each of several workers.
+    """
+    if n_workers > 1 and n_images < 2 * n_workers:
+        raise ValueError(f"{n_workers} workers need two images each, but the epoch has {n_images}; use fewer workers")
+    n_batches = max(1, min(-(-n_images // batch_size), n_images // (2 * n_workers)))
+    return _cut(n_images, n_batches)
+
+
+def share(batch: slice, *, worker: int, n_workers: int) -> slice:
+    """Return the part of a batch that a worker trains on; the workers' parts are disjoint and together the batch.
+
+    Args:
+        batch: Of `batch_slices`.
+        worker: 0 ... n_workers - 1.
+        n_workers: Their parts differ by at most one image.
+    """
+    part = _cut(batch.stop - batch.start, n_workers)[worker]
+    return slice(batch.start + part.start, batch.start + part.stop)
+
+
+def evaluation_shard(rows: Rows, *, worker: int, n_workers: int) -> Rows:
+    """Return the rows that a worker scores: every row falls to exactly one, and none is repeated to fill a batch up.
+
+    The shards one after the other are `rows` again, so logits are put together by concatenation.
+
+    Args:
+        rows: To be scored, (m,).
+        worker: 0 ... n_workers - 1.
+        n_workers: Where m is no multiple of it, shards differ by one row; with fewer rows than workers some are empty.
+    """
+    return rows[_cut(len(rows), n_workers)[worker]]
+
+
+def _cut(n: int, n_parts: int) -> list[slice]:
+    """Return consecutive parts whose sizes differ by at most one."""
+    edges = np.linspace(0, n, n_parts + 1).round().astype(int).tolist()
+    return [slice(start, stop) for start, stop in itertools.pairwise(edges)]
