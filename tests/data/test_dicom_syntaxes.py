@@ -192,8 +192,9 @@ def test_a_file_cut_anywhere_is_refused(tmp_path: Path):
 
 
 def test_a_panic_of_the_rle_decoder_is_a_reader_error(tmp_path: Path):
-    too_long = struct.pack("<16L", 1, 64, *[0] * 14) + b"\x81\x00" * 3  # three runs of 128 for 256 pixels
-    path = write_dicom(tmp_path / "a", np.zeros((16, 16), np.uint8), syntax=uid.RLELossless, streams=[too_long])
+    run = b"\x81\x00"  # 128 zeros; a segment of 16 x 16 takes two
+    too_long = struct.pack("<16L", 2, 64, 70, *[0] * 13) + run * 3 + run * 2
+    path = write_dicom(tmp_path / "a", np.zeros((16, 16), np.uint16), syntax=uid.RLELossless, streams=[too_long])
     with pytest.raises(ReaderError, match="/a: "):
         read(path)
 

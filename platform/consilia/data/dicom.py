@@ -9,10 +9,10 @@ from consilia.data.dicom_header import (
     SOURCE_TAGS,
     Header,
     count_header_frames,
-    quietly,
     read_header,
     starts_as_dicom,
 )
+from consilia.data.quiet import quietly
 from consilia.errors import ReaderError
 
 

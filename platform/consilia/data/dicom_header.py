@@ -3,13 +3,9 @@
 Source: DICOM PS3.5 (encoding), PS3.10 (file format), PS3.3 C.7.6.3 (image pixel module).
 """
 
-import contextlib
 import io
-import logging
 import struct
-import warnings
 import zlib
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -19,6 +15,7 @@ from pydicom.filereader import read_dataset, read_preamble
 from pydicom.tag import Tag
 from pydicom.uid import UID, DeflatedExplicitVRLittleEndian
 
+from consilia.data.quiet import quietly
 from consilia.errors import ReaderError
 
 # Deflated files say nowhere how large they become. 80 million pixels of 16 bits, and half as much again.
@@ -100,20 +97,6 @@ class Header:
             raise ReaderError(f"{self.name}: DICOM's {keyword} is damaged: {error}") from error
         found = "is missing" if value is None else f"is {value!r}"
         raise ReaderError(f"{self.name}: DICOM's {keyword} must be a whole number, but {found}.")
-
-
-@contextlib.contextmanager
-def quietly() -> Iterator[None]:
-    """Keep pydicom's remarks on odd files off the screen: what changes pixels is checked here, and raised."""
-    logger = logging.getLogger("pydicom")
-    disabled = logger.disabled
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        logger.disabled = True
-        try:
-            yield
-        finally:
-            logger.disabled = disabled
 
 
 def starts_as_dicom(head: bytes, path: Path) -> bool:

@@ -7,9 +7,10 @@ import numpy.typing as npt
 from PIL import Image
 
 from consilia.data.dicom import collect_tags
-from consilia.data.dicom_header import Header, quietly
+from consilia.data.dicom_header import Header
 from consilia.data.dicom_pixels import GREY, decode_frame, read_module
 from consilia.data.dicom_values import FrameElements, apply_file_window, find_padding, read_modality
+from consilia.data.quiet import quietly
 from consilia.data.raster import choose_frame
 from consilia.data.square import Picture, Pixels, stack_square, to_square
 from consilia.data.voi import (

@@ -1,6 +1,5 @@
 """Raster images: PNG, JPEG, TIFF, WebP and BMP files through Pillow, and images in memory."""
 
-import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, BinaryIO
@@ -9,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
+from consilia.data.quiet import quietly
 from consilia.data.square import MAX_PIXELS, Picture, Pixels, check_size, to_square
 from consilia.data.voi import by_percentiles
 from consilia.errors import ReaderError
@@ -100,21 +100,19 @@ def fit_raster(
 @contextmanager
 def _opened(file: BinaryIO, name: str) -> Iterator[Image.Image]:
     """Open with Pillow, its remarks on odd files kept off the screen unless pixels may have suffered."""
-    with warnings.catch_warnings(record=True) as remarks:
-        warnings.simplefilter("always")
-        warnings.simplefilter("error", Image.DecompressionBombWarning)
+    with quietly() as remarks:
         try:
             with Image.open(file, formats=_FORMATS) as image:
                 yield image
-                if image.format == "TIFF" and any(_is_loss(str(remark.message)) for remark in remarks):
-                    raise ReaderError(f"{name}: the TIFF is truncated or damaged: {remarks[0].message}")
+                if image.format == "TIFF" and (losses := [remark for remark in remarks if _is_loss(remark)]):
+                    raise ReaderError(f"{name}: the TIFF is truncated or damaged: {losses[0]}")
         except ReaderError:
             raise
         except UnidentifiedImageError as error:
             raise ReaderError(
                 f"{name}: the file is neither DICOM, PNG, JPEG, TIFF, WebP nor BMP, or its header is damaged."
             ) from error
-        except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        except Image.DecompressionBombError as error:
             raise ReaderError(f"{name}: an image may have {MAX_PIXELS:,} pixels at most. {error}") from error
         except Exception as error:  # a damaged file can make a decoder raise nearly anything
             raise ReaderError(f"{name}: the file cannot be read: {error or type(error).__name__}") from error

@@ -8,8 +8,9 @@ from typing import Any, BinaryIO
 import numpy.typing as npt
 from PIL import Image
 
-from consilia.data.dicom_header import count_header_frames, quietly, read_header, starts_as_dicom
+from consilia.data.dicom_header import count_header_frames, read_header, starts_as_dicom
 from consilia.data.dicom_image import read_dicom
+from consilia.data.quiet import quietly
 from consilia.data.raster import count_raster_frames, fit_raster, read_raster
 from consilia.data.square import MAX_PIXELS, Picture, Pixels
 from consilia.errors import ReaderError
