@@ -14,8 +14,8 @@ from consilia.errors import DataError
 from data_tables import balanced, row
 
 
-def split(store, *, k=3, seed=0, test="auto", test_fraction=0.2) -> FoldPlan:
-    return make_folds(store, k=k, seed=seed, test=test, test_fraction=test_fraction)
+def split(store, *, k=3, seed=0, test="auto", test_fraction=0.2, on_leak="error") -> FoldPlan:
+    return make_folds(store, k=k, seed=seed, test=test, test_fraction=test_fraction, on_leak=on_leak)
 
 
 def folds_of(store, folds: FoldPlan, column: str) -> pd.Series:
@@ -188,11 +188,11 @@ class TestFile:
         folds = split(store)
         folds.save(tmp_path / "folds.parquet", store)
         frame = pd.read_parquet(tmp_path / "folds.parquet")
-        assert list(frame.columns) == ["image_id", "patient_id", "label", "split", "fold"]
+        assert list(frame.columns) == ["image_id", "patient_id", "label", "split", "fold", "group"]
         assert frame["patient_id"].tolist() == store.patients.tolist()
         assert np.array_equal(np.flatnonzero(frame["split"] == "test"), folds.test)
 
-    @pytest.mark.parametrize("column", ["fold", "label", "patient_id"])
+    @pytest.mark.parametrize("column", ["fold", "label", "patient_id", "group"])
     def test_a_changed_cell_is_noticed(self, make_store, tmp_path: Path, column):
         store = make_store(mixed())
         path = tmp_path / "folds.parquet"

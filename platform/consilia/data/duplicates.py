@@ -7,6 +7,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
+
+from consilia.data.near_duplicates import find_near
 from consilia.data.store import ImageStore
 
 
@@ -17,18 +20,28 @@ class DuplicatePair:
     first: int  # row
     second: int  # row, above `first`
     kind: Literal["exact", "near"]
-    difference: float  # 0 for exact; else that of the pictures at low resolution
+    difference: float  # 0 for exact; else 1 - the correlation of the pictures at low resolution, up to 0.03
+
+
+_found: dict[str, tuple[DuplicatePair, ...]] = {}  # of the last stores, by digest: folds and audit both ask
+_REMEMBERED = 4
 
 
 def find_duplicates(store: ImageStore) -> tuple[DuplicatePair, ...]:
     """Find the images that are copies of each other, exactly or nearly.
 
-    Of several equal images each is paired with the first; only the first of them takes part in near duplicates.
+    Of several equal images each is paired with the first; only the first of them takes part in near duplicates. Time
+    grows almost linearly with the number of images; of the pixels, only those of a few images are in memory at once.
 
     Returns:
-        Pairs, ordered by their rows.
+        Pairs, ordered by their rows: whoever follows them reaches every image of a group.
     """
-    return tuple(sorted(_exact(store), key=lambda pair: (pair.first, pair.second)))
+    if store.digest not in _found:
+        while len(_found) >= _REMEMBERED:
+            del _found[next(iter(_found))]
+        pairs = [*_exact(store), *_near(store)]
+        _found[store.digest] = tuple(sorted(pairs, key=lambda pair: (pair.first, pair.second)))
+    return _found[store.digest]
 
 
 def _exact(store: ImageStore) -> Iterator[DuplicatePair]:
@@ -37,3 +50,11 @@ def _exact(store: ImageStore) -> Iterator[DuplicatePair]:
         first = firsts.setdefault(digest, row)
         if first != row:
             yield DuplicatePair(first=first, second=row, kind="exact", difference=0.0)
+
+
+def _near(store: ImageStore) -> Iterator[DuplicatePair]:
+    rows = np.flatnonzero(~store.index["pixel_digest"].duplicated().to_numpy())
+    hashes = store.index["perceptual_hash"].to_numpy(np.uint64)
+    pairs, differences = find_near(store.pixels, hashes, rows)
+    for (first, second), difference in zip(pairs.tolist(), differences.tolist(), strict=True):
+        yield DuplicatePair(first=first, second=second, kind="near", difference=difference)

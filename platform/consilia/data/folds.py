@@ -23,7 +23,9 @@ from consilia.files import sha256_of_json, write_atomically
 from consilia.records import Labels, Rows
 
 LOCKED = -1  # the fold of a test image
-_COLUMNS = ["image_id", "patient_id", "label", "split", "fold"]
+DROPPED = -2  # that of an image that is left out, because it is bound to a test image
+OnLeak = Literal["error", "drop_train", "keep"]
+_COLUMNS = ["image_id", "patient_id", "label", "split", "fold", "group"]
 _SHUFFLES = 20
 
 
@@ -31,11 +33,13 @@ _SHUFFLES = 20
 class FoldPlan:
     """Which images are validated together, and which are locked away for the test."""
 
-    digest: str  # of k, seed, store, and the fold of every image
+    digest: str  # of k, seed, on_leak, store, and the fold and group of every image
     store_digest: str
     k: int
     seed: int
-    fold: npt.NDArray[np.int64] = field(compare=False)  # (n,) 0 ... k-1, or -1 in the test split; see `digest`
+    on_leak: OnLeak  # what was done with images of the pool that are bound to test images
+    fold: npt.NDArray[np.int64] = field(compare=False)  # (n,) 0 ... k-1, LOCKED or DROPPED; see `digest`
+    group: Groups = field(compare=False)  # (n,) of one patient, or sharing a picture; see `digest`
 
     def validation(self, fold: int) -> Rows:
         """Rows held out by fold 0 ... k-1, ascending."""
@@ -43,26 +47,42 @@ class FoldPlan:
 
     def training(self, fold: int) -> Rows:
         """Rows of the pool outside `fold`, ascending."""
-        return np.flatnonzero((self.fold != self._checked(fold)) & (self.fold != LOCKED))
+        return np.flatnonzero((self.fold != self._checked(fold)) & (self.fold >= 0))
 
     @property
     def pool(self) -> Rows:
         """Rows of all folds, ascending."""
-        return np.flatnonzero(self.fold != LOCKED)
+        return np.flatnonzero(self.fold >= 0)
 
     @property
     def test(self) -> Rows:
         """Rows of the locked test split, ascending; empty where there is none."""
         return np.flatnonzero(self.fold == LOCKED)
 
+    @property
+    def dropped(self) -> Rows:
+        """Rows that are neither trained on nor tested on, because they are bound to test images; ascending."""
+        return np.flatnonzero(self.fold == DROPPED)
+
+    @property
+    def bound(self) -> Rows:
+        """Rows of the test split that share a patient or a picture with the pool: none but by `on_leak: keep`."""
+        return self.test[np.isin(self.group[self.test], self.group[self.pool])]
+
+    @property
+    def kept(self) -> Rows:
+        """Rows of the pool that share a patient or a picture with the test split: none but by `on_leak: keep`."""
+        return self.pool[np.isin(self.group[self.pool], self.group[self.test])]
+
     def save(self, path: Path, store: ImageStore) -> None:
-        """Write image_id, patient_id, label, split ("train" or "test") and fold to Parquet, atomically."""
-        table = pa.Table.from_pandas(_frame(store, self.fold), preserve_index=False)
+        """Write image_id, patient_id, label, split ("train", "test" or "left out"), fold and group to Parquet."""
+        table = pa.Table.from_pandas(_frame(store, self.fold, self.group), preserve_index=False)
         metadata = {
             "digest": self.digest,
             "store": self.store_digest,
             "k": str(self.k),
             "seed": str(self.seed),
+            "on_leak": self.on_leak,
         }
         table = table.replace_schema_metadata({f"consilia.{key}": text for key, text in metadata.items()})
         write_atomically(path, lambda temporary: pq.write_table(table, temporary))
@@ -74,13 +94,19 @@ class FoldPlan:
 
 
 def make_folds(
-    store: ImageStore, *, k: int, seed: int, test: Literal["auto", "none"], test_fraction: float
+    store: ImageStore,
+    *,
+    k: int,
+    seed: int,
+    test: Literal["auto", "none"],
+    test_fraction: float,
+    on_leak: OnLeak = "error",
 ) -> FoldPlan:
     """Divide the images into k folds and a locked test split.
 
     The test split is the source's if it has one; else, with `test="auto"`, about `test_fraction` of the
-    patients, stratified. Patients that share an exact duplicate are kept together. The source's validation
-    images join the folds.
+    patients, stratified. Patients that share a picture, exactly or nearly, are kept together, so only a test split
+    that the source brings can part them. The source's validation images join the folds.
 
     Args:
         store: The data set.
@@ -88,25 +114,40 @@ def make_folds(
         seed: Decides the shuffle; the same seed gives the same folds.
         test: What a source without a test split gets.
         test_fraction: Share of the patients in a test split made here, in (0, 1).
+        on_leak: What to do with other images that share a patient or a picture with the source's test images:
+            refuse them, leave them out, or keep them, which flatters the test.
 
     Raises:
-        DataError: A patient or an exact duplicate is in the test split and outside it, or a class has fewer
-            groups of patients than k.
+        DataError: A patient or a picture is in the test split and outside it, or a class has fewer groups of
+            patients than k.
     """
     if k < 2:
         raise DataError(f"k must be at least 2, but got {k}.")
     groups = merge_duplicates(store)
     locked = (store.index["split"] == "test").to_numpy()
-    refuse_crossing(store, np.where(locked, LOCKED, 0), what="the test split")
+    dropped = np.zeros(len(store), dtype=np.bool_)
+    if on_leak == "error":
+        part = np.where(locked, LOCKED, 0)
+        refuse_crossing(
+            store, part, groups=groups, among=np.arange(len(store)), what="the test split", remedy=_WAYS_OUT
+        )
+    if on_leak == "drop_train":
+        dropped = ~locked & np.isin(groups, groups[locked])
     if test == "auto" and not locked.any():
         locked = _draw_test(store, groups, test_fraction=test_fraction, seed=seed)
-    _check_groups(store, groups, ~locked, k)
-    fold = np.full(len(store), LOCKED, dtype=np.int64)
-    pool = np.flatnonzero(~locked)
+    _check_groups(store, groups, ~(locked | dropped), k)
+    fold = np.where(dropped, DROPPED, LOCKED)
+    pool = np.flatnonzero(~(locked | dropped))
     fold[pool] = _split(store.labels[pool], groups[pool], k=k, seed=seed)
-    plan = _plan(k, seed, store.digest, _frame(store, fold))
+    plan = _plan(k, seed, on_leak, store.digest, _frame(store, fold, groups))
     check_no_leak(plan, store)
     return plan
+
+
+_WAYS_OUT = (
+    "What is tested may not be trained on: correct the splits, or say in the card `on_leak: drop_train` (such training "
+    "images are left out) or `on_leak: keep` (they stay, and the model card says that the test may flatter)."
+)
 
 
 def load_folds(path: Path) -> FoldPlan:
@@ -120,7 +161,8 @@ def load_folds(path: Path) -> FoldPlan:
         metadata = {key.decode(): text.decode() for key, text in (table.schema.metadata or {}).items()}
         stored, store_digest = metadata["consilia.digest"], metadata["consilia.store"]
         k, seed = int(metadata["consilia.k"]), int(metadata["consilia.seed"])
-        plan = _plan(k, seed, store_digest, table.to_pandas()[_COLUMNS])
+        on_leak = _ON_LEAK[metadata["consilia.on_leak"]]
+        plan = _plan(k, seed, on_leak, store_digest, table.to_pandas()[_COLUMNS])
     except (OSError, pa.ArrowException, KeyError, ValueError) as error:
         raise DataError(f"{path} cannot be read as folds: {error}") from error
     if plan.digest != stored:
@@ -132,7 +174,10 @@ def load_folds(path: Path) -> FoldPlan:
 
 
 def check_no_leak(folds: FoldPlan, store: ImageStore) -> None:
-    """Refuse folds that do not belong to `store`, or in which a patient or an exact duplicate crosses folds.
+    """Refuse folds that do not belong to `store`, or in which a patient or a picture crosses folds.
+
+    Nothing may cross to the test split either, unless the folds were made with `on_leak: keep`. Near duplicates are
+    known by the groups that are stored with the folds.
 
     Raises:
         DataError: Names the patient or the files.
@@ -143,22 +188,27 @@ def check_no_leak(folds: FoldPlan, store: ImageStore) -> None:
             f"{store.folder} is {store.digest[:16]} with {len(store)}. "
             "Use the data they were made for, or start a new study."
         )
-    refuse_crossing(store, folds.fold, what="a fold")
+    among = folds.pool if folds.on_leak == "keep" else np.flatnonzero(folds.fold != DROPPED)
+    refuse_crossing(store, folds.fold, groups=folds.group, among=among, what="a fold", remedy="Make the folds again.")
 
 
-def _frame(store: ImageStore, fold: npt.NDArray[np.int64]) -> pd.DataFrame:
+_ON_LEAK: dict[str, OnLeak] = {"error": "error", "drop_train": "drop_train", "keep": "keep"}
+
+
+def _frame(store: ImageStore, fold: npt.NDArray[np.int64], groups: Groups) -> pd.DataFrame:
     frame = store.index[["image_id", "patient_id", "label"]].copy()
-    frame["split"] = np.where(fold == LOCKED, "test", "train")
+    frame["split"] = np.select([fold == LOCKED, fold == DROPPED], ["test", "left out"], "train")
     frame["fold"] = fold
+    frame["group"] = groups
     return frame
 
 
-def _plan(k: int, seed: int, store_digest: str, frame: pd.DataFrame) -> FoldPlan:
+def _plan(k: int, seed: int, on_leak: OnLeak, store_digest: str, frame: pd.DataFrame) -> FoldPlan:
     rows = {name: frame[name].tolist() for name in _COLUMNS}
-    digest = sha256_of_json({"k": k, "seed": seed, "store": store_digest, "rows": rows})
-    fold = frame["fold"].to_numpy(np.int64, copy=True)
-    fold.flags.writeable = False
-    return FoldPlan(digest=digest, store_digest=store_digest, k=k, seed=seed, fold=fold)
+    digest = sha256_of_json({"k": k, "seed": seed, "on_leak": on_leak, "store": store_digest, "rows": rows})
+    fold, group = (frame[name].to_numpy(np.int64, copy=True) for name in ("fold", "group"))
+    fold.flags.writeable = group.flags.writeable = False
+    return FoldPlan(digest=digest, store_digest=store_digest, k=k, seed=seed, on_leak=on_leak, fold=fold, group=group)
 
 
 def _check_groups(store: ImageStore, groups: Groups, pool: npt.NDArray[np.bool_], k: int) -> None:

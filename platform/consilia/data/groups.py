@@ -1,58 +1,78 @@
-"""Images that must stay together: those of one patient, and those of patients sharing an exact duplicate."""
+"""Images that must stay together: those of one patient, and those of patients who share a picture."""
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 
+from consilia.data.duplicates import find_duplicates
 from consilia.data.store import ImageStore
 from consilia.errors import DataError
+from consilia.records import Rows
 
 Groups = npt.NDArray[np.int64]  # (n,) images of one group share a number
 
 
 def merge_duplicates(store: ImageStore) -> Groups:
-    """Number the groups of images: a patient's are one, and patients with equal images are merged.
+    """Number the groups of images: bonds are one patient, the same pixels, and near duplicates.
 
     Returns:
         Group of each image, (n,), counted from 0 in order of appearance.
     """
-    parent: dict[str, str] = {}
-
-    def find(node: str) -> str:
-        while parent.setdefault(node, node) != node:
-            parent[node] = node = parent[parent[node]]
-        return node
-
-    patients = store.index["patient_id"].tolist()
-    for patient, digest in zip(patients, store.index["pixel_digest"].tolist(), strict=True):
-        parent[find(f"pixels {digest}")] = find(f"patient {patient}")
-    roots = pd.Series([find(f"patient {patient}") for patient in patients])
-    return pd.factorize(roots)[0].astype(np.int64)
+    rows = np.arange(len(store))
+    patient = pd.factorize(store.index["patient_id"])[0]
+    first = np.unique(patient, return_index=True)[1][patient]
+    pairs = np.array([(pair.first, pair.second) for pair in find_duplicates(store)], dtype=np.int64).reshape(-1, 2)
+    ends = np.concatenate([np.stack([first, rows], axis=1), pairs])
+    graph = coo_array((np.ones(len(ends)), (ends[:, 0], ends[:, 1])), shape=(len(store), len(store)))
+    component = connected_components(graph, directed=False)[1]
+    groups: Groups = pd.factorize(component)[0].astype(np.int64)
+    return groups
 
 
-def refuse_crossing(store: ImageStore, part: npt.NDArray[np.int64], *, what: str) -> None:
-    """Raise when a patient, or an image and its exact copy, lies in more than one part.
+def refuse_crossing(
+    store: ImageStore, part: npt.NDArray[np.int64], *, groups: Groups, among: Rows, what: str, remedy: str
+) -> None:
+    """Raise when images that are bound to each other lie in more than one part.
 
     Args:
         store: The images.
         part: Part of each image, (n,): its fold, say.
+        groups: Of the images, as `merge_duplicates` numbers them.
+        among: Rows of the images that are in any part.
         what: What divides the parts, for the error.
+        remedy: What to do, for the error.
 
     Raises:
         DataError: Names two files of the first patient or picture that is divided.
     """
-    for column, bond in (("patient_id", "are of one patient"), ("pixel_digest", "hold the same pixels")):
-        frame = pd.DataFrame({"bond": store.index[column], "part": part})
-        crossing = frame.groupby("bond", sort=False)["part"].nunique()
-        broken = crossing.index[crossing > 1]
-        if broken.empty:
+    bonds = {
+        "are of one patient": store.index["patient_id"].to_numpy(),
+        "hold the same pixels": store.index["pixel_digest"].to_numpy(),
+        "show nearly the same picture, or are bound by such": groups,
+    }
+    for says, bond in bonds.items():
+        frame = pd.DataFrame({"bond": bond[among], "part": part[among], "row": among})
+        n_parts = frame.groupby("bond", sort=False)["part"].nunique()
+        divided = n_parts.index[n_parts > 1]
+        if divided.empty:
             continue
-        rows = np.flatnonzero(frame["bond"] == broken[0])
-        other = rows[part[rows] != part[rows[0]]][0]
+        rows = frame["row"][frame["bond"] == divided[0]].to_numpy()
         one, two = (
-            f"{store.index['file'][row]} (patient {store.index['patient_id'][row]!r})" for row in (rows[0], other)
+            f"{store.index['file'][row]} (patient {store.index['patient_id'][row]!r})"
+            for row in _closest(store, part, rows)
         )
         raise DataError(
-            f"{store.folder}: {one} and {two} {bond}, but {what} parts them ({len(broken)} such cases in all). "
-            "Correct the splits, or remove the copies: what is tested may not be trained on."
+            f"{store.folder}: {one} and {two} {says}, but {what} parts them ({len(divided)} such cases in all). "
+            f"{remedy}"
         )
+
+
+def _closest(store: ImageStore, part: npt.NDArray[np.int64], rows: Rows) -> tuple[int, int]:
+    """Return two of these bound images that lie in different parts; a pair of duplicates, if one does."""
+    members = set(rows.tolist())
+    for pair in find_duplicates(store):
+        if {pair.first, pair.second} <= members and part[pair.first] != part[pair.second]:
+            return pair.first, pair.second
+    return int(rows[0]), int(rows[part[rows] != part[rows[0]]][0])
