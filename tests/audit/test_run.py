@@ -79,7 +79,8 @@ def test_a_leak_that_the_card_decides_on_is_a_warning(on_leak):
 def test_copies_across_train_and_val_are_no_error():
     splits = ["val" if row < 4 else "train" for row in range(N)]
     pixels = with_copies(noise(N), (0, 10), (20, 22))
-    found = brief(make_audit_store(alternating(N), pixels=pixels, splits=splits), test="none")
+    store = make_audit_store(alternating(N), pixels=pixels, splits=splits, has_patients=False)
+    found = brief(store, test="none")
     assert topics(found, "error") == topics(found, "warning") == []
     sentence = next(each.sentence for each in found.findings if each.topic == "duplicates")
     assert sentence == "2 groups of exact duplicates (4 images); 1 of the groups lie across train and val."
@@ -96,7 +97,7 @@ def test_a_patient_in_train_and_test_is_an_error_and_listed():
 
 def test_one_picture_with_two_labels_is_listed_by_file():
     pixels = with_copies(noise(N), (2, 3))
-    found = brief(make_audit_store(alternating(N), pixels=pixels))
+    found = brief(make_audit_store(alternating(N), pixels=pixels, has_patients=False))
     assert topics(found, "warning") == ["label conflict"]
     assert "0002.png (no split, benign) and 0003.png (no split, malignant)" in found.findings[0].sentence
     (case,) = found.duplicates.exact
@@ -158,3 +159,28 @@ def test_the_27_groups_of_pneumoniamnist_are_found(real_data, tmp_path):
     across = [case for case in found.duplicates.exact if case.crosses_splits]
     assert [case.splits for case in across] == [{"train", "val"}] * 8
     assert any("27 groups of exact duplicates" in each.sentence for each in found.findings)
+
+
+def test_what_is_dropped_is_counted_beside_the_folds():
+    pixels = with_copies(noise(N), (0, 2))
+    found = brief(make_audit_store(alternating(N), pixels=pixels, splits=four_to_one(N)), on_leak="drop_train")
+    assert sum(found.counts.by_fold["left out"].values()) == 1
+    assert "images left out of training: 1" in next(each.action for each in found.findings if each.topic == "leak")
+
+
+def test_a_near_duplicate_across_train_and_test_is_an_error():
+    side = np.linspace(-1, 1, 32)
+    shapes = [np.sin(3 * np.add.outer((i % 7 + 1) * side, (i % 5 - 2) * side) + i) for i in range(N)]
+    pixels = (120 + 90 * np.stack(shapes)).astype(np.uint8)[..., None]
+    pixels[2] = np.clip(pixels[0] * 0.9 + 5, 0, 255).astype(np.uint8)
+    found = brief(make_audit_store(alternating(N), pixels=pixels, splits=four_to_one(N)))
+    assert (0, 2) in [tuple(image.image_id for image in case.images) for case in found.duplicates.near]
+    assert any("near-duplicate pair" in each.sentence for each in found.findings if each.severity == "error")
+
+
+def test_a_picture_under_two_patients_is_a_warning_and_one_under_one_patient_is_not():
+    pixels = with_copies(noise(N), (2, 4))
+    patients = [f"p{row}" for row in range(N)]
+    assert topics(brief(make_audit_store(alternating(N), pixels=pixels, patients=patients)), "warning") == ["patients"]
+    patients[4] = patients[2]
+    assert topics(brief(make_audit_store(alternating(N), pixels=pixels, patients=patients)), "warning") == []

@@ -61,6 +61,6 @@ def test_cases_are_counted_by_what_is_wrong_with_them(found):
         "all": 2,
         "images": 4,
         "across test": 1,
-        "across train and val": 0,
+        "across other splits": 0,
         "label conflicts": 1,
     }

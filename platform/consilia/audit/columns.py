@@ -8,6 +8,7 @@ import numpy.typing as npt
 import pandas as pd
 from sklearn.preprocessing import OneHotEncoder
 
+from consilia.audit.counts import shorten
 from consilia.audit.document import Origin, Skipped
 from consilia.data.store import META, TAG
 
@@ -79,7 +80,7 @@ def _encode(name: str, origin: Origin, values: "pd.Series[str]", patients: "pd.S
         return Skipped(name=name, origin=origin, reason="no image has a value")
     n_distinct = known.nunique()
     if n_distinct == 1 and filled.all():
-        return Skipped(name=name, origin=origin, reason=f"always {known.iloc[0]!r}")
+        return Skipped(name=name, origin=origin, reason=f"always {shorten(known.iloc[0])!r}")
     n_patients = patients[filled].nunique()
     codes = np.full(len(values), _MISSING, dtype=np.int64)
     numbers = _numbers(known)

@@ -9,7 +9,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from consilia.audit.document import Column, Counts, Intensities, Spread
-from consilia.data.folds import LOCKED, FoldPlan
+from consilia.data.folds import DROPPED, LOCKED, FoldPlan
 from consilia.data.store import META, TAG, ImageStore
 
 NO_SPLIT = "no split"
@@ -84,25 +84,28 @@ def count_values(values: "pd.Series[str]") -> dict[str, int]:
     return {str(name): int(count) for name, count in values.value_counts().items()}
 
 
+def shorten(text: str) -> str:
+    """Return the start of a long text."""
+    return text if len(text) <= _LONGEST else text[: _LONGEST - 1] + "…"
+
+
 def _describe(values: "pd.Series[str]", name: str) -> Column:
     filled = values[values.str.strip() != ""]
     counts = count_values(filled)
+    names = len(counts) > len(filled) / 2  # identifiers tell nothing here, and may be private
     return Column(
         name=name.removeprefix(META).removeprefix(TAG),
         origin="table" if name.startswith(META) else "tag",
         n_filled=len(filled),
         n_distinct=len(counts),
-        commonest={_short(each): counts[each] for each in list(counts)[:_COMMONEST]},
+        commonest={} if names else {shorten(each): counts[each] for each in list(counts)[:_COMMONEST]},
     )
 
 
-def _short(text: str) -> str:
-    return text if len(text) <= _LONGEST else text[: _LONGEST - 1] + "…"
-
-
 def _by_fold(names: Sequence[str], folds: FoldPlan, classes: Sequence[str]) -> dict[str, dict[str, int]]:
-    titles = ["test" if fold == LOCKED else f"fold {fold + 1}" for fold in folds.fold.tolist()]
-    order = [f"fold {fold + 1}" for fold in range(folds.k)] + ["test"] * bool(len(folds.test))
+    special = {LOCKED: "test", DROPPED: "left out"}
+    titles = [special.get(fold, f"fold {fold + 1}") for fold in folds.fold.tolist()]
+    order = [f"fold {fold + 1}" for fold in range(folds.k)] + [each for each in special.values() if each in set(titles)]
     return _cross(titles, names, order, classes)
 
 

@@ -52,14 +52,16 @@ class Column(Frozen):
     origin: Origin
     n_filled: int  # images with a value
     n_distinct: int
-    commonest: Mapping[str, int]  # images by value, the five most frequent
+    commonest: Mapping[str, int]  # images by value, the five most frequent; of an identifier none
 
 
 class Counts(Frozen):
     """How many images of what."""
 
     by_split: Mapping[str, Mapping[str, int]]  # images by split ("no split" where the source has none) and class
-    by_fold: Mapping[str, Mapping[str, int]]  # by "test", "fold 1" ... and class; empty where no folds can be made
+    by_fold: Mapping[
+        str, Mapping[str, int]
+    ]  # by "fold 1" ..., "test", "left out", and class; empty where no folds can be made
     patients_by_split: Mapping[str, Mapping[str, int]]  # patients; one with images of two classes counts in both
     n_patients: int | None  # None where the source names none
     images_per_patient: Spread | None
@@ -83,7 +85,7 @@ class Case(Frozen):
     """Images that show the same."""
 
     kind: Literal["exact", "near"]
-    difference: float  # 0 for exact; of a near pair that of `consilia.data.duplicates`
+    difference: float  # 0 for exact; of a near pair 1 - the correlation at low resolution
     images: tuple[Image, ...]  # two or more
 
     @property

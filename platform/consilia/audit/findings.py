@@ -9,6 +9,7 @@ import numpy as np
 
 from consilia.audit.document import Case, CrossingPatient, Duplicates, Finding, Severity, Shortcut, Shortcuts
 from consilia.audit.shortcuts import ALL_COLUMNS
+from consilia.data.folds import FoldPlan
 from consilia.data.groups import Groups
 from consilia.data.store import ImageStore
 from consilia.plan.data import DataCard
@@ -22,8 +23,14 @@ _LEAK: dict[str, tuple[Severity, str]] = {
         "Correct the splits or remove the copies; or write in the card what shall happen: `on_leak: drop_train` "
         "leaves the training images out, `on_leak: keep` accepts a test that flatters.",
     ),
-    "drop_train": ("warning", "As the card says (on_leak: drop_train), these training images are left out."),
-    "keep": ("warning", "The card keeps them (on_leak: keep): the test split flatters, and the model card says so."),
+    "drop_train": (
+        "warning",
+        "As the card says (on_leak: drop_train), images left out of training: {n}.",
+    ),
+    "keep": (
+        "warning",
+        "The card keeps them (on_leak: keep), and the model card says so. Test images that flatter: {n}.",
+    ),
 }
 
 
@@ -33,9 +40,13 @@ def sort_findings(*parts: Iterable[Finding]) -> tuple[Finding, ...]:
     return tuple(sorted(found, key=lambda each: _ORDER.index(each.severity)))
 
 
-def judge_leaks(duplicates: Duplicates, crossing: Sequence[CrossingPatient], *, on_leak: str) -> Iterator[Finding]:
+def judge_leaks(
+    duplicates: Duplicates, crossing: Sequence[CrossingPatient], folds: FoldPlan | None, *, on_leak: str
+) -> Iterator[Finding]:
     """Report what ties the test split to the rest: patients, copies, pictures that look alike."""
     severity, action = _LEAK[on_leak]
+    n_bound = "these" if folds is None else f"{len(folds.dropped) + len(folds.bound):,}"
+    action = action.replace("{n}", n_bound)
     patients = [each for each in crossing if "test" in each.files]
     if patients:
         names = _some(repr(each.patient) for each in patients)
@@ -71,6 +82,15 @@ def judge_duplicates(duplicates: Duplicates, crossing: Sequence[CrossingPatient]
             f"near), such as {_files(conflicts[0])}.",
             action="Look at each in audit.html and correct the table: at most one of the labels is right.",
         )
+    strangers = [case for case in duplicates.cases if len({each.patient for each in case.images}) > 1]
+    if strangers:
+        yield Finding(
+            severity="warning",
+            topic="patients",
+            sentence=f"{_count(strangers, 'picture{s}')} under several patients, such as {_files(strangers[0])}.",
+            action="One person may have two numbers, or a file the wrong one: look at each in audit.html. These "
+            "patients are kept in one fold.",
+        )
     if duplicates.exact:
         between = [case for case in duplicates.exact if case.crosses_splits and not case.reaches_test]
         across = f"; {len(between)} of the groups lie across {_splits(between)}" if between else ""
@@ -82,12 +102,10 @@ def judge_duplicates(duplicates: Duplicates, crossing: Sequence[CrossingPatient]
             action="Nothing: copies outside the test split are kept in one fold.",
         )
     if duplicates.near:
-        strangers = sum(len({each.patient for each in case.images}) > 1 for case in duplicates.near)
-        of_whom = f", {strangers} of them of different patients" if duplicates.near[0].images[0].patient else ""
         yield Finding(
             severity="note",
             topic="duplicates",
-            sentence=f"{_count(duplicates.near, 'near-duplicate pair{s}')}{of_whom}.",
+            sentence=f"{_count(duplicates.near, 'near-duplicate pair{s}')}.",
             action="Look at them in audit.html; each pair is kept in one fold.",
         )
     others = [each for each in crossing if "test" not in each.files]
@@ -100,30 +118,29 @@ def judge_duplicates(duplicates: Duplicates, crossing: Sequence[CrossingPatient]
         )
 
 
-def judge_sizes(store: ImageStore, groups: Groups, pool: Rows, card: DataCard, *, k: int) -> Iterator[Finding]:
+def judge_sizes(store: ImageStore, groups: Groups, pool: Rows, test: Rows, *, k: int) -> Iterator[Finding]:
     """Report classes that are too small, for k folds or for a claim on the test split."""
     labels, patients = store.labels, store.patients
-    outside = np.setdiff1d(np.arange(len(store)), pool)
-    unit = "patients (groups)" if store.manifest.has_patients else "different images (groups)"
+    unit = "patients" if store.manifest.has_patients else "different images"
     for number, name in enumerate(store.classes):
         n_groups = len(np.unique(groups[pool[labels[pool] == number]]))
         if n_groups < k:
             yield Finding(
                 severity="error",
                 topic="small class",
-                sentence=f"Class {name!r} has {n_groups} {unit} outside the test split, but {k} folds need {k}.",
+                sentence=f"Class {name!r} has {n_groups} {unit} (groups) outside the test split, but {k} folds need "
+                f"{k}.",
                 action=f"Lower folds.k to {n_groups}, merge the class, or add data." if n_groups > 1 else "Add data.",
             )
     few = []
     for number, name in enumerate(store.classes):
-        n_patients = len(np.unique(patients[outside[labels[outside] == number]]))
+        n_patients = len(np.unique(patients[test[labels[test] == number]]))
         few += [f"{name} ({n_patients})"] if n_patients < _FEW_PATIENTS else []
-    if few and len(outside):
+    if few and len(test):
         yield Finding(
             severity="note",
             topic="small test",
-            sentence=f"Fewer than {_FEW_PATIENTS} {'patients' if card.group == 'patient' else 'images'} in the test "
-            f"split: {', '.join(few)}.",
+            sentence=f"Fewer than {_FEW_PATIENTS} {unit} in the test split: {', '.join(few)}.",
             action="Claim nothing of these classes from this test split.",
         )
 

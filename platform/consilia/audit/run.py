@@ -40,14 +40,15 @@ def audit(
     """
     k = DEFAULT_K if folds is None else folds.k
     folds, no_folds = (folds, "") if folds else _try_folds(store, card, k=k, seed=seed)
-    pool = np.flatnonzero((store.index["split"] != "test").to_numpy()) if folds is None else folds.pool
-    groups = merge_duplicates(store)
+    locked = (store.index["split"] == "test").to_numpy()
+    pool, test = (folds.pool, folds.test) if folds else (np.flatnonzero(~locked), np.flatnonzero(locked))
+    groups = folds.group if folds else merge_duplicates(store)
     duplicates = collect_duplicates(store, find_duplicates(store))
     crossing = find_crossing_patients(store)
     found = find_shortcuts(store, pool, groups, seed=seed) if shortcuts else None
     findings = sort_findings(
-        judge_leaks(duplicates, crossing, on_leak=card.on_leak),
-        judge_sizes(store, groups, pool, card, k=k),
+        judge_leaks(duplicates, crossing, folds, on_leak=card.on_leak),
+        judge_sizes(store, groups, pool, test, k=k),
         judge_duplicates(duplicates, crossing),
         judge_shortcuts(found),
         judge_reading(store, card),
@@ -78,7 +79,9 @@ def audit(
 
 def _try_folds(store: ImageStore, card: DataCard, *, k: int, seed: int) -> tuple[FoldPlan | None, str]:
     try:
-        return make_folds(store, k=k, seed=seed, test=card.test, test_fraction=card.test_fraction), ""
+        return make_folds(
+            store, k=k, seed=seed, test=card.test, test_fraction=card.test_fraction, on_leak=card.on_leak
+        ), ""
     except DataError as error:
         return None, str(error)
 

@@ -54,7 +54,7 @@ def thumbnail(pixels: npt.NDArray[np.uint8]) -> str:
 
 
 def _render_case(case: Case, store: ImageStore) -> Iterator[str]:
-    difference = "equal pixels" if case.kind == "exact" else f"difference {case.difference:.3g}"
+    difference = "equal pixels" if case.kind == "exact" else f"difference {case.difference:.4f}"
     patients = {image.patient for image in case.images}
     whose = "" if patients == {""} else ", one patient" if len(patients) == 1 else f", {len(patients)} patients"
     marks = [("error", "reaches the test split")] if case.reaches_test else []

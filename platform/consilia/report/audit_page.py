@@ -28,7 +28,7 @@ def write_page(path: Path, audit: Audit, store: ImageStore) -> None:
 
 def render_page(audit: Audit, store: ImageStore) -> str:
     """Return the page's HTML; names of files, patients and classes are escaped."""
-    parts = (_head(audit), _findings(audit), _cases(audit, store), _counts(audit), _shortcuts(audit), _lists(audit))
+    parts = (_head(audit), _findings(audit), _cases(audit, store), _shortcuts(audit), _counts(audit), _lists(audit))
     return make_page(f"Audit of {audit.card}", (line for part in parts for line in part), style=STYLE)
 
 
@@ -57,6 +57,8 @@ def _cases(audit: Audit, store: ImageStore) -> Iterator[str]:
     counts = {name: count_cases(cases) for name, cases in parts}
     rows = [[name, *(f"{count:,}" for count in each.values())] for name, each in counts.items()]
     yield from make_table(["", *counts["near pairs"]], rows, align="lrrrrr")
+    yield '<p class="soft">Exact: the stored pixels are equal. Near: alike by perceptual hash and confirmed on pixels; '
+    yield "the difference is 1 - the correlation at low resolution.</p>"
     yield from render_cases(audit.duplicates.cases, store)
 
 

@@ -76,7 +76,7 @@ def count_cases(cases: tuple[Case, ...]) -> dict[str, int]:
         "all": len(cases),
         "images": len({image.image_id for case in cases for image in case.images}),
         "across test": sum(case.reaches_test for case in cases),
-        "across train and val": sum(case.crosses_splits and not case.reaches_test for case in cases),
+        "across other splits": sum(case.crosses_splits and not case.reaches_test for case in cases),
         "label conflicts": sum(case.conflicts for case in cases),
     }
 
