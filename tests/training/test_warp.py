@@ -1,10 +1,11 @@
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 
 from consilia.plan.augmentation import AugmentationPolicy
 from consilia.training.input import Preprocessing, network_input
-from consilia.training.warp import draw_warps, warp_images
+from consilia.training.warp import draw_warps, sampling_grid, warp_images
 
 NOTHING = AugmentationPolicy(rotate_degrees=0, scale=0, translate=0, brightness=0, contrast=0)
 
@@ -117,6 +118,31 @@ def test_draws_repeat_with_the_seed_and_take_equally_many_numbers_whatever_the_p
     two = draw_warps(second, 7, policy=AugmentationPolicy(), strength=0.5)
     torch.testing.assert_close(one.theta, two.theta, atol=0, rtol=0)
     draw_warps(first, 7, policy=NOTHING, strength=0.1)
-    draw_warps(second, 7, policy=AugmentationPolicy(flip_vertical=True, quarter_turns=True), strength=1.0)
+    draw_warps(second, 7, policy=AugmentationPolicy(flip_vertical=True), strength=1.0)
     assert first.random() == second.random()
     torch.testing.assert_close(one[2:4].theta, one.theta[2:4], atol=0, rtol=0)
+
+
+@pytest.mark.parametrize("side", [1, 2, 7, 32, 224])
+def test_the_sampling_grid_is_torch_s_affine_grid(side):
+    everything = AugmentationPolicy(rotate_degrees=180, flip_horizontal=True, flip_vertical=True, translate=0.3)
+    theta = draw_warps(np.random.default_rng(side), 16, policy=everything, strength=1.0).theta
+    expected = F.affine_grid(theta.double(), [16, 1, side, side], align_corners=False).float()
+    torch.testing.assert_close(sampling_grid(theta, side), expected, atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize(("size", "image_size", "channels"), [(28, 28, 1), (48, 32, 3), (96, 32, 2)])
+def test_a_warp_is_what_torch_s_own_operations_compute_one_after_the_other(size, image_size, channels):
+    images = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (8, size, size, channels), dtype=np.uint8))
+    mean, std = (0.4, 0.5, 0.6)[:channels], (0.2, 0.25, 0.3)[:channels]
+    recipe = Preprocessing(size=size, channels=channels, image_size=image_size, mean=mean, std=std)
+    warps = draw_warps(np.random.default_rng(1), 8, policy=AugmentationPolicy(), strength=1.0)
+    planes = images.permute(0, 3, 1, 2).double()
+    if size > 1.5 * image_size:
+        planes = F.interpolate(planes, size=(image_size,) * 2, mode="bilinear", antialias=True)
+    grid = F.affine_grid(warps.theta.double(), [8, channels, image_size, image_size], align_corners=False)
+    planes = F.grid_sample(planes, grid, mode="bilinear", padding_mode="border", align_corners=False)
+    centre = planes.mean(dim=(1, 2, 3), keepdim=True)
+    planes = (planes - centre) * warps.contrast + centre + warps.brightness
+    expected = (planes / 255 - torch.tensor(mean).view(1, -1, 1, 1)) / torch.tensor(std).view(1, -1, 1, 1)
+    torch.testing.assert_close(warp_images(images, warps, recipe), expected.float(), atol=2e-4, rtol=0)

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from consilia.plan.frozen import Frozen
 
@@ -27,17 +27,28 @@ class AugmentationPolicy(Frozen):
     flip_vertical: bool = False
     quarter_turns: bool = False  # multiples of 90 degrees
     brightness: float = Field(default=0.1, ge=0, lt=1)  # largest shift, as a fraction of the full range
-    contrast: float = Field(default=0.2, ge=0, lt=1)  # largest relative change
+    contrast: float = Field(default=0.2, ge=0, lt=1)  # largest relative change; below 1, so that none is inverted
+
+    @model_validator(mode="after")
+    def _one_flip_and_a_half_turn_are_the_other_flip(self) -> "AugmentationPolicy":
+        if self.flip_horizontal != self.flip_vertical and (self.quarter_turns or self.rotate_degrees > 90):
+            flip, other = ("horizontal", "vertical") if self.flip_horizontal else ("vertical", "horizontal")
+            turns = "quarter_turns" if self.quarter_turns else f"rotate_degrees {self.rotate_degrees:g}"
+            raise ValueError(
+                f"flip_{flip} with {turns} amounts to flip_{other}, which is forbidden: allow both flips or neither"
+            )
+        return self
 
 
+_LATERAL = AugmentationPolicy()  # a mirrored chest would show situs inversus, a mirrored breast the other breast
 _ANY_WAY_UP = AugmentationPolicy(
     rotate_degrees=45, scale=0.1, flip_horizontal=True, flip_vertical=True, quarter_turns=True
 )
 
 POLICIES: Mapping[Modality, AugmentationPolicy] = MappingProxyType(
     {
-        "xray": AugmentationPolicy(),
-        "mammography": AugmentationPolicy(),
+        "xray": _LATERAL,
+        "mammography": _LATERAL,
         "ct": AugmentationPolicy(rotate_degrees=7.0, scale=0.1, brightness=0.05, contrast=0.1),
         "mr": AugmentationPolicy(rotate_degrees=7.0, scale=0.1),
         "ultrasound": AugmentationPolicy(scale=0.1),
@@ -46,6 +57,6 @@ POLICIES: Mapping[Modality, AugmentationPolicy] = MappingProxyType(
         "fundus": AugmentationPolicy(rotate_degrees=20.0),
         "dermoscopy": _ANY_WAY_UP.model_copy(update={"scale": 0.2}),
         "histology": _ANY_WAY_UP,
-        "other": AugmentationPolicy(),
+        "other": _LATERAL,
     }
 )

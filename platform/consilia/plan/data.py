@@ -104,18 +104,20 @@ class DataCard(Frozen):
     fit: Fit = "pad"
     window: WindowRule = FileWindow()
     frames: Frames = "single"
-    augmentation: AugmentationPolicy = AugmentationPolicy()  # where left out, that of the modality
+    augmentation: AugmentationPolicy = AugmentationPolicy()  # keys that are left out are those of the modality
     on_leak: Literal["error", "drop_train", "keep"] = "error"  # test images bound to training images
     max_bad: float = Field(default=0.01, ge=0, lt=1)  # above this share of unreadable images prepare fails
 
     @model_validator(mode="before")
     @classmethod
     def _modality_decides_augmentation(cls, content: Any) -> Any:
-        if isinstance(content, Mapping) and content.get("augmentation") is None:
-            policies: Mapping[Any, AugmentationPolicy] = POLICIES  # a wrong modality is reported by its own field
-            policy = policies.get(str(content.get("modality", "xray")), AugmentationPolicy())
-            return {**content, "augmentation": policy}
-        return content
+        """Fill what the card leaves out: to allow more turning in histology must not forbid its flips."""
+        given = content.get("augmentation") if isinstance(content, Mapping) else content
+        if not isinstance(content, Mapping) or not (given is None or isinstance(given, Mapping)):
+            return content
+        policies: Mapping[Any, AugmentationPolicy] = POLICIES  # a wrong modality is reported by its own field
+        policy = policies.get(str(content.get("modality", "xray")), AugmentationPolicy())
+        return {**content, "augmentation": {**policy.model_dump(), **(given or {})}}
 
     @property
     def reading(self) -> Reading:
