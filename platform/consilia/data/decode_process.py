@@ -161,8 +161,9 @@ class DecodeProcess:
             if self._closed:
                 raise RunError("Decoding was ended.")
             _CONTEXT.set_forkserver_preload(["consilia.data.block"])
-            self._process = _CONTEXT.Process(target=_work, args=arguments, daemon=True)
-            self._process.start()
+            process = _CONTEXT.Process(target=_work, args=arguments, daemon=True)
+            process.start()
+            self._process = process
         theirs.close()  # so that the other end of `ours` is open in the process alone, and its death closes it
         self._connection = ours
         return ours

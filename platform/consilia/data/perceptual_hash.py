@@ -22,5 +22,6 @@ def perceptual_hash(pixels: npt.NDArray[np.uint8]) -> int:
         A whole number of 64 bits; the number of bits in which two hashes differ says how unlike they are.
     """
     low = grey_frequencies(pixels, side=_SIDE, kept=_LOW).ravel()
-    bits = low > np.median(low[1:])  # without the mean grey, which would move the median
+    # The median without the mean grey, which would move it; np.median takes twenty times longer for its 63 values.
+    bits = low > np.partition(low[1:], 31)[31]
     return int.from_bytes(np.packbits(bits).tobytes(), "big")
