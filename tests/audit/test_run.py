@@ -83,7 +83,7 @@ def test_copies_across_train_and_val_are_no_error():
     found = brief(store, test="none")
     assert topics(found, "error") == topics(found, "warning") == []
     sentence = next(each.sentence for each in found.findings if each.topic == "duplicates")
-    assert sentence == "2 groups of exact duplicates (4 images); 1 of the groups lie across train and val."
+    assert sentence == "2 groups of exact duplicates (4 images); across train and val: 1."
 
 
 def test_a_patient_in_train_and_test_is_an_error_and_listed():

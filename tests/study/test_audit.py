@@ -58,4 +58,4 @@ def test_prepare_prints_the_leak_and_points_to_the_audit(leaking, tmp_path, caps
     assert run(["data", "prepare", str(leaking), "--stores", str(tmp_path / "stores")]) == 0
     printed = capsys.readouterr().out
     assert "across the test split and the rest" in printed
-    assert "run consilia data audit" in printed
+    assert "consilia data audit" in printed

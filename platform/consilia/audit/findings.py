@@ -93,7 +93,7 @@ def judge_duplicates(duplicates: Duplicates, crossing: Sequence[CrossingPatient]
         )
     if duplicates.exact:
         between = [case for case in duplicates.exact if case.crosses_splits and not case.reaches_test]
-        across = f"; {len(between)} of the groups lie across {_splits(between)}" if between else ""
+        across = f"; across {_splits(between)}: {len(between)}" if between else ""
         n_images = sum(len(case.images) for case in duplicates.exact)
         yield Finding(
             severity="note",

@@ -5,9 +5,11 @@ from typing import Annotated
 
 import typer
 
+from consilia.cli import preview
 from consilia.cli.options import STORES, Card, Settings, Stores
 
 app = typer.Typer(help="Make, check and prepare labelled images.", no_args_is_help=True)
+preview.register(app)
 
 
 @app.command()
@@ -55,13 +57,14 @@ def audit(
     settings: Settings = None,
     stores: Stores = STORES,
     out: Annotated[
-        Path | None, typer.Option("--out", metavar="DIR", help="Folder of the two files.  [default: below --stores]")
+        Path | None, typer.Option("--out", metavar="DIR", help="Folder of the two files; default: below the stores.")
     ] = None,
 ) -> int:
     """Look for leaks, duplicates, label conflicts and shortcuts before anything is trained.
 
-    Prints a summary and writes audit.json and audit.html, one page with a picture of every suspect. The exit code is 1
-    when there is an error among the findings, else 0.
+    Writes audit.json, and audit.html: one page with a picture of every suspect.
+
+    The exit code is 1 when there is an error among the findings, else 0.
 
     Example: consilia data audit pneumoniamnist --set path=pneumoniamnist_28.npz
     """

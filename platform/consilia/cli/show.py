@@ -34,11 +34,12 @@ def show_store(store: ImageStore, audit: Audit) -> None:
         for split in splits
     }
     patients = f"{index['patient_id'].nunique()} patients" if store.manifest.has_patients else "no patients known"
-    console.print(counts_table(counts, title=f"{store.manifest.card}: {len(store)} images, {patients}"))
+    console.print(f"{store.manifest.card}: {len(store)} images, {patients}", soft_wrap=True)
+    console.print(counts_table(counts, title=""))
     for bad in store.manifest.quarantine:
-        console.print(f"left out  {bad.file}: {bad.reason}", soft_wrap=True)
+        console.print(f"left out {bad.file}: {bad.reason}", soft_wrap=True)
     print_brief(console, audit)
-    console.print(f"store  {store.folder}", soft_wrap=True)
+    console.print(f"{'store':9}{store.folder}", soft_wrap=True)
 
 
 def show_audit(files: AuditFiles) -> None:

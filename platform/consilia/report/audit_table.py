@@ -21,14 +21,13 @@ def print_audit(console: Console, audit: Audit) -> None:
 
 
 def print_brief(console: Console, audit: Audit) -> None:
-    """Print the errors and warnings, one line each, and how to see the rest."""
-    serious = [each for each in audit.findings if each.severity != "note"]
-    for each in serious:
-        console.print(_styled(each), Text(f"{each.sentence} {each.action}"), soft_wrap=True)
-    notes = audit.count("note")
+    """Print the findings, one line each, and how to see more."""
+    for each in audit.findings:
+        action = "" if each.severity == "note" else f" {each.action}"
+        line = Text.assemble((f"{each.severity:9}", _STYLE[each.severity]), each.sentence + action)
+        console.print(line, soft_wrap=True)
     console.print(
-        f"audit  {_total(audit)}; run consilia data audit for {'these notes, ' if notes else ''}pictures and shortcuts",
-        soft_wrap=True,
+        f"{'audit':9}{_total(audit)}; consilia data audit shows pictures and looks for shortcuts", soft_wrap=True
     )
 
 
