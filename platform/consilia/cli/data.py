@@ -9,7 +9,6 @@ from consilia.cli import preview
 from consilia.cli.options import STORES, Card, Settings, Stores
 
 app = typer.Typer(help="Make, check and prepare labelled images.", no_args_is_help=True)
-preview.register(app)
 
 
 @app.command()
@@ -81,3 +80,6 @@ def audit(
         progress.close()
     show_audit(files)
     return 1 if files.audit.count("error") else 0
+
+
+preview.register(app)

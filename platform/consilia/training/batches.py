@@ -47,7 +47,7 @@ class DeviceImages:
         _check_rows(parts, len(self._pixels))
         # All rows at once: a copy from pageable memory at every step would wait until the step before it is done.
         rows = torch.from_numpy(np.concatenate([*parts, np.empty(0, np.int64)])).to(self._pixels.device)
-        for part in rows.split([len(each) for each in parts]):
+        for part in torch.split(rows, [len(each) for each in parts]):
             yield self._pixels[part]
 
 
