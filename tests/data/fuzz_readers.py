@@ -27,7 +27,8 @@ import numpy as np
 import pydicom
 from PIL import Image
 
-from consilia.data.reader import read_image
+from consilia.data.dicom import is_dicom, read_tags
+from consilia.data.reader import count_frames, read_image
 from consilia.errors import ReaderError
 from consilia.plan.reading import FileWindow, FixedWindows, PercentileWindow, Reading, Window
 
@@ -55,7 +56,9 @@ def load_corpus(data: Path | None) -> list[Specimen]:
     files = [file for folder in folders for file in sorted(folder.glob("*.dcm")) if file.stat().st_size < 1_200_000]
     rasters = [Image.open(file) for file in sorted((data / "cxr-views").glob("**/*.png"))[:6]] if data else []
     rasters.append(Image.fromarray(_drawn()))
-    return [_dicom(file) for file in files if _is_whole(file)] + [one for image in rasters for one in _raster_files(image)]
+    return [_dicom(file) for file in files if _is_whole(file)] + [
+        one for image in rasters for one in _raster_files(image)
+    ]
 
 
 def _is_whole(file: Path) -> bool:
@@ -223,6 +226,9 @@ def run_case(corpus: list[Specimen], seed: int, case: int, folder: Path) -> tupl
     path.write_bytes(content)
     try:
         pixels = read_image(path, reading, as_displayed=as_displayed).pixels
+        facts = count_frames(path), read_tags(path) if is_dicom(path) else {}
+        if facts[0] < 1 or not all(isinstance(text, str) for text in facts[1].values()):
+            return specimen.label, f"impossible facts {facts}"
     except ReaderError as error:
         return specimen.label, "refused" if str(path) in str(error) else f"unnamed: {error}"
     except BaseException as error:

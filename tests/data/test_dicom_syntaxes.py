@@ -11,7 +11,7 @@ from pydicom.pixels.decoders.base import get_decoder
 
 from consilia.data.dicom_header import MAX_INFLATED_BYTES
 from consilia.data.dicom_pixels import SYNTAXES
-from consilia.data.reader import MAX_PIXELS, read_image
+from consilia.data.reader import MAX_PIXELS, count_frames, read_image
 from consilia.errors import ReaderError
 from consilia.plan.reading import FixedWindows, Reading, Window
 from dicom_encodings import (
@@ -210,6 +210,20 @@ def test_more_pixels_than_the_header_promises_are_refused(tmp_path: Path):
     path = write_dicom(tmp_path / "a", deep(), Rows=8)
     with pytest.raises(ReaderError, match="promises 256 bytes of pixels, but there are 512"):
         read(path, window=WHOLE_RANGE)
+
+
+def test_one_odd_pixel_with_its_padding_byte_is_an_image(tmp_path: Path):
+    assert (read(write_dicom(tmp_path / "a", np.full((1, 1), 9, np.uint8)), size=8) == 9).all()
+
+
+def test_more_frames_than_the_file_has_bytes_for_are_refused_from_the_header_alone(tmp_path: Path):
+    path = write_dicom(tmp_path / "a", deep(), NumberOfFrames=2_000_000)
+    with pytest.raises(ReaderError, match=r"promises 2,000,000 frames, and 512 bytes are too few"):
+        count_frames(path)
+    stream = encode_lossless_jpeg(deep())
+    path = write_dicom(tmp_path / "b", deep(), syntax=uid.JPEGLosslessSV1, streams=[stream], NumberOfFrames=2_000_000)
+    with pytest.raises(ReaderError, match=r"promises 2,000,000 frames"):
+        count_frames(path)
 
 
 def test_too_many_pixels_are_refused_from_the_header_alone(tmp_path: Path):

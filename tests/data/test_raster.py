@@ -1,6 +1,7 @@
 """Raster files of each kind, their frames, the fit, and windows on images that are not DICOM."""
 
 import warnings
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -124,6 +125,18 @@ def test_the_rule_picks_the_page_or_picture(tmp_path: Path, name, options):
         read(path, frames="each", frame=4)
     Image.fromarray(COLOURS).save(path)
     assert count_frames(path) == 1
+
+
+def test_more_frames_than_a_file_has_bytes_for_are_refused(tmp_path: Path):
+    path = tmp_path / "a.png"
+    Image.fromarray(COLOURS).save(path, save_all=True, append_images=[Image.new("RGB", (16, 16))])
+    content = bytearray(path.read_bytes())
+    at = content.index(b"acTL")
+    content[at + 4 : at + 8] = (1 << 30).to_bytes(4, "big")
+    content[at + 12 : at + 16] = zlib.crc32(content[at : at + 12]).to_bytes(4, "big")
+    path.write_bytes(content)
+    with pytest.raises(ReaderError, match=r"a\.png: .*1,073,741,824 frames"):
+        count_frames(path)
 
 
 def test_a_phones_picture_with_a_second_one_inside_counts_as_one(tmp_path: Path):

@@ -57,7 +57,7 @@ def check_codestream(data: bytes, syntax: uid.UID, promised: FrameShape, name: s
             _check_rle(data, promised)
             return None
         stream = _read_jpeg(data, _FRAME_MARKERS[syntax]) if syntax in _FRAME_MARKERS else _read_jpeg2000(data)
-        if _END not in data[-16:]:
+        if _END not in data[-4096:].rstrip(b"\0")[-16:]:
             raise ValueError("it ends before its end marker")
     except (ValueError, IndexError, struct.error) as error:
         raise ReaderError(f"{name}: the compressed frame is truncated or damaged: {error}") from error

@@ -123,12 +123,33 @@ def count_header_frames(header: Header) -> int:
     """Return NumberOfFrames, 1 where it is absent.
 
     Raises:
-        ReaderError: It is below 1 or no whole number.
+        ReaderError: It is no whole number, below 1, or more than the file has bytes for.
     """
     n_frames = header.number("NumberOfFrames", 1)
     if n_frames < 1:
         raise ReaderError(f"{header.name}: DICOM's NumberOfFrames must be at least 1, but is {n_frames}.")
+    if n_frames > 1 and n_frames * _least_bytes(header) > (present := _count_bytes(header.source)):
+        raise ReaderError(
+            f"{header.name}: the pixels are truncated or the DICOM header is damaged: it promises {n_frames:,} frames, "
+            f"and {present:,} bytes are too few for them."
+        )
     return n_frames
+
+
+def _least_bytes(header: Header) -> int:
+    """Return the fewest bytes that a frame can take: compressed, the 8 of its item's own header."""
+    if header.syntax.is_encapsulated:
+        return 8
+    n_bits = header.number("Rows", 1) * header.number("Columns", 1) * header.number("BitsAllocated", 8)
+    return n_bits // 8
+
+
+def _count_bytes(source: BinaryIO) -> int:
+    """Return how many bytes follow, and stay where it is."""
+    start = source.tell()
+    n_bytes = source.seek(0, io.SEEK_END) - start
+    source.seek(start)
+    return n_bytes
 
 
 def _read(file: BinaryIO, name: str) -> Header:

@@ -185,7 +185,8 @@ def _check_length(header: Header, module: PixelModule) -> None:
             f"{header.name}: the pixels are truncated: the DICOM header promises {expected:,} bytes, "
             f"but there are {found:,}."
         )
-    if header.length >= expected + min(module.frame_bytes, expected / 2 if module.n_frames == 1 else expected):
+    excess = header.length - expected - expected % 2  # an odd number of bytes is padded to an even one
+    if excess > 0 and excess >= min(module.frame_bytes, expected / 2 if module.n_frames == 1 else expected):
         raise ReaderError(
             f"{header.name}: the DICOM header promises {expected:,} bytes of pixels, but there are {header.length:,}: "
             "its size, bits, frames or photometric interpretation must be wrong."

@@ -1,5 +1,6 @@
 """Raster images: PNG, JPEG, TIFF, WebP and BMP files through Pillow, and images in memory."""
 
+import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, BinaryIO
@@ -16,6 +17,7 @@ from consilia.plan.reading import FileWindow, FixedWindows, PercentileWindow, Re
 
 _FORMATS = ("PNG", "JPEG", "TIFF", "WEBP", "BMP")
 _PHOTOMETRIC, _BITS, _WHITE_IS_ZERO = 262, 258, 0  # TIFF 6.0, section 8
+_LEAST_FRAME_BYTES = 12  # of a PNG, WebP or TIFF: no less than one chunk or tag
 _FAX = ("tiff_ccitt", "group3", "group4", "tiff_raw_16")  # compressions of 1-bit TIFF
 _LOST_TAGS = ("truncated", "corrupt", "tag data", "tag offset")  # in Pillow's warnings on a damaged TIFF
 
@@ -33,7 +35,7 @@ def read_raster(file: BinaryIO, reading: Reading, *, frame: int | None, as_displ
                 f"{name}: a TIFF with fax compression is decoded whether it is damaged or not; store it with another "
                 "compression, such as LZW."
             )
-        n_frames = _count(image)
+        n_frames = _count(image, file, name)
         if (chosen := choose_frame(n_frames, reading, frame, name)) or n_frames > 1:
             image.seek(chosen)
         mode, width, height = image.mode, image.width, image.height
@@ -54,7 +56,7 @@ def count_raster_frames(file: BinaryIO, name: str) -> int:
         ReaderError: The file is damaged or of another type.
     """
     with _opened(file, name) as image:
-        return _count(image)
+        return _count(image, file, name)
 
 
 def choose_frame(n_frames: int, reading: Reading, frame: int | None, name: str) -> int:
@@ -122,9 +124,13 @@ def _is_loss(remark: str) -> bool:
     return any(word in remark.lower() for word in _LOST_TAGS)
 
 
-def _count(image: Image.Image) -> int:
-    # A phone's JPEG may carry a second, derived picture (MPO): no frame of a sequence.
-    return 1 if image.format == "MPO" else int(getattr(image, "n_frames", 1))
+def _count(image: Image.Image, file: BinaryIO, name: str) -> int:
+    if image.format == "MPO":  # a phone's JPEG with a second picture derived from it: no sequence
+        return 1
+    n_frames, n_bytes = int(getattr(image, "n_frames", 1)), os.fstat(file.fileno()).st_size
+    if n_frames * _LEAST_FRAME_BYTES > n_bytes:
+        raise ReaderError(f"{name}: the file is truncated or damaged: {n_frames:,} frames in {n_bytes:,} bytes.")
+    return n_frames
 
 
 def _upright(image: Image.Image, name: str) -> Image.Image:
