@@ -43,7 +43,7 @@ def read_tagged(names: tuple[str, ...], path: Path, reading: Reading, *, frame: 
 
 def fail(path: Path, reading: Reading, *, frame: int | None = None) -> Picture:
     """Raise what no reader should."""
-    raise ZeroDivisionError("a fault of the reader")
+    raise OSError("a fault of the reader")
 
 
 def note(log: Path, name: str) -> None:

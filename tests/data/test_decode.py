@@ -114,7 +114,7 @@ class TestDeaths:
         assert same(decoded, decode_block(block(folder, 0, 1, 2), READING))
 
     def test_a_fault_of_the_reader_reaches_the_caller(self, folder):
-        with LocalPool(1, read=fail) as pool, pytest.raises(ZeroDivisionError, match="a fault of the reader"):
+        with LocalPool(1, read=fail) as pool, pytest.raises(OSError, match="a fault of the reader"):
             pool.submit(block(folder, 0), READING).result()
 
     def test_a_process_that_dies_with_no_image_at_hand_is_an_error_that_says_what_to_do(self, folder):

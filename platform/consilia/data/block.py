@@ -17,6 +17,9 @@ from consilia.plan.reading import ImageKind, Reading
 Block = tuple[tuple[Path, int | None], ...] | npt.NDArray[np.uint8]  # files and frames to decode, or arrays
 
 
+_EXACT = 65_536  # as many squares of bytes fit 32 bits, in which NumPy sums three times faster than in 64
+
+
 class Read(Protocol):
     """Decodes one file as `read_image` does; raises ReaderError."""
 
@@ -109,12 +112,19 @@ def _read(
     return Picture(pixels=pixels, kind="raster", format="NPZ", mode=mode, width=width, height=height)
 
 
+def _sums(values: npt.NDArray[np.uint8]) -> tuple[int, int]:
+    """Return the sums of values and of their squares: whole numbers, exact, so equal on every machine."""
+    total = total_square = 0
+    for start in range(0, len(values), _EXACT):
+        part = values[start : start + _EXACT]
+        total += int(part.sum(dtype=np.uint32))
+        total_square += int(np.square(part, dtype=np.uint16).sum(dtype=np.uint32))
+    return total, total_square
+
+
 def _facts(position: int, picture: Picture) -> ImageFacts:
     pixels = np.ascontiguousarray(picture.pixels)
-    # Sums of whole numbers are exact, so equal on every machine. A byte's square fits 16 bits, the squares of a row 32.
-    rows = pixels.reshape(len(pixels), -1)
-    total = int(rows.sum(axis=1, dtype=np.uint32).sum(dtype=np.uint64))
-    total_square = int(np.square(rows, dtype=np.uint16).sum(axis=1, dtype=np.uint32).sum(dtype=np.uint64))
+    total, total_square = _sums(pixels.ravel())
     return ImageFacts(
         position=position,
         mean=total / (255.0 * pixels.size),

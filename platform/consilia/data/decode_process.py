@@ -5,13 +5,15 @@ import queue
 import signal
 import threading
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection
 from multiprocessing.context import ForkServerProcess
 from multiprocessing.sharedctypes import RawValue
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol
+
+import numpy as np
 
 from consilia.data.block import Block, Decoded, Read, decode_block, failed, join
 from consilia.data.reader import read_image
@@ -147,11 +149,13 @@ class DecodeProcess:
         try:
             connection.send((block, reading))
             reply: Decoded | BaseException = connection.recv()
+            content = b"" if isinstance(reply, BaseException) else connection.recv_bytes()
         except (EOFError, OSError) as error:
             raise self._bury() from error
         if isinstance(reply, BaseException):
             raise reply
-        return reply
+        pixels = np.frombuffer(content, dtype=np.uint8)
+        return replace(reply, pixels=pixels.reshape(len(reply.facts), *reply.pixels.shape[1:]))
 
     def _start(self) -> Connection:
         ours, theirs = _CONTEXT.Pipe()
@@ -233,9 +237,17 @@ def _work(connection: Connection, position: Any, read: Read, seconds: float) -> 
                 reply = error
             end_after(0)
             position.value = _IDLE
-            connection.send(reply)
+            _send(connection, reply)
     except (EOFError, OSError):
         return
+
+
+def _send(connection: Connection, reply: Decoded | BaseException) -> None:
+    if isinstance(reply, BaseException):
+        connection.send(reply)
+        return
+    connection.send(replace(reply, pixels=reply.pixels[:0]))
+    connection.send_bytes(reply.pixels.ravel().data)  # a pickle would copy them twice more
 
 
 def end_after(seconds: float) -> None:
