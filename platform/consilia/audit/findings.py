@@ -153,11 +153,16 @@ def judge_shortcuts(shortcuts: Shortcuts | None) -> Iterator[Finding]:
         if each.origin == "all" and single:
             continue  # it says no more than its columns
         yield Finding(
-            severity="warning", topic="shortcut", sentence=_sentence(each), action=_ADVICE.get(each.origin, _ADVICE[""])
+            severity="warning",
+            topic="shortcut",
+            sentence=_sentence(each),
+            action=_ADVICE.get("label" if each.is_label else each.origin, _ADVICE[""]),
         )
 
 
 _ADVICE = {
+    "label": "If it was written because of the finding (a measurement, a report), ignore it. Else whoever knows it "
+    "knows the label: see whether the images show it before you train.",
     "border": "See whether markers, text, bars or collimation differ between the classes; anatomy at the border "
     "counts too. Crop or mask what is no anatomy.",
     "file": "The classes may come from different sources, and padding (`fit: pad`) shows a network the shape of the "

@@ -83,5 +83,5 @@ def _draw_groups(pool: Rows, groups: Groups, *, most_images: int, seed: int) -> 
     return rows
 
 
-def _rank(shortcut: Shortcut) -> tuple[bool, float]:
-    return (not shortcut.warns, -max(shortcut.auc.value, shortcut.best_auc.value))
+def _rank(shortcut: Shortcut) -> tuple[bool, bool, float]:
+    return (not shortcut.warns, not shortcut.is_label, -max(shortcut.auc.value, shortcut.best_auc.value))

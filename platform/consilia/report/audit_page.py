@@ -1,5 +1,6 @@
 """An audit as one HTML file that needs no network, with a picture of every suspect."""
 
+import re
 from collections.abc import Iterator, Sequence
 from html import escape
 from pathlib import Path
@@ -43,9 +44,14 @@ def _findings(audit: Audit) -> Iterator[str]:
     yield "<h2>Findings</h2>"
     for each in audit.findings:
         yield f'<div class="finding {each.severity}"><b>{each.severity}</b><div><p>{escape(each.sentence)}</p>'
-        yield f'<p class="soft">{escape(each.action)}</p></div></div>'
+        yield f'<p class="soft">{_code(each.action)}</p></div></div>'
     if not audit.findings:
         yield "<p>None.</p>"
+
+
+def _code(text: str) -> str:
+    """Escape, and set what stands between backticks as code."""
+    return re.sub(r"`([^`]+)`", r"<code>\1</code>", escape(text))
 
 
 def _cases(audit: Audit, store: ImageStore) -> Iterator[str]:
