@@ -10,7 +10,7 @@ from consilia.cli.app import run
 
 COMMANDS = [
     *("search", "train", "trials", "ensemble", "evaluate", "predict", "submit", "status", "logs", "stop"),
-    *("data phantoms", "data prepare", "data audit"),
+    *("data phantoms", "data prepare", "data audit", "data preview"),
 ]
 HEAVY = {"torch", "ray", "optuna", "pandas", "timm", "numpy", "sklearn", "PIL"}
 CPU_SECONDS = """

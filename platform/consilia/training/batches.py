@@ -106,8 +106,9 @@ class _PinnedBuffers(_Buffers):
     def __init__(self, pixels: npt.NDArray[np.uint8], largest: int, device: torch.device) -> None:
         super().__init__(pixels, largest, pinned=True)
         self._device = device
-        self._stream = torch.cuda.Stream(device)
-        self._copied = [torch.cuda.Event() for _ in range(2)]  # type: ignore[no-untyped-call] # torch's; each buffer's last copy
+        self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call] # torch's
+        # Each buffer's last copy.
+        self._copied = [torch.cuda.Event() for _ in range(2)]  # type: ignore[no-untyped-call] # torch's
 
     def fill(self, number: int, rows: Rows) -> torch.Tensor:
         """Gather batch `number` once its buffer's last copy has left it, and start its own copy."""
