@@ -1,14 +1,12 @@
-"""What a source needs to know of a DICOM file without decoding it: tags, identifiers, frames."""
+"""What a source needs to know of a DICOM file without decoding it: tags and identifiers."""
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 
 from consilia.data.dicom_header import (
     INDEX_TAGS,
     SOURCE_TAGS,
     Header,
-    count_header_frames,
     read_header,
     starts_as_dicom,
 )
@@ -34,30 +32,14 @@ def read_tags(path: Path) -> Mapping[str, str]:
     Raises:
         ReaderError: The file is missing, damaged, no DICOM file or one without pixels; names it.
     """
-    with _opened(path) as header, quietly():
-        return collect_tags(header, SOURCE_TAGS)
-
-
-def count_frames(path: Path) -> int:
-    """Return how many frames a DICOM file says it has, from its header alone; 1 where it does not say.
-
-    Raises:
-        ReaderError: The file is missing, damaged, no DICOM file or one without pixels; names it.
-    """
-    with _opened(path) as header, quietly():
-        return count_header_frames(header)
+    try:
+        with path.open("rb") as file, quietly():
+            return collect_tags(read_header(file, str(path)), SOURCE_TAGS)
+    except OSError as error:
+        raise ReaderError(f"{path}: the file cannot be opened: {error.strerror or error}.") from error
 
 
 def collect_tags(header: Header, keywords: tuple[str, ...] = INDEX_TAGS) -> Mapping[str, str]:
     """Return those elements of a header that are there and not empty, and its transfer syntax."""
     found = {keyword: header.text(keyword) for keyword in keywords}
     return {keyword: text for keyword, text in found.items() if text} | {"TransferSyntax": str(header.syntax.name)}
-
-
-@contextmanager
-def _opened(path: Path) -> Iterator[Header]:
-    try:
-        with path.open("rb") as file:
-            yield read_header(file, str(path))
-    except OSError as error:
-        raise ReaderError(f"{path}: the file cannot be opened: {error.strerror or error}.") from error
