@@ -127,7 +127,7 @@ def missing_profile_file(place):
     return place.study(cluster="clusters/big.yaml")
 
 
-@case(DataError, "'pneumoniamnist'", "absent.npz", "https://medmnist.com", "pneumoniamnist_28.npz", "--set path=FILE")
+@case(DataError, "'pneumoniamnist'", "absent.npz", "https://medmnist.com", "pneumoniamnist.npz", "--set path=FILE")
 def missing_archive(place):
     card = read_card("pneumoniamnist", settings=["path=absent.npz"])
     return lambda: prepare(card, root=place.folder / "stores")
@@ -207,11 +207,12 @@ def duplicate_paths(place):
     return place.table([*balanced(), row(0, "a", "000")])
 
 
-@case(DataError, "metadata.csv, row 3 (001.png)", "patient '000'", "'test'", "'train'")
+@case(DataError, "000.png (patient '000')", "001.png (patient '000')", "the test split parts them", "on_leak: keep")
 def patient_in_two_splits(place):
     rows = [entry | {"split": "train"} for entry in balanced()]
     rows[1]["split"] = "test"
-    return place.table(rows)
+    store = place.table(rows)()
+    return lambda: make_folds(store, k=3, seed=0, test="none", test_fraction=0.2)
 
 
 @case(DataError, "class 'b' has 2 patients", "k = 3", "Lower k to 2")

@@ -9,9 +9,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from consilia.data.folds import FoldPlan, check_no_leak, load_folds, make_folds
-from consilia.data.groups import merge_duplicates
 from consilia.errors import DataError
-from data_tables import balanced, row
+from data_tables import balanced, picture, row
 
 
 def split(store, *, k=3, seed=0, test="auto", test_fraction=0.2, on_leak="error") -> FoldPlan:
@@ -98,15 +97,13 @@ class TestDuplicates:
             assert len(set(folds.fold[together].tolist())) == 1
             assert folds_of(store, folds, "pixel_digest").max() == 1
 
-    def test_a_chain_of_copies_merges_its_ends(self, make_store):
-        rows = balanced(patients=8, images=2)
-        chain = {"001.png": 500, "002.png": 500, "003.png": 600, "004.png": 600}  # patients 0-1 and 1-2
-        groups = merge_duplicates(make_store(rows, pixels=chain))
-        assert groups.tolist() == [0] * 6 + [n for group in range(1, 6) for n in (group, group)]
-
-    def test_a_patient_called_like_another_is_another(self, make_store):
-        rows = [row(i, "ab"[i % 2], name) for i, name in enumerate(["7", "007", "07", "7.0"])]
-        assert merge_duplicates(make_store(rows)).tolist() == [0, 1, 2, 3]
+    def test_near_copies_of_different_patients_land_in_one_fold(self, make_store):
+        rows = mixed()
+        shown = picture(900, height=32, width=32)
+        store = make_store(rows, size=32, pictures={0: shown, 40: shown // 2 + 40, 60: shown // 3 + 90})
+        together = np.isin(store.patients, [rows[i]["patient"] for i in (0, 40, 60)])
+        for seed in range(4):
+            assert len(set(split(store, seed=seed).fold[together].tolist())) == 1
 
     @pytest.mark.parametrize("inside", ["train", "val"])
     def test_a_copy_in_test_and_pool_is_an_error_that_names_both_files(self, make_store, inside):
@@ -114,6 +111,93 @@ class TestDuplicates:
         store = make_store(rows, pixels={"003.png": 900, "015.png": 900})
         with pytest.raises(DataError, match=r"003\.png .*015\.png .*the test split parts them"):
             split(store)
+
+
+def leaking(make_store, **bonds):
+    """Patients 0 ... 3 are in the test split; 9 holds a picture of 1, 10 nearly one of 2, and 11 is in both."""
+    rows = [entry | {"split": "test" if i < 8 else "train"} for i, entry in enumerate(balanced(patients=14))]
+    shown = {number: picture(900 + number, height=32, width=32) for number in (2, 4)}
+    pictures = {}
+    if bonds.get("exact"):
+        pictures |= {2: shown[2], 18: shown[2]}
+    if bonds.get("near"):
+        pictures |= {4: shown[4], 20: shown[4] // 2 + 30}
+    if bonds.get("patient"):
+        rows[0]["patient"] = "011"
+    return make_store(rows, size=32, pictures=pictures)
+
+
+class TestOnLeak:
+    @pytest.mark.parametrize(
+        ("bond", "says"),
+        [
+            ("exact", r"002\.png \(patient '001'\) and .*018\.png \(patient '009'\) hold the same pixels"),
+            ("near", r"004\.png \(patient '002'\) and .*020\.png \(patient '010'\) show nearly the same picture"),
+            ("patient", r"000\.png \(patient '011'\) and .*022\.png \(patient '011'\) are of one patient"),
+        ],
+    )
+    def test_error_names_two_files_the_number_of_cases_and_the_ways_out(self, make_store, bond, says):
+        store = leaking(make_store, **{bond: True})
+        with pytest.raises(DataError, match=says) as caught:
+            split(store)
+        for part in ("the test split parts them (1 such cases in all)", "on_leak: drop_train", "on_leak: keep"):
+            assert part in str(caught.value)
+
+    def test_drop_train_leaves_out_everything_that_is_bound_to_the_test_split(self, make_store):
+        store = leaking(make_store, exact=True, near=True, patient=True)
+        folds = split(store, on_leak="drop_train")
+        assert set(store.patients[folds.dropped].tolist()) == {"009", "010", "011"}
+        assert np.array_equal(folds.test, np.arange(8))
+        used = np.concatenate([*(folds.training(fold) for fold in range(3)), folds.pool, folds.test])
+        assert not np.isin(folds.dropped, used).any()
+        assert len(folds.dropped) + len(folds.pool) + len(folds.test) == len(store)
+        assert len(folds.bound) == len(folds.kept) == 0
+
+    def test_keep_keeps_them_says_which_and_still_parts_no_group_among_the_folds(self, make_store):
+        store = leaking(make_store, exact=True, near=True, patient=True)
+        for seed in range(4):
+            folds = split(store, on_leak="keep", seed=seed)
+            assert np.array_equal(folds.pool, np.arange(8, 28))
+            assert set(store.patients[folds.kept].tolist()) == {"009", "010", "011"}
+            assert set(store.patients[folds.bound].tolist()) == {"001", "002", "011"}
+            assert pd.Series(folds.fold[folds.pool]).groupby(folds.group[folds.pool]).nunique().max() == 1
+            check_no_leak(folds, store)
+
+    @pytest.mark.parametrize("on_leak", ["error", "drop_train", "keep"])
+    def test_without_a_leak_all_three_give_the_same_division(self, make_store, on_leak):
+        store = leaking(make_store)
+        assert np.array_equal(split(store, on_leak=on_leak).fold, split(store).fold)
+
+    @pytest.mark.parametrize("on_leak", ["drop_train", "keep"])
+    def test_what_was_done_is_read_back(self, make_store, tmp_path: Path, on_leak):
+        store = leaking(make_store, exact=True, near=True)
+        folds = split(store, on_leak=on_leak)
+        folds.save(tmp_path / "folds.parquet", store)
+        again = load_folds(tmp_path / "folds.parquet")
+        assert again == folds
+        assert np.array_equal(again.group, folds.group)
+        check_no_leak(again, store)
+        frame = pd.read_parquet(tmp_path / "folds.parquet")
+        assert (frame["split"] == "left out").sum() == len(folds.dropped)
+
+    @pytest.mark.parametrize("seed", range(12))
+    @pytest.mark.parametrize("on_leak", ["drop_train", "keep"])
+    def test_no_group_of_a_random_table_crosses(self, make_store, seed, on_leak):
+        generator = np.random.default_rng(seed)
+        rows = mixed(patients=40, seed=seed)
+        for entry in rows:
+            entry["split"] = "test" if generator.random() < 0.05 else "train"
+        copies = {rows[i]["path"]: 900 + i % 5 for i in generator.choice(len(rows), 12, replace=False)}
+        store = make_store(rows, pixels=copies)
+        folds = split(store, seed=seed, on_leak=on_leak)
+        for column in ("patient_id", "pixel_digest"):
+            bond = store.index[column].to_numpy()
+            assert pd.Series(folds.fold[folds.pool]).groupby(bond[folds.pool]).nunique().max() == 1
+            shared = np.isin(bond[folds.pool], bond[folds.test])
+            assert set(folds.pool[shared]) <= set(folds.kept)
+        assert (len(folds.kept) > 0) == (on_leak == "keep")
+        assert (len(folds.dropped) > 0) == (on_leak == "drop_train")
+        assert np.array_equal(folds.test, np.flatnonzero(store.index["split"] == "test"))
 
 
 class TestTestSplit:
@@ -142,6 +226,14 @@ class TestTestSplit:
         folds = split(store, test="none")
         assert len(folds.test) == 0
         assert len(folds.pool) == len(store)
+
+    @pytest.mark.parametrize("seed", range(5))
+    def test_a_test_split_that_is_drawn_parts_no_copies(self, make_store, seed):
+        rows = mixed()
+        copies = {rows[i]["path"]: i % 7 + 900 for i in range(0, len(rows), 9)}
+        folds = split(make_store(rows, pixels=copies), seed=seed)
+        assert len(folds.test)
+        assert not np.isin(folds.group[folds.test], folds.group[folds.pool]).any()
 
 
 class TestRefusals:
@@ -244,3 +336,24 @@ class TestCheck:
         fold[patient] = (fold[patient] + 1) % 3
         with pytest.raises(DataError, match=r"002\.png .*008\.png"):
             check_no_leak(replace(folds, fold=fold), store)
+
+    def test_a_near_copy_in_two_folds_is_named(self, make_store):
+        shown = picture(900, height=32, width=32)
+        store = make_store(balanced(), size=32, pictures={2: shown, 8: shown // 2 + 60})
+        folds = split(store)
+        fold = folds.fold.copy()
+        patient = store.patients == "004"
+        fold[patient] = (fold[patient] + 1) % 3
+        with pytest.raises(DataError, match=r"002\.png .*008\.png .*nearly the same picture"):
+            check_no_leak(replace(folds, fold=fold), store)
+
+    def test_keep_excuses_the_test_split_and_no_fold(self, make_store):
+        store = leaking(make_store, exact=True)
+        folds = split(store, on_leak="keep")
+        fold = folds.fold.copy()
+        first = folds.pool[0]
+        fold[first] = (fold[first] + 1) % 3
+        with pytest.raises(DataError, match="a fold parts them"):
+            check_no_leak(replace(folds, fold=fold), store)
+        with pytest.raises(DataError, match="a fold parts them"):
+            check_no_leak(replace(folds, on_leak="error"), store)

@@ -20,7 +20,7 @@ class DuplicatePair:
     first: int  # row
     second: int  # row, above `first`
     kind: Literal["exact", "near"]
-    difference: float  # 0 for exact; else 1 - the correlation of the pictures at low resolution, up to 0.03
+    difference: float  # 0 for exact; else 1 - the correlation of the pictures at low resolution, up to 0.025
 
 
 _found: dict[str, tuple[DuplicatePair, ...]] = {}  # of the last stores, by digest: folds and audit both ask

@@ -77,7 +77,7 @@ def build_ensemble(
     pool = keep_with_weights(everyone, folder=folder, k=folds.k)
     choice = choose(recipe.selection, pool.candidates, pool.truth, seed=plan.seed)
     calibration = choose_calibrator(recipe.calibration, combine(pool.candidates, choice.weights), pool.truth)
-    warnings = _warnings(store, _without_weights(everyone, pool, recipe, seed=plan.seed))
+    warnings = _warnings(store, folds, _without_weights(everyone, pool, recipe, seed=plan.seed))
     members, weights = _members(pool, choice, folder, folds.k)
     document = BundleDocument(
         consilia=consilia.__version__,
@@ -114,10 +114,20 @@ def _without_weights(everyone: Pool, pool: Pool, recipe: EnsembleRecipe, *, seed
     return [number for number in chosen if number not in pool.numbers]
 
 
-def _warnings(store: ImageStore, without_weights: Sequence[int]) -> tuple[str, ...]:
+def _warnings(store: ImageStore, folds: FoldPlan, without_weights: Sequence[int]) -> tuple[str, ...]:
     warnings = []
     if not store.manifest.has_patients:
         warnings.append(NO_PATIENTS)
+    if len(folds.dropped):
+        warnings.append(
+            f"{len(folds.dropped)} training images were left out because they share a patient or a picture with "
+            "test images."
+        )
+    if len(folds.kept):
+        warnings.append(
+            f"{len(folds.kept)} training images share a patient or a picture with {len(folds.bound)} of the "
+            f"{len(folds.test)} test images, by on_leak: keep; test numbers may flatter."
+        )
     if without_weights:
         numbers = ", ".join(map(str, without_weights))
         warnings.append(

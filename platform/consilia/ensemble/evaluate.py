@@ -2,6 +2,8 @@
 
 from typing import Literal
 
+import numpy as np
+
 from consilia.data.store import ImageStore
 from consilia.ensemble.calibration import Identity, pool_folds
 from consilia.ensemble.document import BundleDocument
@@ -19,6 +21,7 @@ def evaluate(
     *,
     split: Literal["test", "external"] = "test",
     seed: int = 0,
+    bound: Rows | None = None,
 ) -> Evaluation:
     """Score the shipped predictor, each headline number with its interval, before and after calibration.
 
@@ -28,6 +31,8 @@ def evaluate(
         rows: Its images to score: the locked test split, or any others that no trial has seen.
         split: Which of the two they are.
         seed: Of the bootstrap.
+        bound: Those of `rows` that the study has kept although they share a patient or a picture with its training
+            images (`FoldPlan.bound`); the notes say so. None: any that was trained on is refused.
 
     Raises:
         DataError: There are no rows, some were trained on, or the store does not fit the ensemble.
@@ -37,7 +42,8 @@ def evaluate(
             f"{store.folder}: an evaluation needs images that no trial has seen, but there is no test split. "
             "The cross-validated numbers in the ensemble's card are an internal estimate."
         )
-    refuse_seen(predictor.seen, store, rows)
+    flattered = np.array([], dtype=np.int64) if bound is None else np.intersect1d(rows, bound)
+    refuse_seen(predictor.seen, store, np.setdiff1d(rows, flattered))
     folds = predictor.fold_probabilities(store, rows)
     subject = Subject(
         labels=store.labels[rows],
@@ -45,10 +51,20 @@ def evaluate(
         classes=predictor.classes,
         split=split,
         predictor=describe(predictor.document),
-        notes=() if store.manifest.has_patients else (NO_PATIENTS,),
+        notes=_notes(store, rows, flattered),
     )
     calibrated = pool_folds(predictor.document.calibrator, folds)
     return score_predictions(calibrated, pool_folds(Identity(), folds), subject, seed=seed)
+
+
+def _notes(store: ImageStore, rows: Rows, flattered: Rows) -> tuple[str, ...]:
+    notes = [] if store.manifest.has_patients else [NO_PATIENTS]
+    if len(flattered):
+        notes.append(
+            f"{len(flattered)} of these {len(rows)} images share a patient or a picture with images that were trained "
+            "on, by on_leak: keep; the numbers may flatter."
+        )
+    return tuple(notes)
 
 
 NO_PATIENTS = (

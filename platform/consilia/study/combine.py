@@ -52,7 +52,8 @@ def combine(
         build_ensemble(list(records.values()), plan=plan, recipe=recipe, folder=folder, store=store, folds=folds)
         if len(folds.test):
             log_opening(folder, recipe)
-            record_evaluation(bundle, evaluate(load_predictor(bundle), store, folds.test, seed=plan.seed))
+            predictor = load_predictor(bundle)
+            record_evaluation(bundle, evaluate(predictor, store, folds.test, seed=plan.seed, bound=folds.bound))
     document = read_bundle(bundle)
     board = leaderboard(records, metric=plan.search.metric)
     _write_report(plan, folder, list(records.values()), document)

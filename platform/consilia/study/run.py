@@ -90,7 +90,12 @@ def load_or_make_folds(plan: StudyPlan, store: ImageStore, folder: StudyFolder) 
             )
     else:
         folds = make_folds(
-            store, k=plan.folds.k, seed=plan.seed, test=plan.data.test, test_fraction=plan.data.test_fraction
+            store,
+            k=plan.folds.k,
+            seed=plan.seed,
+            test=plan.data.test,
+            test_fraction=plan.data.test_fraction,
+            on_leak=plan.data.on_leak,
         )
         folds.save(folder.folds, store)
     check_no_leak(folds, store)
