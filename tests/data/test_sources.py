@@ -128,14 +128,11 @@ class TestTable:
         message = refused_rows(rows, tmp_path, columns=SPLIT)
         assert "class 'rare' has 1 test images but none to train on" in message
 
-    @pytest.mark.parametrize("split", ["train", "val"])
-    def test_a_patient_in_two_splits_is_named_with_both_rows(self, tmp_path, split):
+    def test_a_patient_on_both_sides_of_the_test_split_is_listed_so_that_an_audit_can_show_it(self, tmp_path):
         rows = [entry | {"split": "test"} for entry in balanced()]
-        rows += [row(90, "a", "003", split), row(91, "b", "x", split)]
-        message = refused_rows(rows, tmp_path, columns=SPLIT)
-        assert "patient '003'" in message
-        assert "row 26" in message
-        assert "row 8" in message
+        rows += [row(90, "a", "003", "train"), row(91, "b", "x", "train")]
+        table = listed(rows, tmp_path, columns=SPLIT)
+        assert {s for p, s in zip(table.patients, table.splits, strict=True) if p == "003"} == {"test", "train"}
 
     def test_a_patient_in_train_and_val_is_no_leak(self, tmp_path):
         rows = [entry | {"split": ("train", "val")[i % 2]} for i, entry in enumerate(balanced())]
@@ -254,6 +251,7 @@ def npz_card(path: Path | None, **fields) -> DataCard:
             "homepage": "https://example.org/archive",
             "source": {"kind": "npz", "file": "archive_28.npz"},
             "group": "none",
+            "size": 8,
         }
         | fields
     )
@@ -262,7 +260,7 @@ def npz_card(path: Path | None, **fields) -> DataCard:
 def arrays(**counts: int) -> dict[str, np.ndarray]:
     content: dict[str, np.ndarray] = {}
     for split, count in counts.items():
-        content[f"{split}_images"] = np.zeros((count, 6, 6), np.uint8)
+        content[f"{split}_images"] = np.zeros((count, 8, 8), np.uint8)
         content[f"{split}_labels"] = (np.arange(count) % 2).astype(np.uint8)[:, None]
     return content
 
@@ -299,17 +297,17 @@ class TestNpz:
     @pytest.mark.parametrize(
         ("change", "says"),
         [
-            ({"train_labels": np.zeros((4, 3), int)}, r"train_labels must be .*\(4, 3\)"),
+            ({"train_labels": np.zeros((4, 3), int)}, r"train_labels must be .*\(4, 3\).*multilabel: any"),
             ({"train_labels": np.zeros(4)}, "train_labels must be whole numbers.*float64"),
             ({"train_labels": np.zeros(3, int)}, "train_images holds 4 images, but train_labels 3"),
             ({"train_labels": np.array([0, 1, 0, 7])}, r"train_images\[3\]: label '7' is not one of"),
             ({"train_labels": np.zeros(4, int)}, "class 'two' has no images"),
             ({"train_labels": np.array([{}] * 4)}, "train_labels cannot be read"),
-            ({"train_images": np.zeros((4, 6, 6))}, "train_images must be uint8.*float64"),
-            ({"train_images": np.zeros((4, 6, 6, 2), np.uint8)}, r"train_images must be .*\(4, 6, 6, 2\)"),
-            ({"val_images": np.zeros((1, 6, 6), np.uint8)}, "val_images but no val_labels"),
-            ({"valid_images": np.zeros((1, 6, 6), np.uint8)}, "valid_images"),
-            ({"test_images": np.zeros((1, 6, 6), np.uint8), "test_labels": np.array([2])}, "label '2'"),
+            ({"train_images": np.zeros((4, 8, 8))}, "train_images must be uint8.*float64"),
+            ({"train_images": np.zeros((4, 8, 8, 2), np.uint8)}, r"train_images must be .*\(4, 8, 8, 2\)"),
+            ({"val_images": np.zeros((1, 8, 8), np.uint8)}, "val_images but no val_labels"),
+            ({"valid_images": np.zeros((1, 8, 8), np.uint8)}, "valid_images"),
+            ({"test_images": np.zeros((1, 8, 8), np.uint8), "test_labels": np.array([2])}, "label '2'"),
         ],
     )
     def test_arrays_that_do_not_fit_are_named(self, tmp_path, change, says):
@@ -322,6 +320,39 @@ class TestNpz:
         assert "['x']" in refused(npz_card(archive(tmp_path, {"x": np.zeros(3)})))
         (tmp_path / "archive_28.npz").write_bytes(b"PK but not really")
         assert "archive_28.npz is not an .npz archive" in refused(npz_card(tmp_path))
+
+    def test_the_edition_of_the_card_s_size_is_taken_from_a_folder(self, tmp_path):
+        small = archive(tmp_path, arrays(train=4))
+        large = arrays(train=4) | {"train_images": np.zeros((4, 16, 16), np.uint8)}
+        np.savez(tmp_path / "archive_28_16.npz", **large)
+        assert list_images(npz_card(tmp_path, size=16)).root == tmp_path / "archive_28_16.npz"
+        assert list_images(npz_card(tmp_path, size=8)).root == small
+
+    @pytest.mark.parametrize("size", [8, 32])
+    def test_another_size_than_the_archive_s_must_be_meant(self, tmp_path, size):
+        path = archive(tmp_path, arrays(train=4) | {"train_images": np.zeros((4, 16, 12), np.uint8)})
+        message = refused(npz_card(path, size=size))
+        for part in ("16 x 12", f"stores {size}", "--set size=16", "--set source.resize=true"):
+            assert part in message
+        source = {"kind": "npz", "file": "archive_28.npz", "resize": True}
+        assert len(list_images(npz_card(path, size=size, source=source))) == 4
+
+    def test_any_of_several_findings_is_one_class_and_none_of_them_the_other(self, tmp_path):
+        findings = np.array([[0, 0, 0], [0, 1, 0], [1, 1, 1], [0, 0, 1]])
+        path = archive(tmp_path, arrays(train=4) | {"train_labels": findings})
+        source = {"kind": "npz", "file": "archive_28.npz", "multilabel": "any"}
+        table = list_images(npz_card(path, source=source, classes=["none", "any"]))
+        assert table.labels.tolist() == [0, 1, 1, 1]
+        assert table.classes == ("none", "any")
+
+    @pytest.mark.parametrize("labels", [np.zeros((4, 1), int), np.array([[0, 2]] * 4), np.zeros((4, 2))])
+    def test_findings_that_are_not_0_and_1_are_refused(self, tmp_path, labels):
+        path = archive(tmp_path, arrays(train=4) | {"train_labels": labels})
+        source = {"kind": "npz", "file": "archive_28.npz", "multilabel": "any"}
+        assert "train_labels must be 0 and 1" in refused(npz_card(path, source=source))
+
+    def test_a_rule_for_frames_that_an_archive_has_not_is_refused(self, tmp_path):
+        assert "frames: each" in refused(npz_card(archive(tmp_path, arrays(train=4)), frames="each"))
 
     def test_an_archive_cannot_group_by_patient(self, tmp_path):
         assert "group: none" in refused(npz_card(archive(tmp_path, arrays(train=4)), group="patient"))

@@ -3,28 +3,33 @@
 from collections.abc import Iterator
 from pathlib import Path
 
+from consilia.data.file_facts import complete
 from consilia.data.listing import SPLITS, Entry, ImageTable, make_table, suggest
+from consilia.data.patients import check_patient_source
 from consilia.errors import DataError
-from consilia.plan.data import DataCard
+from consilia.plan.data import DataCard, FolderSource
 
-_IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")
+_IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".webp", ".bmp", ".dcm", ".dicom")
 
 
-def list_folder(card: DataCard, path: Path) -> ImageTable:
+def list_folder(card: DataCard, source: FolderSource, path: Path) -> ImageTable:
     """List `<path>/<class>/<image>`, or `<path>/<split>/<class>/<image>` where `<path>/train` exists.
 
     Every file of a class folder counts as an image, so that one of a foreign type ends in the quarantine and
     not in oblivion. Only names that start with a dot are passed over.
 
     Raises:
-        DataError: The card asks for patients, which folders cannot name; or the folders are not laid out so.
+        DataError: The card asks for patients, which folders cannot name and files other than DICOM neither; or the
+            folders are not laid out so.
     """
-    if card.group == "patient":
+    if card.group == "patient" and source.patient_tag is None:
         raise DataError(
-            f"Card {card.name!r}: folders name no patients, so its card must say `group: none`. "
-            "With patients, describe the images in a table (`source: {kind: table}`)."
+            f"Card {card.name!r}: folders name no patients, so its card must say `group: none`. With patients, "
+            "describe the images in a table (`source: {kind: table}`), or, if they are DICOM files, say "
+            "`source: {kind: folder, patient_tag: PatientID}`."
         )
-    entries: list[Entry] = []
+    check_patient_source(card, column=None, tag=source.patient_tag)
+    listed: list[Entry] = []
     if (path / "train").is_dir():
         for folder in _folders(path):
             if folder.name not in SPLITS:
@@ -32,10 +37,13 @@ def list_folder(card: DataCard, path: Path) -> ImageTable:
                     f"{folder}: beside the folder train, folders must be named val or test, "
                     f"but got {folder.name!r}{suggest(folder.name, SPLITS)}."
                 )
-            entries.extend(_classes(path, folder, split=folder.name))
+            listed.extend(_classes(path, folder, split=folder.name))
     else:
-        entries.extend(_classes(path, path, split=""))
-    return make_table(card, entries, root=path, origin=path)
+        listed.extend(_classes(path, path, split=""))
+    entries, unreadable = complete(
+        listed, root=path, origin=path, patient_tag=source.patient_tag, each_frame=card.frames == "each"
+    )
+    return make_table(card, entries, root=path, origin=path, unreadable=unreadable)
 
 
 def _classes(root: Path, parent: Path, *, split: str) -> Iterator[Entry]:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from consilia.data.store import LeftOut
+from consilia.data.store import LeftOut, Quarantined
 from consilia.errors import DataError
 from consilia.plan.data import DataCard, NpzSource
 from consilia.records import Labels
@@ -43,6 +43,7 @@ class ImageTable:
     has_patients: bool
     extra: Mapping[str, tuple[str, ...]]  # (n,) each: columns of the table that have no meaning of their own
     left_out: tuple[LeftOut, ...]
+    unreadable: tuple[Quarantined, ...] = ()  # files whose header had to be read and could not: not among `files`
 
     def __len__(self) -> int:
         return len(self.files)
@@ -56,6 +57,7 @@ def make_table(
     origin: Path,
     classes: Sequence[str] | None = None,
     left_out: Sequence[LeftOut] = (),
+    unreadable: Sequence[Quarantined] = (),
 ) -> ImageTable:
     """Check what a source has listed and number its labels.
 
@@ -66,11 +68,14 @@ def make_table(
         origin: What errors point at: the table, the folder or the archive.
         classes: In label order, where the source knows them; else the card's, else the sorted labels.
         left_out: What the card left out.
+        unreadable: Files that an entry needed and that could not be read, for the quarantine.
 
     Raises:
         DataError: No images, one class only, a label outside the classes, a class without images to learn
             from, a file listed twice, an unknown split, or a patient missing.
     """
+    if not entries and unreadable:
+        raise DataError(f"{origin}: none of {len(unreadable)} files can be read; the first: {unreadable[0].reason}")
     if not entries:
         raise DataError(f"{origin} holds no images. Check the path of card {card.name!r}.")
     _check_files(entries, origin)
@@ -94,6 +99,7 @@ def make_table(
         has_patients=has_patients,
         extra={name: tuple(entry.extra.get(name, "") for entry in entries) for name in _extra_names(entries)},
         left_out=tuple(left_out),
+        unreadable=tuple(unreadable),
     )
 
 

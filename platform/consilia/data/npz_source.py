@@ -22,15 +22,24 @@ def list_npz(card: DataCard, source: NpzSource, path: Path) -> ImageTable:
     Classes are the card's, which the label numbers count from 0, or else the sorted numbers as text.
 
     Raises:
-        DataError: `path` is no .npz archive, its arrays do not fit each other, or the card asks for patients.
+        DataError: `path` is no .npz archive, its arrays do not fit each other, its images are not of the card's size
+            (unless `resize` says that they may be fitted to it), or the card asks for patients or frames.
     """
     if card.group == "patient":
         raise DataError(f"Card {card.name!r}: {source.file} names no patients, so its card must say `group: none`.")
-    numbers = {split: _labels(path, split) for split in _splits(path)}
+    if card.frames != "single":
+        raise DataError(f"Card {card.name!r}: an archive has no frames; remove `frames: {card.frames}`.")
+    numbers = {split: _labels(path, split, source) for split in _splits(path)}
     for split, found in numbers.items():
-        n_images = _shape(path, f"{split}_images")[0]
+        n_images, height, width, *_ = _shape(path, f"{split}_images")
         if n_images != len(found):
             raise DataError(f"{path}: {split}_images holds {n_images} images, but {split}_labels {len(found)} labels.")
+        if max(height, width) != card.size and not source.resize:
+            raise DataError(
+                f"{path}: {split}_images are {height} x {width} pixels, but card {card.name!r} stores {card.size}. Say "
+                f"--set size={max(height, width)} (in a study: data.size), or, to have them resized, "
+                "--set source.resize=true."
+            )
     present = sorted({int(number) for found in numbers.values() for number in np.unique(found)})
     classes = card.classes or tuple(str(number) for number in present)
     name_of = dict(enumerate(card.classes)) if card.classes else {number: str(number) for number in present}
@@ -85,21 +94,35 @@ def _splits(path: Path) -> list[str]:
     return splits
 
 
-def _labels(path: Path, split: str) -> npt.NDArray[np.integer]:
+def _labels(path: Path, split: str, source: NpzSource) -> npt.NDArray[np.integer]:
     key = f"{split}_labels"
     try:
         with np.load(path, allow_pickle=False) as archive:
             labels: npt.NDArray[np.integer] = archive[key]
     except _UNREADABLE as error:
         raise DataError(f"{path}: {key} cannot be read: {error}.") from error
+    if source.multilabel == "any":
+        return _any(labels, path, key)
     if labels.ndim == 2 and labels.shape[1] == 1:
         labels = labels[:, 0]
     if labels.ndim != 1 or not np.issubdtype(labels.dtype, np.integer):
+        several = labels.ndim == 2 and " `source.multilabel: any` makes one of several findings two classes: none, any."
         raise DataError(
             f"{path}: {key} must be whole numbers of shape (n,) or (n, 1), one class an image, "
-            f"but is {labels.dtype} {labels.shape}."
+            f"but is {labels.dtype} {labels.shape}.{several or ''}"
         )
     return labels
+
+
+def _any(labels: npt.NDArray[np.integer], path: Path, key: str) -> npt.NDArray[np.integer]:
+    """Return 1 for images with any finding, 0 for those with none."""
+    fits = labels.ndim == 2 and labels.shape[1] > 1 and np.issubdtype(labels.dtype, np.integer)
+    if not fits or not np.isin(labels, (0, 1)).all():
+        raise DataError(
+            f"{path}: with `multilabel: any`, {key} must be 0 and 1 of shape (n, findings), but is {labels.dtype} "
+            f"{labels.shape}{' with other values' if fits else '; remove `multilabel`'}."
+        )
+    return np.asarray(labels.any(axis=1), dtype=np.int64)
 
 
 def _shape(path: Path, key: str) -> tuple[int, ...]:

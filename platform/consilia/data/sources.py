@@ -24,8 +24,8 @@ def list_images(card: DataCard) -> ImageTable:
     """
     path = _locate(card)
     match card.source:
-        case FolderSource():
-            return list_folder(card, path)
+        case FolderSource() as source:
+            return list_folder(card, source, path)
         case TableSource() as source:
             return list_table(card, source, path)
         case DicomSource() as source:
@@ -41,7 +41,8 @@ def _locate(card: DataCard) -> Path:
         raise DataError(f"Card {card.name!r} has no path yet.{origin}\n{setting}")
     path = Path(card.path).expanduser()
     if isinstance(card.source, NpzSource) and path.is_dir():
-        path = path / card.source.file
+        sized = path / f"{Path(card.source.file).stem}_{card.size}.npz"  # as MedMNIST names its larger editions
+        path = sized if sized.is_file() else path / card.source.file
     if not path.exists():
         raise DataError(f"Card {card.name!r}: {path} does not exist.{origin}\n{setting}")
     if path.is_file() != isinstance(card.source, NpzSource):

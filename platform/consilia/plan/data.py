@@ -35,7 +35,7 @@ class LabelTable(Frozen):
     """What every source with a table of labels can do with its rows."""
 
     where: str | None = None  # a pandas query; rows that it does not select are left out, and counted
-    map: Mapping[str, str] | None = None  # from the label column's values to class names; must name every value
+    map: Mapping[str, str] | None = Field(default=None, min_length=1)  # label values to classes; must name every value
 
 
 class TableSource(LabelTable):
@@ -53,7 +53,7 @@ class DicomColumns(Frozen):
 
     key: str  # what `join` names
     label: str = "label"
-    patient: str | None = None  # None: the tag `patient_tag`
+    patient: str | None = None  # None: a tag of the files, see `patient_tag`
     split: str | None = None
 
 
@@ -65,17 +65,27 @@ class DicomSource(LabelTable):
     table: str = "labels.csv"  # below the card's path
     join: Literal["path", "SOPInstanceUID", "SeriesInstanceUID", "StudyInstanceUID", "PatientID"] = "path"
     columns: DicomColumns
-    patient_tag: PatientTag = "PatientID"
+    patient_tag: PatientTag | None = None  # None: PatientID, unless `columns.patient` names a column
     unit: Literal["file", "series"] = "file"  # series: the card's `frames` chooses among a series' slices in space
     unlabelled: Literal["error", "leave_out"] = "error"  # files that no row of the table names
+
+    @model_validator(mode="after")
+    def _a_series_has_one_label(self) -> "DicomSource":
+        if self.unit == "series" and self.join in ("path", "SOPInstanceUID"):
+            raise ValueError(
+                f"unit: series needs one row a series: join must be SeriesInstanceUID, StudyInstanceUID or PatientID, "
+                f"but got {self.join}"
+            )
+        return self
 
 
 class NpzSource(Frozen):
     """A MedMNIST-style archive: `<split>_images` (n,h,w[,3]) uint8, `<split>_labels` (n,) or (n,1) integers."""
 
     kind: Literal["npz"] = "npz"
-    file: str  # expected file name, for the error when the path is missing
+    file: str  # its name; where `path` is a folder, `<name>_<size>.npz` is looked for first
     multilabel: Literal["refuse", "any"] = "refuse"  # any: labels (n, c) of 0 and 1 become 1 for any
+    resize: bool = False  # False: the archive's images must have the card's `size`; True: they are fitted to it
 
 
 Source = Annotated[FolderSource | TableSource | DicomSource | NpzSource, Field(discriminator="kind")]
