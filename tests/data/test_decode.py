@@ -12,7 +12,8 @@ from PIL import Image
 from broken_readers import break_once, fail, read_or_break
 from consilia.data.block import Decoded, decode_block, join
 from consilia.data.decode import decode
-from consilia.data.decode_process import DecodeProcess, LocalPool, is_plain
+from consilia.data.decode_pool import LocalPool
+from consilia.data.decode_process import DecodeProcess, is_plain
 from consilia.data.sources import list_images
 from consilia.errors import RunError
 from consilia.plan.reading import Reading

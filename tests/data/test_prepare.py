@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -18,7 +19,8 @@ from consilia.data.decode import LocalPool
 from consilia.data.partial import JOURNAL
 from consilia.data.prepare import InterruptedPrepareError, prepare
 from consilia.data.reader import read_image
-from consilia.data.store import INDEX, MANIFEST, PIXELS, ImageStore
+from consilia.data.sources import list_images
+from consilia.data.store import INDEX, MANIFEST, PIXELS, ImageStore, Quarantined
 from consilia.errors import DataError
 from consilia.plan.data import DataCard
 from consilia.plan.reading import Reading
@@ -428,6 +430,17 @@ class TestQuarantine:
         assert all(name in str(caught.value) for name in ("001.png", "004.png", "007.png", "010.png"))
         assert not list(stores.glob("made-*"))
 
+    def test_files_that_could_not_even_be_listed_count_and_stand_first(self, tmp_path, stores, monkeypatch):
+        folder = write_table(tmp_path / "made", balanced())
+        (folder / "001.png").write_bytes(b"")
+        lost = Quarantined(file="lost.dcm", reason="lost.dcm: the header is damaged.")
+        table = replace(list_images(card_of(folder)), unreadable=(lost,))
+        monkeypatch.setattr(prepare_module, "list_images", lambda card: table)
+        store = prepare(card_of(folder, max_bad=0.08), root=stores)
+        assert [bad.file for bad in store.manifest.quarantine] == ["lost.dcm", "001.png"]
+        with pytest.raises(DataError, match=r"2 of 25 images.*\n  lost\.dcm: the header is damaged"):
+            prepare(card_of(folder, max_bad=0.079), root=stores)
+
     def test_a_class_that_vanishes_is_an_error(self, tmp_path, stores):
         rows = [*balanced(), row(98, "rare", "98"), row(99, "rare", "99")]
         folder = write_table(tmp_path / "made", rows)
@@ -435,6 +448,18 @@ class TestQuarantine:
             (folder / name).write_bytes(b"")
         with pytest.raises(DataError, match="2 unreadable files: class 'rare' has no images"):
             prepare(card_of(folder, max_bad=0.5), root=stores)
+
+
+class TestWhere:
+    def test_a_few_png_files_are_decoded_in_this_process_and_other_formats_never(self, tmp_path, stores):
+        folder = write_table(tmp_path / "made", balanced())
+        refuse = partial(LocalPool, 0)  # nothing would ever be decoded
+        assert prepare_module._default_pool(list_images(card_of(folder))) is None
+        Image.fromarray(picture(1)).save(folder / "001.png", format="TIFF")
+        assert prepare_module._default_pool(list_images(card_of(folder))) is not None
+        store = prepare(card_of(folder), root=stores)
+        assert store.index["format"].tolist() == ["PNG", "TIFF", *["PNG"] * 22]
+        assert len(prepare(card_of(folder), root=stores, pool=refuse)) == 24  # known: no pool is opened
 
 
 class TestDisk:

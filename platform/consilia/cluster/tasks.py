@@ -7,7 +7,8 @@ import ray
 
 from consilia.cluster.connection import connect
 from consilia.data.block import Block, Decoded, decode_block
-from consilia.data.decode_process import IMAGE_SECONDS, DecodePool, DecodeProcess, end_after
+from consilia.data.decode_pool import DecodePool
+from consilia.data.decode_process import IMAGE_SECONDS, DecodeProcess, end_after
 from consilia.data.store_key import decoder_versions
 from consilia.errors import ClusterError
 from consilia.plan.reading import Reading

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from itertools import islice
 
 from consilia.data.block import Block, Decoded, ImageFacts, decode_block
-from consilia.data.decode_process import DecodePool, LocalPool, Pending
+from consilia.data.decode_pool import DecodePool, LocalPool, Pending
 from consilia.data.listing import ImageTable
 from consilia.data.npz_source import read_blocks
 from consilia.plan.reading import Reading

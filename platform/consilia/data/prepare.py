@@ -187,7 +187,7 @@ def _complete(card: DataCard, table: ImageTable, partial: PartialStore) -> Manif
 
 
 def _quarantine(table: ImageTable, partial: PartialStore) -> tuple[Quarantined, ...]:
-    quarantine: list[Quarantined] = []
+    quarantine = list(table.unreadable)
     start = 0
     for record in partial.records() if partial.n_failed else ():
         quarantine.extend(Quarantined(file=table.files[start + i], reason=why) for i, why in record.failures)
@@ -198,11 +198,12 @@ def _quarantine(table: ImageTable, partial: PartialStore) -> tuple[Quarantined, 
 def _check_quarantine(
     card: DataCard, table: ImageTable, quarantine: tuple[Quarantined, ...], partial: PartialStore
 ) -> None:
-    if len(quarantine) > card.max_bad * len(table):
+    n_files = len(table) + len(table.unreadable)
+    if len(quarantine) > card.max_bad * n_files:
         listed = "\n".join(f"  {bad.reason}" for bad in quarantine[:50])
         more = f"\n  ... and {len(quarantine) - 50} more" if len(quarantine) > 50 else ""
         raise DataError(
-            f"{len(quarantine)} of {len(table)} images of card {card.name!r} cannot be read, above the "
+            f"{len(quarantine)} of {n_files} images of card {card.name!r} cannot be read, above the "
             f"{card.max_bad:.1%} that `max_bad` allows:\n{listed}{more}\n"
             "Repair or remove them, or allow more: --set max_bad=SHARE (in a study: data.max_bad).\n"
             f"What was decoded is kept; delete {partial.folder} to try every file again."

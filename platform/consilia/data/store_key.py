@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 from collections.abc import Iterator, Sequence
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
@@ -35,13 +36,13 @@ def pixels_key(card: DataCard, table: ImageTable) -> str:
                 "decoders": decoder_versions(),
                 "reading": card.reading.model_dump(mode="json"),
                 "block": block_length(card.reading),
-                "root": _state(table, "") if table.archive else str(table.root),
+                "root": _state(str(table.root), "") if table.archive else str(table.root),
             }
         ).encode()
     )
     for start in range(0, len(table), _ROWS):
         files, frames = table.files[start : start + _ROWS], table.frames[start : start + _ROWS]
-        states = [] if table.archive else [_state(table, file) for file in files]
+        states = [] if table.archive else [_state(str(table.root), file) for file in files]
         state.update(json.dumps([files, frames, states]).encode())
     return state.hexdigest()
 
@@ -58,6 +59,7 @@ def store_key(card: DataCard, table: ImageTable, pixels: str) -> str:
         "pixels": pixels,
         "card": [card.name, card.max_bad, table.has_patients, list(table.classes)],
         "left_out": [each.model_dump(mode="json") for each in table.left_out],
+        "unreadable": [each.model_dump(mode="json") for each in table.unreadable],
         "columns": [_digest(cells) for cells in _columns(table)],
         "extra": sorted(table.extra),
     }
@@ -78,9 +80,9 @@ def _digest(cells: Sequence[Any]) -> str:
     return state.hexdigest()
 
 
-def _state(table: ImageTable, file: str) -> tuple[int, int, int] | None:
+def _state(root: str, file: str) -> tuple[int, int, int] | None:
     try:
-        status = (table.root / file).stat()
+        status = os.stat(f"{root}/{file}" if file else root)  # a Path would take as long as the call itself
     except OSError:
         return None
     return status.st_size, status.st_mtime_ns, status.st_mode  # the mode: a file made readable is read again
