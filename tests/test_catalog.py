@@ -142,7 +142,7 @@ def test_every_wrong_key_gets_its_own_line():
         (
             DataCard,
             {"name": "x", "source": {"kind": "tabel"}},
-            "source.kind must be one of 'folder', 'table', 'npz', but got 'tabel'.",
+            "source.kind must be one of 'folder', 'table', 'dicom', 'npz', but got 'tabel'.",
         ),
         (
             SearchPlan,

@@ -14,26 +14,66 @@ from consilia.data.sources import list_images
 from consilia.errors import DataError
 from consilia.plan.reading import Reading
 from data_tables import CONTENT, shipped_card
+from series_files import write_series
 
+# As MedMNIST v2's INFO (medmnist 3.0.2) has them: classes, channels; the licence; and what is augmented as what.
+MEDMNIST = {
+    "pathmnist": (9, 3, "histology", "CC BY 4.0"),
+    "chestmnist": (2, 1, "xray", "CC BY 4.0"),  # 14 findings, of which any
+    "dermamnist": (7, 3, "dermoscopy", "CC BY-NC 4.0"),
+    "octmnist": (4, 1, "oct", "CC BY 4.0"),
+    "pneumoniamnist": (2, 1, "xray", "CC BY 4.0"),
+    "retinamnist": (5, 3, "fundus", "CC BY 4.0"),
+    "breastmnist": (2, 1, "ultrasound", "CC BY 4.0"),
+    "bloodmnist": (8, 3, "histology", "CC BY 4.0"),
+    "tissuemnist": (8, 1, "histology", "CC BY 4.0"),
+    "organamnist": (11, 1, "ct", "CC BY 4.0"),
+    "organcmnist": (11, 1, "ct", "CC BY 4.0"),
+    "organsmnist": (11, 1, "ct", "CC BY 4.0"),
+}
 CARDS = sorted(path.stem for path in (CONTENT / "cards").glob("*.yaml"))
 
 
 @pytest.mark.parametrize("name", CARDS)
-def test_a_card_is_named_like_its_file_and_never_flips_a_radiograph(name):
+def test_a_card_is_named_like_its_file_and_turns_only_what_has_no_side(name):
     card = shipped_card(name)
     assert card.name == name
-    assert card.homepage
-    assert card.licence
-    assert not (card.augmentation.flip_horizontal)
-    assert not (card.augmentation.flip_vertical)
-    assert not card.augmentation.quarter_turns
+    any_way_up = card.modality in ("histology", "dermoscopy")
+    assert card.augmentation.flip_horizontal == any_way_up
+    assert card.augmentation.flip_vertical == any_way_up
+    assert card.augmentation.quarter_turns == any_way_up
+
+
+@pytest.mark.parametrize("name", MEDMNIST)
+def test_an_archive_of_its_shape_is_prepared_with_the_official_classes(name, tmp_path: Path):
+    n_classes, channels, modality, licence = MEDMNIST[name]
+    card = shipped_card(name, path=str(tmp_path))
+    assert (card.modality, card.licence, card.channels) == (modality, licence, channels)
+    write_medmnist(tmp_path / f"{name}.npz", n_classes, channels, findings=14 if name == "chestmnist" else None)
+    store = prepare(card, root=tmp_path / "stores")
+    assert len(store.classes) == n_classes
+    assert store.labels.tolist() == [*range(n_classes), *range(n_classes)]
+    assert store.pixels.shape == (2 * n_classes, 28, 28, channels)
+    assert not store.manifest.has_patients
+
+
+def test_the_template_for_windows_reads_the_middle_slice_of_a_series_through_each(tmp_path: Path):
+    flat = np.full((8, 8), -600)
+    uids = [write_series(tmp_path / str(i), [flat - 99, flat, flat + 99], PatientID=f"p{i}") for i in range(4)]
+    rows = "".join(f"{uid},{'ab'[i % 2]}\n" for i, uid in enumerate(uids))
+    (tmp_path / "labels.csv").write_text("series,label\n" + rows)
+    store = prepare(shipped_card("ct_windows", path=str(tmp_path), size=8), root=tmp_path / "stores")
+    assert len(store) == 4
+    lung, soft, bone = store.pixels[0, 4, 4].tolist()
+    assert (lung, soft, bone) == (pytest.approx(127.5, abs=1), 0, 0)
+    assert store.patients.tolist() == ["p0", "p1", "p2", "p3"]
 
 
 @pytest.mark.parametrize(
     ("name", "says"),
     [
         ("phantoms", ["consilia data phantoms DIR", "--set path=DIR", "--set data.path=DIR"]),
-        ("pneumoniamnist", ["https://medmnist.com", "pneumoniamnist_28.npz", "--set path=FILE"]),
+        ("pneumoniamnist", ["https://medmnist.com", "pneumoniamnist.npz", "--set path=FILE"]),
         ("cxr_views", ["covid-chestxray-dataset", "metadata.csv", "--set path=DIR"]),
     ],
 )
@@ -97,6 +137,19 @@ def test_a_wide_radiograph_is_not_squeezed(real_data: Path, tmp_path: Path):
     black = (128 - round(128 / _aspect(wide))) // 2
     assert (fitted[: black - 1] == 0).all()
     assert fitted[black + 1 : -black - 1].any(axis=1).mean() > 0.9
+
+
+def write_medmnist(path: Path, n_classes: int, channels: int, *, findings: int | None) -> None:
+    shape = (n_classes, 28, 28, 3) if channels == 3 else (n_classes, 28, 28)
+    labels = np.arange(n_classes)[:, None]
+    if findings:
+        labels = np.zeros((2, findings), int)
+        labels[1, 3] = labels[1, 5] = 1
+    content = {}
+    for seed, split in enumerate(("train", "test")):
+        content[f"{split}_images"] = np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)
+        content[f"{split}_labels"] = labels
+    np.savez(path, **content)
 
 
 def _aspect(path: Path) -> float:
