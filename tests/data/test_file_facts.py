@@ -110,16 +110,22 @@ class TestEachFrame:
         assert table.frames == (0, 1, 2, None)
         assert table.patients == ("p0", "p0", "p0", "p1")
 
-    def test_frames_of_folders_reach_the_store(self, tmp_path):
-        for number, label in enumerate("ab"):
-            (tmp_path / label).mkdir()
-            self.pages(tmp_path / label / "x.tif", 2 + number)
-        card = folder_card(
-            tmp_path, source={"kind": "folder"}, group="none", frames="each", size=12, window={"kind": "file"}
-        )
-        store = prepare(card, root=tmp_path.parent / "stores")
+    def test_frames_reach_the_store(self, tmp_path):
+        for number in range(2):
+            self.pages(tmp_path / f"{number}.tif", 2 + number)
+        rows = [row(n, "ab"[n], f"p{n}") | {"path": f"{n}.tif"} for n in range(2)]
+        write_table(tmp_path, rows, images=False)
+        store = prepare(card_of(tmp_path, frames="each", size=12), root=tmp_path / "stores")
         assert store.index["frame"].tolist() == [0, 1, 0, 1, 2]
+        assert store.patients.tolist() == ["p0", "p0", "p1", "p1", "p1"]
         assert np.array_equal(store.pixels[4, :, :, 0], picture(2))
+
+    def test_frames_of_one_file_are_never_images_of_different_patients(self, tmp_path):
+        for label in "ab":
+            (tmp_path / label).mkdir()
+            self.pages(tmp_path / label / "x.tif", 2)
+        message = refused(folder_card(tmp_path, source={"kind": "folder"}, group="none", frames="each"))
+        assert all(part in message for part in ("a/x.tif", "frames of one file", "group: patient"))
 
     def test_a_file_that_claims_more_frames_than_it_has_bytes_for_is_no_million_images(self, tmp_path):
         write_folders(tmp_path)

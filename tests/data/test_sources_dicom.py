@@ -270,6 +270,17 @@ class TestSeries:
         message = refused(series_card(tmp_path, frames="first"))
         assert all(part in message for part in (uid, "several patients", "'p0'", "'p9'"))
 
+    @pytest.mark.parametrize("unit", ["file", "series"])
+    def test_slices_that_one_row_names_are_never_images_of_different_patients(self, tmp_path, unit):
+        self.four(tmp_path)
+        source = {"join": "SeriesInstanceUID", "unit": unit}
+        message = refused(dicom_card(tmp_path, source=source, frames="each", group="none"))
+        assert all(part in message for part in ("named by one row", "row 2", "p0/00", "group: patient"))
+        assert (
+            len(list_images(dicom_card(tmp_path, source=source | {"unit": "series"}, frames="first", group="none")))
+            == 4
+        )
+
     def test_one_row_a_file_cannot_label_a_series(self, tmp_path):
         source = {"kind": "dicom", "unit": "series", "join": "path", "columns": {"key": "k"}}
         with pytest.raises(PlanError, match="unit: series needs one row a series"):

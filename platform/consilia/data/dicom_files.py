@@ -36,7 +36,7 @@ def find_files(root: Path, images: str, *, table: Path) -> list[str]:
     Raises:
         DataError: A folder cannot be read.
     """
-    found = (file for file in _walk(root / images) if file.name != "DICOMDIR" and file != table)
+    found = (file for file in _walk(root / images) if file.name.upper() != "DICOMDIR" and file != table)
     return sorted(file.relative_to(root).as_posix() for file in found)
 
 

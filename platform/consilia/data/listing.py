@@ -72,7 +72,8 @@ def make_table(
 
     Raises:
         DataError: No images, one class only, a label outside the classes, a class without images to learn
-            from, a file listed twice, an unknown split, or a patient missing.
+            from, a file listed twice, an unknown split, a patient missing, or, without patients, images of one file
+            or one row.
     """
     if not entries and unreadable:
         raise DataError(f"{origin}: none of {len(unreadable)} files can be read; the first: {unreadable[0].reason}")
@@ -85,8 +86,7 @@ def make_table(
     splits = tuple(entry.split for entry in entries)
     check_classes(labels, splits, names, origin=origin)
     has_patients = card.group == "patient"
-    if has_patients:
-        _check_patients(entries, origin)
+    (_check_patients if has_patients else _check_unrelated)(entries, origin)
     return ImageTable(
         root=root,
         archive=isinstance(card.source, NpzSource),
@@ -179,4 +179,16 @@ def _check_patients(entries: Sequence[Entry], origin: Path) -> None:
             raise DataError(
                 f"{_at(entry, origin)}: the patient is missing. Fill it in; "
                 "a data set without patients must say `group: none` in its card."
+            )
+
+
+def _check_unrelated(entries: Sequence[Entry], origin: Path) -> None:
+    first: dict[str | int, Entry] = {}
+    for entry in entries:
+        other = first.setdefault(entry.row or entry.file, entry)
+        if other is not entry:
+            what = "frames of one file" if other.file == entry.file else f"named by one row, like {other.file},"
+            raise DataError(
+                f"{_at(entry, origin)}: images {what} are of one patient, but `group: none` would train on some and "
+                "test on others. Say `group: patient`, and name the patient in a column or by a DICOM tag."
             )

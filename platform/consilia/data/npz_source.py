@@ -37,8 +37,8 @@ def list_npz(card: DataCard, source: NpzSource, path: Path) -> ImageTable:
         if max(height, width) != card.size and not source.resize:
             raise DataError(
                 f"{path}: {split}_images are {height} x {width} pixels, but card {card.name!r} stores {card.size}. Say "
-                f"--set size={max(height, width)} (in a study: data.size), or, to have them resized, "
-                "--set source.resize=true."
+                f"--set size={max(height, width)}, or, to have them resized, --set source.resize=true "
+                "(in a study: data.size, data.source.resize)."
             )
     present = sorted({int(number) for found in numbers.values() for number in np.unique(found)})
     classes = card.classes or tuple(str(number) for number in present)
