@@ -38,3 +38,21 @@ def test_prepare_prints_both_sides_of_each_format_and_their_ratio(tmp_path: Path
     for name, side in figures["images_per_second"].items():
         assert figures["ratios"][name] == pytest.approx(side["consilia"] / side["plain"])
     assert [each["syntax"] for each in figures["dicom"]] == ["Explicit VR Little Endian", "RLE Lossless"]
+
+
+def test_duplicates_prints_growth_memory_and_what_was_found(tmp_path: Path):
+    figures = run("duplicates.py", "--images=1500", ray_folder=tmp_path)
+    assert (figures["n_small"], figures["n_large"]) == (150, 1500)
+    assert figures["pictures_ratio"] == pytest.approx(figures["pictures_large_s"] / figures["pictures_small_s"])
+    assert figures["exact_found"] == 1.0
+    assert (figures["crowd_large_groups"], figures["black_large_groups"]) == (1, 1500)
+
+
+def test_input_path_prints_all_sides_and_their_ratios(tmp_path: Path):
+    figures = run("input_path.py", "--cases=1", "--images=8", "--steps=1", "--rounds=1", ray_folder=tmp_path)
+    (case,) = figures["cases"]
+    speeds = case["images_per_second"]
+    assert case["b_over_a"] == pytest.approx(speeds["consilia"] / speeds["limit"])
+    assert case["b_over_c"] == pytest.approx(speeds["consilia"] / speeds["torchvision"])
+    assert str(case["workers"]) in case["workers_tried"]
+    assert case["augmentation_share"] > 0

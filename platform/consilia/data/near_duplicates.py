@@ -13,6 +13,7 @@ from collections.abc import Iterator
 
 import numpy as np
 import numpy.typing as npt
+from scipy.sparse import coo_array
 from scipy.sparse.csgraph import minimum_spanning_tree
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]  # scikit-learn brings it, without types
 
@@ -28,7 +29,8 @@ _DARK, _SHARE = 10, 0.3  # of `content_box`
 _LEAST_CONTENT = 12  # pixels a side; less is compared exactly only
 _LEAST_CONTRAST = 2.0  # grey values, standard deviation without the coarsest frequencies
 _TREES, _LEAF = 16, 64
-_CROWD = 4  # near pairs an image in a leaf, above which only those are kept that connect it
+_CROWD = 4  # near pairs an image, in a leaf or in all, above which only those are kept that connect it
+_ABOVE_ZERO = 1e-6  # a weight of 0 would be no edge
 
 Pixels = npt.NDArray[np.uint8]  # (n, size, size, channels)
 Pairs = npt.NDArray[np.int64]  # (m, 2)
@@ -83,7 +85,9 @@ def signature(image: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
 def _find_near(
     pixels: Pixels, hashes: npt.NDArray[np.uint64], rows: Rows, *, limit: float
 ) -> tuple[Pairs, Differences]:
-    signatures = np.stack([signature(pixels[row]) for row in rows.tolist()], dtype=np.float16, casting="same_kind")
+    signatures = np.empty((len(rows), len(_COMPARED)), dtype=np.float16)  # half the bytes; exact to a thousandth
+    for place, row in enumerate(rows.tolist()):
+        signatures[place] = signature(pixels[row])
     shows = np.isfinite(signatures[:, 0])
     rows, signatures = rows[shows], signatures[shows]
     pairs, differences, is_represented = _compare_with_first(signatures, hashes[rows], limit)
@@ -92,7 +96,12 @@ def _find_near(
     for leaf in _leaves(signatures[alone, :_TREE_FREQUENCIES].astype(np.float32)):
         found.append(_compare_leaf(signatures, alone[leaf], limit))
     pairs, first = np.unique(np.concatenate([pairs for pairs, _ in found]), axis=0, return_index=True)
-    return rows[pairs], np.concatenate([differences for _, differences in found])[first]
+    differences = np.concatenate([differences for _, differences in found])[first]
+    if len(pairs) > _CROWD * len(rows):
+        weights = coo_array((differences + _ABOVE_ZERO, (pairs[:, 0], pairs[:, 1])), shape=(len(rows), len(rows)))
+        tree = minimum_spanning_tree(weights).tocoo()
+        pairs, differences = np.sort(np.stack([tree.row, tree.col], axis=1), axis=1), tree.data - _ABOVE_ZERO
+    return rows[pairs], differences.clip(min=0)
 
 
 def _compare_with_first(
@@ -131,6 +140,6 @@ def _compare_leaf(signatures: Signatures, leaf: Rows, limit: float) -> tuple[Pai
     differences = (1 - members @ members.T).clip(min=0)
     near = np.triu(differences <= limit, k=1)
     if np.count_nonzero(near) > _CROWD * len(leaf):
-        near = minimum_spanning_tree(np.where(near, differences + 1e-6, 0)).toarray() > 0  # 0 would be no edge
+        near = minimum_spanning_tree(np.where(near, differences + _ABOVE_ZERO, 0)).toarray() > 0
     one, two = np.nonzero(near)
     return np.stack([leaf[one], leaf[two]], axis=1), differences[one, two].astype(np.float64)
