@@ -92,7 +92,7 @@ STEPS = {"cuda": (40, 100), "cpu": (3, 6)}  # that a round times of each side: q
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="fewer cases and steps; ends within two minutes on two cores")
+    parser.add_argument("--quick", action="store_true", help="fewer cases and steps; ends within two minutes")
     parser.add_argument("--data", type=Path, help="a folder with cxr-views/images/*.png; without it, images are drawn")
     parser.add_argument("--cases", type=int, help="only the first so many")
     parser.add_argument("--images", type=int, help="files of each kind")
