@@ -26,7 +26,7 @@ from consilia.plan.study import ClusterProfile
 from consilia.strict_yaml import parse_settings
 from consilia.study.folder import find_study, open_study
 from consilia.study.plan import read_card, read_plan
-from consilia.study.preflight import check_networks
+from consilia.study.preflight import check_disk
 from consilia.study.single import read_single_plan
 from consilia.study.spaces import read_space
 from data_tables import balanced, card_of, picture, row, write_table
@@ -450,7 +450,7 @@ def folder_that_is_no_study(place):
 
 @case(StudyError, "may need", "0.0 GB are free", "search.keep_weights")
 def disk_too_small_for_a_study(place):
-    return lambda: check_networks(place.plan(), StudyFolder(place.folder), free_bytes=lambda _: 1000)
+    return lambda: check_disk(place.plan(), StudyFolder(place.folder), free_bytes=lambda _: 1000)
 
 
 @case(DataError, "stores", "needs", "0.0 MB are free", "size")
@@ -525,7 +525,12 @@ def test_bad_input_is_named_and_nothing_is_lost(build, error, says, place):
     assert len(str(caught.value).splitlines()) <= 4
     after = contents(place.folder)
     assert {path: after.get(path) for path in before} == before
-    assert all(Path(path).name == ".lock" for path in after.keys() - before.keys())
+    assert all(_is_state(Path(path)) for path in after.keys() - before.keys())
+
+
+def _is_state(path: Path) -> bool:
+    """Say whether a file is the lock, or what a prepare keeps to go on from: nothing that looks finished."""
+    return path.name == ".lock" or path.parent.name.startswith(".partial-")
 
 
 def alpha() -> Image.Image:

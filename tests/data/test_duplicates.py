@@ -9,7 +9,7 @@ import pytest
 from PIL import Image, ImageDraw
 
 from consilia.data.duplicates import find_duplicates
-from consilia.data.near_duplicates import LIMIT, LIMIT_SMALL, find_near, signature
+from consilia.data.near_duplicates import LIMIT, LIMIT_SMALL, SMALL, find_near, signature
 from consilia.data.perceptual_hash import perceptual_hash
 from consilia.data.prepare import prepare
 from consilia.data.reader import fit_image
@@ -167,5 +167,5 @@ def test_radiographs_that_were_saved_again_are_found(real_data: Path, size):
     before = np.stack([signature(stored(image, size)) for image in images])
     for name, change in CHANGES.items():
         after = np.stack([signature(stored(change(image), size)) for image in images])
-        found = 1 - (before * after).sum(axis=1) <= (LIMIT if size >= 64 else LIMIT_SMALL)
+        found = 1 - (before * after).sum(axis=1) <= (LIMIT if size >= SMALL else LIMIT_SMALL)
         assert found.mean() >= LEAST_FOUND[size].get(name, 0.98), name

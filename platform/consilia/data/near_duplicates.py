@@ -20,8 +20,8 @@ from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]  # s
 from consilia.data.low_resolution import content_box, grey_frequencies
 from consilia.records import Rows
 
-LIMIT, LIMIT_SMALL = 0.025, 0.02  # greatest difference of near duplicates; the second in stores under SMALL pixels
-SMALL = 64
+LIMIT, LIMIT_SMALL = 0.025, 0.015  # greatest difference of near duplicates; the second in stores under SMALL pixels
+SMALL = 128
 _SIDE = 16
 _COARSEST = 3  # frequencies (i, j) with i + j below this are left out
 _TREE_FREQUENCIES = 39  # the lowest ones, by which the trees are split

@@ -16,7 +16,7 @@ class Window(Frozen):
 
     name: str = ""  # for people: lung, bone
     center: float
-    width: float = Field(gt=0)
+    width: float = Field(ge=1)  # the linear mapping of DICOM is not defined below 1
 
 
 class FileWindow(Frozen):
