@@ -1,5 +1,6 @@
 """One tiny study, trained once for all tests that look at its files."""
 
+import os
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -157,3 +158,12 @@ def trained_copy(trained: TrainedStudy, tmp_path: Path) -> TrainedStudy:
 def trained_bundle(trained: TrainedStudy, tmp_path: Path) -> Path:
     """A copy of the trained bundle that a test may change."""
     return Path(shutil.copytree(trained.bundle, tmp_path / "bundle"))
+
+
+@pytest.fixture
+def real_data() -> Path:
+    """Folder of the real data sets, where there is one."""
+    place = os.environ.get("CONSILIA_REAL_DATA")
+    if not place:
+        pytest.skip("CONSILIA_REAL_DATA names no folder of real images")
+    return Path(place)

@@ -2,6 +2,7 @@
 
 studies/<name>/
   study.yaml          the resolved plan and its digest
+  weights.json        pretrained weights that networks start from, by model
   folds.parquet       image_id, patient_id, label, split, fold
   optuna.journal      Optuna's JournalStorage
   trials/<number>/    trial.json
@@ -78,6 +79,11 @@ class StudyFolder:
     def folds(self) -> Path:
         """Parquet: the FoldPlan."""
         return self.root / "folds.parquet"
+
+    @property
+    def weights(self) -> Path:
+        """JSON: where each model's pretrained weights came from, with the SHA-256 of its file."""
+        return self.root / "weights.json"
 
     @property
     def journal(self) -> Path:

@@ -112,3 +112,20 @@ def _with_nan(value: Any) -> Any:
     if isinstance(metrics := result.get("metrics"), dict):
         result["metrics"] = {name: math.nan if item is None else item for name, item in metrics.items()}
     return result
+
+
+def read_weights_notes(path: Path) -> dict[str, str]:
+    """Return where each model's pretrained weights came from; nothing where the file does not exist.
+
+    Raises:
+        StudyError: The file is damaged.
+    """
+    if not path.exists():
+        return {}
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise StudyError(f"{path} is damaged: {error}. Restore it.") from error
+    if not isinstance(content, dict) or not all(isinstance(value, str) for value in content.values()):
+        raise StudyError(f"{path} must map each model to where its weights came from. Restore it.")
+    return content

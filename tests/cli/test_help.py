@@ -11,6 +11,7 @@ from consilia.cli.app import run
 COMMANDS = [
     *("search", "train", "trials", "ensemble", "evaluate", "predict", "submit", "status", "logs", "stop"),
     *("data phantoms", "data prepare", "data audit", "data preview"),
+    *("weights list", "weights fetch"),
 ]
 HEAVY = {"torch", "ray", "optuna", "pandas", "timm", "numpy", "sklearn", "PIL"}
 CPU_SECONDS = """
@@ -30,8 +31,9 @@ def test_a_command_explains_itself_with_an_example(command, capsys):
 def test_the_help_names_every_command(capsys):
     assert run(["--help"]) == 0
     printed = capsys.readouterr().out
-    run(["data", "-h"])
-    printed += capsys.readouterr().out
+    for group in ("data", "weights"):
+        run([group, "-h"])
+        printed += capsys.readouterr().out
     for command in COMMANDS:
         assert f" {command.split()[-1]} " in printed
 
@@ -41,7 +43,7 @@ def test_no_command_is_missing_from_these_tests():
 
     own = {command.name or command.callback.__name__ for command in app.registered_commands}
     below = {
-        f"{group.name} {command.callback.__name__}"
+        f"{group.name} {command.name or command.callback.__name__}"
         for group in app.registered_groups
         for command in group.typer_instance.registered_commands
     }

@@ -1,6 +1,5 @@
-"""Stores prepared from a few rows, and the place of the real data."""
+"""Stores prepared from a few rows."""
 
-import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -36,12 +35,3 @@ def make_store(tmp_path: Path) -> Callable[..., ImageStore]:
         return prepare(card_of(folder, columns=columns, **fields), root=tmp_path / "stores")
 
     return make
-
-
-@pytest.fixture
-def real_data() -> Path:
-    """Folder of the real data sets, where there is one."""
-    place = os.environ.get("CONSILIA_REAL_DATA")
-    if not place:
-        pytest.skip("CONSILIA_REAL_DATA names no folder of real images")
-    return Path(place)

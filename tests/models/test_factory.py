@@ -11,6 +11,7 @@ from consilia.models.factory import (
     pretrained_normalisation,
 )
 from consilia.plan.space import Architecture
+from consilia.plan.weights import HUB
 
 TINY_DENSENET = Architecture(timm="densenet121", arguments={"growth_rate": 12, "block_config": (3, 3, 3)})
 
@@ -99,12 +100,12 @@ def test_layer_groups_hold_each_parameter_once_with_the_stem_first_and_the_head_
 
 def test_missing_pretrained_weights_are_an_error_that_names_the_model():
     with pytest.raises(PlanError, match=r"'efficientnet_b6'.*training\.weights: none"):
-        build_model(spec("efficientnet_b6"), weights="imagenet")
+        build_model(spec("efficientnet_b6"), weights=HUB)
 
 
 def test_the_normalisation_of_pretrained_weights_has_one_value_a_channel():
-    grey_mean, grey_std = pretrained_normalisation(spec("densenet121", channels=1))
-    mean, std = pretrained_normalisation(spec("densenet121", channels=3))
+    grey_mean, grey_std = pretrained_normalisation(spec("densenet121", channels=1), HUB)
+    mean, std = pretrained_normalisation(spec("densenet121", channels=3), HUB)
     assert mean == (0.485, 0.456, 0.406)
     assert std == (0.229, 0.224, 0.225)
     assert grey_mean == pytest.approx((sum(mean) / 3,))

@@ -10,7 +10,7 @@ from consilia.plan.hyperparameters import Hyperparameters
 from consilia.plan.space import SearchSpace
 
 NAMES = names("search_spaces")
-FULL = ["resnet", "densenet", "efficientnet"]
+FULL = ["resnet", "densenet", "efficientnet", "efficientnet_lite"]
 
 
 def read(name: str) -> SearchSpace:

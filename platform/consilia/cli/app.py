@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import typer
 
-from consilia.cli import cluster, data, ensemble, study
+from consilia.cli import cluster, data, ensemble, study, weights
 from consilia.errors import ConsiliaError
 
 app = typer.Typer(
@@ -19,6 +19,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.add_typer(data.app, name="data")
+app.add_typer(weights.app, name="weights")
 for module in (study, ensemble, cluster):
     module.register(app)
 

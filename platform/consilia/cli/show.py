@@ -1,11 +1,17 @@
 """What commands print at their end."""
 
+from collections.abc import Sequence
+from pathlib import Path
+
 from rich.table import Table
 
 from consilia.audit.document import Audit
 from consilia.data.store import ImageStore
 from consilia.ensemble.evaluation import Evaluation
+from consilia.files import sha256_of_file
+from consilia.models.weights import find_weights
 from consilia.plan.study import StudyPlan
+from consilia.plan.weights import WeightsSource
 from consilia.report.audit_table import print_audit, print_brief
 from consilia.report.console import make_console
 from consilia.report.progress import StudyProgress
@@ -47,6 +53,33 @@ def show_audit(files: AuditFiles) -> None:
     console = make_console()
     print_audit(console, files.audit)
     console.print(f"pictures  {files.page}\ndetails   {files.json}", soft_wrap=True)
+
+
+def show_weights(models: Sequence[str], folder: Path) -> int:
+    """Print which models have weights in a folder.
+
+    Returns:
+        1 if some have none, else 0.
+    """
+    source = WeightsSource(kind="folder", path=folder.absolute())
+    table = Table("model", "file", "MB", "sha256", title=f"pretrained weights in {folder}", title_justify="left")
+    n_missing = 0
+    for name in models:
+        file = find_weights(name, source)
+        n_missing += file is None
+        if file is None:
+            table.add_row(name, "missing", "", "")
+        else:
+            table.add_row(name, file.name, f"{file.stat().st_size / 1e6:.1f}", sha256_of_file(file)[:16])
+    console = make_console()
+    console.print(table)
+    if n_missing:
+        console.print(
+            f"{n_missing} of {len(models)} are missing. Where there is internet: consilia weights fetch SPACE... "
+            f"--to {folder}",
+            soft_wrap=True,
+        )
+    return 1 if n_missing else 0
 
 
 def show_result(result: StudyResult) -> None:

@@ -38,6 +38,7 @@ from consilia.ensemble.selection import (
 from consilia.folder import StudyFolder
 from consilia.plan.ensemble import BestSingle, EnsembleRecipe
 from consilia.plan.study import StudyPlan
+from consilia.record_files import read_weights_notes
 from consilia.records import TrialRecord
 from consilia.training.artifacts import read_weights
 
@@ -96,7 +97,7 @@ def build_ensemble(
         ),
         evaluations=(_cross_fitted(pool, choice, calibration, store, seed=plan.seed),),
         warnings=warnings,
-        provenance=_provenance(plan, recipe, store, folds),
+        provenance=_provenance(plan, recipe, folder, store, folds),
         environment={},  # `write_bundle` fills in these two
         files=dict.fromkeys(weights, FileRecord(bytes=0, sha256="0" * 64)),
     )
@@ -189,7 +190,9 @@ INTERNAL = (
 )
 
 
-def _provenance(plan: StudyPlan, recipe: EnsembleRecipe, store: ImageStore, folds: FoldPlan) -> Provenance:
+def _provenance(
+    plan: StudyPlan, recipe: EnsembleRecipe, folder: StudyFolder, store: ImageStore, folds: FoldPlan
+) -> Provenance:
     return Provenance(
         study=plan.name,
         study_digest=plan.digest,
@@ -198,5 +201,6 @@ def _provenance(plan: StudyPlan, recipe: EnsembleRecipe, store: ImageStore, fold
         folds_digest=folds.digest,
         recipe=recipe,
         packages={"consilia": consilia.__version__, **{name: version(name) for name in PACKAGES}},
+        weights=read_weights_notes(folder.weights),
         created=datetime.now(UTC).isoformat(timespec="seconds"),
     )

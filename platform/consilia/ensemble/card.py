@@ -114,6 +114,7 @@ def _provenance(document: BundleDocument) -> str:
         f"study digest {source.study_digest}",
         f"data digest {source.data_digest}",
         f"folds digest {source.folds_digest}",
+        *(f"{name} started from weights {origin}" for name, origin in sorted(source.weights.items())),
         "packages: " + ", ".join(f"{name} {number}" for name, number in sorted(source.packages.items())),
     ]
     return _list("## Provenance", facts)

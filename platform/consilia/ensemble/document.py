@@ -70,6 +70,7 @@ class Provenance(Frozen):
     folds_digest: str
     recipe: EnsembleRecipe
     packages: dict[str, str]  # versions by name
+    weights: dict[str, str] = Field(default_factory=dict)  # timm model to the origin of its pretrained weights
     created: str  # UTC, ISO 8601
 
 

@@ -2,21 +2,22 @@
 
 import difflib
 import inspect
+import json
 import re
 from collections.abc import Iterable
-from typing import Any, Literal
+from typing import Any
 
 import timm
 import torch
 from pydantic import Field
-from timm.models import group_parameters
+from timm.models import adapt_input_conv, group_parameters
 from torch import nn
 
 from consilia.errors import PlanError
+from consilia.models.weights import fit_weights, read_weights_file, require_weights, stored_normalisation
 from consilia.plan.frozen import Frozen
 from consilia.plan.space import Architecture
-
-Weights = Literal["none", "imagenet"]
+from consilia.plan.weights import FROM_SCRATCH, WeightsSource
 
 # The first four follow from the spec; the others choose or load weights, which is `weights`' business.
 _RESERVED = (
@@ -24,6 +25,7 @@ _RESERVED = (
     *("pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "checkpoint_path", "cache_dir"),
     *("features_only", "scriptable", "exportable", "no_jit", "device", "dtype"),
 )
+_HEAD_STD = 0.01
 _LARGEST_HINT = 256  # pixels; above it no smallest side is looked for
 
 
@@ -37,13 +39,13 @@ class ModelSpec(Frozen):
     head_dropout: float = Field(default=0.0, ge=0, lt=1)
 
 
-def build_model(spec: ModelSpec, *, weights: Weights = "none") -> nn.Module:
+def build_model(spec: ModelSpec, *, weights: WeightsSource = FROM_SCRATCH) -> nn.Module:
     """Build the network: float (b, channels, height, width) to logits (b, n_classes).
 
     Args:
         spec: What to build.
-        weights: "imagenet" starts from timm's pretrained weights, with a new head and the first layer adapted
-            to `channels`; "none" from random numbers of torch's global generator.
+        weights: Where it starts from: random numbers of torch's global generator; or pretrained weights, with a
+            new head and the first layer adapted to `channels`.
 
     Raises:
         PlanError: timm does not know the model or one of its arguments, the model takes no drop path, or its
@@ -51,19 +53,21 @@ def build_model(spec: ModelSpec, *, weights: Weights = "none") -> nn.Module:
     """
     _check_name(spec.architecture.timm)
     _check_reserved(spec.architecture)
-    if weights == "none":
+    if not weights.is_pretrained:
         return _create(spec, pretrained=False)
+    if weights.kind != "hub":
+        return _load(spec, weights)
     # Without the weights first, so that what fails below is the weights and not the specification.
     with torch.device("meta"):
         _create(spec, pretrained=False)
     try:
-        return _create(spec, pretrained=True)
+        return _with_calm_head(_create(spec, pretrained=True))
     except Exception as error:  # network libraries below timm raise errors of many bases
         name = spec.architecture.timm
         raise PlanError(
             f"Pretrained weights of timm's {name!r} could not be loaded: {_first_line(error)}. "
-            f"Connect to the network once, so that they are kept in timm's cache, "
-            f"or set training.weights: none to train from scratch."
+            f"Fill a folder once where there is internet (consilia weights fetch SPACE --to DIR) and name it in "
+            f"CONSILIA_WEIGHTS, or set training.weights: none to train from scratch."
         ) from error
 
 
@@ -118,15 +122,88 @@ def layer_groups(model: nn.Module) -> list[list[str]]:
     return [group for group in groups if group] + [head]
 
 
-def pretrained_normalisation(spec: ModelSpec) -> tuple[tuple[float, ...], tuple[float, ...]]:
+def pretrained_normalisation(spec: ModelSpec, weights: WeightsSource) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Return the mean and standard deviation, a value a channel, that go with the pretrained weights.
 
-    Pixels are in [0, 1]. With another number of channels than the weights had, each takes their average, as
-    timm sums the first layer's weights over the colours.
+    Those that the weights file notes, else those of timm's own weights. Pixels are in [0, 1]. With another number
+    of channels than the weights had, each takes their average, as timm sums the first layer's weights over the
+    colours.
+
+    Raises:
+        PlanError: There is no such file, or it is damaged.
     """
-    config = timm.get_pretrained_cfg(spec.architecture.timm)
-    assert config is not None  # build_model has found the weights
-    return _adapt(config.mean, spec.channels), _adapt(config.std, spec.channels)
+    noted = None
+    if weights.kind != "hub":
+        file = require_weights([spec.architecture.timm], weights)[spec.architecture.timm]
+        noted = stored_normalisation(file)
+    mean, std = noted or _timm_normalisation(spec.architecture.timm)
+    return _adapt(mean, spec.channels), _adapt(std, spec.channels)
+
+
+def download(name: str) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
+    """Return a model's ImageNet weights from timm's hub or cache, and notes on them for a weights file.
+
+    Raises:
+        PlanError: timm does not know the model, has no weights for it, or cannot reach them.
+    """
+    _check_name(name)
+    config = timm.get_pretrained_cfg(name)
+    if config is None or not config.has_weights:
+        raise PlanError(f"timm has no pretrained weights for {name!r}.")
+    try:
+        model: nn.Module = timm.create_model(name, pretrained=True)
+    except Exception as error:  # network libraries below timm raise errors of many bases
+        raise PlanError(f"Weights of timm's {name!r} could not be fetched: {_first_line(error)}.") from error
+    notes = {
+        "model": name,
+        "source": str(config.hf_hub_id or config.url or ""),
+        "licence": str(config.license or ""),
+        "mean": json.dumps(list(config.mean)),
+        "std": json.dumps(list(config.std)),
+    }
+    return dict(model.state_dict()), notes
+
+
+def _timm_normalisation(name: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    config = timm.get_pretrained_cfg(name)
+    if config is None:
+        raise PlanError(f"Nobody says how the weights of {name} normalise images: note `mean` and `std` in their file.")
+    return tuple(config.mean), tuple(config.std)
+
+
+def _load(spec: ModelSpec, weights: WeightsSource) -> nn.Module:
+    """Build the network with the weights of its file; every tensor of its body must come from there."""
+    name = spec.architecture.timm
+    file = require_weights([name], weights)[name]
+    model = _create(spec, pretrained=False)
+    classifier = {id(tensor) for tensor in model.get_classifier().state_dict(keep_vars=True).values()}  # type: ignore[operator] # a method of every timm model
+    own = model.state_dict(keep_vars=True)
+    first = model.default_cfg["first_conv"]  # type: ignore[index] # of every timm model: names without ".weight"
+    state, _ = read_weights_file(file)
+    fitted = fit_weights(
+        state,
+        own,
+        head={key for key, tensor in own.items() if id(tensor) in classifier},
+        first_layers=[f"{each}.weight" for each in ((first,) if isinstance(first, str) else first)],
+        adapt=adapt_input_conv,
+        origin=file,
+    )
+    model.load_state_dict(fitted)
+    return _with_calm_head(model)
+
+
+def _with_calm_head(model: nn.Module) -> nn.Module:
+    """Start a pretrained network's new head near equal probabilities.
+
+    timm draws an EfficientNet's head by the number of its classes: with three of them, features that are already
+    large become logits of ten and more, and a short fine-tuning ends before it has unlearned them.
+    """
+    for layer in model.get_classifier().modules():  # type: ignore[operator] # a method of every timm model
+        if isinstance(layer, nn.Linear):
+            nn.init.normal_(layer.weight, std=_HEAD_STD)
+            if layer.bias is not None:
+                nn.init.zeros_(layer.bias)
+    return model
 
 
 def _create(spec: ModelSpec, *, pretrained: bool) -> nn.Module:

@@ -1,8 +1,9 @@
 """A study: data, folds, spaces, search, training, ensemble and cluster, resolved and frozen."""
 
+import difflib
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from consilia.files import sha256_of_json
 from consilia.plan.data import DataCard
@@ -53,8 +54,19 @@ class TrainingPlan(Frozen):
     epochs: int = Field(default=20, ge=1)
     batch_size: int = Field(default=64, ge=2)
     image_size: int | None = Field(default=None, ge=8, le=2048)  # side seen by the network; None: the stored size
-    weights: Literal["none", "imagenet"] = "none"
+    weights: str = "none"  # none, imagenet, or a folder of <timm model name>.safetensors or one such file
     precision: Literal["auto", "float32"] = "auto"  # auto: bf16 autocast on GPUs that have it
+
+    @field_validator("weights")
+    @classmethod
+    def _weights_must_be_known(cls, weights: str) -> str:
+        near = difflib.get_close_matches(weights, ("none", "imagenet"), n=1)
+        if weights not in ("none", "imagenet") and "/" not in weights and not weights.endswith(".safetensors"):
+            hint = f" (did you mean {near[0]!r}?)" if near else ""
+            raise ValueError(
+                f"weights must be none, imagenet, or a path with a slash such as ./weights, but got {weights!r}{hint}"
+            )
+        return weights
 
 
 class ClusterProfile(Frozen):
@@ -65,6 +77,7 @@ class ClusterProfile(Frozen):
     cpus_per_slot: float = Field(default=1, gt=0)
     gpus_per_slot: float | Literal["auto"] = "auto"  # auto: 1 where the cluster has GPUs, else 0
     max_slots: int | None = Field(default=None, ge=1)  # None: as many as the cluster can hold
+    weights: str | None = None  # folder of ImageNet weights that all nodes see; None: the driver's CONSILIA_WEIGHTS
 
 
 class StudyPlan(Frozen):
@@ -83,7 +96,10 @@ class StudyPlan(Frozen):
     @property
     def digest(self) -> str:
         """SHA-256 of the plan; where it runs and where its data lie do not count: they do not change the result."""
-        return sha256_of_json(self.model_dump(mode="json", exclude={"cluster": True, "data": {"path"}}))
+        content = self.model_dump(mode="json", exclude={"cluster": True, "data": {"path"}})
+        if self.training.weights not in ("none", "imagenet"):
+            content["training"]["weights"] = "path"  # the files themselves are noted in the study's weights.json
+        return sha256_of_json(content)
 
     @property
     def image_size(self) -> int:

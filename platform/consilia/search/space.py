@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import optuna
 
@@ -53,7 +52,7 @@ class JointSpace:
             return None
 
 
-def join_spaces(spaces: Sequence[SearchSpace], *, weights: Literal["none", "imagenet"]) -> JointSpace:
+def join_spaces(spaces: Sequence[SearchSpace], *, weights: str) -> JointSpace:
     """Join families into one space.
 
     Args:

@@ -53,7 +53,8 @@ def read_plan(path: Path, *, settings: Sequence[str] = ()) -> StudyPlan:
     plan = validate(
         StudyPlan,
         {
-            **{name: getattr(file, name) for name in ("name", "seed", "folds", "search", "training")},
+            **{name: getattr(file, name) for name in ("name", "seed", "folds", "search")},
+            "training": file.training.model_copy(update={"weights": _weights_from(file.training.weights, base)}),
             "data": _read_card(file.data, base),
             "spaces": tuple(read_space(reference, base) for reference in file.spaces),
             "ensemble": _load("ensembles", file.ensemble, EnsembleRecipe, base, changes["ensemble"]),
@@ -87,7 +88,9 @@ def changed_keys(old: StudyPlan, new: StudyPlan) -> list[str]:
 
     Where the study runs, and where the same data lie, are not among them.
     """
-    ignored = ("cluster", "data.path")
+    ignored: tuple[str, ...] = ("cluster", "data.path")
+    if all("/" in plan.training.weights for plan in (old, new)):
+        ignored = (*ignored, "training.weights")  # where the weights lie; which they are is checked by their hashes
     before, after = (_flatten(plan.model_dump(mode="json")) for plan in (old, new))
     return [
         f"{key}: {before.get(key)!r} in the study folder, {after.get(key)!r} now"
@@ -109,7 +112,15 @@ def _from_here(overrides: dict[str, Any]) -> dict[str, Any]:
         here["data"] = data | {"card": _file_from_here(data["card"])} if "card" in data else dict(data)
         if data.get("path") is not None:
             here["data"]["path"] = str(resolve_path(data["path"], Path.cwd()))
+    training = overrides.get("training")
+    if isinstance(training, dict) and "weights" in training:
+        here["training"] = training | {"weights": _weights_from(training["weights"], Path.cwd())}
     return {**overrides, **here}
+
+
+def _weights_from(weights: Any, base: Path) -> Any:
+    is_path = isinstance(weights, str) and ("/" in weights or weights.endswith(".safetensors"))
+    return str(resolve_path(weights, base)) if is_path else weights
 
 
 def _file_from_here(reference: Any) -> Any:

@@ -1,4 +1,4 @@
-"""What must hold before hours of training start: weights that can be had, and a disk that is large enough."""
+"""What must hold before hours of training start: a disk that is large enough."""
 
 import shutil
 from collections.abc import Callable
@@ -16,8 +16,8 @@ _RESERVE_BYTES = 200 * 2**20  # logs, journal, predictions
 _CHECKPOINT_COPIES = 4  # network, EMA, and AdamW's two moments
 
 
-def check_networks(plan: StudyPlan, folder: StudyFolder, *, free_bytes: Callable[[Path], int] | None = None) -> None:
-    """Get pretrained weights while a person is watching, and compare the study's disk need with what is free.
+def check_disk(plan: StudyPlan, folder: StudyFolder, *, free_bytes: Callable[[Path], int] | None = None) -> None:
+    """Compare the study's disk need with what is free.
 
     Args:
         plan: The study.
@@ -25,14 +25,10 @@ def check_networks(plan: StudyPlan, folder: StudyFolder, *, free_bytes: Callable
         free_bytes: Bytes free at a folder; replaced in tests.
 
     Raises:
-        PlanError: Pretrained weights cannot be had.
         StudyError: The disk will be too full; the need, the free space and what to change are named.
     """
     architectures = join_spaces(plan.spaces, weights=plan.training.weights).architectures.values()
     specs = [ModelSpec(architecture=each, n_classes=2, channels=plan.data.channels) for each in architectures]
-    if plan.training.weights != "none":
-        for spec in specs:
-            build_model(spec, weights=plan.training.weights)
     need = disk_need(plan, largest_network=max(map(_network_bytes, specs))) - _stored_bytes(folder)
     free = (free_bytes or _free_bytes)(folder.root)
     if need > free:

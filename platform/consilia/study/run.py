@@ -15,6 +15,7 @@ from consilia.data.store import ImageStore
 from consilia.errors import RunError, StudyError
 from consilia.folder import StudyFolder
 from consilia.plan.study import StudyPlan
+from consilia.plan.weights import WeightsSource
 from consilia.search.book import read_trials
 from consilia.search.capacity import plan_capacity
 from consilia.search.observer import SearchObserver
@@ -23,7 +24,8 @@ from consilia.search.space import join_spaces
 from consilia.search.tuner import free_nodes, search_trials
 from consilia.study.combine import StudyResult, combine
 from consilia.study.folder import open_study
-from consilia.study.preflight import check_networks
+from consilia.study.preflight import check_disk
+from consilia.study.weights import check_weights, resolve_weights
 from consilia.training.context import TrainingContext
 
 
@@ -58,14 +60,17 @@ def run_study(plan: StudyPlan, *, studies: Path, stores: Path, view: StudyView) 
         RunError: No trial finished, or the cluster cannot be used.
     """
     with open_study(plan, studies) as folder, _log_to(folder.log):
+        weights = resolve_weights(plan)
+        if _n_unfinished(plan, folder):
+            check_weights(plan, weights, folder)  # before hours of decoding, while a person is watching
         # A cluster decodes on all its nodes, which must share a disk for the search in any case.
         on_cluster = plan.search.configuration is None and joins_cluster(plan.cluster)
         pool = functools.partial(ray_tasks, plan.cluster) if on_cluster else None
         store = prepare(plan.data, root=stores.absolute(), progress=view.preparing, pool=pool)
         folds = load_or_make_folds(plan, store, folder)
         if _n_unfinished(plan, folder):
-            check_networks(plan, folder)
-            _run_trials(plan, store, folds, folder, view)
+            check_disk(plan, folder)
+            _run_trials(plan, store, folds, folder, view, weights=weights)
         if n_unfinished := _n_unfinished(plan, folder):
             raise InterruptedStudyError(
                 f"Stopped with {n_unfinished} of {plan.search.trials} trials unfinished. Everything finished is "
@@ -103,7 +108,7 @@ def load_or_make_folds(plan: StudyPlan, store: ImageStore, folder: StudyFolder) 
 
 
 def training_context(
-    plan: StudyPlan, store: ImageStore, folds: FoldPlan, folder: StudyFolder, *, device: str
+    plan: StudyPlan, store: ImageStore, folds: FoldPlan, folder: StudyFolder, *, device: str, weights: WeightsSource
 ) -> TrainingContext:
     """Return what all trials of a study share."""
     return TrainingContext(
@@ -116,6 +121,7 @@ def training_context(
         trials=folder.trials,
         seed=plan.seed,
         device=device,
+        weights=weights,
         image_size=plan.image_size,
     )
 
@@ -125,8 +131,16 @@ def _n_unfinished(plan: StudyPlan, folder: StudyFolder) -> int:
     return max(0, plan.search.trials - n_ended)
 
 
-def _run_trials(plan: StudyPlan, store: ImageStore, folds: FoldPlan, folder: StudyFolder, view: StudyView) -> None:
-    prepare_context = functools.partial(training_context, plan, store, folds, folder)
+def _run_trials(
+    plan: StudyPlan,
+    store: ImageStore,
+    folds: FoldPlan,
+    folder: StudyFolder,
+    view: StudyView,
+    *,
+    weights: WeightsSource,
+) -> None:
+    prepare_context = functools.partial(training_context, plan, store, folds, folder, weights=weights)
     if plan.search.configuration is not None:
         train_one(plan, prepare_context(device="auto"), folder, view)
         return

@@ -14,6 +14,7 @@ from consilia.plan.augmentation import AugmentationPolicy
 from consilia.plan.hyperparameters import Hyperparameters
 from consilia.plan.space import Architecture
 from consilia.plan.study import TrainingPlan
+from consilia.plan.weights import FROM_SCRATCH, WeightsSource
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,6 +30,7 @@ class TrainingContext:
     trials: Path  # folder of the trials
     seed: int
     device: str  # of torch, or "auto"
+    weights: WeightsSource = FROM_SCRATCH  # resolved by the driver, whose environment workers do not share
     image_size: int  # pixels, unless a trial has its own
 
     @property

@@ -12,6 +12,7 @@ from consilia.errors import RunError
 from consilia.files import sha256_of_json
 from consilia.folder import FoldFolder
 from consilia.models.factory import ModelSpec, build_model, pretrained_normalisation
+from consilia.plan.weights import FROM_SCRATCH
 from consilia.record_files import write_fold_result
 from consilia.records import EpochReport, FoldResult, Labels, Logits, Rows, TrialTask
 from consilia.scoring.metrics import score, softmax
@@ -126,7 +127,7 @@ def open_fold(job: FoldJob) -> FoldState:
     """Return the state to train on from: the checkpoint's if it can be used, else the start."""
     checkpoint = load_checkpoint(job.folder.checkpoint, fingerprint=job.fingerprint)
     seed_torch(job.context.seed, fold=job.fold, epoch=0, purpose=Purpose.WEIGHTS)
-    weights = job.context.training.weights if checkpoint is None else "none"
+    weights = job.context.weights if checkpoint is None else FROM_SCRATCH
     model = build_model(job.spec, weights=weights).to(job.device, memory_format=MEMORY_FORMAT)  # type: ignore[call-overload] # torch's stub lacks it
     state = FoldState(
         model=model,
@@ -196,8 +197,8 @@ def finish_fold(job: FoldJob, state: FoldState, logits: Logits) -> FoldResult:
 
 def _preprocessing(task: TrialTask, context: TrainingContext, spec: ModelSpec, rows: Rows) -> Preprocessing:
     """Normalise as the pretrained weights were, or else by this fold's training images alone."""
-    if context.training.weights == "imagenet":
-        mean, std = pretrained_normalisation(spec)
+    if context.weights.is_pretrained:
+        mean, std = pretrained_normalisation(spec, context.weights)
     else:
         grey = intensity(context.store, rows)
         mean, std = (grey.mean,) * spec.channels, (grey.std,) * spec.channels

@@ -1,0 +1,82 @@
+"""A folder of pretrained weights: which models need one, and how it is filled."""
+
+import functools
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from safetensors.torch import save_file
+
+from consilia.errors import PlanError
+from consilia.files import write_atomically
+from consilia.models.factory import download
+from consilia.models.weights import SUFFIX, find_weights
+from consilia.plan.space import SearchSpace
+from consilia.plan.weights import WeightsSource
+from consilia.strict_yaml import read_yaml
+from consilia.study.plan import read_plan
+from consilia.study.spaces import read_space
+from consilia.study.weights import VARIABLE
+
+
+def needed_models(references: Sequence[str]) -> tuple[str, ...]:
+    """Return the timm models of search spaces and studies, each once.
+
+    Args:
+        references: Names or files of search spaces, or study files.
+
+    Raises:
+        PlanError: There is no such space or file, or it is wrong.
+    """
+    spaces = [space for reference in references for space in _spaces(reference)]
+    models = [architecture.timm for space in spaces for architecture in space.architectures.values()]
+    return tuple(dict.fromkeys(models))
+
+
+def weights_folder(given: Path | None) -> Path:
+    """Return the folder that is given, else that of CONSILIA_WEIGHTS.
+
+    Raises:
+        PlanError: Neither names one, or it does not exist.
+    """
+    text = str(given) if given is not None else os.environ.get(VARIABLE, "")
+    if not text:
+        raise PlanError(f"No weights folder is named: give --weights DIR, or set {VARIABLE}.")
+    folder = Path(text).expanduser()
+    if not folder.is_dir():
+        raise PlanError(f"The weights folder {folder} does not exist.")
+    return folder
+
+
+def fetch_weights(models: Sequence[str], to: Path) -> Iterator[tuple[str, Path, bool]]:
+    """Write each model's ImageNet weights to `<to>/<model>.safetensors`, with notes of their origin.
+
+    Returns:
+        Model, file, and whether it was fetched now, one after the other.
+
+    Raises:
+        PlanError: Weights cannot be fetched; what was fetched before stays.
+    """
+    to.mkdir(parents=True, exist_ok=True)
+    source = WeightsSource(kind="folder", path=to.absolute())
+    for name in models:
+        if (there := find_weights(name, source)) is not None:
+            yield name, there, False
+            continue
+        state, notes = download(name)
+        tensors = {key: tensor.contiguous() for key, tensor in state.items()}
+        file = to / f"{name}{SUFFIX}"
+        write_atomically(file, functools.partial(save_file, tensors, metadata=notes))
+        yield name, file, True
+
+
+def _spaces(reference: str) -> tuple[SearchSpace, ...]:
+    """Read a study's spaces or a single space; a file is a study if it has spaces."""
+    path = Path(reference)
+    if path.suffix in (".yaml", ".yml") and path.is_file() and _is_study(path):
+        return read_plan(path).spaces
+    return (read_space(reference, Path.cwd()),)
+
+
+def _is_study(path: Path) -> bool:
+    return "spaces" in read_yaml(path)
