@@ -157,7 +157,7 @@ def test_cxr_views_holds_four_pictures_under_two_patients(real_data: Path, tmp_p
     assert max(pair.difference for pair in found) < 0.001
 
 
-LEAST_FOUND = {224: {"cropped": 0.95}, 64: {"cropped": 0.92}, 28: {"cropped": 0.92, "labelled": 0.97}}
+LEAST_FOUND = {224: {"cropped": 0.95}, 64: {"cropped": 0.8, "labelled": 0.95}, 28: {"cropped": 0.88, "labelled": 0.95}}
 
 
 @pytest.mark.parametrize("size", [224, 64, 28])
