@@ -98,9 +98,12 @@ def test_layer_groups_hold_each_parameter_once_with_the_stem_first_and_the_head_
     assert len(groups) > 5
 
 
-def test_missing_pretrained_weights_are_an_error_that_names_the_model():
-    with pytest.raises(PlanError, match=r"'efficientnet_b6'.*training\.weights: none"):
-        build_model(spec("efficientnet_b6"), weights=HUB)
+@pytest.mark.parametrize("name", ["efficientnet_b6", "resnet34"])  # timm has none; the hub cannot be reached
+def test_missing_pretrained_weights_are_an_error_that_names_the_model(name, monkeypatch, tmp_path):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)  # its retries would take a minute
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    with pytest.raises(PlanError, match=rf"'{name}'.*training\.weights: none"):
+        build_model(spec(name), weights=HUB)
 
 
 def test_the_normalisation_of_pretrained_weights_has_one_value_a_channel():

@@ -12,7 +12,7 @@ from consilia.errors import PlanError
 from consilia.models.factory import ModelSpec, build_model, pretrained_normalisation
 from consilia.models.weights import find_weights, require_weights
 from consilia.plan.space import Architecture
-from consilia.plan.weights import WeightsSource
+from consilia.plan.weights import HUB, WeightsSource
 
 NAMES = ("test_resnet", "test_efficientnet")
 
@@ -144,12 +144,37 @@ def test_normalisation_follows_the_notes_of_the_file_and_else_timm(folder, tmp_p
     assert pretrained_normalisation(spec("test_resnet"), source(folder))[0] == (0.5, 0.5, 0.5)
 
 
-@pytest.mark.parametrize("mean", ["[0.1, 0.2]", "grey", '["a"]'])
+@pytest.mark.parametrize("mean", ["[0.1, 0.2]", "grey", '["a"]', "[]", "[123.7, 116.3, 103.5]", "[NaN, 0.5, 0.5]"])
 def test_notes_that_make_no_sense_are_refused(folder, tmp_path, mean):
     state = load_file(folder / "test_resnet.safetensors")
     save_file(state, tmp_path / "test_resnet.safetensors", metadata={"mean": mean, "std": "[1, 1, 1]"})
     with pytest.raises(PlanError, match="mean"):
         pretrained_normalisation(spec("test_resnet"), source(tmp_path))
+
+
+def test_weights_that_are_no_numbers_are_refused(tmp_path):
+    save_file(
+        damaged(lambda state: state["layer1.0.conv1.weight"].fill_(torch.nan)), tmp_path / "test_resnet.safetensors"
+    )
+    with pytest.raises(PlanError, match=r"layer1\.0\.conv1\.weight must hold finite numbers"):
+        build_model(spec("test_resnet"), weights=source(tmp_path))
+
+
+def test_a_first_layer_that_timm_cannot_adapt_is_refused_by_name(tmp_path):
+    name = "naflexvit_base_patch16_gap"  # its first layer is linear
+    save_file(create_model(name, depth=1).state_dict(), tmp_path / f"{name}.safetensors")
+    architecture = Architecture(timm=name, arguments={"depth": 1})
+    with pytest.raises(PlanError, match=rf"{name}\.safetensors: .*cannot be adapted"):
+        build_model(ModelSpec(architecture=architecture, n_classes=2, channels=1), weights=source(tmp_path))
+
+
+def test_layers_that_the_hubs_weights_lack_do_not_start_from_scratch(folder, monkeypatch):
+    state = load_file(folder / "test_resnet.safetensors")
+    monkeypatch.setattr("consilia.models.factory.download", lambda name: (state, {}))
+    build_model(spec("test_resnet"), weights=HUB)
+    deeper = Architecture(timm="test_resnet", arguments={"layers": (2, 1, 1, 1)})
+    with pytest.raises(PlanError, match=r"timm's weights of test_resnet .*lacks layer1\.1\."):
+        build_model(ModelSpec(architecture=deeper, n_classes=2, channels=1), weights=HUB)
 
 
 def test_the_real_weights_fit_their_network(real_data):

@@ -16,7 +16,7 @@ from consilia.plan.weights import FROM_SCRATCH, HUB
 from consilia.study.plan import read_plan
 from consilia.study.run import run_study
 from consilia.study.single import read_single_plan
-from consilia.study.weights import check_weights, resolve_weights
+from consilia.study.weights import check_unchanged, check_weights, resolve_weights
 from consilia.training.artifacts import read_weights
 
 
@@ -101,3 +101,16 @@ def test_a_study_does_not_go_on_from_other_weights(study_file, tmp_path, weights
     assert moved.digest == plan.digest
     with pytest.raises(StudyError, match="started from other pretrained weights of test_resnet"):
         check_weights(moved, resolve_weights(moved, {}), folder)
+    with pytest.raises(StudyError, match="started from other pretrained weights of test_resnet"):
+        check_unchanged(moved, resolve_weights(moved, {}), folder)
+
+
+def test_a_finished_study_needs_its_weights_no_more_but_takes_no_others(study_file, tmp_path, weights):
+    folder = StudyFolder(tmp_path)
+    plan = plan_of(study_file, f"training.weights={weights}")
+    check_weights(plan, resolve_weights(plan, {}), folder)
+    check_unchanged(plan, resolve_weights(plan, {}), folder)
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    gone = plan.model_copy(update={"training": plan.training.model_copy(update={"weights": str(empty)})})
+    check_unchanged(gone, resolve_weights(gone, {}), folder)

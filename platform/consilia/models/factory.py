@@ -5,6 +5,7 @@ import inspect
 import json
 import re
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 import timm
@@ -55,20 +56,10 @@ def build_model(spec: ModelSpec, *, weights: WeightsSource = FROM_SCRATCH) -> nn
     _check_reserved(spec.architecture)
     if not weights.is_pretrained:
         return _create(spec, pretrained=False)
-    if weights.kind != "hub":
-        return _load(spec, weights)
     # Without the weights first, so that what fails below is the weights and not the specification.
     with torch.device("meta"):
         _create(spec, pretrained=False)
-    try:
-        return _with_calm_head(_create(spec, pretrained=True))
-    except Exception as error:  # network libraries below timm raise errors of many bases
-        name = spec.architecture.timm
-        raise PlanError(
-            f"Pretrained weights of timm's {name!r} could not be loaded: {_first_line(error)}. "
-            f"Fill a folder once where there is internet (consilia weights fetch SPACE --to DIR) and name it in "
-            f"CONSILIA_WEIGHTS, or set training.weights: none to train from scratch."
-        ) from error
+    return _load(spec, weights)
 
 
 def check_architecture(architecture: Architecture) -> None:
@@ -149,11 +140,18 @@ def download(name: str) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
     _check_name(name)
     config = timm.get_pretrained_cfg(name)
     if config is None or not config.has_weights:
-        raise PlanError(f"timm has no pretrained weights for {name!r}.")
+        raise PlanError(
+            f"timm has no pretrained weights for {name!r}. Leave this architecture out, name a folder with weights of "
+            "your own (training.weights: DIR), or set training.weights: none to train from scratch."
+        )
     try:
         model: nn.Module = timm.create_model(name, pretrained=True)
     except Exception as error:  # network libraries below timm raise errors of many bases
-        raise PlanError(f"Weights of timm's {name!r} could not be fetched: {_first_line(error)}.") from error
+        raise PlanError(
+            f"Pretrained weights of timm's {name!r} could not be fetched: {_first_line(error)}. "
+            f"Fill a folder once where there is internet (consilia weights fetch SPACE --to DIR) and name it in "
+            f"CONSILIA_WEIGHTS, or set training.weights: none to train from scratch."
+        ) from error
     notes = {
         "model": name,
         "source": str(config.hf_hub_id or config.url or ""),
@@ -172,24 +170,34 @@ def _timm_normalisation(name: str) -> tuple[tuple[float, ...], tuple[float, ...]
 
 
 def _load(spec: ModelSpec, weights: WeightsSource) -> nn.Module:
-    """Build the network with the weights of its file; every tensor of its body must come from there."""
+    """Build the network with the weights of its file or of the hub; every tensor of its body must come from there.
+
+    timm's own loader would leave tensors that the weights lack at random: `arguments` may ask for more layers.
+    """
     name = spec.architecture.timm
-    file = require_weights([name], weights)[name]
+    state, origin = _stored_state(name, weights)
     model = _create(spec, pretrained=False)
     classifier = {id(tensor) for tensor in model.get_classifier().state_dict(keep_vars=True).values()}  # type: ignore[operator] # a method of every timm model
     own = model.state_dict(keep_vars=True)
     first = model.default_cfg["first_conv"]  # type: ignore[index] # of every timm model: names without ".weight"
-    state, _ = read_weights_file(file)
+    source_channels: Any = model.default_cfg["input_size"][0]  # type: ignore[index] # as above
     fitted = fit_weights(
         state,
         own,
         head={key for key, tensor in own.items() if id(tensor) in classifier},
         first_layers=[f"{each}.weight" for each in ((first,) if isinstance(first, str) else first)],
-        adapt=adapt_input_conv,
-        origin=file,
+        adapt=lambda weight: adapt_input_conv(spec.channels, weight, base_chans=source_channels),
+        origin=origin,
     )
     model.load_state_dict(fitted)
     return _with_calm_head(model)
+
+
+def _stored_state(name: str, weights: WeightsSource) -> tuple[dict[str, torch.Tensor], Path | str]:
+    if weights.kind == "hub":
+        return download(name)[0], f"timm's weights of {name}"
+    file = require_weights([name], weights)[name]
+    return read_weights_file(file)[0], file
 
 
 def _with_calm_head(model: nn.Module) -> nn.Module:

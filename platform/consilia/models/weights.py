@@ -82,8 +82,12 @@ def stored_normalisation(path: Path) -> tuple[tuple[float, ...], tuple[float, ..
         mean, std = (tuple(float(value) for value in json.loads(notes[key])) for key in ("mean", "std"))
     except (KeyError, TypeError, ValueError) as error:
         raise PlanError(f"{path}: `mean` and `std` in its notes must be JSON lists, one number a channel.") from error
-    if len(mean) != len(std) or min(std) <= 0:
-        raise PlanError(f"{path}: `mean` and `std` must be as many, and std positive, but are {mean} and {std}.")
+    in_range = all(0 <= value <= 1 for value in mean) and all(0 < value <= 1 for value in std)  # NaN is neither
+    if not mean or len(mean) != len(std) or not in_range:
+        raise PlanError(
+            f"{path}: `mean` and `std` in its notes must be as many, and of pixels in [0, 1] (std above 0), "
+            f"but are {mean} and {std}."
+        )
     return mean, std
 
 
@@ -93,8 +97,8 @@ def fit_weights(
     *,
     head: Collection[str],
     first_layers: Collection[str],
-    adapt: Callable[[int, torch.Tensor], torch.Tensor],
-    origin: Path,
+    adapt: Callable[[torch.Tensor], torch.Tensor],
+    origin: Path | str,
 ) -> dict[str, torch.Tensor]:
     """Return the weights that a network is to start from: the file's, its head apart.
 
@@ -103,11 +107,12 @@ def fit_weights(
         network: The network's own, for their names and shapes.
         head: Names of the classifier's tensors, which stay the network's.
         first_layers: Names of the tensors whose second axis is input channels.
-        adapt: (channels, weight) to the weight for that many channels.
+        adapt: A first layer's weight to that for the network's channels.
         origin: The file, for errors.
 
     Raises:
-        PlanError: A tensor of the body is missing, has another shape, or is unknown to the network.
+        PlanError: A tensor of the body is missing, has another shape, holds what is no number, or is unknown to the
+            network.
     """
     counters = {name for name in network if name.endswith("num_batches_tracked")}  # older files lack them
     missing = sorted(network.keys() - state.keys() - set(head) - counters)
@@ -121,19 +126,33 @@ def fit_weights(
         raise PlanError(f"{origin} does not hold the weights of this network: {listed}.")
     fitted = {name: tensor for name, tensor in state.items() if name not in head}
     for name in first_layers:
-        if fitted[name].shape[1] != network[name].shape[1]:
-            fitted[name] = adapt(network[name].shape[1], fitted[name])
+        if fitted[name].shape != network[name].shape:
+            fitted[name] = _adapted(adapt, name, fitted[name], origin)
     for name, tensor in fitted.items():
         if tensor.shape != network[name].shape:
             raise PlanError(
                 f"{origin}: {name} must have shape {tuple(network[name].shape)}, but has {tuple(tensor.shape)}."
             )
+        if not torch.isfinite(tensor).all():
+            raise PlanError(f"{origin}: {name} must hold finite numbers, but some are NaN or infinite.")
     return {**network, **fitted}
 
 
 def fingerprint(path: Path) -> str:
     """Return what a study notes of a weights file."""
     return f"sha256:{sha256_of_file(path)}"
+
+
+def _adapted(
+    adapt: Callable[[torch.Tensor], torch.Tensor], name: str, weight: torch.Tensor, origin: Path | str
+) -> torch.Tensor:
+    try:
+        return adapt(weight)
+    except (NotImplementedError, AssertionError) as error:
+        raise PlanError(
+            f"{origin}: {name} cannot be adapted to these images' channels; convert the images to as many channels as "
+            "the weights have (data.channels), or leave this architecture out."
+        ) from error
 
 
 def _names(name: str) -> list[str]:

@@ -25,7 +25,7 @@ from consilia.search.tuner import free_nodes, search_trials
 from consilia.study.combine import StudyResult, combine
 from consilia.study.folder import open_study
 from consilia.study.preflight import check_disk
-from consilia.study.weights import check_weights, resolve_weights
+from consilia.study.weights import check_unchanged, check_weights, resolve_weights
 from consilia.training.context import TrainingContext
 
 
@@ -63,6 +63,8 @@ def run_study(plan: StudyPlan, *, studies: Path, stores: Path, view: StudyView) 
         weights = resolve_weights(plan)
         if _n_unfinished(plan, folder):
             check_weights(plan, weights, folder)  # before hours of decoding, while a person is watching
+        else:
+            check_unchanged(plan, weights, folder)
         # A cluster decodes on all its nodes, which must share a disk for the search in any case.
         on_cluster = plan.search.configuration is None and joins_cluster(plan.cluster)
         pool = functools.partial(ray_tasks, plan.cluster) if on_cluster else None

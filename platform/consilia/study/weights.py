@@ -8,7 +8,7 @@ from consilia.errors import PlanError, StudyError
 from consilia.files import write_json
 from consilia.folder import StudyFolder
 from consilia.models.factory import ModelSpec, build_model
-from consilia.models.weights import fingerprint, require_weights
+from consilia.models.weights import find_weights, fingerprint, require_weights
 from consilia.plan.space import Architecture
 from consilia.plan.study import StudyPlan
 from consilia.plan.weights import FROM_SCRATCH, HUB, WeightsSource
@@ -57,6 +57,18 @@ def check_weights(plan: StudyPlan, source: WeightsSource, folder: StudyFolder) -
     _note(notes, folder)
 
 
+def check_unchanged(plan: StudyPlan, source: WeightsSource, folder: StudyFolder) -> None:
+    """Compare the weights of a study that trains no more with those it was started from; files may be gone by now.
+
+    Raises:
+        StudyError: They are others: the study's result is not that of the weights that are asked for.
+    """
+    if source.path is None:
+        return
+    files = {each.timm: find_weights(each.timm, source) for each in _architectures(plan)}
+    _check_same({name: fingerprint(file) for name, file in files.items() if file is not None}, folder)
+
+
 def _architectures(plan: StudyPlan) -> list[Architecture]:
     """Return those that the study can train."""
     known = join_spaces(plan.spaces, weights=plan.training.weights).architectures
@@ -79,6 +91,11 @@ def _load_each(plan: StudyPlan, source: WeightsSource) -> None:
 
 
 def _note(notes: dict[str, str], folder: StudyFolder) -> None:
+    write_json(folder.weights, _check_same(notes, folder) | notes)
+
+
+def _check_same(notes: dict[str, str], folder: StudyFolder) -> dict[str, str]:
+    """Return what the study has noted before, if none of it has changed."""
     before = read_weights_notes(folder.weights)
     changed = sorted(name for name in before.keys() & notes.keys() if before[name] != notes[name])
     if changed:
@@ -86,7 +103,7 @@ def _note(notes: dict[str, str], folder: StudyFolder) -> None:
             f"{folder.root} was started from other pretrained weights of {', '.join(changed)} than there are now "
             f"({before[changed[0]]}, now {notes[changed[0]]}). Restore them, or give the study another name."
         )
-    write_json(folder.weights, before | notes)
+    return before
 
 
 def _source(text: str, *, setting: str) -> WeightsSource:
