@@ -82,12 +82,13 @@ def test_training_starts_from_the_same_body_whatever_the_random_state(folder):
     assert torch.equal(next(iter(one.parameters())), next(iter(two.parameters())))
 
 
-def test_a_name_with_a_tag_finds_the_file_without_and_prefers_the_one_with(folder, tmp_path):
-    assert find_weights("test_resnet.r160_in1k", source(folder)) == folder / "test_resnet.safetensors"
+def test_a_file_is_found_under_its_exact_name_only_since_tags_are_different_weights(folder, tmp_path):
+    assert find_weights("test_resnet.r160_in1k", source(folder)) is None
     for name in ("resnet18", "resnet18.a1_in1k"):
         (tmp_path / f"{name}.safetensors").touch()
     assert find_weights("resnet18.a1_in1k", source(tmp_path)) == tmp_path / "resnet18.a1_in1k.safetensors"
-    assert find_weights("resnet18.a2_in1k", source(tmp_path)) == tmp_path / "resnet18.safetensors"
+    assert find_weights("resnet18.a2_in1k", source(tmp_path)) is None
+    assert find_weights("resnet18", source(tmp_path)) == tmp_path / "resnet18.safetensors"
 
 
 def test_one_file_is_for_one_model_alone(folder):

@@ -21,7 +21,7 @@ from consilia.data.pixel_file import PixelFile
 from consilia.data.store import PIXELS
 
 JOURNAL = "journal.jsonl"
-_SYNC_BLOCKS = 16  # 64 MB; an fsync of each block would cost a tenth of the time on a local disk, more on a shared one
+_SYNC_BLOCKS = 16  # 64 MB: what a power cut may cost; on shared disks an fsync can take long
 _FIELDS = ImageFacts.__slots__
 
 

@@ -22,14 +22,13 @@ def find_weights(name: str, source: WeightsSource) -> Path | None:
     """Return the file with a model's weights, or None where the folder has none.
 
     Args:
-        name: Of the timm model, with its tag or without: `resnet18.a1_in1k` is looked for under its full name and
-            then as `resnet18`.
+        name: Of the timm model as the search space has it, with its tag or without; the file must have the same
+            name, since `resnet18.a1_in1k` and `resnet18.a2_in1k` are different weights.
         source: A folder or a file.
     """
     assert source.path is not None
-    if source.kind == "file":
-        return source.path if source.path.stem in _names(name) else None
-    return next((file for each in _names(name) if (file := source.path / f"{each}{SUFFIX}").is_file()), None)
+    file = source.path if source.kind == "file" else source.path / f"{name}{SUFFIX}"
+    return file if file.name == f"{name}{SUFFIX}" and file.is_file() else None
 
 
 def missing_weights(names: Collection[str], source: WeightsSource) -> list[str]:
@@ -153,7 +152,3 @@ def _adapted(
             f"{origin}: {name} cannot be adapted to these images' channels; convert the images to as many channels as "
             "the weights have (data.channels), or leave this architecture out."
         ) from error
-
-
-def _names(name: str) -> list[str]:
-    return list(dict.fromkeys((name, name.partition(".")[0])))
