@@ -14,7 +14,8 @@ Probabilities = npt.NDArray[np.float64]  # (n_images, n_classes), rows sum to 1
 Labels = npt.NDArray[np.int64]  # (n_images,), class numbers
 Rows = npt.NDArray[np.int64]  # (n,), row numbers of the image store
 
-TrialState = Literal["running", "finished", "stopped", "failed"]
+TrialState = Literal["running", "paused", "finished", "stopped", "failed"]
+"""paused: left at its checkpoint, since the search ended before it did; the next run of the study goes on with it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,6 +24,16 @@ class TrialTask:
 
     number: int
     hyperparameters: Hyperparameters
+    roomy: bool = False  # it ran out of memory in a slot that shares its device, and gets one to itself
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaskTaken:
+    """A worker process has taken a trial up."""
+
+    number: int  # of the trial
+    attempt: int  # 1, 2, ...; above 1 the process before it was lost
+    reason: str = ""  # why it was lost, where that is known
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,6 +48,8 @@ class EpochReport:
     seconds: float
     images: int  # seen in training
     fold_result: "FoldResult | None" = None  # with the last epoch of a fold
+    is_repeat: bool = False  # read from the fold's files: it was computed by an earlier process
+    note: str = ""  # what people should know of it, such as a damaged checkpoint
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,9 +69,10 @@ class TrialOutcome:
 
     number: int
     state: TrialState
-    reason: str = ""  # of a stop or a failure
+    reason: str = ""  # of a pause, a stop or a failure
     folds: tuple[FoldResult, ...] = ()
     seconds: float = 0.0
+    fault: Literal["", "memory", "disk"] = ""  # memory: a roomier slot may help; disk: full, so nobody can go on
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,7 +83,7 @@ class TrialRecord:
     state: TrialState
     hyperparameters: Hyperparameters
     folds: tuple[FoldResult, ...] = ()
-    objective: float | None = None  # mean over folds of a finished trial; what Optuna was told of a stopped one
+    objective: float | None = None  # mean over folds of a finished trial; the fold-adjusted mean of a stopped one
     reason: str = ""
     seconds: float = 0.0
 
@@ -77,6 +91,11 @@ class TrialRecord:
     def n_folds(self) -> int:
         """Number of finished folds."""
         return len(self.folds)
+
+    @property
+    def has_ended(self) -> bool:
+        """Say whether the trial is over for good."""
+        return self.state not in ("running", "paused")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

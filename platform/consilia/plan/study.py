@@ -29,22 +29,48 @@ class Halving(Frozen):
     min_scores: int = Field(default=8, ge=2)  # nobody is stopped before a rung holds this many scores
 
 
+class Curtailment(Frozen):
+    """After each fold: stop a trial that cannot be expected to be among the best. Source: docs/methods.md section 2.2."""
+
+    kind: Literal["curtailment"] = "curtailment"
+    eps: float = Field(default=0.05, gt=0, lt=0.5)  # risk at each fold of stopping one of the best `keep`
+    keep: int | None = Field(default=None, ge=1)  # None: a quarter of the ensemble's pool, at least 5
+
+
+class Racing(Frozen):
+    """Both: halving on the epochs of the first fold, then curtailment over the folds."""
+
+    kind: Literal["racing"] = "racing"
+    halving: Halving = Halving()
+    curtailment: Curtailment = Curtailment()
+
+
 class NoStopping(Frozen):
     """Every trial runs all its folds."""
 
     kind: Literal["none"] = "none"
 
 
-Stopping = Annotated[Halving | NoStopping, Field(discriminator="kind")]
+Stopping = Annotated[Racing | Halving | Curtailment | NoStopping, Field(discriminator="kind")]
+
+
+class Budget(Frozen):
+    """What ends a search before all its trials; the first to be reached does. What is left out sets no limit."""
+
+    hours: float | None = Field(default=None, gt=0)  # of wall-clock, over all runs of the study
+    device_hours: float | None = Field(default=None, gt=0)  # of GPUs that slots hold; of CPUs where there are no GPUs
+    patience: int | None = Field(default=None, ge=1)  # trials in a row without a gain beyond the patients' noise
 
 
 class SearchPlan(Frozen):
     """How many configurations are tried, what makes one better, and when one is stopped."""
 
     trials: int = Field(default=50, ge=1)
+    budget: Budget = Budget()
     metric: Metric = "log_loss"
-    stopping: Stopping = Halving()
+    stopping: Stopping = Racing()
     keep_weights: int = Field(default=12, ge=1)  # best trials whose fold weights stay on disk
+    warm_start: tuple[str, ...] = ()  # earlier studies, whose best configurations are tried first
     configuration: Hyperparameters | None = None  # train this one only, with no search
 
 
@@ -74,9 +100,12 @@ class ClusterProfile(Frozen):
 
     name: str = "local"
     address: str | None = None  # None: a Ray of our own on this machine; "auto" or host:port: an existing one
-    cpus_per_slot: float = Field(default=1, gt=0)
-    gpus_per_slot: float | Literal["auto"] = "auto"  # auto: 1 where the cluster has GPUs, else 0
+    cpus_per_slot: float = Field(default=1, gt=0)  # of each worker, and its number of threads
+    gpus_per_slot: float | Literal["auto"] = "auto"  # of each worker; auto: as small a share as the networks leave
+    memory_per_slot: float | Literal["auto"] = "auto"  # of each worker's node, GB; auto: measured
+    workers_per_trial: int = Field(default=1, ge=1)  # above 1: they train one trial together, data-parallel
     max_slots: int | None = Field(default=None, ge=1)  # None: as many as the cluster can hold
+    hang_seconds: float = Field(default=900.0, gt=0)  # a worker that shows no sign of life for so long is replaced
     weights: str | None = None  # folder of ImageNet weights that all nodes see; None: the driver's CONSILIA_WEIGHTS
 
 

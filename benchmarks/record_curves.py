@@ -1,0 +1,120 @@
+"""Record what racing is judged on: real trials with all their folds run to the end, as learning curves.
+
+Random configurations of the space `tiny` (the defaults of each architecture first) on PneumoniaMNIST, 28 px, from
+scratch. Started again with the same folder it goes on where it stopped; the curves of finished trials are collected at
+the end of each trial, so it may be stopped at any time.
+
+    python benchmarks/record_curves.py PNEUMONIAMNIST.npz --work DIR [--trials 64] [--processes 2]
+"""
+
+import argparse
+import os
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported: processes share the cores
+
+import multiprocessing
+from pathlib import Path
+
+import optuna
+import pandas as pd
+
+from consilia.catalog import load
+from consilia.data.folds import FoldPlan, make_folds
+from consilia.data.prepare import prepare
+from consilia.data.store import ImageStore
+from consilia.files import write_atomically
+from consilia.folder import TrialFolder
+from consilia.plan.data import DataCard
+from consilia.plan.hyperparameters import Hyperparameters
+from consilia.plan.space import SearchSpace
+from consilia.plan.study import TrainingPlan
+from consilia.records import TrialTask
+from consilia.search.space import JointSpace, join_spaces
+from consilia.training.artifacts import read_history
+from consilia.training.context import TrainingContext
+from consilia.training.crossval import cross_validate
+from consilia.training.device import set_threads
+
+CURVES = Path(__file__).parent / "curves_pneumonia.parquet"
+K, EPOCHS, SEED = 5, 6, 0
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("data", type=Path, help="pneumoniamnist_28.npz")
+    parser.add_argument("--work", type=Path, required=True, help="folder for the store and the trials")
+    parser.add_argument("--trials", type=int, default=64)
+    parser.add_argument("--processes", type=int, default=2)
+    parser.add_argument("--out", type=Path, default=CURVES)
+    arguments = parser.parse_args()
+    card = load("data/cards", "pneumoniamnist", DataCard, base=Path.cwd(), overrides={"path": str(arguments.data)})
+    store = prepare(card, root=arguments.work / "stores")
+    folds = make_folds(store, k=K, seed=SEED, test=card.test, test_fraction=card.test_fraction)
+    joint = join_spaces([load("search_spaces", "tiny", SearchSpace, base=Path.cwd())], weights="none")
+    context = _context(card, store, folds, joint, arguments.work)
+    tasks = draw_tasks(joint, arguments.trials)
+    with multiprocessing.get_context("spawn").Pool(arguments.processes) as pool:
+        for number in pool.imap_unordered(_Run(context), tasks):
+            collect(context, tasks, arguments.out)
+            print(f"trial {number} done", flush=True)
+
+
+def draw_tasks(joint: JointSpace, n_trials: int) -> list[TrialTask]:
+    """Return the defaults of each architecture and random configurations, always the same."""
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=SEED))
+    defaults = [Hyperparameters.model_validate(joint.defaults(name)) for name in joint.start_with]
+    drawn = [joint.suggest(study.ask()) for _ in range(n_trials - len(defaults))]
+    return [TrialTask(number=number, hyperparameters=each) for number, each in enumerate((*defaults, *drawn))]
+
+
+def collect(context: TrainingContext, tasks: list[TrialTask], out: Path) -> None:
+    """Write one row an epoch of every trial whose folds are all finished."""
+    frames = [_curves(context.trial(task.number), task) for task in tasks]
+    found = pd.concat([frame for frame in frames if frame is not None], ignore_index=True)
+    write_atomically(out, lambda temporary: found.to_parquet(temporary, index=False))
+
+
+class _Run:
+    """Runs in a process of its own."""
+
+    def __init__(self, context: TrainingContext) -> None:
+        self._context = context
+
+    def __call__(self, task: TrialTask) -> int:
+        set_threads(1)
+        outcome = cross_validate(task, self._context, report=lambda report: None, stopped=lambda: False)
+        if outcome.state != "finished":
+            print(f"trial {task.number} {outcome.state}: {outcome.reason}", flush=True)
+        return task.number
+
+
+def _context(
+    card: DataCard, store: ImageStore, folds: FoldPlan, joint: JointSpace, work: Path
+) -> TrainingContext:
+    return TrainingContext(
+        store_folder=store.folder,
+        folds=folds,
+        training=TrainingPlan(epochs=EPOCHS),
+        policy=card.augmentation,
+        architectures=joint.architectures,
+        metric="log_loss",
+        trials=work / "trials",
+        seed=SEED,
+        device="cpu",
+        image_size=card.size,
+    )
+
+
+def _curves(folder: TrialFolder, task: TrialTask) -> pd.DataFrame | None:
+    folds = [folder.fold(fold) for fold in range(K)]
+    if not all(fold.result.exists() for fold in folds):
+        return None
+    parts = [read_history(fold.history).assign(fold=number) for number, fold in enumerate(folds)]
+    curves = pd.concat(parts, ignore_index=True)[["fold", "epoch", "log_loss", "macro_auc", "seconds"]]
+    curves.insert(0, "trial", task.number)
+    return curves.assign(architecture=task.hyperparameters.architecture, lr=task.hyperparameters.lr)
+
+
+if __name__ == "__main__":
+    main()
