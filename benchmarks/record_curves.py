@@ -89,9 +89,7 @@ class _Run:
         return task.number
 
 
-def _context(
-    card: DataCard, store: ImageStore, folds: FoldPlan, joint: JointSpace, work: Path
-) -> TrainingContext:
+def _context(card: DataCard, store: ImageStore, folds: FoldPlan, joint: JointSpace, work: Path) -> TrainingContext:
     return TrainingContext(
         store_folder=store.folder,
         folds=folds,

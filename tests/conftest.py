@@ -32,6 +32,7 @@ class SilentView:
     def __init__(self) -> None:
         self.epochs: list[EpochReport] = []
         self.ended: list[TrialRecord] = []
+        self.notes: list[str] = []
         self.n_prepared = 0
 
     def preparing(self, done: int, total: int) -> None:
@@ -51,6 +52,9 @@ class SilentView:
 
     def trial_ended(self, record: TrialRecord) -> None:
         self.ended.append(record)
+
+    def noted(self, text: str) -> None:
+        self.notes.append(text)
 
 
 @dataclass(frozen=True)

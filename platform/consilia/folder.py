@@ -8,6 +8,8 @@ studies/<name>/
   trials/<number>/    trial.json
     fold-<i>/         weights.safetensors, oof.parquet, history.parquet, result.json; checkpoint.pt while it runs
   ensembles/<recipe>/ the bundle
+  ledger.parquet      seconds by run, trial, fold and purpose
+  search.json         which limit ended the search; missing while it is not over
   report.json  run.log
   ray/                Ray's own state; may be deleted
 """
@@ -109,6 +111,16 @@ class StudyFolder:
     def log(self) -> Path:
         """What consilia said while it ran."""
         return self.root / "run.log"
+
+    @property
+    def ledger(self) -> Path:
+        """Parquet: seconds by run, trial, fold and purpose."""
+        return self.root / "ledger.parquet"
+
+    @property
+    def search_end(self) -> Path:
+        """JSON: which limit ended the search, and the limits it had; missing while it is not over."""
+        return self.root / "search.json"
 
     @property
     def ray(self) -> Path:

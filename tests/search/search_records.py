@@ -12,6 +12,7 @@ class Listener:
     def __init__(self) -> None:
         self.started: list[TrialTask] = []
         self.ended: list[TrialRecord] = []
+        self.notes: list[str] = []
         self.epochs: list[EpochReport] = []
 
     def search_started(self, *, n_trials: int, n_slots: int, records: tuple[TrialRecord, ...]) -> None:
@@ -25,6 +26,9 @@ class Listener:
 
     def trial_ended(self, record: TrialRecord) -> None:
         self.ended.append(record)
+
+    def noted(self, text: str) -> None:
+        self.notes.append(text)
 
 
 def task(number: int = 0, **values: object) -> TrialTask:

@@ -1,17 +1,23 @@
 """The driver's book: what is written, told and resumed, with trials played by the test."""
 
+import errno
 import json
 import math
+import os
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 from search_records import Listener, epoch, task
 
 from consilia.folder import StudyFolder
-from consilia.plan.study import SearchPlan
-from consilia.records import EpochReport, TrialOutcome, TrialRecord, TrialTask
-from consilia.search.book import TrialBook, leaderboard, read_trials, stored_reports
+from consilia.plan.study import Budget, SearchPlan
+from consilia.records import EpochReport, TaskTaken, TrialOutcome, TrialRecord, TrialTask
+from consilia.search.book import TrialBook
+from consilia.search.ledger import Ledger
+from consilia.search.limits import Limits
 from consilia.search.racing import EveryFold, Racing
+from consilia.search.stored import leaderboard, read_trials, stored_reports
 from consilia.training.artifacts import write_history
 
 K = 2
@@ -32,15 +38,21 @@ class Notebook:
     def unfinished(self) -> list[TrialTask]:
         return self._unfinished
 
+    def resume(self, number: int) -> None:
+        self.resumed = number
+
     def tell(self, record: TrialRecord, *, metric: str) -> None:
         self.told.append(record)
 
 
-class StopAll:
-    """A Racing that stops everybody at once."""
+class StopAll(EveryFold):
+    """Stops everybody at once, and takes a fold effect of 0.1 from every score."""
 
     def hear(self, report: EpochReport) -> str | None:
         return "rank 9 of 9"
+
+    def adjusted(self, scores: Sequence[float]) -> float:
+        return super().adjusted(scores) - 0.1
 
 
 def open_book(
@@ -49,6 +61,8 @@ def open_book(
     *,
     suggester: Notebook | None = None,
     racing: Racing | None = None,
+    limits: Limits | None = None,
+    has_roomier_slots: bool = False,
     **plan: object,
 ) -> TrialBook:
     return TrialBook(
@@ -58,6 +72,8 @@ def open_book(
         suggester=suggester or Notebook(),
         racing=racing or EveryFold(),
         observer=listener,
+        limits=limits or Limits(Budget(), Ledger()),
+        has_roomier_slots=has_roomier_slots,
     )
 
 
@@ -102,14 +118,15 @@ def test_the_budget_of_trials_is_kept(folder: StudyFolder, listener: Listener):
     assert book.next_task() is None
 
 
-def test_a_stopped_trial_tells_its_last_score_and_why(folder: StudyFolder, listener: Listener):
+def test_a_stopped_trial_tells_its_score_without_the_folds_effect_and_why(folder: StudyFolder, listener: Listener):
     notebook = Notebook()
     book = open_book(folder, listener, suggester=notebook, racing=StopAll())
     book.next_task()
     assert book.hear(epoch(0, 0, 1, 0.7)) == "rank 9 of 9"
-    book.stop(0)
+    book.left(0)
     told = notebook.told[0]
-    assert (told.state, told.objective, told.reason, told.n_folds) == ("stopped", 0.7, "rank 9 of 9", 0)
+    assert (told.state, told.reason, told.n_folds) == ("stopped", "rank 9 of 9", 0)
+    assert told.objective == pytest.approx(0.6)
 
 
 def test_a_failed_trial_has_no_objective(folder: StudyFolder, listener: Listener):
@@ -182,8 +199,167 @@ def test_stored_histories_come_back_as_reports_so_that_racing_remembers(folder: 
     book = open_book(folder, listener, racing=StopAll())
     book.next_task()
     book.hear(epoch(0, 0, 1, 0.7))
-    book.stop(0)
+    book.left(0)
     row = {"epoch": 1, "train_loss": 0.9, "log_loss": 0.7, "macro_auc": 0.6, "lr": 1e-3, "seconds": 2.0, "images": 20}
     write_history(folder.trial(0).fold(0).history, [row, {**row, "epoch": 2, "log_loss": 0.65}])
     reports = list(stored_reports(folder, metric="log_loss"))
     assert [(each.number, each.fold, each.epoch, each.score) for each in reports] == [(0, 0, 1, 0.7), (0, 0, 2, 0.65)]
+
+
+class Clock:
+    """Moves when the test says so."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def test_a_lost_worker_is_said_and_the_first_one_is_not(folder: StudyFolder, listener: Listener):
+    book = open_book(folder, listener)
+    book.next_task()
+    book.taken(TaskTaken(number=0, attempt=1))
+    assert listener.notes == []
+    book.taken(TaskTaken(number=0, attempt=2, reason="it showed no sign of life for 900 s"))
+    assert "trial 0: its worker was lost (it showed no sign of life for 900 s)" in listener.notes[0]
+
+
+def test_epochs_that_are_only_repeated_are_not_decided_on_again(folder: StudyFolder, listener: Listener):
+    book = open_book(folder, listener, racing=StopAll())
+    book.next_task()
+    assert book.hear(replace(epoch(0, 0, 1, 0.7), is_repeat=True)) is None
+    assert book.hear(epoch(0, 0, 2, 0.7)) == "rank 9 of 9"
+
+
+def test_closing_pauses_what_runs_and_leaves_nothing_running(folder: StudyFolder, listener: Listener):
+    notebook = Notebook()
+    book = open_book(folder, listener, suggester=notebook)
+    play(book, 0.5)
+    book.next_task()
+    book.hear(epoch(1, 0, 1, 0.7))
+    book.close("Ctrl-C")
+    assert [(stored(folder, number)["state"], stored(folder, number)["reason"]) for number in (0, 1)] == [
+        ("finished", ""),
+        ("paused", "Ctrl-C"),
+    ]
+    assert (notebook.told[-1].state, notebook.told[-1].objective) == ("paused", None)
+    assert (book.n_running, book.ended_by()) == (0, "")
+
+
+def test_a_paused_trial_goes_on_under_its_number_in_the_next_run(folder: StudyFolder, listener: Listener):
+    book = open_book(folder, listener)
+    paused = book.next_task()
+    book.close("Ctrl-C")
+    notebook = Notebook(asked=1, unfinished=[task(0)])
+    again = open_book(folder, listener, suggester=notebook)
+    assert again.next_task() == paused
+    assert notebook.resumed == 0
+
+
+def test_seconds_of_a_resumed_trial_count_every_fold_once(folder: StudyFolder, listener: Listener):
+    book = open_book(folder, listener)
+    book.next_task()
+    book.hear(replace(epoch(0, 0, 2, 0.4, ends_fold=True), is_repeat=True))  # a stored fold: its last epoch only
+    book.hear(replace(epoch(0, 1, 1, 0.5), is_repeat=True))
+    book.hear(epoch(0, 1, 2, 0.4, ends_fold=True))
+    book.end(TrialOutcome(number=0, state="finished"))
+    assert stored(folder, 0)["seconds"] == pytest.approx(2.0)  # search_records: a fold takes 1 s
+
+
+def test_a_trial_without_memory_gets_a_roomier_slot_once_and_after_all_others(folder: StudyFolder, listener: Listener):
+    book = open_book(folder, listener, trials=2, has_roomier_slots=True)
+    book.next_task()
+    short = TrialOutcome(number=0, state="failed", fault="memory", reason="out of memory with batches of 64")
+    book.end(short)
+    assert listener.ended == []
+    assert "a slot with more memory" in listener.notes[0]
+    assert play(book, 0.5) == 1
+    again = book.next_task()
+    assert (again.number, again.roomy) == (0, True)
+    book.end(short)
+    assert (listener.ended[-1].number, listener.ended[-1].state) == (0, "failed")
+    assert book.ended_by() == "all 2 trials are done"
+
+
+def test_a_trial_without_memory_fails_at_once_where_no_slot_is_roomier(folder: StudyFolder, listener: Listener):
+    book = open_book(folder, listener)
+    book.next_task()
+    book.end(TrialOutcome(number=0, state="failed", fault="memory", reason="out of memory with batches of 64"))
+    assert [record.state for record in listener.ended] == ["failed"]
+
+
+def test_a_full_disk_of_a_worker_halts_the_search_and_pauses_its_trial(folder: StudyFolder, listener: Listener):
+    book = open_book(folder, listener)
+    book.next_task()
+    book.next_task()
+    book.end(TrialOutcome(number=0, state="paused", fault="disk", reason="no space left for checkpoint.pt"))
+    assert "no space left" in book.must_leave()
+    assert book.next_task() is None
+    book.close("the search ended")
+    assert [stored(folder, number)["state"] for number in (0, 1)] == ["paused", "paused"]
+    assert book.ended_by() == ""
+
+
+class FullDisk(Notebook):
+    """The journal cannot be written."""
+
+    def tell(self, record: TrialRecord, *, metric: str) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "optuna.journal")
+
+
+def test_a_full_disk_of_the_driver_halts_the_search_without_an_exception(folder: StudyFolder, listener: Listener):
+    book = open_book(folder, listener, suggester=FullDisk())
+    play(book, 0.5)
+    assert book.must_leave() == "optuna.journal: No space left on device"
+    assert book.next_task() is None
+    assert stored(folder, 0)["state"] == "finished"
+
+
+def test_a_budget_of_hours_ends_the_search_at_once(folder: StudyFolder, listener: Listener):
+    clock = Clock()
+    book = open_book(folder, listener, limits=Limits(Budget(hours=1), Ledger(clock=clock)))
+    book.reserve(1)
+    book.next_task()
+    assert book.must_leave() == ""
+    clock.now = 3600.0
+    assert "1 hours" in book.must_leave()
+    book.close("the search ended")
+    assert stored(folder, 0)["state"] == "paused"
+    assert book.ended_by() == "the budget of 1 hours is used up"
+
+
+def test_without_patience_left_running_folds_end_and_nothing_new_begins(folder: StudyFolder, listener: Listener):
+    book = open_book(folder, listener, trials=9, limits=Limits(Budget(patience=2), Ledger()))
+    play(book, 0.5)
+    running = book.next_task()
+    play(book, 0.6)
+    play(book, 0.6)
+    assert book.next_task() is None
+    assert book.hear(epoch(running.number, 0, 1, 0.4)) is None  # in the middle of a fold
+    reason = book.hear(epoch(running.number, 0, 2, 0.4, ends_fold=True))
+    assert "no gain beyond the noise" in reason
+    book.left(running.number)
+    assert stored(folder, running.number)["state"] == "paused"
+    assert book.ended_by() == reason
+
+
+def test_the_last_fold_of_a_trial_is_not_paused_but_finished(folder: StudyFolder, listener: Listener):
+    book = open_book(folder, listener, trials=9, limits=Limits(Budget(patience=1), Ledger()))
+    play(book, 0.5)
+    running = book.next_task()
+    book.hear(epoch(running.number, 0, 2, 0.4, ends_fold=True))
+    play(book, 0.6)
+    assert book.hear(epoch(running.number, 1, 2, 0.4, ends_fold=True)) is None
+    book.end(TrialOutcome(number=running.number, state="finished"))
+    assert stored(folder, running.number)["state"] == "finished"
+
+
+def test_stored_folds_come_back_so_that_curtailment_remembers(folder: StudyFolder, listener: Listener):
+    play(open_book(folder, listener), 0.5)
+    row = {"epoch": 2, "train_loss": 0.9, "log_loss": 0.5, "macro_auc": 0.6, "lr": 1e-3, "seconds": 2.0, "images": 20}
+    write_history(folder.trial(0).fold(0).history, [{**row, "epoch": 1}, row])
+    reports = list(stored_reports(folder, metric="log_loss"))
+    ends = [(report.fold, report.epoch, report.fold_result is not None) for report in reports]
+    assert ends == [(0, 1, False), (0, 2, True), (1, 2, True)]
+    assert all(report.is_repeat for report in reports)

@@ -2,12 +2,13 @@
 
 import asyncio
 from collections.abc import Coroutine
+from dataclasses import replace
 from typing import Any
 
 import pytest
 from search_records import epoch, task
 
-from consilia.records import TrialOutcome
+from consilia.records import TaskTaken, TrialOutcome
 from consilia.search.mailbox import Mailbox, TrialFailedError, WorkersLost
 
 
@@ -33,7 +34,8 @@ def test_a_worker_waits_for_a_task_and_its_reports_come_out_in_order():
             await mailbox.report(report)
         done = TrialOutcome(number=1, state="finished")
         await mailbox.finish(done)
-        assert [await mailbox.next_message() for _ in range(3)] == [*reports, done]
+        taken = TaskTaken(number=1, attempt=1)
+        assert [await mailbox.next_message() for _ in range(4)] == [taken, *reports, done]
 
     run(main())
 
@@ -62,7 +64,8 @@ def test_a_new_worker_takes_the_same_task_up_again_and_repeated_reports_are_drop
         assert await mailbox.take() == task(1)  # the first worker was killed
         await mailbox.report(epoch(1, 0, 1, 0.5))
         await mailbox.report(epoch(1, 0, 2, 0.4))
-        assert [(await mailbox.next_message()).epoch for _ in range(2)] == [1, 2]
+        heard = [await mailbox.next_message() for _ in range(4)]
+        assert [(each.attempt if isinstance(each, TaskTaken) else -each.epoch) for each in heard] == [1, -1, 2, -2]
 
     run(main())
 
@@ -74,6 +77,7 @@ def test_a_task_that_kills_every_worker_fails_instead_of_going_round_for_ever():
         for _ in range(4):
             assert await mailbox.take() == task(1)
         fifth = asyncio.create_task(mailbox.take())
+        assert [(await mailbox.next_message()).attempt for _ in range(4)] == [1, 2, 3, 4]
         outcome = await mailbox.next_message()
         assert (outcome.state, outcome.number) == ("failed", 1)
         assert "died 4 times" in outcome.reason
@@ -151,5 +155,74 @@ def test_the_loss_of_all_workers_reaches_the_slot():
         mailbox = Mailbox()
         await mailbox.lose_workers("no node left")
         assert await mailbox.next_message() == WorkersLost("no node left")
+
+    run(main())
+
+
+class Clock:
+    """Moves when the test says so."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def test_silence_counts_from_the_last_sign_of_life_and_only_while_a_worker_has_the_task():
+    async def main() -> None:
+        clock = Clock()
+        mailbox = Mailbox(clock)
+        await mailbox.assign(task(1))
+        clock.now = 100.0
+        assert await mailbox.silent_seconds() == 0.0  # no worker has come yet: a slot may wait for resources
+        await mailbox.take()
+        clock.now = 130.0
+        assert await mailbox.silent_seconds() == 30.0
+        await mailbox.alive()
+        clock.now = 135.0
+        assert await mailbox.silent_seconds() == 5.0
+        await mailbox.report(epoch(1, 0, 1, 0.5))
+        assert await mailbox.silent_seconds() == 0.0
+        await mailbox.finish(TrialOutcome(number=1, state="finished"))
+        clock.now = 999.0
+        assert await mailbox.silent_seconds() == 0.0
+
+    run(main())
+
+
+def test_a_worker_that_was_given_up_is_not_watched_and_its_successor_learns_why():
+    async def main() -> None:
+        clock = Clock()
+        mailbox = Mailbox(clock)
+        await mailbox.assign(task(1))
+        await mailbox.join(0, "first")
+        await mailbox.take()
+        clock.now = 50.0
+        await mailbox.blame("it showed no sign of life for 50 s")
+        assert await mailbox.silent_seconds() == 0.0
+        assert await mailbox.workers() == ["first"]
+        await mailbox.join(0, "second")
+        await mailbox.take()
+        assert await mailbox.workers() == ["second"]
+        messages = [await mailbox.next_message() for _ in range(2)]
+        assert messages[1] == TaskTaken(number=1, attempt=2, reason="it showed no sign of life for 50 s")
+        clock.now = 60.0
+        assert await mailbox.silent_seconds() == 10.0
+
+    run(main())
+
+
+def test_a_note_is_passed_on_even_with_an_epoch_that_was_heard_before():
+    async def main() -> None:
+        mailbox = Mailbox()
+        await mailbox.assign(task(1))
+        await mailbox.take()
+        await mailbox.report(epoch(1, 0, 1, 0.5))
+        await mailbox.take()
+        again = replace(epoch(1, 0, 1, 0.5), note="the checkpoint is damaged: the fold starts again")
+        await mailbox.report(again)
+        messages = [await mailbox.next_message() for _ in range(4)]
+        assert messages[-1] == replace(again, is_repeat=True)
 
     run(main())

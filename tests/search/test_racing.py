@@ -1,13 +1,12 @@
 """Epoch halving: who goes on past the rung."""
 
-import math
 import random
 
 import pytest
 from search_records import epoch
 
-from consilia.plan.study import Halving, NoStopping
-from consilia.search.racing import EpochHalving, EveryFold, make_racing
+from consilia.plan.study import Halving
+from consilia.search.racing import EpochHalving
 
 EPOCHS = 12
 
@@ -91,10 +90,3 @@ def test_one_epoch_folds_are_never_halved():
     racing = EpochHalving(Halving(min_scores=2), epochs=1, higher_is_better=False)
     assert racing.rung == 1
     assert all(racing.hear(epoch(number, 0, 1, float(number))) is None for number in range(20))
-
-
-def test_the_plan_chooses_the_racing():
-    assert isinstance(make_racing(NoStopping(), epochs=9, higher_is_better=True), EveryFold)
-    halving = make_racing(Halving(reduction=4), epochs=9, higher_is_better=True)
-    assert isinstance(halving, EpochHalving)
-    assert halving.rung == math.ceil(9 / 4)

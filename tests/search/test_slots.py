@@ -14,11 +14,13 @@ from search_records import Listener, epoch, task
 
 from consilia.cluster.connection import connect
 from consilia.folder import StudyFolder
-from consilia.plan.study import ClusterProfile, SearchPlan
+from consilia.plan.study import Budget, ClusterProfile, SearchPlan
 from consilia.records import EpochReport, TrialOutcome, TrialTask
 from consilia.search.book import TrialBook
+from consilia.search.ledger import Ledger
+from consilia.search.limits import Limits
 from consilia.search.racing import EveryFold
-from consilia.search.slot import SlotOptions
+from consilia.search.slot import SlotOptions, WorkerShare
 from consilia.search.tuner import run_in_slots
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(240)]
@@ -39,6 +41,9 @@ class Numbers:
 
     def unfinished(self) -> list[TrialTask]:
         return []
+
+    def resume(self, number: int) -> None:
+        """Nothing is unfinished."""
 
     def tell(self, record: object, *, metric: str) -> None:
         """Remember nothing."""
@@ -70,9 +75,12 @@ def listener(marks: Path, tmp_path_factory: pytest.TempPathFactory) -> Listener:
         suggester=Numbers(),
         racing=_StopSecond(),
         observer=listener,
+        limits=Limits(Budget(), Ledger()),
     )
-    options = SlotOptions(run_trial=partial(_play, marks), n_folds=2, cpus=1, gpus=0, storage=str(folder.ray))
-    run_in_slots(book, n_slots=1, options=options, storage=folder.ray)
+    options = SlotOptions(
+        run_trial=partial(_play, marks), n_folds=2, share=WorkerShare(cpus=1), storage=str(folder.ray)
+    )
+    run_in_slots(book, n_slots=lambda: 1, options=options, storage=folder.ray)
     return listener
 
 

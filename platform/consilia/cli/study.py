@@ -75,7 +75,7 @@ def trials(
     """
     from consilia.report.console import make_console
     from consilia.report.tables import leaderboard_table
-    from consilia.search.book import leaderboard, read_trials
+    from consilia.search.stored import leaderboard, read_trials
     from consilia.study.folder import find_study
 
     plan, folder = find_study(study, studies)

@@ -30,7 +30,7 @@ class Halving(Frozen):
 
 
 class Curtailment(Frozen):
-    """After each fold: stop a trial that cannot be expected to be among the best. Source: docs/methods.md section 2.2."""
+    """After each fold, stop whoever cannot be expected to be among the best. Source: docs/methods.md section 2.2."""
 
     kind: Literal["curtailment"] = "curtailment"
     eps: float = Field(default=0.05, gt=0, lt=0.5)  # risk at each fold of stopping one of the best `keep`

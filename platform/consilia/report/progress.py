@@ -147,7 +147,7 @@ class StudyProgress:
     def search_started(self, *, n_trials: int, n_slots: int, records: tuple[TrialRecord, ...]) -> None:
         """Take down the budget and what an earlier run has ended."""
         self._n_trials, self._n_slots = n_trials, n_slots
-        self._records = {record.number: record for record in records if record.state != "running"}
+        self._records = {record.number: record for record in records if record.has_ended}
         self._n_ended_before = len(self._records)
         self._started = self._clock()
         if self._live:
@@ -168,10 +168,15 @@ class StudyProgress:
             self._n_epochs += 1
         self._show()
 
+    def noted(self, text: str) -> None:
+        """Say it in one line."""
+        self._console.print(text, highlight=False, markup=False, soft_wrap=True)
+
     def trial_ended(self, record: TrialRecord) -> None:
-        """Move a trial from the running to the ended ones, and say so in one line."""
+        """Move a trial from the running to the ended ones, if it is not paused, and say so in one line."""
         self._running.pop(record.number, None)
-        self._records[record.number] = record
+        if record.has_ended:
+            self._records[record.number] = record
         self._console.print(self._line(record), highlight=False, markup=False, soft_wrap=True)
         self._show()
 

@@ -1,26 +1,41 @@
 """The driver's book of trials: what is asked, heard, decided and written, with no Ray."""
 
+import errno
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections import deque
+from dataclasses import replace
 
 from consilia.folder import StudyFolder
 from consilia.plan.study import SearchPlan
-from consilia.record_files import read_trial, write_trial
-from consilia.records import EpochReport, FoldResult, TrialOutcome, TrialRecord, TrialTask
-from consilia.scoring.metrics import METRICS
+from consilia.record_files import write_trial
+from consilia.records import EpochReport, TaskTaken, TrialOutcome, TrialRecord, TrialState, TrialTask
+from consilia.search.limits import Limits
 from consilia.search.observer import SearchObserver
+from consilia.search.progress import TrialProgress
 from consilia.search.racing import Racing
+from consilia.search.stored import leaderboard, read_trials
 from consilia.search.suggester import Suggester
-from consilia.training.artifacts import read_history
 
 logger = logging.getLogger(__name__)
+
+_DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 class TrialBook:
     """One writer for the journal and every trial.json.
 
     An ended trial is written to trial.json first and told to Optuna second; whatever lies between the two when the
-    driver dies is told when the next driver opens the book.
+    driver dies is told when the next driver opens the book. Whatever ends the search, `close` leaves no trial running.
+
+    Args:
+        plan: How many trials there are, and by which metric they are judged.
+        folder: Of the study.
+        n_folds: Of a trial.
+        suggester: Where configurations come from.
+        racing: Who goes on.
+        observer: Told of everything.
+        limits: What may be spent.
+        has_roomier_slots: A trial that ran out of memory may have a slot that shares its device with nobody.
     """
 
     def __init__(
@@ -32,6 +47,8 @@ class TrialBook:
         suggester: Suggester,
         racing: Racing,
         observer: SearchObserver,
+        limits: Limits,
+        has_roomier_slots: bool = False,
     ) -> None:
         self._plan = plan
         self._folder = folder
@@ -39,133 +56,216 @@ class TrialBook:
         self._suggester = suggester
         self._racing = racing
         self._observer = observer
-        self._running: dict[int, TrialTask] = {}
-        self._folds: dict[int, dict[int, FoldResult]] = {}
-        self._last_score: dict[int, float] = {}
-        self._seconds: dict[int, float] = {}
-        self._stops: dict[int, str] = {}
+        self._limits = limits
+        self._has_roomier_slots = has_roomier_slots
+        self._running: dict[int, TrialProgress] = {}
+        self._leaving: dict[int, tuple[TrialState, str]] = {}  # told to leave their slots, and how they ended
+        self._roomy: deque[TrialTask] = deque()
+        self._kept: set[int] = set()  # finished trials whose weights are on disk
+        self.halted = ""  # why no trial can go on, such as a full disk
         self.records: dict[int, TrialRecord] = read_trials(folder)
-        self._resumable = self._settle()
+        self._resumable = deque(self._settle())
+        self._kept.update(record.number for record in self.records.values() if record.state == "finished")
+        for record in self.records.values():
+            if record.has_ended:
+                limits.ended(record)
+
+    @property
+    def n_running(self) -> int:
+        """Trials that are in slots."""
+        return len(self._running)
 
     def next_task(self) -> TrialTask | None:
-        """Return an interrupted trial, or else a new one; None when the budget of trials is spent."""
-        if self._resumable:
-            task = self._resumable.pop(0)
-        elif self._suggester.n_asked < self._plan.trials:
-            task = self._suggester.ask()
-        else:
+        """Return an interrupted trial, or else a new one; None while there is none to hand out.
+
+        Trials that wait for a roomier slot come last: a slot that has its device alone must wait for the others.
+        """
+        if self.must_leave() or self._limits.enough():
             return None
-        self._running[task.number] = task
-        self._write(TrialRecord(number=task.number, state="running", hyperparameters=task.hyperparameters))
-        self._observer.trial_started(task)
-        return task
+        try:
+            return self._hand_out()
+        except OSError as error:
+            self._halt(error)
+            return None
+
+    def taken(self, message: TaskTaken) -> None:
+        """A worker has taken a trial up; if not for the first time, say that one was lost."""
+        if message.number not in self._running:
+            return
+        self._limits.ledger.taken(message.number)
+        if message.attempt > 1:
+            reason = f" ({message.reason})" if message.reason else ""
+            self._observer.noted(f"trial {message.number}: its worker was lost{reason}; another goes on with it")
 
     def hear(self, report: EpochReport) -> str | None:
         """Take an epoch down and decide.
 
         Returns:
-            Why the trial stops now, or None for it to go on.
+            Why the trial leaves its slot now, or None for it to go on.
         """
-        if report.number not in self._running:
+        progress = self._running.get(report.number)
+        if progress is None:
             return None
-        self._last_score[report.number] = report.score
-        self._seconds[report.number] = self._seconds.get(report.number, 0.0) + report.seconds
-        if report.fold_result is not None:
-            self._folds.setdefault(report.number, {})[report.fold] = report.fold_result
+        progress.heard(report)
+        self._limits.ledger.heard(report)
+        self._limits.heard(report)
+        if report.note:
+            self._observer.noted(f"trial {report.number}, fold {report.fold + 1}: {report.note}")
         self._observer.epoch_ended(report)
         reason = self._racing.hear(report)
+        if report.is_repeat:
+            return None  # it was decided on when it was new
         if reason is not None:
-            self._stops[report.number] = reason
-        return reason
+            self._leaving[report.number] = ("stopped", reason)
+            return reason
+        ends_fold = report.fold_result is not None and report.fold + 1 < self._n_folds
+        if ends_fold and (reason := self._limits.enough()):
+            self._leaving[report.number] = ("paused", reason)
+            return reason
+        return None
+
+    def must_leave(self) -> str:
+        """Return why all trials must leave their slots now, or ""."""
+        return self.halted or self._limits.over()
+
+    def reserve(self, n_slots: int) -> None:
+        """Take down how many slots are held."""
+        self._limits.ledger.reserve(n_slots)
 
     def end(self, outcome: TrialOutcome) -> None:
-        """Write how a trial ended; a trial that has ended already is left alone."""
-        task = self._running.pop(outcome.number, None)
-        if task is None:
+        """Write how a trial ended on its worker; a trial that has left already is let alone."""
+        if outcome.number not in self._running:
             return
-        folds = tuple(result for _, result in sorted(self._folds.pop(outcome.number, {}).items()))
+        if outcome.fault == "disk":
+            self._halt_for(outcome.reason)
+        if outcome.fault == "memory" and self._makes_room(outcome):
+            return
+        self._leave(outcome.number, outcome.state, outcome.reason)
+
+    def left(self, number: int) -> None:
+        """End a trial that `hear` has told to leave."""
+        if number in self._leaving:
+            self._leave(number, *self._leaving.pop(number))
+
+    def close(self, reason: str) -> None:
+        """Pause what is still running, delete what nobody needs, and write the ledger: nothing runs any more.
+
+        Args:
+            reason: Why the search ended, for trials that would have gone on.
+        """
+        for number in sorted(self._running):
+            self._leave(number, "paused", self.must_leave() or reason)
+        try:
+            self._sweep()
+        except OSError as error:
+            self._halt(error)
+        self._limits.ledger.reserve(0)
+        self._limits.ledger.write()
+
+    def ended_by(self) -> str:
+        """Return which limit ended the search, or "" if it was none of them."""
+        if self.halted:
+            return ""
+        if all(record.has_ended for record in self.records.values()) and self._suggester.n_asked >= self._plan.trials:
+            return f"all {self._plan.trials} trials are done"
+        return self._limits.over() or self._limits.enough()
+
+    def _hand_out(self) -> TrialTask | None:
+        if self._resumable:
+            task = self._resumable.popleft()
+            self._suggester.resume(task.number)
+        elif self._suggester.n_asked < self._plan.trials:
+            task = self._suggester.ask()
+        elif self._roomy:
+            task = self._roomy.popleft()
+        else:
+            return None
+        self._running[task.number] = TrialProgress(task)
+        self._write(TrialRecord(number=task.number, state="running", hyperparameters=task.hyperparameters))
+        self._limits.ledger.begin(task.number)
+        self._observer.trial_started(task)
+        return task
+
+    def _makes_room(self, outcome: TrialOutcome) -> bool:
+        """Queue a trial that ran out of memory for a roomier slot, once; say whether it was."""
+        task = self._running[outcome.number].task
+        if not self._has_roomier_slots or task.roomy:
+            return False
+        del self._running[outcome.number]
+        self._limits.ledger.end(outcome.number, "failed")
+        self._roomy.append(replace(task, roomy=True))
+        self._observer.noted(f"trial {outcome.number}: {outcome.reason}. It goes on in a slot with more memory.")
+        return True
+
+    def _leave(self, number: int, state: TrialState, reason: str) -> None:
+        progress = self._running.pop(number)
+        self._leaving.pop(number, None)
+        scores = progress.scores(self._plan.metric)
+        objective: float | None = None
+        if state == "finished":
+            assert len(progress.folds) == self._n_folds, f"trial {number} finished with {len(progress.folds)} folds"
+            objective = sum(scores) / len(scores)
+        elif state == "stopped" and scores:
+            objective = self._racing.adjusted(scores)
         record = TrialRecord(
-            number=outcome.number,
-            state=outcome.state,
-            hyperparameters=task.hyperparameters,
-            folds=folds,
-            objective=self._objective(outcome, folds),
-            reason=outcome.reason,
-            seconds=self._seconds.pop(outcome.number, 0.0),
+            number=number,
+            state=state,
+            hyperparameters=progress.task.hyperparameters,
+            folds=tuple(progress.folds.values()),
+            objective=objective,
+            reason=reason,
+            seconds=progress.seconds,
         )
-        self._write(record)
-        self._suggester.tell(record, metric=self._plan.metric)
-        self._drop_weights()
+        self._limits.ledger.end(number, state)
+        try:
+            self._write(record)
+            self._suggester.tell(record, metric=self._plan.metric)
+            if record.state == "finished":
+                self._drop_weights(record)
+        except OSError as error:
+            self._halt(error)
+        if record.has_ended:
+            self._limits.ended(record)
         self._observer.trial_ended(record)
-
-    def stop(self, number: int) -> None:
-        """End a running trial that `hear` has stopped."""
-        if number in self._stops:
-            self.end(TrialOutcome(number=number, state="stopped", reason=self._stops.pop(number)))
-
-    def sweep(self) -> None:
-        """Delete checkpoints of ended trials: a stopped worker may write one more before it notices."""
-        for number, record in self.records.items():
-            if record.state != "running":
-                for fold in range(self._n_folds):
-                    self._folder.trial(number).fold(fold).checkpoint.unlink(missing_ok=True)
 
     def _settle(self) -> list[TrialTask]:
         """Tell Optuna of ends it has not heard of, and return the trials to go on with."""
         resumable = []
         for task in self._suggester.unfinished():
             record = self.records.get(task.number)
-            if record is not None and record.state != "running":
+            if record is not None and record.has_ended:
                 self._suggester.tell(record, metric=self._plan.metric)
             else:
                 resumable.append(task)
         return resumable
 
-    def _objective(self, outcome: TrialOutcome, folds: Sequence[FoldResult]) -> float | None:
-        if outcome.state == "failed":
-            return None
-        if outcome.state == "stopped":
-            return self._last_score.get(outcome.number)
-        assert len(folds) == self._n_folds, f"trial {outcome.number} finished with {len(folds)} folds"
-        return sum(fold.metrics[self._plan.metric] for fold in folds) / len(folds)
-
     def _write(self, record: TrialRecord) -> None:
         self.records[record.number] = record
         write_trial(self._folder.trial(record.number).record, record)
 
-    def _drop_weights(self) -> None:
+    def _halt(self, error: OSError) -> None:
+        """Remember that the disk is full; any other error is a defect."""
+        if error.errno not in _DISK_FULL:
+            raise error
+        self._halt_for(f"{error.filename or self._folder.root}: {error.strerror}")
+
+    def _halt_for(self, reason: str) -> None:
+        if not self.halted:
+            logger.error("the search halts: %s", reason)
+        self.halted = self.halted or reason
+
+    def _drop_weights(self, record: TrialRecord) -> None:
         """Keep the weights of the best trials only; their OOF predictions always stay."""
-        for record in leaderboard(self.records, metric=self._plan.metric)[self._plan.keep_weights :]:
+        self._kept.add(record.number)
+        kept = {number: self.records[number] for number in self._kept}
+        for worse in leaderboard(kept, metric=self._plan.metric)[self._plan.keep_weights :]:
             for fold in range(self._n_folds):
-                self._folder.trial(record.number).fold(fold).weights.unlink(missing_ok=True)
+                self._folder.trial(worse.number).fold(fold).weights.unlink(missing_ok=True)
+            self._kept.discard(worse.number)
 
-
-def leaderboard(records: Mapping[int, TrialRecord], *, metric: str) -> list[TrialRecord]:
-    """Return the fully evaluated trials, best first; a tie goes to the earlier trial."""
-    sign = -1.0 if METRICS[metric].higher_is_better else 1.0
-    finished = [record for record in records.values() if record.state == "finished"]
-    return sorted(finished, key=lambda record: (sign * (record.objective or 0.0), record.number))
-
-
-def read_trials(folder: StudyFolder) -> dict[int, TrialRecord]:
-    """Read every trial.json of a study, by number."""
-    paths = folder.trials.glob("*/trial.json")
-    return {record.number: record for record in sorted(map(read_trial, paths), key=lambda record: record.number)}
-
-
-def stored_reports(folder: StudyFolder, *, metric: str) -> Iterator[EpochReport]:
-    """Yield what the first folds of all trials have reported, by trial and epoch, so that racing can remember."""
-    for number in read_trials(folder):
-        path = folder.trial(number).fold(0).history
-        if not path.is_file():
-            continue
-        for row in read_history(path).to_dict("records"):
-            yield EpochReport(
-                number=number,
-                fold=0,
-                epoch=int(row["epoch"]),
-                score=float(row[metric]),
-                train_loss=float(row["train_loss"]),
-                seconds=float(row["seconds"]),
-                images=0,
-            )
+    def _sweep(self) -> None:
+        """Delete checkpoints of ended trials: a stopped worker may write one more before it notices."""
+        for number, record in self.records.items():
+            if record.has_ended:
+                for fold in range(self._n_folds):
+                    self._folder.trial(number).fold(fold).checkpoint.unlink(missing_ok=True)

@@ -5,10 +5,12 @@ worker makes under a readable name and holds while it trains. Nothing here needs
 """
 
 import asyncio
-from dataclasses import dataclass, field
-from typing import Literal
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
 
-from consilia.records import EpochReport, TrialOutcome, TrialTask
+from consilia.records import EpochReport, TaskTaken, TrialOutcome, TrialTask
 
 StopCause = Literal["stopped", "closed", "ended"]
 
@@ -26,7 +28,7 @@ class WorkersLost:
 
 _MAX_ATTEMPTS = 4  # a trial that takes its process down this often is at fault itself
 
-Message = EpochReport | TrialOutcome | WorkersLost
+Message = TaskTaken | EpochReport | TrialOutcome | WorkersLost
 
 
 @dataclass(slots=True)
@@ -38,19 +40,28 @@ class _Assignment:
     cause: StopCause = "ended"
     failure: str = ""
     attempts: int = 0
+    loss: str = ""  # why the last worker was lost, where that is known
+    watched: bool = False  # a worker has it that was not given up
     done: bool = False
     last_heard: tuple[int, int] = (-1, -1)  # (fold, epoch)
     finished_folds: set[int] = field(default_factory=set)
 
 
 class Mailbox:
-    """One task at a time, taken by whichever worker asks; a worker that asks again takes the same task up again."""
+    """One task at a time, taken by whichever worker asks; a worker that asks again takes the same task up again.
 
-    def __init__(self) -> None:
+    Args:
+        clock: Returns seconds and never jumps.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._current: _Assignment | None = None
         self._changed = asyncio.Condition()
         self._messages: asyncio.Queue[Message] = asyncio.Queue()
         self._closed = False
+        self._clock = clock
+        self._last_sign = clock()
+        self._workers: dict[int, Any] = {}  # handles by rank
 
     async def assign(self, task: TrialTask) -> None:
         """Stop the current task, if one is under way, and offer `task` to the workers."""
@@ -75,17 +86,47 @@ class Mailbox:
         """Say that no worker will come back."""
         await self._messages.put(WorkersLost(reason))
 
+    async def join(self, rank: int, worker: Any) -> None:
+        """Take down the handle of a worker process, so that one that hangs can be ended."""
+        self._workers[rank] = worker
+
+    async def workers(self) -> list[Any]:
+        """Return the handles of the present worker processes."""
+        return list(self._workers.values())
+
     async def take(self) -> TrialTask | None:
         """Wait for a task that is not done; None when the slot closes."""
         async with self._changed:
             while True:
                 await self._changed.wait_for(self._has_something_to_say)
-                if self._closed or self._current is None:
+                current = self._current
+                if self._closed or current is None:
                     return None
-                self._current.attempts += 1
-                if self._current.attempts <= _MAX_ATTEMPTS:
-                    return self._current.task
-                await self._end(_worn_out(self._current.task))
+                current.attempts += 1
+                current.watched = True
+                self._last_sign = self._clock()
+                if current.attempts <= _MAX_ATTEMPTS:
+                    taken = TaskTaken(number=current.task.number, attempt=current.attempts, reason=current.loss)
+                    await self._messages.put(taken)
+                    return current.task
+                await self._end(_worn_out(current))
+
+    async def alive(self) -> None:
+        """Take a sign of life."""
+        self._last_sign = self._clock()
+
+    async def silent_seconds(self) -> float:
+        """Return for how long a worker has shown no sign of life; 0 while none has the task."""
+        current = self._current
+        if current is None or current.done or not current.watched:
+            return 0.0
+        return self._clock() - self._last_sign
+
+    async def blame(self, reason: str) -> None:
+        """Give the present worker up, and remember why; its successor will be watched again."""
+        if self._current is not None:
+            self._current.loss = reason
+            self._current.watched = False
 
     async def trial(self, number: int) -> StopCause:
         """Return when the worker must leave this trial, or when it has ended.
@@ -105,6 +146,7 @@ class Mailbox:
 
     async def report(self, report: EpochReport) -> None:
         """Pass an epoch on, once: a worker that resumes at a checkpoint repeats what it had said."""
+        self._last_sign = self._clock()
         current = self._current
         if current is None or current.task.number != report.number:
             return
@@ -112,6 +154,8 @@ class Mailbox:
             if (report.fold, report.epoch) > current.last_heard:
                 current.last_heard = (report.fold, report.epoch)
                 await self._messages.put(report)
+            elif report.note:
+                await self._messages.put(replace(report, is_repeat=True))
             if report.fold_result is not None:
                 current.finished_folds.add(report.fold)
             self._changed.notify_all()
@@ -154,6 +198,8 @@ class Mailbox:
         return self._closed or (self._current is not None and not self._current.done)
 
 
-def _worn_out(task: TrialTask) -> TrialOutcome:
+def _worn_out(assignment: _Assignment) -> TrialOutcome:
     reason = f"its worker process died {_MAX_ATTEMPTS} times"
-    return TrialOutcome(number=task.number, state="failed", reason=reason)
+    if assignment.loss:
+        reason += f", the last time because {assignment.loss}"
+    return TrialOutcome(number=assignment.task.number, state="failed", reason=reason)

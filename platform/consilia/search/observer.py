@@ -19,3 +19,6 @@ class SearchObserver(Protocol):
 
     def trial_ended(self, record: TrialRecord) -> None:
         """A trial finished, was stopped, or failed."""
+
+    def noted(self, text: str) -> None:
+        """Something happened that people should know, such as a worker that was lost."""

@@ -1,17 +1,32 @@
 """Who goes on: pure decisions over the scores that trials report, with no Ray and no Optuna."""
 
 import math
+from collections.abc import Sequence
 from typing import Protocol
 
-from consilia.plan.study import Halving, NoStopping, Stopping
+import numpy as np
+
+from consilia.plan import study as plans
+from consilia.plan.ensemble import Greedy
+from consilia.plan.study import StudyPlan
 from consilia.records import EpochReport
+from consilia.scoring.metrics import METRICS
+from consilia.search.curtailment import Scores, adjusted_mean, judge
+
+_MIN_BEST = 5
 
 
 class Racing(Protocol):
-    """Hears every epoch of every trial, in the order in which they arrive."""
+    """Hears every epoch of every trial, in the order in which they arrive.
+
+    A trial is decided on once at each place: one that resumes says again what it had said, and goes on as before.
+    """
 
     def hear(self, report: EpochReport) -> str | None:
         """Return why this trial stops now, or None for it to go on."""
+
+    def adjusted(self, scores: Sequence[float]) -> float:
+        """Return what the mean over all folds is expected to be of a trial with these scores in its first folds."""
 
 
 class EveryFold:
@@ -21,8 +36,12 @@ class EveryFold:
         """Return None."""
         return None
 
+    def adjusted(self, scores: Sequence[float]) -> float:
+        """Return the mean."""
+        return float(np.mean(scores))
 
-class EpochHalving:
+
+class EpochHalving(EveryFold):
     """Asynchronous successive halving on the epochs of the first fold.
 
     A trial that reaches the rung goes on if it is among the best `1 / reduction` of all scores seen there,
@@ -32,7 +51,7 @@ class EpochHalving:
     Source: Li et al., A System for Massively Parallel Hyperparameter Tuning, MLSys 2020; docs/methods.md section 2.1.
     """
 
-    def __init__(self, plan: Halving, *, epochs: int, higher_is_better: bool) -> None:
+    def __init__(self, plan: plans.Halving, *, epochs: int, higher_is_better: bool) -> None:
         self.rung = math.ceil(epochs / plan.reduction)
         self._plan = plan
         self._epochs = epochs
@@ -40,10 +59,7 @@ class EpochHalving:
         self._losses: dict[int, float] = {}  # by trial; lower is better
 
     def hear(self, report: EpochReport) -> str | None:
-        """Record the score if this is the rung, and compare it with the others there.
-
-        A trial is decided on once: one that resumes reports its rung again and goes on as before.
-        """
+        """Record the score if this is the rung, and compare it with the others there."""
         if report.fold != 0 or report.epoch != self.rung or self.rung >= self._epochs:
             return None
         if report.number in self._losses:
@@ -59,8 +75,90 @@ class EpochHalving:
         return f"rank {n_better + 1} of {n_scores} after epoch {report.epoch} of fold 1; {n_promoted} go on"
 
 
-def make_racing(plan: Stopping, *, epochs: int, higher_is_better: bool) -> Racing:
-    """Return the racing that the plan asks for."""
-    if isinstance(plan, NoStopping):
-        return EveryFold()
-    return EpochHalving(plan, epochs=epochs, higher_is_better=higher_is_better)
+class FoldCurtailment:
+    """After each fold but the last, stops whoever cannot be expected to be among the best `n_best`.
+
+    Source: docs/methods.md section 2.2, and `search.curtailment` for the decision itself.
+    """
+
+    def __init__(self, *, k: int, n_best: int, eps: float, higher_is_better: bool) -> None:
+        self._k = k
+        self._n_best = n_best
+        self._eps = eps
+        self._sign = 1.0 if higher_is_better else -1.0
+        self._partial: dict[int, list[float]] = {}  # by trial; higher is better
+        self._finished: dict[int, list[float]] = {}
+        self._matrix: Scores = np.empty((0, k))  # of `_finished`, by number
+
+    def hear(self, report: EpochReport) -> str | None:
+        """Take a finished fold's score down, and decide."""
+        number = report.number
+        scores = self._partial.setdefault(number, [])
+        if report.fold_result is None or report.fold < len(scores) or number in self._finished:
+            return None
+        assert report.fold == len(scores), f"trial {number}: fold {report.fold} came after {len(scores)} folds"
+        scores.append(self._sign * report.score)
+        if len(scores) == self._k:
+            self._finish(number)
+            return None
+        verdict = judge(self._matrix, np.array(scores), n_best=self._n_best, eps=self._eps)
+        if verdict is None or not verdict.stops:
+            return None
+        return (
+            f"{self._sign * verdict.adjusted:.4f} after {len(scores)} of {self._k} folds, adjusted for the folds; "
+            f"rank {self._n_best} has {self._sign * verdict.bar:.4f}, "
+            f"and {verdict.margin:.4f} of difference could be chance"
+        )
+
+    def adjusted(self, scores: Sequence[float]) -> float:
+        """Return the mean without the effects of the folds, as far as finished trials show them."""
+        return self._sign * adjusted_mean(self._matrix, self._sign * np.array(scores))
+
+    def _finish(self, number: int) -> None:
+        self._finished[number] = self._partial.pop(number)
+        # By number and not by time, so that the same trials give the same decisions.
+        self._matrix = np.array([self._finished[each] for each in sorted(self._finished)])
+
+
+class BothStops:
+    """Halving on the epochs of the first fold, then curtailment over the folds."""
+
+    def __init__(self, halving: EpochHalving, curtailment: FoldCurtailment) -> None:
+        self._halving = halving
+        self._curtailment = curtailment
+
+    def hear(self, report: EpochReport) -> str | None:
+        """Let both hear; they decide at different places."""
+        return self._halving.hear(report) or self._curtailment.hear(report)
+
+    def adjusted(self, scores: Sequence[float]) -> float:
+        """Return the mean without the effects of the folds."""
+        return self._curtailment.adjusted(scores)
+
+
+def make_racing(plan: StudyPlan) -> Racing:
+    """Return the racing that the study asks for."""
+    stopping = plan.search.stopping
+    higher_is_better = bool(METRICS[plan.search.metric].higher_is_better)
+
+    def halving(its: plans.Halving) -> EpochHalving:
+        return EpochHalving(its, epochs=plan.training.epochs, higher_is_better=higher_is_better)
+
+    def curtailment(its: plans.Curtailment) -> FoldCurtailment:
+        n_best = its.keep or default_n_best(plan)
+        return FoldCurtailment(k=plan.folds.k, n_best=n_best, eps=its.eps, higher_is_better=higher_is_better)
+
+    if isinstance(stopping, plans.Racing):
+        return BothStops(halving(stopping.halving), curtailment(stopping.curtailment))
+    if isinstance(stopping, plans.Halving):
+        return halving(stopping)
+    if isinstance(stopping, plans.Curtailment):
+        return curtailment(stopping)
+    return EveryFold()
+
+
+def default_n_best(plan: StudyPlan) -> int:
+    """Return how many trials the stopping must not harm: a quarter of the ensemble's pool, at least five."""
+    selection = plan.ensemble.selection
+    pool = min(selection.pool, plan.search.trials) if isinstance(selection, Greedy) else plan.search.trials
+    return max(_MIN_BEST, pool // 4)

@@ -3,6 +3,7 @@
 Starting a trainer takes seconds; a slot starts one once, and later trials begin in milliseconds.
 """
 
+import contextlib
 import os
 import threading
 import uuid
@@ -20,6 +21,16 @@ from consilia.search.worker import TASK_EVENTS_MILLISECONDS, RunTrial, serve
 
 _HEARTBEAT_SECONDS = 1.0  # how long a step waits before it lets Tune speak to the slot again
 _CLOSE_SECONDS = 30.0  # workers poll for the stop between batches
+_ANSWER_SECONDS = 10.0  # the mailbox answers in milliseconds, unless it is gone
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerShare:
+    """What one worker of a slot holds."""
+
+    cpus: float
+    gpus: float = 0.0
+    memory: int | None = None  # bytes of host memory; None: it is not reserved
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,8 +39,10 @@ class SlotOptions:
 
     run_trial: RunTrial
     n_folds: int
-    cpus: float
-    gpus: float
+    share: WorkerShare
+    roomy: WorkerShare | None = None  # for a trial that ran out of memory
+    n_workers: int = 1
+    hang_seconds: float = 900.0
     storage: str  # folder for Ray Train's own state
     max_worker_failures: int = 20  # of one slot; then Tune restarts the slot
 
@@ -43,9 +56,10 @@ class Slot(tune.Trainable):
         self._options = options
         self._mailbox: Any = ray.remote(Mailbox).options(num_cpus=0).remote()
         self._message: Any = None
-        self._workers = threading.Thread(target=self._run_workers, name="ray-train", daemon=True)
+        task = self._assign(config)
+        share = options.roomy if task.roomy and options.roomy is not None else options.share
+        self._workers = threading.Thread(target=self._run_workers, args=(share,), name="ray-train", daemon=True)
         self._workers.start()
-        self._assign(config)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         """Stop what is under way and take the next task; True tells Tune that no new actor is needed."""
@@ -56,14 +70,17 @@ class Slot(tune.Trainable):
         """Return the next message, or a heartbeat when none comes soon, so that Tune can stop the slot.
 
         Raises:
-            RuntimeError: The worker group is gone for good; Tune restarts the slot.
+            RuntimeError: The worker group or the mailbox is gone for good; Tune restarts the slot.
         """
         if self._message is None:
             self._message = self._mailbox.next_message.remote()
         try:
             message = ray.get(self._message, timeout=_HEARTBEAT_SECONDS)
         except ray.exceptions.GetTimeoutError:
+            self._replace_hanging_workers()
             return {"message": None}
+        except ray.exceptions.RayActorError as error:
+            raise RuntimeError("the mailbox of this slot is gone") from error
         self._message = None
         if isinstance(message, WorkersLost):
             raise RuntimeError(f"the workers of this slot are gone: {message.reason}")
@@ -71,14 +88,18 @@ class Slot(tune.Trainable):
 
     def cleanup(self) -> None:
         """Close the mailbox, so that the train function returns and Ray Train ends in good order."""
-        ray.get(self._mailbox.close.remote())
+        with contextlib.suppress(ray.exceptions.RayError):  # without a mailbox the workers end by themselves
+            ray.get(self._mailbox.close.remote(), timeout=_ANSWER_SECONDS)
         self._workers.join(timeout=_CLOSE_SECONDS)
-        self._mailbox.__ray_terminate__.remote()
+        ray.kill(self._mailbox)
 
     @classmethod
     def default_resource_request(cls, config: dict[str, Any]) -> tune.PlacementGroupFactory:
-        """Ask for one byte: a slot only passes messages, and its workers have a placement group of their own."""
-        return tune.PlacementGroupFactory([{"memory": 1}])
+        """Ask for a byte: a slot only passes messages, and its workers have a placement group of their own.
+
+        A roomy trial asks for two, so that Tune gives it a new slot and no used one.
+        """
+        return tune.PlacementGroupFactory([{"memory": 2 if config.get("roomy") else 1}])
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:
         """Save nothing: trials keep their own checkpoints in the study folder."""
@@ -90,27 +111,39 @@ class Slot(tune.Trainable):
         """Name the slot in the dashboard's table of actors."""
         return f"consilia slot (pid {os.getpid()})"
 
-    def _assign(self, config: dict[str, Any]) -> None:
+    def _assign(self, config: dict[str, Any]) -> TrialTask:
         self._message = None
         task = TrialTask(
-            number=config["number"], hyperparameters=Hyperparameters.model_validate(config["hyperparameters"])
+            number=config["number"],
+            hyperparameters=Hyperparameters.model_validate(config["hyperparameters"]),
+            roomy=config["roomy"],
         )
         ray.get(self._mailbox.assign.remote(task))
+        return task
 
-    def _run_workers(self) -> None:
+    def _replace_hanging_workers(self) -> None:
+        """End workers that show no sign of life; Ray Train starts fresh ones, which take the task up again."""
+        silent = ray.get(self._mailbox.silent_seconds.remote())
+        if silent <= self._options.hang_seconds:
+            return
+        ray.get(self._mailbox.blame.remote(f"it showed no sign of life for {silent:.0f} s"))
+        for worker in ray.get(self._mailbox.workers.remote()):
+            ray.kill(worker)
+
+    def _run_workers(self, share: WorkerShare) -> None:
         try:
-            _make_trainer(self._options, self._mailbox).fit()
+            _make_trainer(self._options, share, self._mailbox).fit()
             reason = "the train function returned"
         except Exception as error:  # whatever Ray Train raises, Tune must hear of it through the mailbox
             reason = str(error)
         self._mailbox.lose_workers.remote(reason)
 
 
-def _make_trainer(options: SlotOptions, mailbox: Any) -> TorchTrainer:
-    n_threads = max(1, int(options.cpus))
+def _make_trainer(options: SlotOptions, share: WorkerShare, mailbox: Any) -> TorchTrainer:
+    n_threads = max(1, int(share.cpus))
     environment = {name: str(n_threads) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")}
     environment["RAY_task_events_report_interval_ms"] = str(TASK_EVENTS_MILLISECONDS)
-    resources = {"CPU": options.cpus} | ({"GPU": options.gpus} if options.gpus else {})
+    resources = {"CPU": share.cpus, "GPU": share.gpus, "memory": share.memory or 0}
     return TorchTrainer(
         serve,
         train_loop_config={
@@ -119,7 +152,11 @@ def _make_trainer(options: SlotOptions, mailbox: Any) -> TorchTrainer:
             "n_threads": n_threads,
             "n_folds": options.n_folds,
         },
-        scaling_config=train.ScalingConfig(num_workers=1, use_gpu=options.gpus > 0, resources_per_worker=resources),
+        scaling_config=train.ScalingConfig(
+            num_workers=options.n_workers,
+            use_gpu=share.gpus > 0,
+            resources_per_worker={name: amount for name, amount in resources.items() if amount},
+        ),
         run_config=train.RunConfig(
             name=f"slot-{uuid.uuid4().hex[:8]}",
             storage_path=options.storage,

@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import optuna
-from optuna.storages import JournalStorage
+from optuna.storages import InMemoryStorage, JournalStorage
 from optuna.storages.journal import JournalFileBackend
+from optuna.storages.journal._file import LOCK_FILE_SUFFIX
 from optuna.trial import TrialState
 
 from consilia.plan.hyperparameters import Hyperparameters
@@ -31,8 +32,11 @@ class Suggester(Protocol):
     def unfinished(self) -> Sequence[TrialTask]:
         """Return the trials that some earlier process asked for and never told the end of."""
 
+    def resume(self, number: int) -> None:
+        """An unfinished trial is running again."""
+
     def tell(self, record: TrialRecord, *, metric: str) -> None:
-        """Take down how a trial ended."""
+        """Take down how a trial ended, or that it was paused."""
 
 
 class OneConfiguration:
@@ -52,8 +56,11 @@ class OneConfiguration:
         return self._task
 
     def unfinished(self) -> Sequence[TrialTask]:
-        """Return trial 0 if its record says that it was running."""
-        return [self._task] if self._known is not None and self._known.state == "running" else []
+        """Return trial 0 if its record says that it has not ended."""
+        return [self._task] if self._known is not None and not self._known.has_ended else []
+
+    def resume(self, number: int) -> None:
+        """Remember nothing."""
 
     def tell(self, record: TrialRecord, *, metric: str) -> None:
         """Remember nothing: trial.json says it all."""
@@ -62,21 +69,28 @@ class OneConfiguration:
 class OptunaSuggester:
     """Asks a seeded TPE for configurations and keeps them in the study's journal.
 
-    Trials that the journal holds as RUNNING have lost their process: `unfinished` gives them back with their number
-    and configuration, so that they go on where they were and no zombie stays behind.
+    Trials that the journal holds as RUNNING have lost their process, and those that it holds as WAITING with all their
+    parameters were paused: `unfinished` gives both back with their number and configuration, so that they go on where
+    they were and no zombie stays behind.
 
     Source: docs/methods.md section 2 (multivariate, grouped, constant liar; defaults of each family first).
     """
 
     def __init__(
-        self, journal: Path, space: JointSpace, *, name: str, seed: int, higher_is_better: bool, n_slots: int
+        self,
+        journal: Path | None,
+        space: JointSpace,
+        *,
+        name: str,
+        seed: int,
+        higher_is_better: bool,
+        n_slots: int,
     ) -> None:
         optuna.logging.set_verbosity(optuna.logging.WARNING)
-        journal.parent.mkdir(parents=True, exist_ok=True)
         self._space = space
         self._study = optuna.create_study(
             study_name=name,
-            storage=JournalStorage(JournalFileBackend(str(journal))),
+            storage=_open_journal(journal) if journal is not None else InMemoryStorage(),
             direction="maximize" if higher_is_better else "minimize",
             load_if_exists=True,
         )
@@ -86,21 +100,27 @@ class OptunaSuggester:
         if n_known == 0:
             for architecture in space.start_with:
                 self._study.enqueue_trial(space.defaults(architecture), user_attrs={"origin": "defaults"})
+        # One that was killed while it was drawn was never handed out: it does not count.
+        known = (trial for trial in self._study.get_trials(deepcopy=False) if trial.params)
+        self._n_asked = sum(space.restore(trial.params) is not None for trial in known)
 
     @property
     def n_asked(self) -> int:
         """Number of trials that were ever asked for."""
-        return sum(trial.state != TrialState.WAITING for trial in self._study.get_trials(deepcopy=False))
+        return self._n_asked
 
     def ask(self) -> TrialTask:
         """Return the next configuration under a new number."""
         trial = self._study.ask()
+        self._n_asked += 1
         return TrialTask(number=trial.number, hyperparameters=self._space.suggest(trial))
 
     def unfinished(self) -> Sequence[TrialTask]:
         """Return the trials that some earlier process asked for and never told the end of."""
         tasks = []
-        for trial in self._study.get_trials(states=[TrialState.RUNNING]):
+        for trial in self._study.get_trials(states=[TrialState.RUNNING, TrialState.WAITING]):
+            if _is_queued(trial):
+                continue
             hyperparameters = self._space.restore(trial.params)
             if hyperparameters is None:
                 logger.warning("trial %d was killed while it was drawn; it counts as failed", trial.number)
@@ -109,22 +129,59 @@ class OptunaSuggester:
                 tasks.append(TrialTask(number=trial.number, hyperparameters=hyperparameters))
         return tasks
 
+    def resume(self, number: int) -> None:
+        """Let a paused trial run again."""
+        self._study._storage.set_trial_state_values(self._id_of(number), state=TrialState.RUNNING)
+
     def tell(self, record: TrialRecord, *, metric: str) -> None:
-        """Write how a trial ended: COMPLETE with its objective, also when it was stopped; FAIL when it crashed."""
+        """Write how a trial ended: COMPLETE with its objective, also when it was stopped; FAIL when it crashed.
+
+        A paused one is WAITING: none that nobody trains stands as RUNNING.
+        """
         attributes: dict[str, Any] = {
             "n_folds": record.n_folds,
             "fold_scores": [fold.metrics[metric] for fold in record.folds],
         }
         if record.reason:
-            attributes["stopped_by" if record.state == "stopped" else "failed_by"] = record.reason
-        storage = self._study._storage
-        trial_id = storage.get_trial_id_from_study_id_trial_number(self._study._study_id, record.number)
+            attributes[_REASON_OF[record.state]] = record.reason
+        storage, trial_id = self._study._storage, self._id_of(record.number)
         for key, value in attributes.items():
             storage.set_trial_user_attr(trial_id, key, value)
-        if record.state == "failed" or record.objective is None:
+        if record.state == "paused":
+            storage.set_trial_state_values(trial_id, state=TrialState.WAITING)
+        elif record.state == "failed" or record.objective is None:
             self._study.tell(record.number, state=TrialState.FAIL)
         else:
             self._study.tell(record.number, record.objective)
+
+    def _id_of(self, number: int) -> int:
+        return self._study._storage.get_trial_id_from_study_id_trial_number(self._study._study_id, number)
+
+
+_REASON_OF = {"stopped": "stopped_by", "failed": "failed_by", "paused": "paused_by"}
+
+
+def _is_queued(trial: optuna.trial.FrozenTrial) -> bool:
+    """Say whether a trial only waits to be asked for: one that was paused has its parameters already."""
+    return trial.state == TrialState.WAITING and not trial.params
+
+
+def _open_journal(path: Path) -> JournalStorage:
+    """Open Optuna's journal, and mend what a killed process may have left. Nobody else has it open (the study's lock).
+
+    A last line without its end would swallow the next one and make the whole journal unreadable; what it said is in
+    trial.json. A lock of a process that is gone would let every write wait.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.with_name(path.name + LOCK_FILE_SUFFIX).unlink(missing_ok=True)
+    if path.exists():
+        content = path.read_bytes()
+        whole = content[: content.rfind(b"\n") + 1]
+        if len(whole) < len(content):
+            logger.warning("%s ended in half a line, which is removed: its writer was killed or its disk full", path)
+            with path.open("r+b") as file:
+                file.truncate(len(whole))
+    return JournalStorage(JournalFileBackend(str(path)))
 
 
 def _make_sampler(*, seed: int, n_startup_trials: int) -> optuna.samplers.TPESampler:

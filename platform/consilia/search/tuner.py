@@ -16,15 +16,19 @@ from ray.tune.search import Searcher
 
 from consilia.folder import StudyFolder
 from consilia.plan.study import StudyPlan
-from consilia.records import EpochReport, TrialOutcome, TrialTask
+from consilia.records import EpochReport, TaskTaken, TrialOutcome, TrialTask
 from consilia.scoring.metrics import METRICS
-from consilia.search.book import TrialBook, stored_reports
+from consilia.search.book import TrialBook
 from consilia.search.capacity import Capacity
 from consilia.search.interrupt import StopSignal
+from consilia.search.ledger import Ledger
+from consilia.search.limits import Limits
+from consilia.search.noise import objective_noise
 from consilia.search.observer import SearchObserver
 from consilia.search.racing import make_racing
-from consilia.search.slot import Slot, SlotOptions
+from consilia.search.slot import Slot, SlotOptions, WorkerShare
 from consilia.search.space import join_spaces
+from consilia.search.stored import stored_reports
 from consilia.search.suggester import OptunaSuggester
 from consilia.training.context import TrainingContext
 from consilia.training.crossval import cross_validate
@@ -43,37 +47,59 @@ _ENVIRONMENT = {
 class Book(Protocol):
     """What Tune's adaptors need of a TrialBook."""
 
+    @property
+    def n_running(self) -> int:
+        """Trials that are in slots."""
+
     def next_task(self) -> TrialTask | None:
-        """Return the next trial, or None when there is none."""
+        """Return the next trial, or None while there is none; the last one to end may bring another."""
+
+    def taken(self, message: TaskTaken) -> None:
+        """A worker has taken a trial up."""
 
     def hear(self, report: EpochReport) -> str | None:
-        """Take a report; return why the trial stops, or None."""
+        """Take a report; return why the trial leaves its slot, or None."""
 
-    def stop(self, number: int) -> None:
-        """End a trial that `hear` has stopped."""
+    def left(self, number: int) -> None:
+        """A trial that `hear` has told to leave has left."""
 
     def end(self, outcome: TrialOutcome) -> None:
         """Take down how a trial ended."""
 
+    def must_leave(self) -> str:
+        """Return why all trials must leave their slots now, or ""."""
+
+    def reserve(self, n_slots: int) -> None:
+        """Take down how many slots are held."""
+
 
 class _BookSearcher(Searcher):
-    """Tune asks it for configurations; the book answers."""
+    """Tune asks it for configurations, several times a second; the book answers while a slot is free."""
 
-    def __init__(self, book: Book) -> None:
+    def __init__(self, book: Book, n_slots: Callable[[], int]) -> None:
         super().__init__()
         self._book = book
+        self._n_slots = n_slots
         self._numbers: dict[str, int] = {}
 
     def suggest(self, trial_id: str) -> Any:
-        """Return a trial's configuration, or FINISHED."""
+        """Return a trial's configuration, None while there is none, or FINISHED."""
+        n_slots = self._n_slots()
+        self._book.reserve(n_slots)
+        if self._book.n_running >= n_slots:
+            return None
         task = self._book.next_task()
         if task is None:
-            return Searcher.FINISHED
+            return None if self._book.n_running else Searcher.FINISHED
         self._numbers[trial_id] = task.number
-        return {"number": task.number, "hyperparameters": task.hyperparameters.model_dump(mode="json")}
+        return {
+            "number": task.number,
+            "hyperparameters": task.hyperparameters.model_dump(mode="json"),
+            "roomy": task.roomy,
+        }
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-        """End a trial that was stopped, or whose slot was lost for good."""
+        """End a trial that was told to leave, or whose slot was lost for good."""
         number = self._numbers.pop(trial_id, None)
         if number is None:
             return
@@ -81,7 +107,7 @@ class _BookSearcher(Searcher):
             reason = "its slot was lost too often; error.txt in the study's ray folder says why"
             self._book.end(TrialOutcome(number=number, state="failed", reason=reason))
         else:
-            self._book.stop(number)
+            self._book.left(number)
 
     def __getstate__(self) -> dict[str, Any]:
         return {}  # Tune pickles searchers to restore them; a study resumes from its own files
@@ -100,7 +126,9 @@ class _BookScheduler(FIFOScheduler):
         if isinstance(message, TrialOutcome):
             self._book.end(message)
             return TrialScheduler.STOP
-        if isinstance(message, EpochReport) and self._book.hear(message) is not None:
+        if isinstance(message, TaskTaken):
+            self._book.taken(message)
+        elif isinstance(message, EpochReport) and self._book.hear(message) is not None:
             return TrialScheduler.STOP
         return TrialScheduler.CONTINUE
 
@@ -114,26 +142,34 @@ def search_trials(
     """Run the trials that the plan still wants, in slots. Ray must be connected.
 
     Returns:
-        The book of all trials; some are unfinished if Ctrl-C came first.
+        The book of all trials; some are paused if the search ended before they did.
     """
-    book = open_book(plan, folder, observer, n_slots=capacity.n_slots)
+    devices = capacity.gpus_per_slot or capacity.cpus_per_slot
+    ledger = Ledger(folder.ledger, devices=devices)
+    book = open_book(plan, folder, observer, n_slots=capacity.n_slots, ledger=ledger)
     observer.search_started(n_trials=plan.search.trials, n_slots=capacity.n_slots, records=tuple(book.records.values()))
     options = SlotOptions(
         run_trial=functools.partial(_run_trial, context),
         n_folds=plan.folds.k,
-        cpus=capacity.cpus_per_slot,
-        gpus=capacity.gpus_per_slot,
+        share=WorkerShare(cpus=capacity.cpus_per_slot, gpus=capacity.gpus_per_slot),
+        n_workers=plan.cluster.workers_per_trial,
+        hang_seconds=plan.cluster.hang_seconds,
         storage=str(folder.ray / "train"),
     )
-    run_in_slots(book, n_slots=capacity.n_slots, options=options, storage=folder.ray)
-    book.sweep()
+    stop = StopSignal()
+    try:
+        run_in_slots(book, n_slots=lambda: capacity.n_slots, options=options, storage=folder.ray, stop=stop)
+    finally:
+        book.close("the search was interrupted")
     return book
 
 
-def open_book(plan: StudyPlan, folder: StudyFolder, observer: SearchObserver, *, n_slots: int) -> TrialBook:
+def open_book(
+    plan: StudyPlan, folder: StudyFolder, observer: SearchObserver, *, n_slots: int, ledger: Ledger
+) -> TrialBook:
     """Open the study's journal and trials, and feed the racing what earlier runs have reported."""
     higher_is_better = bool(METRICS[plan.search.metric].higher_is_better)
-    racing = make_racing(plan.search.stopping, epochs=plan.training.epochs, higher_is_better=higher_is_better)
+    racing = make_racing(plan)
     for report in stored_reports(folder, metric=plan.search.metric):
         racing.hear(report)
     return TrialBook(
@@ -150,33 +186,41 @@ def open_book(plan: StudyPlan, folder: StudyFolder, observer: SearchObserver, *,
         ),
         racing=racing,
         observer=observer,
+        limits=Limits(
+            plan.search.budget,
+            ledger,
+            higher_is_better=higher_is_better,
+            noise=functools.partial(objective_noise, folder=folder, metric=plan.search.metric),
+        ),
     )
 
 
-def run_in_slots(book: Book, *, n_slots: int, options: SlotOptions, storage: Path) -> None:
+def run_in_slots(
+    book: Book, *, n_slots: Callable[[], int], options: SlotOptions, storage: Path, stop: StopSignal | None = None
+) -> None:
     """Let Tune run the book's tasks in slots until it has no more, or the user asks to stop.
 
     Ctrl-C ends the search in order: workers keep their checkpoints.
 
     Args:
         book: Gives tasks and hears reports.
-        n_slots: Trials at a time.
+        n_slots: Trials at a time; asked again and again, since nodes come and go.
         options: What the slots share.
         storage: Folder for Ray's own state.
+        stop: Raised when the user asks to stop.
     """
     # Tune looks for the CSV and JSON files that were switched off, and warns of each one missing.
     logging.getLogger("ray.tune.analysis.experiment_analysis").setLevel(logging.ERROR)
     slot = tune.with_parameters(Slot, options=options)
     slot.__qualname__ = Slot.__qualname__  # the dashboard shows it as the class of the actor
-    stop = StopSignal()
+    stop = stop or StopSignal()
     with _environment(_ENVIRONMENT), stop.listening():
         tune.Tuner(
             slot,
             tune_config=tune.TuneConfig(
-                search_alg=_BookSearcher(book),
+                search_alg=_BookSearcher(book, n_slots),
                 scheduler=_BookScheduler(book),
                 num_samples=-1,
-                max_concurrent_trials=n_slots,
                 reuse_actors=True,
                 trial_name_creator=lambda trial: f"trial-{trial.config['number']}",
                 trial_dirname_creator=lambda trial: f"trial-{trial.config['number']}-{trial.trial_id}",
@@ -186,7 +230,7 @@ def run_in_slots(book: Book, *, n_slots: int, options: SlotOptions, storage: Pat
                 storage_path=str(storage.absolute()),
                 failure_config=tune.FailureConfig(max_failures=_SLOT_RESTARTS),
                 checkpoint_config=tune.CheckpointConfig(checkpoint_frequency=0, checkpoint_at_end=False),
-                stop=_StopOnSignal(stop),
+                stop=_StopAll(lambda: stop.raised or bool(book.must_leave())),
                 verbose=0,
             ),
         ).fit()
@@ -218,15 +262,18 @@ def _environment(values: dict[str, str]) -> Iterator[None]:
                 os.environ[name] = value
 
 
-class _StopOnSignal(tune.Stopper):
-    """Lets Tune end the whole search once the user has asked for it."""
+class _StopAll(tune.Stopper):
+    """Lets Tune end the whole search once everybody must leave."""
 
-    def __init__(self, stop: StopSignal) -> None:
-        self._stop = stop
+    def __init__(self, must_leave: Callable[[], bool]) -> None:
+        self._must_leave = must_leave
 
     def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
         return False
 
     def stop_all(self) -> bool:
-        """Say whether the user has asked to stop."""
-        return self._stop.raised
+        """Say whether everybody must leave."""
+        return self._must_leave()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}

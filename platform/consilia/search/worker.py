@@ -9,6 +9,7 @@ from typing import Any
 
 import ray
 import torch
+from ray import train
 
 from consilia.records import EpochReport, TrialOutcome, TrialTask
 from consilia.training.device import set_threads
@@ -19,6 +20,8 @@ RunTrial = Callable[[TrialTask, Callable[[EpochReport], None], Callable[[], bool
 """Trains one trial: (task, report, stopped) -> outcome. `stopped` is polled between batches."""
 
 TASK_EVENTS_MILLISECONDS = 200  # how often a worker tells the dashboard of its rows; Ray's default is 1000
+
+_SIGN_SECONDS = 5.0  # between two signs of life; far below any sensible cluster.hang_seconds
 
 _LEAK_BYTES = 64 * 2**20  # more than cuDNN's and cuBLAS's own workspaces vary
 
@@ -32,6 +35,7 @@ def serve(config: dict[str, Any]) -> None:
     """
     mailbox, run_trial = config["mailbox"], config["run_trial"]
     set_threads(config["n_threads"])
+    ray.get(mailbox.join.remote(train.get_context().get_world_rank(), ray.get_runtime_context().current_actor))
     baseline = _device_bytes()
     while (task := ray.get(mailbox.take.remote())) is not None:
         watch = _Watch(mailbox, task, n_folds=config["n_folds"])
@@ -50,6 +54,7 @@ class _Watch:
         self._n_folds = n_folds
         self._trial: Any = mailbox.trial.options(name=trial_name(task)).remote(task.number)
         self._folds: dict[int, Any] = {}
+        self._last_sign = time.monotonic()
         self._open_fold(0)
 
     def report(self, report: EpochReport) -> None:
@@ -59,7 +64,10 @@ class _Watch:
             self._open_fold(report.fold + 1)
 
     def stopped(self) -> bool:
-        """Say whether Tune has stopped the trial or the slot is closing."""
+        """Say whether Tune has stopped the trial or the slot is closing; to ask is also a sign of life."""
+        if time.monotonic() - self._last_sign > _SIGN_SECONDS:
+            self._last_sign = time.monotonic()
+            self._mailbox.alive.remote()  # nobody waits for the answer
         ready, _ = ray.wait([self._trial], timeout=0)
         return bool(ready)
 

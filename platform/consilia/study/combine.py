@@ -20,7 +20,9 @@ from consilia.plan.ensemble import EnsembleRecipe
 from consilia.plan.study import StudyPlan
 from consilia.record_files import trial_to_json
 from consilia.records import TrialRecord
-from consilia.search.book import leaderboard, read_trials
+from consilia.search.ledger import read_ledger, seconds_by_purpose
+from consilia.search.stored import leaderboard, read_trials
+from consilia.study.end import read_end
 from consilia.study.openings import log_opening
 
 logger = logging.getLogger(__name__)
@@ -91,7 +93,15 @@ def _write_report(plan: StudyPlan, folder: StudyFolder, records: list[TrialRecor
         "study": plan.name,
         "digest": plan.digest,
         "metric": plan.search.metric,
+        "search": _search_report(folder),
         "trials": [trial_to_json(record) for record in records],
         "ensembles": ensembles,
     }
     write_json(folder.report, report)
+
+
+def _search_report(folder: StudyFolder) -> dict[str, Any]:
+    """Return which limit ended the search, and where its time went."""
+    end = read_end(folder)
+    seconds = seconds_by_purpose(read_ledger(folder.ledger)) if folder.ledger.exists() else {}
+    return {"ended_by": "" if end is None else end.ended_by, "seconds": seconds, "ledger": str(folder.ledger)}

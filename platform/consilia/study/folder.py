@@ -29,7 +29,7 @@ def open_study(plan: StudyPlan, studies: Path) -> Iterator[StudyFolder]:
     with hold_study(folder):
         if folder.plan.exists():
             _check_same_plan(plan, folder)
-        else:
+        if not folder.plan.exists() or read_plan(folder.plan).search != plan.search:  # new, or more is to be searched
             write_text(folder.plan, yaml.safe_dump(plan_to_yaml(plan), sort_keys=False, allow_unicode=True))
         yield folder
 

@@ -12,17 +12,17 @@ from consilia.cluster.tasks import ray_tasks
 from consilia.data.folds import FoldPlan, check_no_leak, load_folds, make_folds
 from consilia.data.prepare import prepare
 from consilia.data.store import ImageStore
-from consilia.errors import RunError, StudyError
+from consilia.errors import StudyError
 from consilia.folder import StudyFolder
 from consilia.plan.study import StudyPlan
 from consilia.plan.weights import WeightsSource
-from consilia.search.book import read_trials
 from consilia.search.capacity import plan_capacity
 from consilia.search.observer import SearchObserver
 from consilia.search.single import train_one
 from consilia.search.space import join_spaces
 from consilia.search.tuner import free_nodes, search_trials
 from consilia.study.combine import StudyResult, combine
+from consilia.study.end import is_over, settle_end
 from consilia.study.folder import open_study
 from consilia.study.preflight import check_disk
 from consilia.study.weights import check_unchanged, check_weights, resolve_weights
@@ -39,12 +39,6 @@ class StudyView(SearchObserver, Protocol):
         """Ray is there, and can be watched at this address with this file's token."""
 
 
-class InterruptedStudyError(RunError):
-    """The user stopped the study; what was finished is stored."""
-
-    exit_code = 130  # as shells report Ctrl-C
-
-
 def run_study(plan: StudyPlan, *, studies: Path, stores: Path, view: StudyView) -> StudyResult:
     """Prepare, search, combine and evaluate.
 
@@ -57,11 +51,11 @@ def run_study(plan: StudyPlan, *, studies: Path, stores: Path, view: StudyView) 
     Raises:
         UserError: The plan does not fit the data, the folder or the disk.
         InterruptedStudyError: Ctrl-C; the same call goes on where this one stopped.
-        RunError: No trial finished, or the cluster cannot be used.
+        RunError: No trial finished, the cluster cannot be used, or the disk is full.
     """
     with open_study(plan, studies) as folder, _log_to(folder.log):
         weights = resolve_weights(plan)
-        if _n_unfinished(plan, folder):
+        if not is_over(plan, folder):
             check_weights(plan, weights, folder)  # before hours of decoding, while a person is watching
         else:
             check_unchanged(plan, weights, folder)
@@ -70,14 +64,9 @@ def run_study(plan: StudyPlan, *, studies: Path, stores: Path, view: StudyView) 
         pool = functools.partial(ray_tasks, plan.cluster) if on_cluster else None
         store = prepare(plan.data, root=stores.absolute(), progress=view.preparing, pool=pool)
         folds = load_or_make_folds(plan, store, folder)
-        if _n_unfinished(plan, folder):
+        if not is_over(plan, folder):
             check_disk(plan, folder)
             _run_trials(plan, store, folds, folder, view, weights=weights)
-        if n_unfinished := _n_unfinished(plan, folder):
-            raise InterruptedStudyError(
-                f"Stopped with {n_unfinished} of {plan.search.trials} trials unfinished. Everything finished is "
-                f"stored in {folder.root}; the same command goes on where this one stopped."
-            )
         return combine(plan, folder, store, folds, recipe=plan.ensemble)
 
 
@@ -128,11 +117,6 @@ def training_context(
     )
 
 
-def _n_unfinished(plan: StudyPlan, folder: StudyFolder) -> int:
-    n_ended = sum(record.state != "running" for record in read_trials(folder).values())
-    return max(0, plan.search.trials - n_ended)
-
-
 def _run_trials(
     plan: StudyPlan,
     store: ImageStore,
@@ -144,14 +128,15 @@ def _run_trials(
 ) -> None:
     prepare_context = functools.partial(training_context, plan, store, folds, folder, weights=weights)
     if plan.search.configuration is not None:
-        train_one(plan, prepare_context(device="auto"), folder, view)
+        settle_end(plan, folder, train_one(plan, prepare_context(device="auto"), folder, view))
         return
     with connect(plan.cluster) as connection:
         view.connected(dashboard=connection.dashboard, token_file=connection.token_file)
         capacity = plan_capacity(free_nodes(), plan.cluster, n_trials=plan.search.trials)
         device = "cuda" if capacity.gpus_per_slot else "cpu"
         context = prepare_context(device=device)
-        search_trials(plan, context, folder, view, capacity=capacity)
+        book = search_trials(plan, context, folder, view, capacity=capacity)
+    settle_end(plan, folder, book)
 
 
 @contextmanager

@@ -1,0 +1,68 @@
+"""What the trials of a study have left on disk, in memory again."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+
+from consilia.folder import StudyFolder
+from consilia.record_files import read_trial
+from consilia.records import EpochReport, FoldResult, TrialRecord
+from consilia.scoring.metrics import METRICS
+from consilia.training.artifacts import read_history
+
+
+def leaderboard(records: Mapping[int, TrialRecord], *, metric: str) -> list[TrialRecord]:
+    """Return the fully evaluated trials, best first; a tie goes to the earlier trial."""
+    sign = -1.0 if METRICS[metric].higher_is_better else 1.0
+    finished = [record for record in records.values() if record.state == "finished"]
+    return sorted(finished, key=lambda record: (sign * (record.objective or 0.0), record.number))
+
+
+def read_trials(folder: StudyFolder) -> dict[int, TrialRecord]:
+    """Read every trial.json of a study, by number."""
+    paths = folder.trials.glob("*/trial.json")
+    return {record.number: record for record in sorted(map(read_trial, paths), key=lambda record: record.number)}
+
+
+def stored_reports(folder: StudyFolder, *, metric: str) -> Iterator[EpochReport]:
+    """Yield what all trials have reported, by trial, fold and epoch, so that racing can remember.
+
+    Of the first fold every epoch, since halving looks at them; of the others, which only count when they are finished,
+    the fold's end.
+    """
+    for number, record in read_trials(folder).items():
+        results = {result.fold: result for result in record.folds}
+        path = folder.trial(number).fold(0).history
+        rows = read_history(path).to_dict("records") if path.is_file() else []
+        reports = [_stored_epoch(number, {str(key): value for key, value in row.items()}, metric) for row in rows]
+        if 0 in results and reports:
+            reports[-1] = replace(reports[-1], fold_result=results.pop(0))
+        yield from reports
+        for result in results.values():
+            yield _stored_fold(number, result, metric)
+
+
+def _stored_epoch(number: int, row: Mapping[str, float], metric: str) -> EpochReport:
+    return EpochReport(
+        number=number,
+        fold=0,
+        epoch=int(row["epoch"]),
+        score=float(row[metric]),
+        train_loss=float(row["train_loss"]),
+        seconds=float(row["seconds"]),
+        images=0,
+        is_repeat=True,
+    )
+
+
+def _stored_fold(number: int, result: FoldResult, metric: str) -> EpochReport:
+    return EpochReport(
+        number=number,
+        fold=result.fold,
+        epoch=result.epochs,
+        score=float(result.metrics[metric]),
+        train_loss=0.0,
+        seconds=0.0,
+        images=0,
+        fold_result=result,
+        is_repeat=True,
+    )

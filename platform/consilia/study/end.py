@@ -1,0 +1,72 @@
+"""How a search ended: which limit it reached, and whether it is over."""
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+from consilia.errors import RunError, StudyError
+from consilia.files import write_json
+from consilia.folder import StudyFolder
+from consilia.plan.study import StudyPlan
+from consilia.search.book import TrialBook
+
+
+class InterruptedStudyError(RunError):
+    """The user stopped the study; what was finished is stored."""
+
+    exit_code = 130  # as shells report Ctrl-C
+
+
+@dataclass(frozen=True, slots=True)
+class SearchEnd:
+    """What search.json says."""
+
+    ended_by: str  # for people: which limit was reached first
+    limits: dict[str, Any]  # trials and budget that the search had; with others it goes on
+
+
+def is_over(plan: StudyPlan, folder: StudyFolder) -> bool:
+    """Say whether the study's search has reached one of the plan's limits."""
+    end = read_end(folder)
+    return end is not None and end.limits == _limits(plan)
+
+
+def settle_end(plan: StudyPlan, folder: StudyFolder, book: TrialBook) -> None:
+    """Write which limit ended the search.
+
+    Raises:
+        InterruptedStudyError: None did: the user stopped it.
+        RunError: The disk is full.
+    """
+    if book.halted:
+        raise RunError(
+            f"The search stopped, since the disk is full: {book.halted}.\nMake room, or lower search.keep_weights; "
+            "the same command goes on where this one stopped."
+        )
+    reason = book.ended_by()
+    if not reason:
+        n_open = plan.search.trials - sum(record.has_ended for record in book.records.values())
+        raise InterruptedStudyError(
+            f"Stopped with {n_open} of {plan.search.trials} trials unfinished. Everything finished is stored in "
+            f"{folder.root}; the same command goes on where this one stopped."
+        )
+    write_json(folder.search_end, {"ended_by": reason, "limits": _limits(plan)})
+
+
+def read_end(folder: StudyFolder) -> SearchEnd | None:
+    """Read search.json; None where the search is not over.
+
+    Raises:
+        StudyError: The file is damaged; names it.
+    """
+    if not folder.search_end.exists():
+        return None
+    try:
+        content = json.loads(folder.search_end.read_text(encoding="utf-8"))
+        return SearchEnd(ended_by=str(content["ended_by"]), limits=dict(content["limits"]))
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise StudyError(f"{folder.search_end} is damaged ({error}). Delete it: the search goes on or ends.") from error
+
+
+def _limits(plan: StudyPlan) -> dict[str, Any]:
+    return {"trials": plan.search.trials, **plan.search.budget.model_dump(mode="json")}
