@@ -45,14 +45,16 @@ class OneConfiguration:
     def __init__(self, hyperparameters: Hyperparameters, *, known: Mapping[int, TrialRecord]) -> None:
         self._task = TrialTask(number=0, hyperparameters=hyperparameters)
         self._known = known.get(0)
+        self._n_asked = int(self._known is not None)
 
     @property
     def n_asked(self) -> int:
-        """1 once trial 0 is stored."""
-        return int(self._known is not None)
+        """1 once trial 0 was handed out."""
+        return self._n_asked
 
     def ask(self) -> TrialTask:
         """Return trial 0."""
+        self._n_asked = 1
         return self._task
 
     def unfinished(self) -> Sequence[TrialTask]:

@@ -7,7 +7,7 @@ import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import ray
 from ray import tune
@@ -20,6 +20,7 @@ from consilia.records import EpochReport, TaskTaken, TrialOutcome, TrialTask
 from consilia.scoring.metrics import METRICS
 from consilia.search.book import TrialBook
 from consilia.search.capacity import Capacity
+from consilia.search.contract import Book
 from consilia.search.interrupt import StopSignal
 from consilia.search.ledger import Ledger
 from consilia.search.limits import Limits
@@ -42,35 +43,6 @@ _ENVIRONMENT = {
     "RAY_AIR_NEW_OUTPUT": "0",
     "TUNE_DISABLE_SIGINT_HANDLER": "1",
 }
-
-
-class Book(Protocol):
-    """What Tune's adaptors need of a TrialBook."""
-
-    @property
-    def n_running(self) -> int:
-        """Trials that are in slots."""
-
-    def next_task(self) -> TrialTask | None:
-        """Return the next trial, or None while there is none; the last one to end may bring another."""
-
-    def taken(self, message: TaskTaken) -> None:
-        """A worker has taken a trial up."""
-
-    def hear(self, report: EpochReport) -> str | None:
-        """Take a report; return why the trial leaves its slot, or None."""
-
-    def left(self, number: int) -> None:
-        """A trial that `hear` has told to leave has left."""
-
-    def end(self, outcome: TrialOutcome) -> None:
-        """Take down how a trial ended."""
-
-    def must_leave(self) -> str:
-        """Return why all trials must leave their slots now, or ""."""
-
-    def reserve(self, n_slots: int) -> None:
-        """Take down how many slots are held."""
 
 
 class _BookSearcher(Searcher):

@@ -9,6 +9,7 @@ from consilia.files import write_json
 from consilia.folder import StudyFolder
 from consilia.plan.study import StudyPlan
 from consilia.search.book import TrialBook
+from consilia.search.stored import read_trials
 
 
 class InterruptedStudyError(RunError):
@@ -26,9 +27,11 @@ class SearchEnd:
 
 
 def is_over(plan: StudyPlan, folder: StudyFolder) -> bool:
-    """Say whether the study's search has reached one of the plan's limits."""
+    """Say whether the study's search has reached one of the plan's limits, and no trial stands as running since."""
     end = read_end(folder)
-    return end is not None and end.limits == _limits(plan)
+    if end is None or end.limits != _limits(plan):
+        return False
+    return all(record.state != "running" for record in read_trials(folder).values())
 
 
 def settle_end(plan: StudyPlan, folder: StudyFolder, book: TrialBook) -> None:
