@@ -1,6 +1,6 @@
 """What commands print at their end."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from rich.table import Table
@@ -86,6 +86,8 @@ def show_result(result: StudyResult) -> None:
     """Print a study's end: members, metrics, and where everything lies."""
     console = make_console()
     document = result.document
+    if result.ended_by:
+        console.print(f"search    {result.ended_by}{_where_time_went(result.seconds)}", soft_wrap=True)
     members = ", ".join(f"trial {member.trial} ({member.weight:.2f})" for member in document.members)
     console.print(f"ensemble  {members}", soft_wrap=True)
     console.print(f"          {document.selection.reason}", soft_wrap=True)
@@ -95,6 +97,18 @@ def show_result(result: StudyResult) -> None:
         console.print(f"warning   {warning}", soft_wrap=True)
     console.print(f"bundle    {result.bundle}", soft_wrap=True)
     console.print(f"report    {result.report}", soft_wrap=True)
+
+
+def _where_time_went(seconds: Mapping[str, float]) -> str:
+    """Return the shares of the slots' time: training, of which for stopped trials, and what was lost to faults."""
+    reserved = seconds.get("reserved", 0.0)
+    if reserved <= 0:
+        return ""
+    share = {name: amount / reserved for name, amount in seconds.items()}
+    training = sum(share.get(name, 0.0) for name in ("useful", "stopped", "failed"))
+    parts = [f"{training:.0%} of the slots' {reserved / 3600:.2f} hours in training"]
+    parts += [f"{share[name]:.0%} {name}" for name in ("stopped", "lost", "start-up") if share.get(name, 0.0) >= 0.005]
+    return f"; {', '.join(parts)}"
 
 
 def show_evaluation(evaluation: Evaluation) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,6 +37,8 @@ class StudyResult:
     report: Path  # JSON: the leaderboard and every ensemble's metrics
     document: BundleDocument  # what the bundle says of itself, its evaluations among it
     trials: tuple[TrialRecord, ...]  # finished ones, best first
+    ended_by: str  # which limit ended the search
+    seconds: Mapping[str, float]  # of the search, by purpose: see `search.ledger`
 
 
 def combine(
@@ -58,8 +61,17 @@ def combine(
             record_evaluation(bundle, evaluate(predictor, store, folds.test, seed=plan.seed, bound=folds.bound))
     document = read_bundle(bundle)
     board = leaderboard(records, metric=plan.search.metric)
-    _write_report(plan, folder, list(records.values()), document)
-    return StudyResult(bundle=bundle, report=folder.report, document=document, trials=tuple(board))
+    end = read_end(folder)
+    result = StudyResult(
+        bundle=bundle,
+        report=folder.report,
+        document=document,
+        trials=tuple(board),
+        ended_by="" if end is None else end.ended_by,
+        seconds=seconds_by_purpose(read_ledger(folder.ledger)) if folder.ledger.exists() else {},
+    )
+    _write_report(plan, folder, list(records.values()), result)
+    return result
 
 
 def _is_done(bundle: Path, plan: StudyPlan, recipe: EnsembleRecipe, *, has_test: bool) -> bool:
@@ -76,8 +88,9 @@ def _is_done(bundle: Path, plan: StudyPlan, recipe: EnsembleRecipe, *, has_test:
     return source.study_digest == plan.digest and source.recipe == recipe and is_evaluated == has_test
 
 
-def _write_report(plan: StudyPlan, folder: StudyFolder, records: list[TrialRecord], document: BundleDocument) -> None:
+def _write_report(plan: StudyPlan, folder: StudyFolder, records: list[TrialRecord], result: StudyResult) -> None:
     """Write report.json, keeping the ensembles that other recipes have left there."""
+    document = result.document
     ensembles: dict[str, Any] = {}
     if folder.report.exists():
         ensembles = json.loads(folder.report.read_text(encoding="utf-8"))["ensembles"]
@@ -93,15 +106,12 @@ def _write_report(plan: StudyPlan, folder: StudyFolder, records: list[TrialRecor
         "study": plan.name,
         "digest": plan.digest,
         "metric": plan.search.metric,
-        "search": _search_report(folder),
+        "search": {
+            "ended_by": result.ended_by,
+            "seconds": dict(result.seconds),
+            "ledger": str(folder.ledger),
+        },
         "trials": [trial_to_json(record) for record in records],
         "ensembles": ensembles,
     }
     write_json(folder.report, report)
-
-
-def _search_report(folder: StudyFolder) -> dict[str, Any]:
-    """Return which limit ended the search, and where its time went."""
-    end = read_end(folder)
-    seconds = seconds_by_purpose(read_ledger(folder.ledger)) if folder.ledger.exists() else {}
-    return {"ended_by": "" if end is None else end.ended_by, "seconds": seconds, "ledger": str(folder.ledger)}
