@@ -32,6 +32,13 @@ def test_trial_overhead_prints_both_sides_and_their_ratio(short_tmp: Path):
     assert figures["machine"]["cpus"] == os.cpu_count()
 
 
+@pytest.mark.ray
+def test_slot_memory_prints_the_helpers_the_worker_and_their_sum(short_tmp: Path):
+    figures = run("slot_memory.py", ray_folder=short_tmp)
+    assert figures["sum_mib"] == pytest.approx(figures["helpers_mib"] + figures["worker_beyond_probe_mib"])
+    assert figures["helpers_mib"] > 0
+
+
 def test_prepare_prints_both_sides_of_each_format_and_their_ratio(tmp_path: Path):
     figures = run("prepare.py", "--images=40", "--runs=1", ray_folder=tmp_path)
     assert set(figures["ratios"]) == {"PNG 128", "PNG 224", "JPEG 128", "JPEG 224"}
