@@ -16,17 +16,22 @@ from consilia.errors import StudyError
 from consilia.folder import StudyFolder
 from consilia.plan.study import StudyPlan
 from consilia.plan.weights import WeightsSource
-from consilia.search.capacity import plan_capacity
+from consilia.search.capacity import describe_capacity, plan_capacity
+from consilia.search.demand import worker_demand
+from consilia.search.nodes import living_nodes, measure_steps
 from consilia.search.observer import SearchObserver
 from consilia.search.single import train_one
 from consilia.search.space import join_spaces
-from consilia.search.tuner import free_nodes, search_trials
+from consilia.search.tuner import search_trials
 from consilia.study.combine import StudyResult, combine
 from consilia.study.end import is_over, settle_end
 from consilia.study.folder import open_study
 from consilia.study.preflight import check_disk
+from consilia.study.steps import demanding_steps
 from consilia.study.weights import check_unchanged, check_weights, resolve_weights
 from consilia.training.context import TrainingContext
+
+logger = logging.getLogger(__name__)
 
 
 class StudyView(SearchObserver, Protocol):
@@ -132,8 +137,17 @@ def _run_trials(
         return
     with connect(plan.cluster) as connection:
         view.connected(dashboard=connection.dashboard, token_file=connection.token_file)
-        capacity = plan_capacity(free_nodes(), plan.cluster, n_trials=plan.search.trials)
-        device = "cuda" if capacity.gpus_per_slot else "cpu"
+        nodes = living_nodes()
+        measured = measure_steps(demanding_steps(plan, prepare_context(device="auto")), plan.cluster, nodes)
+        demand = worker_demand(
+            plan.cluster,
+            [node.total for node in nodes.values()],
+            measured=measured,
+            images_bytes=store.pixels.nbytes,
+        )
+        capacity = plan_capacity(nodes, plan.cluster, demand=demand, n_trials=plan.search.trials)
+        logger.info("%s", describe_capacity(capacity, demand))
+        device = "cuda" if capacity.share.gpus else "cpu"
         context = prepare_context(device=device)
         book = search_trials(plan, context, folder, view, capacity=capacity)
     settle_end(plan, folder, book)

@@ -1,0 +1,95 @@
+"""What a worker needs of GPU and main memory: as the profile says, or as it was measured."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from consilia.errors import ClusterError
+from consilia.plan.study import ClusterProfile
+from consilia.training.batches import fits
+from consilia.training.probe import StepMemory
+
+_HEADROOM = 1.2  # over the peak of a step: torch's allocator fragments, and batches differ by an image
+_HOST_HEADROOM = 1.1  # over the peak of a process: reports, checkpoints and predictions come and go
+
+HELPER_BYTES = 1_530_000_000
+"""What a slot takes beside its step: Ray's part of the worker (164 MiB), and the seven processes that Tune and Ray
+Train start for it (1,295 MiB, shared pages divided among them). Each worker carries it, wherever they start.
+
+Source: benchmarks/slot_memory.py, Ray 2.60, two slots on a node with two CPU cores.
+"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Demand:
+    """Of one worker."""
+
+    gpus: float
+    memory: int  # bytes of host memory; 0: nothing is known of it
+    most: StepMemory | None = None  # the measured step that decided it
+
+
+def needs_measuring(profile: ClusterProfile) -> bool:
+    """Say whether the profile leaves something to be measured."""
+    return "auto" in (profile.gpus_per_slot, profile.memory_per_slot)
+
+
+def worker_demand(
+    profile: ClusterProfile,
+    totals: Iterable[Mapping[str, float]],
+    *,
+    measured: Sequence[StepMemory],
+    images_bytes: int,
+) -> Demand:
+    """Turn the profile and the measured steps into a worker's need.
+
+    Args:
+        profile: Numbers in it stand; `auto` follows the measured steps.
+        totals: Resources of each node, all of them, free or not.
+        measured: The most demanding steps, on every kind of GPU; not empty where the profile leaves something open.
+        images_bytes: Of the image store, which a slot keeps on its GPU where it fits.
+    """
+    if needs_measuring(profile) and not measured:
+        raise ValueError("the profile says auto, so a step must have been measured")
+    gpus = profile.gpus_per_slot
+    if gpus == "auto":
+        gpus = _automatic_gpus(profile, list(totals), measured, images_bytes)
+    memory = profile.memory_per_slot
+    if memory == "auto":
+        n_bytes = round(_HOST_HEADROOM * max(each.host_bytes for each in measured)) + HELPER_BYTES
+    else:
+        n_bytes = round(memory * 1e9)
+    return Demand(gpus=gpus, memory=n_bytes, most=max(measured, key=_size, default=None))
+
+
+def trials_per_gpu(step: StepMemory, *, images_bytes: int) -> int:
+    """Return how many trials with this step share a GPU, at least 1: alone it has been seen to fit.
+
+    Args:
+        step: Measured on a GPU.
+        images_bytes: Of the store; each slot holds its own copy where `training.batches` puts it on the device.
+    """
+    free = step.device_total_bytes - step.context_bytes
+    images = images_bytes if fits(images_bytes, free) else 0
+    return max(1, int(step.device_total_bytes // (step.device_bytes * _HEADROOM + step.context_bytes + images)))
+
+
+def _automatic_gpus(
+    profile: ClusterProfile, totals: list[Mapping[str, float]], measured: Sequence[StepMemory], images_bytes: int
+) -> float:
+    with_gpus = [node for node in totals if node.get("GPU", 0) >= 1]
+    if not with_gpus:
+        return 0.0
+    if any(step.device_total_bytes == 0 for step in measured):
+        raise ClusterError("The cluster has GPUs, but a step was measured without one: set cluster.gpus_per_slot.")
+    if profile.workers_per_trial > 1:
+        return 1.0  # NCCL takes no two workers of a trial on one GPU
+    by_cpus = max(int(node.get("CPU", 0) / (node["GPU"] * profile.cpus_per_slot) + 1e-9) for node in with_gpus)
+    by_memory = min(trials_per_gpu(step, images_bytes=images_bytes) for step in measured)
+    n = max(1, min(by_cpus, by_memory))
+    return (10_000 // n) / 10_000  # Ray counts in ten-thousandths; rounded up, n shares would exceed the GPU
+
+
+def _size(step: StepMemory) -> tuple[float, int]:
+    """Order steps by the part of their GPU that they take, then by main memory."""
+    part = step.device_bytes / step.device_total_bytes if step.device_total_bytes else 0.0
+    return part, step.host_bytes

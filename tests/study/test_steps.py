@@ -1,0 +1,75 @@
+"""The study's most demanding steps are those that are measured."""
+
+import pytest
+
+from consilia.data.folds import load_folds
+from consilia.data.prepare import prepare
+from consilia.plan.space import Choice, IntRange
+from consilia.plan.study import StudyPlan
+from consilia.plan.weights import FROM_SCRATCH
+from consilia.search.space import join_spaces
+from consilia.study.plan import read_plan
+from consilia.study.run import training_context
+from consilia.study.steps import demanding_steps, largest_image_size
+from consilia.training.context import TrainingContext
+from consilia.training.probe import StepCase, estimate_step
+
+
+@pytest.fixture
+def context(trained) -> TrainingContext:
+    return context_of(trained, trained.plan)
+
+
+def context_of(trained, plan: StudyPlan) -> TrainingContext:
+    store = prepare(plan.data, root=trained.stores)
+    folds = load_folds(trained.folder.folds)
+    return training_context(plan, store, folds, trained.folder, device="cpu", weights=FROM_SCRATCH)
+
+
+def names(steps: tuple[StepCase, ...]) -> list[str]:
+    return [each.hyperparameters.architecture for each in steps]
+
+
+def test_of_large_and_small_networks_only_the_large_ones_are_measured_largest_last(trained):
+    plan = read_plan(trained.file, settings=["spaces=[efficientnet_lite, densenet, resnet]"])
+    steps = demanding_steps(plan, context_of(trained, plan))
+    assert names(steps)[-1] == "resnet50"
+    assert not {"resnet18", "efficientnet_lite0"} & set(names(steps))
+    assert len(steps) <= 3
+    estimates = [estimate_step(each) for each in steps]
+    assert estimates == sorted(estimates)
+
+
+def test_a_step_is_the_studys_own(trained, context):
+    for step in demanding_steps(trained.plan, context):
+        assert (step.batch_size, step.preprocessing.image_size, step.preprocessing.size) == (16, 32, 32)
+        assert step.spec.n_classes == len(context.store.classes)
+
+
+def test_a_worker_takes_its_share_of_the_batch(trained, context):
+    plan = trained.plan.model_copy(update={"cluster": trained.plan.cluster.model_copy(update={"workers_per_trial": 3})})
+    step = demanding_steps(plan, context)[0]
+    assert (step.batch_size, step.n_workers) == (6, 3)
+
+
+def test_what_makes_a_step_larger_is_at_its_largest(trained, context):
+    options = demanding_steps(trained.plan, context)[0].hyperparameters
+    assert (options.mixup, options.head_dropout, options.augmentation) == (0.4, 0.4, 1)
+
+
+@pytest.mark.parametrize(
+    ("range_", "largest"),
+    [
+        (None, 32),
+        (Choice(values=(24, 96, 64), default=64), 96),
+        (IntRange(low=16, high=48, default=32), 48),
+        (Choice(values=(96,), default=96, when={"architecture": ("test_efficientnet",)}), 32),  # not this one's
+        (Choice(values=(24,), default=24, when={"imbalance": ("focal",)}), 32),  # else the study's
+    ],
+)
+def test_the_largest_image_size_is_that_of_the_space_where_it_searches_one(trained, range_, largest):
+    space = trained.plan.spaces[0]
+    if range_ is not None:
+        space = space.model_copy(update={"parameters": {**space.parameters, "image_size": range_}})
+    joint = join_spaces([space], weights="none")
+    assert largest_image_size(trained.plan, joint, "test_resnet") == largest
