@@ -21,11 +21,12 @@ from functools import partial
 from pathlib import Path
 
 from figures import print_figures
+from numbered_tasks import NumberedTasks
 
 from consilia.cluster.connection import connect
-from consilia.plan.hyperparameters import Hyperparameters
 from consilia.plan.study import ClusterProfile
 from consilia.records import EpochReport, TrialOutcome, TrialTask
+from consilia.search.capacity import Share
 from consilia.search.slot import SlotOptions
 from consilia.search.tuner import run_in_slots
 
@@ -52,8 +53,9 @@ def main() -> None:
 def measure(folder: Path) -> list[tuple[str, float]]:
     """Return the name and MiB of each process of the slots."""
     folder.mkdir()
-    options = SlotOptions(run_trial=partial(_run_trial, folder), n_folds=1, cpus=1, gpus=0, storage=str(folder / "ray"))
-    run_in_slots(_Tasks(), n_slots=N_SLOTS, options=options, storage=folder / "ray")
+    share = Share(cpus=1, gpus=0, memory=0)
+    options = SlotOptions(run_trial=partial(_run_trial, folder), n_folds=1, share=share, storage=str(folder / "ray"))
+    run_in_slots(NumberedTasks(N_SLOTS), n_slots=lambda: N_SLOTS, options=options, storage=folder / "ray")
     last = max(folder.glob("*.txt"), key=lambda path: path.stat().st_mtime)
     lines = [line.split() for line in last.read_text(encoding="ascii").splitlines()]
     return [(name, float(megabytes)) for name, megabytes in lines]
@@ -74,29 +76,6 @@ def report(found: dict[str, list[float]], probe: float) -> None:
         [*rows, ("helpers and worker beyond", "", f"{helpers + more:.0f}", "", "")],
         {"helpers_mib": helpers, "worker_beyond_probe_mib": more, "sum_mib": helpers + more},
     )
-
-
-class _Tasks:
-    """A task for each slot, and no more."""
-
-    def __init__(self) -> None:
-        self._n_given = 0
-
-    def next_task(self) -> TrialTask | None:
-        if self._n_given == N_SLOTS:
-            return None
-        self._n_given += 1
-        return TrialTask(number=self._n_given, hyperparameters=Hyperparameters(architecture="none"))
-
-    def hear(self, report: EpochReport) -> str | None:
-        return None
-
-    def stop(self, number: int) -> None:
-        """Nothing is stopped."""
-
-    def end(self, outcome: TrialOutcome) -> None:
-        if outcome.state != "finished":
-            sys.exit(f"trial {outcome.number} {outcome.state}: {outcome.reason}")
 
 
 def _run_trial(

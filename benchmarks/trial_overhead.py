@@ -10,7 +10,6 @@ its time is printed beside the others.
 
 import argparse
 import statistics
-import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -19,13 +18,14 @@ from pathlib import Path
 from typing import Any
 
 from figures import print_figures
+from numbered_tasks import NumberedTasks
 from ray import train, tune
 from ray.train.torch import TorchTrainer
 
 from consilia.cluster.connection import connect
-from consilia.plan.hyperparameters import Hyperparameters
 from consilia.plan.study import ClusterProfile
 from consilia.records import EpochReport, TrialOutcome, TrialTask
+from consilia.search.capacity import Share
 from consilia.search.slot import SlotOptions
 from consilia.search.tuner import run_in_slots
 
@@ -50,9 +50,10 @@ def measure_slots(folder: Path, n_trials: int) -> list[float]:
     """Return each trial's seconds from assignment to first batch, in one slot."""
     stamps = folder / "slots"
     stamps.mkdir()
-    book = _TimedBook(n_trials)
-    options = SlotOptions(run_trial=partial(_run_trial, stamps), n_folds=1, cpus=1, gpus=0, storage=str(folder / "ray"))
-    run_in_slots(book, n_slots=1, options=options, storage=folder / "ray")
+    book = NumberedTasks(n_trials)
+    share = Share(cpus=1, gpus=0, memory=0)
+    options = SlotOptions(run_trial=partial(_run_trial, stamps), n_folds=1, share=share, storage=str(folder / "ray"))
+    run_in_slots(book, n_slots=lambda: 1, options=options, storage=folder / "ray")
     return [_stamp(stamps, number) - assigned for number, assigned in sorted(book.assigned.items())]
 
 
@@ -93,31 +94,6 @@ def report(slot: list[float], nested: list[float]) -> None:
             "n_nested": len(nested),
         },
     )
-
-
-class _TimedBook:
-    """Hands out numbered tasks and remembers when; the search's own book does the same and more."""
-
-    def __init__(self, n_trials: int) -> None:
-        self._n_trials = n_trials
-        self.assigned: dict[int, float] = {}
-
-    def next_task(self) -> TrialTask | None:
-        number = len(self.assigned)
-        if number == self._n_trials:
-            return None
-        self.assigned[number] = time.time()
-        return TrialTask(number=number, hyperparameters=Hyperparameters(architecture="none"))
-
-    def hear(self, report: EpochReport) -> str | None:
-        return None
-
-    def stop(self, number: int) -> None:
-        """Nothing is stopped."""
-
-    def end(self, outcome: TrialOutcome) -> None:
-        if outcome.state != "finished":
-            sys.exit(f"trial {outcome.number} {outcome.state}: {outcome.reason}")
 
 
 class _Clock(tune.Callback):

@@ -17,10 +17,11 @@ from consilia.folder import StudyFolder
 from consilia.plan.study import Budget, ClusterProfile, SearchPlan
 from consilia.records import EpochReport, TrialOutcome, TrialTask
 from consilia.search.book import TrialBook
+from consilia.search.capacity import Share
 from consilia.search.ledger import Ledger
 from consilia.search.limits import Limits
 from consilia.search.racing import EveryFold
-from consilia.search.slot import SlotOptions, WorkerShare
+from consilia.search.slot import SlotOptions
 from consilia.search.tuner import run_in_slots
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(240)]
@@ -78,7 +79,7 @@ def listener(marks: Path, tmp_path_factory: pytest.TempPathFactory) -> Listener:
         limits=Limits(Budget(), Ledger()),
     )
     options = SlotOptions(
-        run_trial=partial(_play, marks), n_folds=2, share=WorkerShare(cpus=1), storage=str(folder.ray)
+        run_trial=partial(_play, marks), n_folds=2, share=Share(cpus=1, gpus=0, memory=0), storage=str(folder.ray)
     )
     run_in_slots(book, n_slots=lambda: 1, options=options, storage=folder.ray)
     return listener

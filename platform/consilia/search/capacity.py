@@ -51,16 +51,6 @@ class Capacity:
     share: Share
     roomy: Share | None  # for a trial that ran out of memory; None: no node has more for it
 
-    @property
-    def cpus_per_slot(self) -> float:
-        """Of each worker."""
-        return self.share.cpus
-
-    @property
-    def gpus_per_slot(self) -> float:
-        """Of each worker."""
-        return self.share.gpus
-
 
 def plan_capacity(nodes: Mapping[str, Node], profile: ClusterProfile, *, demand: Demand, n_trials: int) -> Capacity:
     """Fill the cluster with slots.

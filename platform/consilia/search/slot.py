@@ -16,6 +16,7 @@ from ray.train.torch import TorchTrainer
 
 from consilia.plan.hyperparameters import Hyperparameters
 from consilia.records import TrialTask
+from consilia.search.capacity import Share
 from consilia.search.mailbox import Mailbox, WorkersLost
 from consilia.search.worker import TASK_EVENTS_MILLISECONDS, RunTrial, serve
 
@@ -25,22 +26,13 @@ _ANSWER_SECONDS = 10.0  # the mailbox answers in milliseconds, unless it is gone
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class WorkerShare:
-    """What one worker of a slot holds."""
-
-    cpus: float
-    gpus: float = 0.0
-    memory: int | None = None  # bytes of host memory; None: it is not reserved
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class SlotOptions:
     """What every slot of a search shares."""
 
     run_trial: RunTrial
     n_folds: int
-    share: WorkerShare
-    roomy: WorkerShare | None = None  # for a trial that ran out of memory
+    share: Share  # of each worker
+    roomy: Share | None = None  # for a trial that ran out of memory
     n_workers: int = 1
     hang_seconds: float = 900.0
     storage: str  # folder for Ray Train's own state
@@ -130,7 +122,7 @@ class Slot(tune.Trainable):
         for worker in ray.get(self._mailbox.workers.remote()):
             ray.kill(worker)
 
-    def _run_workers(self, share: WorkerShare) -> None:
+    def _run_workers(self, share: Share) -> None:
         try:
             _make_trainer(self._options, share, self._mailbox).fit()
             reason = "the train function returned"
@@ -139,11 +131,10 @@ class Slot(tune.Trainable):
         self._mailbox.lose_workers.remote(reason)
 
 
-def _make_trainer(options: SlotOptions, share: WorkerShare, mailbox: Any) -> TorchTrainer:
+def _make_trainer(options: SlotOptions, share: Share, mailbox: Any) -> TorchTrainer:
     n_threads = max(1, int(share.cpus))
     environment = {name: str(n_threads) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")}
     environment["RAY_task_events_report_interval_ms"] = str(TASK_EVENTS_MILLISECONDS)
-    resources = {"CPU": share.cpus, "GPU": share.gpus, "memory": share.memory or 0}
     return TorchTrainer(
         serve,
         train_loop_config={
@@ -155,7 +146,7 @@ def _make_trainer(options: SlotOptions, share: WorkerShare, mailbox: Any) -> Tor
         scaling_config=train.ScalingConfig(
             num_workers=options.n_workers,
             use_gpu=share.gpus > 0,
-            resources_per_worker={name: amount for name, amount in resources.items() if amount},
+            resources_per_worker=share.resources,
         ),
         run_config=train.RunConfig(
             name=f"slot-{uuid.uuid4().hex[:8]}",

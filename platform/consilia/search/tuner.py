@@ -9,7 +9,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import ray
 from ray import tune
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
@@ -19,15 +18,17 @@ from consilia.plan.study import StudyPlan
 from consilia.records import EpochReport, TaskTaken, TrialOutcome, TrialTask
 from consilia.scoring.metrics import METRICS
 from consilia.search.book import TrialBook
-from consilia.search.capacity import Capacity
+from consilia.search.capacity import Capacity, Node
 from consilia.search.contract import Book
 from consilia.search.interrupt import StopSignal
 from consilia.search.ledger import Ledger
 from consilia.search.limits import Limits
+from consilia.search.live import LiveSlots
+from consilia.search.nodes import living_nodes
 from consilia.search.noise import objective_noise
 from consilia.search.observer import SearchObserver
 from consilia.search.racing import make_racing
-from consilia.search.slot import Slot, SlotOptions, WorkerShare
+from consilia.search.slot import Slot, SlotOptions
 from consilia.search.space import join_spaces
 from consilia.search.stored import stored_reports
 from consilia.search.suggester import OptunaSuggester
@@ -109,35 +110,60 @@ class _BookScheduler(FIFOScheduler):
 
 
 def search_trials(
-    plan: StudyPlan, context: TrainingContext, folder: StudyFolder, observer: SearchObserver, *, capacity: Capacity
+    plan: StudyPlan,
+    context: TrainingContext,
+    folder: StudyFolder,
+    observer: SearchObserver,
+    *,
+    capacity: Capacity,
+    nodes: Mapping[str, Node],
 ) -> TrialBook:
     """Run the trials that the plan still wants, in slots. Ray must be connected.
+
+    Args:
+        plan: The study.
+        context: What its trials share.
+        folder: Of the study.
+        observer: Told of everything.
+        capacity: The slots that `nodes` hold.
+        nodes: The cluster's before the search takes any of it; nodes that come later add slots.
 
     Returns:
         The book of all trials; some are paused if the search ended before they did.
     """
-    devices = capacity.gpus_per_slot or capacity.cpus_per_slot
-    ledger = Ledger(folder.ledger, devices=devices)
-    book = open_book(plan, folder, observer, n_slots=capacity.n_slots, ledger=ledger)
+    share = capacity.share
+    ledger = Ledger(folder.ledger, devices=capacity.workers * (share.gpus or share.cpus))
+    has_roomier_slots = capacity.roomy is not None
+    book = open_book(
+        plan, folder, observer, n_slots=capacity.n_slots, ledger=ledger, has_roomier_slots=has_roomier_slots
+    )
     observer.search_started(n_trials=plan.search.trials, n_slots=capacity.n_slots, records=tuple(book.records.values()))
     options = SlotOptions(
         run_trial=functools.partial(_run_trial, context),
         n_folds=plan.folds.k,
-        share=WorkerShare(cpus=capacity.cpus_per_slot, gpus=capacity.gpus_per_slot),
-        n_workers=plan.cluster.workers_per_trial,
+        share=share,
+        roomy=capacity.roomy,
+        n_workers=capacity.workers,
         hang_seconds=plan.cluster.hang_seconds,
         storage=str(folder.ray / "train"),
     )
-    stop = StopSignal()
+    limit = min(plan.cluster.max_slots or plan.search.trials, plan.search.trials)
+    live = LiveSlots(capacity, living_nodes, limit=limit, seen=nodes)
     try:
-        run_in_slots(book, n_slots=lambda: capacity.n_slots, options=options, storage=folder.ray, stop=stop)
+        run_in_slots(book, n_slots=live.count, options=options, storage=folder.ray)
     finally:
         book.close("the search was interrupted")
     return book
 
 
 def open_book(
-    plan: StudyPlan, folder: StudyFolder, observer: SearchObserver, *, n_slots: int, ledger: Ledger
+    plan: StudyPlan,
+    folder: StudyFolder,
+    observer: SearchObserver,
+    *,
+    n_slots: int,
+    ledger: Ledger,
+    has_roomier_slots: bool = False,
 ) -> TrialBook:
     """Open the study's journal and trials, and feed the racing what earlier runs have reported."""
     higher_is_better = bool(METRICS[plan.search.metric].higher_is_better)
@@ -164,12 +190,11 @@ def open_book(
             higher_is_better=higher_is_better,
             noise=functools.partial(objective_noise, folder=folder, metric=plan.search.metric),
         ),
+        has_roomier_slots=has_roomier_slots,
     )
 
 
-def run_in_slots(
-    book: Book, *, n_slots: Callable[[], int], options: SlotOptions, storage: Path, stop: StopSignal | None = None
-) -> None:
+def run_in_slots(book: Book, *, n_slots: Callable[[], int], options: SlotOptions, storage: Path) -> None:
     """Let Tune run the book's tasks in slots until it has no more, or the user asks to stop.
 
     Ctrl-C ends the search in order: workers keep their checkpoints.
@@ -179,13 +204,12 @@ def run_in_slots(
         n_slots: Trials at a time; asked again and again, since nodes come and go.
         options: What the slots share.
         storage: Folder for Ray's own state.
-        stop: Raised when the user asks to stop.
     """
     # Tune looks for the CSV and JSON files that were switched off, and warns of each one missing.
     logging.getLogger("ray.tune.analysis.experiment_analysis").setLevel(logging.ERROR)
     slot = tune.with_parameters(Slot, options=options)
     slot.__qualname__ = Slot.__qualname__  # the dashboard shows it as the class of the actor
-    stop = stop or StopSignal()
+    stop = StopSignal()
     with _environment(_ENVIRONMENT), stop.listening():
         tune.Tuner(
             slot,
@@ -206,12 +230,6 @@ def run_in_slots(
                 verbose=0,
             ),
         ).fit()
-
-
-def free_nodes() -> list[Mapping[str, float]]:
-    """Return the free resources of each living node of the connected cluster."""
-    nodes = ray._private.state.available_resources_per_node()  # type: ignore[no-untyped-call] # Ray's is untyped
-    return list(nodes.values())
 
 
 def _run_trial(

@@ -149,7 +149,8 @@ def _run_trials(
         logger.info("%s", describe_capacity(capacity, demand))
         device = "cuda" if capacity.share.gpus else "cpu"
         context = prepare_context(device=device)
-        book = search_trials(plan, context, folder, view, capacity=capacity)
+        view.noted(describe_capacity(capacity, demand))
+        book = search_trials(plan, context, folder, view, capacity=capacity, nodes=nodes)
     settle_end(plan, folder, book)
 
 

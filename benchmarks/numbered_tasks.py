@@ -1,0 +1,53 @@
+"""The simplest book that slots can run: numbered tasks, no racing, and every trial must finish."""
+
+import sys
+import time
+
+from consilia.plan.hyperparameters import Hyperparameters
+from consilia.records import EpochReport, TaskTaken, TrialOutcome, TrialTask
+
+
+class NumberedTasks:
+    """Hands out so many tasks and remembers when; the search's own book does the same and more."""
+
+    def __init__(self, n_tasks: int) -> None:
+        self._n_tasks = n_tasks
+        self._running: set[int] = set()
+        self.assigned: dict[int, float] = {}  # clock seconds by number
+
+    @property
+    def n_running(self) -> int:
+        """Tasks that were handed out and have not ended."""
+        return len(self._running)
+
+    def next_task(self) -> TrialTask | None:
+        """Return the next task, or None."""
+        number = len(self.assigned)
+        if number == self._n_tasks:
+            return None
+        self._running.add(number)
+        self.assigned[number] = time.time()
+        return TrialTask(number=number, hyperparameters=Hyperparameters(architecture="none"))
+
+    def taken(self, message: TaskTaken) -> None:
+        """Nothing depends on it."""
+
+    def hear(self, report: EpochReport) -> str | None:
+        """Nobody is stopped."""
+        return None
+
+    def left(self, number: int) -> None:
+        """Nobody is told to leave."""
+
+    def end(self, outcome: TrialOutcome) -> None:
+        """Forget a finished task, and end the benchmark with any other."""
+        if outcome.state != "finished":
+            sys.exit(f"trial {outcome.number} {outcome.state}: {outcome.reason}")
+        self._running.discard(outcome.number)
+
+    def must_leave(self) -> str:
+        """Nobody must leave."""
+        return ""
+
+    def reserve(self, n_slots: int) -> None:
+        """Nothing is accounted for."""
