@@ -79,6 +79,17 @@ def test_mixing_takes_one_share_for_images_and_targets_alike(batch):
     torch.testing.assert_close(mixed_targets.sum(dim=1), torch.ones(12))
 
 
+@pytest.mark.parametrize("own", [slice(0, 5), slice(5, 12), slice(4, 9)])
+def test_a_part_of_a_batch_with_its_partners_is_mixed_as_the_whole_batch_mixes_it(batch, own):
+    _, _, targets = batch
+    images = torch.randn(12, 2, 3, 3, generator=torch.Generator().manual_seed(1))
+    whole = mix(images, targets, alpha=0.4, rng=np.random.default_rng(3))
+    loaded = [torch.cat([each[own], each.flip(0)[own]]) for each in (images, targets)]
+    n_own = own.stop - own.start
+    part = mix(*loaded, alpha=0.4, rng=np.random.default_rng(3), n_own=n_own)
+    assert all(torch.equal(mine, theirs[own]) for mine, theirs in zip(part, whole, strict=True))
+
+
 def test_alpha_0_mixes_nothing(batch):
     logits, _, targets = batch
     images, same = mix(logits, targets, alpha=0.0, rng=np.random.default_rng(0))

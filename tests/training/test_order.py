@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from consilia.training.order import batch_slices, epoch_order, evaluation_shard, share, sqrt_sampled_order
+from consilia.training.order import batch_slices, epoch_order, epoch_share, evaluation_shard, share, sqrt_sampled_order
 from consilia.training.seeds import Purpose, generator
 
 WORKERS = st.integers(1, 9)
@@ -56,6 +56,29 @@ def test_a_step_of_many_workers_sees_the_images_that_one_worker_s_step_would(n_w
 def test_one_worker_takes_every_batch_whole():
     batches = batch_slices(103, 16)
     assert [share(batch, worker=0, n_workers=1) for batch in batches] == batches
+
+
+@given(n_workers=st.integers(2, 5), batch_size=st.integers(2, 40), more=st.integers(0, 120))
+def test_workers_load_their_share_of_every_batch_and_then_what_mixup_mixes_it_with(n_workers, batch_size, more):
+    batches = batch_slices(2 * n_workers + more, batch_size, n_workers=n_workers)
+    shares = [epoch_share(batches, worker=each, n_workers=n_workers, partners=True) for each in range(n_workers)]
+    for number, batch in enumerate(batches):
+        whole = np.arange(batch.start, batch.stop)
+        loaded = [share.places[share.batches[number]] for share in shares]
+        n_own = [share.n_own[number] for share in shares]
+        assert {share.n_whole[number] for share in shares} == {len(whole)}
+        assert np.concatenate([part[:n] for part, n in zip(loaded, n_own, strict=True)]).tolist() == whole.tolist()
+        partners = np.concatenate([part[n:] for part, n in zip(loaded, n_own, strict=True)])
+        assert partners.tolist() == whole[::-1].tolist()
+
+
+@pytest.mark.parametrize(("n_workers", "partners"), [(1, True), (1, False), (3, False)])
+def test_partners_are_loaded_only_where_they_are_needed_and_not_there_anyway(n_workers, partners):
+    batches = batch_slices(50, 12, n_workers=n_workers)
+    shares = [epoch_share(batches, worker=each, n_workers=n_workers, partners=partners) for each in range(n_workers)]
+    assert sorted(np.concatenate([share.places for share in shares])) == list(range(50))
+    if n_workers == 1:
+        assert list(shares[0].batches) == batches
 
 
 def test_too_few_images_for_the_workers_are_refused():

@@ -57,7 +57,7 @@ def smooth(targets: torch.Tensor, smoothing: float) -> torch.Tensor:
 
 
 def mix(
-    images: torch.Tensor, targets: torch.Tensor, *, alpha: float, rng: np.random.Generator
+    images: torch.Tensor, targets: torch.Tensor, *, alpha: float, rng: np.random.Generator, n_own: int | None = None
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Mix each image and target of a shuffled batch with the one at the mirrored place.
 
@@ -66,8 +66,12 @@ def mix(
         targets: (b, n_classes).
         alpha: Of the Beta(alpha, alpha) distribution of the batch's one share; 0 leaves the batch as it is.
         rng: Draws the share.
+        n_own: Of a worker's part of a batch: this many images are mixed, with as many partners that follow them.
+            None if the images are the whole batch.
     """
     if alpha == 0:
         return images, targets
     other = 1 - float(rng.beta(alpha, alpha))
-    return images.lerp(images.flip(0), other), targets.lerp(targets.flip(0), other)
+    if n_own is None or n_own == len(images):
+        return images.lerp(images.flip(0), other), targets.lerp(targets.flip(0), other)
+    return images[:n_own].lerp(images[n_own:], other), targets[:n_own].lerp(targets[n_own:], other)

@@ -4,10 +4,22 @@ Every worker draws the same order from the same stream and takes its own part of
 """
 
 import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
 from consilia.records import Labels, Rows
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EpochShare:
+    """What a worker loads in an epoch. A batch of one worker is the whole batch."""
+
+    places: Rows  # (m,) places in the epoch's order, batch after batch
+    batches: tuple[slice, ...]  # of `places`, one a step
+    n_own: tuple[int, ...]  # that the worker trains on in each step; after them come their partners for mixup
+    n_whole: tuple[int, ...]  # images of each step, those of all workers together
 
 
 def epoch_order(rows: Rows, rng: np.random.Generator) -> Rows:
@@ -67,6 +79,28 @@ def share(batch: slice, *, worker: int, n_workers: int) -> slice:
     return slice(batch.start + part.start, batch.start + part.stop)
 
 
+def epoch_share(batches: Sequence[slice], *, worker: int, n_workers: int, partners: bool) -> EpochShare:
+    """Return what a worker loads in an epoch.
+
+    Args:
+        batches: Of `batch_slices`.
+        worker: 0 ... n_workers - 1.
+        n_workers: Of the trial; one worker has the partners of its images anyway.
+        partners: Whether each image needs the one at the mirrored place of the whole batch, as `losses.mix` does.
+    """
+    own = [share(batch, worker=worker, n_workers=n_workers) for batch in batches]
+    loaded = [np.arange(part.start, part.stop) for part in own]
+    if partners and n_workers > 1:
+        loaded = [np.append(part, _mirrored(part, batch)) for part, batch in zip(loaded, batches, strict=True)]
+    edges = np.cumsum([0, *map(len, loaded)]).tolist()
+    return EpochShare(
+        places=np.concatenate(loaded),
+        batches=tuple(slice(start, stop) for start, stop in itertools.pairwise(edges)),
+        n_own=tuple(part.stop - part.start for part in own),
+        n_whole=tuple(batch.stop - batch.start for batch in batches),
+    )
+
+
 def evaluation_shard(rows: Rows, *, worker: int, n_workers: int) -> Rows:
     """Return the rows that a worker scores: every row falls to exactly one, and none is repeated to fill a batch up.
 
@@ -78,6 +112,11 @@ def evaluation_shard(rows: Rows, *, worker: int, n_workers: int) -> Rows:
         n_workers: Where m is no multiple of it, shards differ by one row; with fewer rows than workers some are empty.
     """
     return rows[_cut(len(rows), n_workers)[worker]]
+
+
+def _mirrored(places: Rows, batch: slice) -> Rows:
+    mirrored: Rows = batch.start + batch.stop - 1 - places
+    return mirrored
 
 
 def _cut(n: int, n_parts: int) -> list[slice]:

@@ -31,10 +31,19 @@ def generator(seed: int, *, fold: int, epoch: int, purpose: Purpose) -> np.rando
     return np.random.default_rng(_sequence(seed, fold, epoch, purpose))
 
 
-def seed_torch(seed: int, *, fold: int, epoch: int, purpose: Purpose) -> None:
-    """Seed torch's global generators, which give layers their weights and dropout; arguments as above."""
-    torch.manual_seed(int(_sequence(seed, fold, epoch, purpose).generate_state(1, np.uint64)[0]))
+def seed_torch(seed: int, *, fold: int, epoch: int, purpose: Purpose, worker: int = 0) -> None:
+    """Seed torch's global generators, which give layers their weights and dropout.
+
+    Args:
+        seed: As above, like fold, epoch and purpose.
+        fold: See there.
+        epoch: See there.
+        purpose: See there.
+        worker: Of a data-parallel trial, where each draws for images of its own.
+    """
+    sequence = _sequence(seed, fold, epoch, purpose, *([worker] if worker else []))
+    torch.manual_seed(int(sequence.generate_state(1, np.uint64)[0]))
 
 
-def _sequence(seed: int, fold: int, epoch: int, purpose: Purpose) -> np.random.SeedSequence:
-    return np.random.SeedSequence([seed, fold, epoch, int(purpose)])
+def _sequence(*parts: int) -> np.random.SeedSequence:
+    return np.random.SeedSequence([int(part) for part in parts])

@@ -28,8 +28,8 @@ class Warps:
     contrast: torch.Tensor  # (n, 1, 1, 1) factor about the image's own mean
     brightness: torch.Tensor  # (n, 1, 1, 1) shift, in 0 ... 255
 
-    def __getitem__(self, images: slice) -> "Warps":
-        """Return the warps of some of the images."""
+    def __getitem__(self, images: slice | torch.Tensor) -> "Warps":
+        """Return the warps of some of the images; a tensor holds their numbers."""
         return Warps(self.theta[images], self.contrast[images], self.brightness[images])
 
     def to(self, device: torch.device) -> "Warps":
