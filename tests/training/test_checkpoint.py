@@ -1,10 +1,9 @@
-import logging
 import pickle
 
 import pytest
 import torch
 
-from consilia.training.checkpoint import load_checkpoint, save_checkpoint
+from consilia.training.checkpoint import UnusableCheckpointError, load_checkpoint, save_checkpoint
 
 
 @pytest.fixture
@@ -20,9 +19,8 @@ def test_a_state_comes_back_as_it_was(path):
     assert state["history"] == [{"epoch": 1}]
 
 
-def test_without_a_file_there_is_nothing_to_say(tmp_path, caplog):
+def test_without_a_file_there_is_nothing_to_say(tmp_path):
     assert load_checkpoint(tmp_path / "none.pt", fingerprint="abc") is None
-    assert caplog.records == []
 
 
 def _truncate(content: bytes) -> bytes:
@@ -35,18 +33,16 @@ def _flip_a_bit(content: bytes) -> bytes:
 
 
 @pytest.mark.parametrize("damage", [_truncate, _flip_a_bit, lambda content: b""])
-def test_a_damaged_file_is_named_and_not_taken_up(path, damage, caplog):
+def test_a_damaged_file_is_named_and_not_taken_up(path, damage):
     path.write_bytes(damage(path.read_bytes()))
-    with caplog.at_level(logging.WARNING):
-        assert load_checkpoint(path, fingerprint="abc") is None
-    assert str(path) in caplog.text
-    assert "starts again" in caplog.text
+    with pytest.raises(UnusableCheckpointError, match=r"is damaged .+ starts again") as raised:
+        load_checkpoint(path, fingerprint="abc")
+    assert str(path) in str(raised.value)
 
 
-def test_a_checkpoint_of_another_configuration_is_not_taken_up(path, caplog):
-    with caplog.at_level(logging.WARNING):
-        assert load_checkpoint(path, fingerprint="xyz") is None
-    assert "another configuration" in caplog.text
+def test_a_checkpoint_of_another_configuration_is_not_taken_up(path):
+    with pytest.raises(UnusableCheckpointError, match="another configuration"):
+        load_checkpoint(path, fingerprint="xyz")
 
 
 class _Payload:
@@ -60,5 +56,6 @@ class _Payload:
 def test_code_in_a_checkpoint_is_not_run(path, tmp_path):
     mark = tmp_path / "ran"
     torch.save({"fingerprint": "abc", "payload": _Payload(mark)}, path, pickle_protocol=pickle.DEFAULT_PROTOCOL)
-    assert load_checkpoint(path, fingerprint="abc") is None
+    with pytest.raises(UnusableCheckpointError):
+        load_checkpoint(path, fingerprint="abc")
     assert not mark.exists()

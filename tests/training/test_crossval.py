@@ -1,5 +1,8 @@
 """A trial from the outside: it learns, stops, fails, resumes, and repeats nothing."""
 
+import errno
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -10,6 +13,8 @@ from consilia.errors import PlanError
 from consilia.scoring.metrics import METRICS, score, softmax
 from consilia.training.artifacts import read_out_of_fold
 from consilia.training.crossval import cross_validate
+
+POLLS = 4 + 2  # in an epoch: training batches, then batches of the validation
 
 
 class Listener:
@@ -105,7 +110,7 @@ def test_a_finished_fold_leaves_its_files_and_no_checkpoint(undisturbed):
 @pytest.mark.parametrize(
     "disturbance",
     [
-        {"polls": 9},  # stopped in the middle of epoch 3 of fold 0
+        {"polls": 2 * POLLS + 1},  # stopped in the middle of epoch 3 of fold 0
         {"reports": 5, "error": KilledError()},  # killed after epoch 2 of fold 1
         {"reports": 3, "error": KilledError()},  # killed when fold 0 had been written
     ],
@@ -133,13 +138,13 @@ def test_a_resumed_trial_ends_bit_for_bit_like_an_undisturbed_one_whatever_its_n
 
 def test_a_resumed_trial_trains_no_finished_fold_again_and_repeats_what_it_has_stored(make_context, make_task):
     context, task = make_context(), make_task()
-    _, first = run(task, context, Listener(polls=5 * 4 + 1))  # into epoch 3 of fold 1: 4 batches an epoch
+    _, first = run(task, context, Listener(polls=5 * POLLS + 1))  # into epoch 3 of fold 1
     assert first.epochs == [(0, 1), (0, 2), (0, 3), (1, 1), (1, 2)]
     stamp = context.trial(0).fold(0).weights.stat().st_mtime_ns
     outcome, second = run(task, context)
     assert second.epochs == [(0, 3), (1, 1), (1, 2), (1, 3), (2, 1), (2, 2), (2, 3)]
-    assert second.heard[0] == first.heard[2]
-    assert second.heard[1:3] == first.heard[3:5]
+    assert second.heard[:3] == [replace(report, is_repeat=True) for report in first.heard[2:]]
+    assert not any(report.is_repeat for report in (*first.heard, *second.heard[3:]))
     assert context.trial(0).fold(0).weights.stat().st_mtime_ns == stamp
     assert outcome.seconds >= sum(result.seconds for result in outcome.folds[:1])
 
@@ -147,10 +152,15 @@ def test_a_resumed_trial_trains_no_finished_fold_again_and_repeats_what_it_has_s
 def test_a_damaged_checkpoint_costs_only_its_fold(make_context, make_task, undisturbed):
     expected, _, _ = undisturbed
     context, task = make_context(), make_task()
-    run(task, context, Listener(polls=5 * 4 + 1))
+    run(task, context, Listener(polls=5 * POLLS + 1))
     context.trial(0).fold(1).checkpoint.write_bytes(b"not a checkpoint")
     outcome, listener = run(task, context)
     assert listener.epochs[:3] == [(0, 3), (1, 1), (1, 2)]
+    assert [report.is_repeat for report in listener.heard[:3]] == [True, False, False]
+    notes = [report.note for report in listener.heard]
+    assert "checkpoint.pt is damaged" in notes[1]
+    assert "starts again" in notes[1]
+    assert not any(notes[:1] + notes[2:])
     assert [result.metrics for result in outcome.folds] == [result.metrics for result in expected.folds]
 
 
@@ -189,9 +199,28 @@ def test_running_out_of_memory_fails_the_trial_with_batch_and_image_size(make_co
     listener = Listener(reports=1, error=error)
     context = make_context()
     outcome, _ = run(make_task(image_size=12), context, listener)
-    assert outcome.state == "failed"
+    assert (outcome.state, outcome.fault) == ("failed", "memory")
     assert "batches of 16 images of 12 px" in outcome.reason
     assert not context.trial(0).fold(0).checkpoint.exists()  # nobody will take it up
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
+def test_a_full_disk_pauses_the_trial_which_goes_on_at_its_checkpoint(make_context, make_task, number):
+    context, task = make_context(), make_task()
+    outcome, first = run(task, context, Listener(reports=2, error=OSError(number, "no room")))
+    assert (outcome.state, outcome.fault) == ("paused", "disk")
+    assert first.epochs == [(0, 1), (0, 2)]
+    assert context.trial(0).fold(0).checkpoint.exists()
+    resumed, second = run(task, context)
+    assert resumed.state == "finished"
+    assert [report.is_repeat for report in second.heard[:4]] == [True, True, False, False]
+
+
+def test_a_long_validation_shows_signs_of_life_and_a_stop_in_it_waits_for_its_end(make_context, make_task):
+    context = make_context()
+    outcome, listener = run(make_task(), context, Listener(polls=5))  # in the validation after epoch 1
+    assert outcome.state == "stopped"
+    assert listener.epochs == [(0, 1)]
 
 
 @pytest.mark.parametrize("error", [KilledError(), RuntimeError("something else")])

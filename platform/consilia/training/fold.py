@@ -7,24 +7,28 @@ import numpy as np
 import torch
 from torch import nn
 
+from consilia.data.folds import FoldPlan
 from consilia.data.statistics import intensity
-from consilia.errors import RunError
+from consilia.errors import PlanError, RunError
 from consilia.files import sha256_of_json
 from consilia.folder import FoldFolder
 from consilia.models.factory import ModelSpec, build_model, pretrained_normalisation
+from consilia.plan.study import TrainingPlan
 from consilia.plan.weights import FROM_SCRATCH
 from consilia.record_files import write_fold_result
 from consilia.records import EpochReport, FoldResult, Labels, Logits, Rows, TrialTask
 from consilia.scoring.metrics import score, softmax
 from consilia.training.artifacts import HistoryRow, write_history, write_out_of_fold, write_weights
 from consilia.training.average import WeightAverage
-from consilia.training.checkpoint import load_checkpoint, save_checkpoint
+from consilia.training.checkpoint import UnusableCheckpointError, load_checkpoint, save_checkpoint
 from consilia.training.context import TrainingContext
 from consilia.training.device import MEMORY_FORMAT, resolve_device
+from consilia.training.disk import writing
 from consilia.training.input import Preprocessing
 from consilia.training.losses import Loss, make_loss
 from consilia.training.optimiser import make_optimiser
-from consilia.training.order import batch_slices
+from consilia.training.order import EpochShare, batch_slices, epoch_share
+from consilia.training.parallel import ALONE, Group
 from consilia.training.seeds import Purpose, seed_torch
 
 
@@ -44,9 +48,11 @@ class FoldJob:
     training_rows: Rows
     validation_rows: Rows
     labels: Labels  # of the whole store
-    batches: list[slice]  # of an epoch's order
+    batches: list[slice]  # of an epoch's order; those of all workers together
+    share: EpochShare  # this worker's
     loss: Loss
     device: torch.device
+    group: Group
 
     @property
     def folder(self) -> FoldFolder:
@@ -72,7 +78,9 @@ class FoldJob:
         }
         return sha256_of_json(parts)
 
-    def report(self, row: HistoryRow, result: FoldResult | None = None) -> EpochReport:
+    def report(
+        self, row: HistoryRow, result: FoldResult | None = None, *, is_repeat: bool = False, note: str = ""
+    ) -> EpochReport:
         """Return what is said of the epoch in `row`."""
         return EpochReport(
             number=self.task.number,
@@ -83,6 +91,8 @@ class FoldJob:
             seconds=float(row["seconds"]),
             images=int(row["images"]),
             fold_result=result,
+            is_repeat=is_repeat,
+            note=note,
         )
 
 
@@ -94,20 +104,45 @@ class FoldState:
     average: WeightAverage
     optimiser: torch.optim.Optimizer
     history: list[HistoryRow]
+    note: str = ""  # why the fold starts again although it had a checkpoint; for the next report
 
 
-def make_job(task: TrialTask, fold: int, context: TrainingContext) -> FoldJob:
+def check_workers(n_workers: int, *, folds: FoldPlan, training: TrainingPlan) -> None:
+    """Check that so many workers can train each fold together and compute what one worker would.
+
+    Raises:
+        PlanError: A worker would be left with less than two images of a batch, or none to validate.
+    """
+    if n_workers == 1:
+        return
+    for fold in range(folds.k):
+        n_training, n_validation = len(folds.training(fold)), len(folds.validation(fold))
+        smallest = min(part.stop - part.start for part in batch_slices(n_training, training.batch_size))
+        most = min(smallest // 2, n_validation)
+        if n_workers > most:
+            raise PlanError(
+                f"Each of {n_workers} workers needs two images of every batch and one to validate, but fold "
+                f"{fold + 1}/{folds.k} has {n_training} training images in batches of {smallest} or more "
+                f"(training.batch_size: {training.batch_size}) and {n_validation} to validate. "
+                f"Set cluster.workers_per_trial to {max(1, most)} or fewer, or a larger training.batch_size."
+            )
+
+
+def make_job(task: TrialTask, fold: int, context: TrainingContext, *, group: Group = ALONE) -> FoldJob:
     """Gather what the fold's training needs; no network is built yet.
 
     Raises:
-        PlanError: The study does not know the architecture.
+        PlanError: The study does not know the architecture, or has too few images for the workers.
         DataError: The training images are all of one grey, or lack a class that the loss needs.
     """
+    check_workers(group.size, folds=context.folds, training=context.training)
     labels = context.store.labels
     rows = context.folds.training(fold)
     spec = context.model_spec(task.hyperparameters)
     device = resolve_device(context.device)
     counts = np.bincount(labels[rows], minlength=spec.n_classes)
+    batches = batch_slices(len(rows), context.training.batch_size, n_workers=group.size)
+    with_partners = task.hyperparameters.mixup > 0
     return FoldJob(
         task=task,
         fold=fold,
@@ -117,34 +152,56 @@ def make_job(task: TrialTask, fold: int, context: TrainingContext) -> FoldJob:
         training_rows=rows,
         validation_rows=context.folds.validation(fold),
         labels=labels,
-        batches=batch_slices(len(rows), context.training.batch_size),
+        batches=batches,
+        share=epoch_share(batches, worker=group.rank, n_workers=group.size, partners=with_partners),
         loss=make_loss(task.hyperparameters, counts, device),
         device=device,
+        group=group,
     )
 
 
 def open_fold(job: FoldJob) -> FoldState:
     """Return the state to train on from: the checkpoint's if it can be used, else the start."""
-    checkpoint = load_checkpoint(job.folder.checkpoint, fingerprint=job.fingerprint)
-    seed_torch(job.context.seed, fold=job.fold, epoch=0, purpose=Purpose.WEIGHTS)
-    weights = job.context.weights if checkpoint is None else FROM_SCRATCH
-    model = build_model(job.spec, weights=weights).to(job.device, memory_format=MEMORY_FORMAT)  # type: ignore[call-overload] # torch's stub lacks it
-    state = FoldState(
-        model=model,
-        average=WeightAverage(model, steps_per_epoch=len(job.batches)),
-        optimiser=make_optimiser(model, job.task.hyperparameters),
-        history=[],
-    )
-    if checkpoint is not None:
-        model.load_state_dict(checkpoint["model"])
-        state.average.module.load_state_dict(checkpoint["average"])
-        state.optimiser.load_state_dict(checkpoint["optimiser"])
-        state.history = checkpoint["history"]
+    checkpoint, note = job.group.from_leader(lambda: _read_checkpoint(job))
+    model = job.group.agree(lambda: _build(job, from_scratch=checkpoint is not None))
+    with job.group.lockstep():
+        job.group.prepare(model)
+        state = FoldState(
+            model=model,
+            average=WeightAverage(model, steps_per_epoch=len(job.batches)),
+            optimiser=make_optimiser(model, job.task.hyperparameters),
+            history=[],
+            note=note,
+        )
+        if checkpoint is not None:
+            model.load_state_dict(checkpoint["model"])
+            state.average.module.load_state_dict(checkpoint["average"])
+            state.optimiser.load_state_dict(checkpoint["optimiser"])
+            state.history = checkpoint["history"]
     return state
 
 
+def _read_checkpoint(job: FoldJob) -> tuple[dict[str, Any] | None, str]:
+    """Return the stored state, or None and why it cannot be used."""
+    try:
+        return load_checkpoint(job.folder.checkpoint, fingerprint=job.fingerprint), ""
+    except UnusableCheckpointError as error:
+        return None, str(error)
+
+
+def _build(job: FoldJob, *, from_scratch: bool) -> nn.Module:
+    seed_torch(job.context.seed, fold=job.fold, epoch=0, purpose=Purpose.WEIGHTS)
+    weights = FROM_SCRATCH if from_scratch else job.context.weights
+    model = build_model(job.spec, weights=weights)
+    return model.to(job.device, memory_format=MEMORY_FORMAT)  # type: ignore[call-overload,no-any-return] # torch's stub lacks it
+
+
 def store_state(job: FoldJob, state: FoldState) -> None:
-    """Save the state after a complete epoch, so that a fold killed later goes on from here."""
+    """Save the state after a complete epoch, so that a fold killed later goes on from here.
+
+    Raises:
+        DiskFullError: There is no room; the state after the epoch before stays.
+    """
     content: dict[str, Any] = {
         "fingerprint": job.fingerprint,
         "model": state.model.state_dict(),
@@ -152,8 +209,10 @@ def store_state(job: FoldJob, state: FoldState) -> None:
         "optimiser": state.optimiser.state_dict(),
         "history": [dict(row) for row in state.history],
     }
-    write_history(job.folder.history, state.history)  # outlives the checkpoint: racing compares with stopped trials
-    save_checkpoint(job.folder.checkpoint, content)
+    with writing(job.folder.history):  # outlives the checkpoint: racing compares with stopped trials
+        write_history(job.folder.history, state.history)
+    with writing(job.folder.checkpoint):
+        save_checkpoint(job.folder.checkpoint, content)
 
 
 def score_epoch(job: FoldJob, logits: Logits) -> dict[str, float]:
@@ -171,7 +230,11 @@ def score_epoch(job: FoldJob, logits: Logits) -> dict[str, float]:
 
 
 def finish_fold(job: FoldJob, state: FoldState, logits: Logits) -> FoldResult:
-    """Write the fold's files, the result last: a fold that has it is finished."""
+    """Write the fold's files, the result last: a fold that has it is finished.
+
+    Raises:
+        DiskFullError: There is no room; the checkpoint stays.
+    """
     row = state.history[-1]
     metrics = score_epoch(job, logits)
     result = FoldResult(
@@ -182,15 +245,15 @@ def finish_fold(job: FoldJob, state: FoldState, logits: Logits) -> FoldResult:
         seconds=sum(float(epoch["seconds"]) for epoch in state.history),
     )
     folder = job.folder
-    write_weights(
-        folder.weights,
-        state.average.module.state_dict(),
-        model=job.spec,
-        preprocessing=job.preprocessing,
-    )
-    write_out_of_fold(folder.oof, job.validation_rows, logits)
-    write_history(folder.history, state.history)
-    write_fold_result(folder.result, result)
+    weights = state.average.module.state_dict()
+    with writing(folder.weights):
+        write_weights(folder.weights, weights, model=job.spec, preprocessing=job.preprocessing)
+    with writing(folder.oof):
+        write_out_of_fold(folder.oof, job.validation_rows, logits)
+    with writing(folder.history):
+        write_history(folder.history, state.history)
+    with writing(folder.result):
+        write_fold_result(folder.result, result)
     folder.checkpoint.unlink(missing_ok=True)
     return result
 

@@ -7,7 +7,7 @@ from contextlib import closing
 
 import torch
 
-from consilia.records import EpochReport, FoldResult, Labels, Rows
+from consilia.records import EpochReport, FoldResult, Labels, Logits, Rows
 from consilia.training.batches import Images
 from consilia.training.device import MEMORY_FORMAT, autocast
 from consilia.training.fold import (
@@ -22,7 +22,7 @@ from consilia.training.fold import (
 from consilia.training.inference import predict_logits
 from consilia.training.losses import mix
 from consilia.training.optimiser import set_lr
-from consilia.training.order import epoch_order, sqrt_sampled_order
+from consilia.training.order import epoch_order, evaluation_shard, sqrt_sampled_order
 from consilia.training.schedule import lr_factor
 from consilia.training.seeds import Purpose, generator, seed_torch
 from consilia.training.warp import Warps, draw_warps, training_input
@@ -41,33 +41,30 @@ def train_fold(job: FoldJob, images: Images, *, report: Report, stopped: Stopped
     that of the last epoch: choosing the best one on these images would be optimistic.
 
     Args:
-        job: The fold.
+        job: The fold; of several workers each has its own, and all call this together.
         images: The store's, on the job's device.
-        report: Called after each epoch; with the FoldResult after the last.
-        stopped: Polled between batches.
+        report: Called after each epoch; with the FoldResult after the last. Of several workers, in the first alone.
+        stopped: Polled between batches, those of the validation too, where its answer waits for the next epoch.
 
     Returns:
         The result, or None if it was stopped; the checkpoint then stays.
 
     Raises:
         TrainingError: The loss or the validation logits are not finite.
+        DiskFullError: A file could not be written.
+        GroupLost: One of several workers failed alone.
     """
     state = open_fold(job)
-    for row in state.history:
-        report(job.report(row))
+    group = job.group
+    group.from_leader(lambda: _repeat(job, state, report))
     plan = job.context.training
     for epoch in range(len(state.history) + 1, plan.epochs + 1):
         started = time.perf_counter()
-        train_loss = _train_epoch(job, state, images, epoch=epoch, stopped=stopped)
+        with group.lockstep():
+            train_loss = _train_epoch(job, state, images, epoch=epoch, stopped=stopped)
         if train_loss is None:
             return None
-        logits = predict_logits(
-            state.average.module,
-            images,
-            job.validation_rows,
-            preprocessing=job.preprocessing,
-            batch_size=plan.batch_size,
-        )
+        logits = _validate(job, state, images, alive=stopped)
         row = {
             "epoch": epoch,
             "train_loss": train_loss,
@@ -78,11 +75,43 @@ def train_fold(job: FoldJob, images: Images, *, report: Report, stopped: Stopped
         }
         state.history.append(row)
         if epoch < plan.epochs:
-            store_state(job, state)
-            report(job.report(row))
+            group.from_leader(lambda: _store(job, state, report))
+    return group.from_leader(lambda: _finish(job, state, logits, report))
+
+
+def _repeat(job: FoldJob, state: FoldState, report: Report) -> None:
+    """Report the epochs that the checkpoint holds: whoever listened may not have heard them."""
+    for row in state.history:
+        report(job.report(row, is_repeat=True))
+
+
+def _store(job: FoldJob, state: FoldState, report: Report) -> None:
+    store_state(job, state)
+    report(job.report(state.history[-1], note=state.note))
+    state.note = ""
+
+
+def _finish(job: FoldJob, state: FoldState, logits: Logits, report: Report) -> FoldResult:
     result = finish_fold(job, state, logits)
-    report(job.report(state.history[-1], result))
+    report(job.report(state.history[-1], result, note=state.note))
     return result
+
+
+def _validate(job: FoldJob, state: FoldState, images: Images, *, alive: Callable[[], object]) -> Logits:
+    """Return the averaged weights' logits of the validation images; each worker computes some of them."""
+    group = job.group
+    rows = evaluation_shard(job.validation_rows, worker=group.rank, n_workers=group.size)
+    logits = group.agree(
+        lambda: predict_logits(
+            state.average.module,
+            images,
+            rows,
+            preprocessing=job.preprocessing,
+            batch_size=job.context.training.batch_size,
+            alive=alive,
+        )
+    )
+    return group.gather(logits)
 
 
 def _train_epoch(job: FoldJob, state: FoldState, images: Images, *, epoch: int, stopped: Stopped) -> float | None:
@@ -91,37 +120,45 @@ def _train_epoch(job: FoldJob, state: FoldState, images: Images, *, epoch: int, 
     Every random number derives from the seed, the fold and the epoch, so a resumed fold repeats an
     undisturbed one.
     """
-    context, options = job.context, job.task.hyperparameters
+    context, options, group, share = job.context, job.task.hyperparameters, job.group, job.share
     rows, warps = _draw_epoch(job, epoch)
     targets_of_epoch = torch.eye(job.spec.n_classes, device=job.device)[_to_device(job.labels[rows], job)]
     mixup = generator(context.seed, fold=job.fold, epoch=epoch, purpose=Purpose.MIXUP)
-    seed_torch(context.seed, fold=job.fold, epoch=epoch, purpose=Purpose.DROPOUT)
+    seed_torch(context.seed, fold=job.fold, epoch=epoch, purpose=Purpose.DROPOUT, worker=group.rank)
     state.model.train()
     total = torch.zeros((), device=job.device)
-    with closing(images.batches([rows[part] for part in job.batches])) as batches:
-        for number, (part, batch) in enumerate(zip(job.batches, batches, strict=True)):
-            if stopped():
+    with closing(images.batches([rows[part] for part in share.batches])) as batches:
+        for number, (part, batch) in enumerate(zip(share.batches, batches, strict=True)):
+            if group.any(stopped()):
                 return None
             step = (epoch - 1) * len(job.batches) + number
             lr = _lr(job, step)
             set_lr(state.optimiser, lr)
             inputs = training_input(batch, None if warps is None else warps[part], job.preprocessing)
-            inputs, targets = mix(inputs, targets_of_epoch[part], alpha=options.mixup, rng=mixup)
+            targets = targets_of_epoch[part]
+            inputs, targets = mix(inputs, targets, alpha=options.mixup, rng=mixup, n_own=share.n_own[number])
             with autocast(job.device, context.training.precision):
                 logits = state.model(inputs.contiguous(memory_format=MEMORY_FORMAT))
-            loss = job.loss(logits.float(), targets)
+            # This worker's part of the whole batch's mean: the parts are summed.
+            loss = job.loss(logits.float(), targets) * (share.n_own[number] / share.n_whole[number])
             state.optimiser.zero_grad(set_to_none=True)
             loss.backward()  # type: ignore[no-untyped-call] # torch ships it untyped
+            group.sum_gradients(state.model)
             state.optimiser.step()
             state.average.update(step)
-            total += loss.detach() * len(targets)
-            if (number + 1) % _STEPS_BETWEEN_CHECKS == 0 or number + 1 == len(job.batches):
-                _check_finite(total, job, epoch=epoch, lr=lr)
-    return total.item() / len(rows)
+            total += loss.detach() * share.n_whole[number]
+            if (number + 1) % _STEPS_BETWEEN_CHECKS == 0 or number + 1 == len(share.batches):
+                sum_of_losses = group.sum(total).item()
+                _check_finite(sum_of_losses, job, epoch=epoch, lr=lr)
+    return sum_of_losses / len(job.training_rows)
 
 
 def _draw_epoch(job: FoldJob, epoch: int) -> tuple[Rows, Warps | None]:
-    """Return the epoch's images in order, and what is done to each."""
+    """Return the images that this worker loads in the epoch, in order, and what is done to each.
+
+    Every worker draws for all of them, from the same streams, and takes its share.
+    """
+    places = job.share.places
     context, options = job.context, job.task.hyperparameters
     rng = generator(context.seed, fold=job.fold, epoch=epoch, purpose=Purpose.ORDER)
     rows = job.training_rows
@@ -130,10 +167,10 @@ def _draw_epoch(job: FoldJob, epoch: int) -> tuple[Rows, Warps | None]:
     else:
         order = epoch_order(rows, rng)
     if options.augmentation == 0:
-        return order, None
+        return order[places], None
     rng = generator(context.seed, fold=job.fold, epoch=epoch, purpose=Purpose.WARP)
     warps = draw_warps(rng, len(order), policy=context.policy, strength=options.augmentation)
-    return order, warps.to(job.device)
+    return order[places], warps[torch.from_numpy(places)].to(job.device)
 
 
 def _lr(job: FoldJob, step: int) -> float:
@@ -143,8 +180,7 @@ def _lr(job: FoldJob, step: int) -> float:
     return options.lr * lr_factor(step, n_steps=n_steps, warmup=options.warmup)
 
 
-def _check_finite(total: torch.Tensor, job: FoldJob, *, epoch: int, lr: float) -> None:
-    value = total.item()
+def _check_finite(value: float, job: FoldJob, *, epoch: int, lr: float) -> None:
     if not math.isfinite(value):
         raise TrainingError(
             f"the loss became {value} in {job.title}, epoch {epoch}, at lr {lr:.2e} "
