@@ -19,8 +19,8 @@ from consilia.plan.study import TrainingPlan
 from consilia.training.artifacts import read_fold_logits, read_history, read_weights
 from consilia.training.batch_norm import share_batch_norms
 from consilia.training.crossval import cross_validate
-from consilia.training.fold import check_workers
 from consilia.training.input import network_input
+from consilia.training.order import check_workers
 from consilia.training.parallel import ALONE
 from worker_pair import Disturbance, UnpicklableError, WorkerPair, add_up, normalise, take_part, train
 

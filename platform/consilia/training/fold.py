@@ -7,13 +7,11 @@ import numpy as np
 import torch
 from torch import nn
 
-from consilia.data.folds import FoldPlan
 from consilia.data.statistics import intensity
-from consilia.errors import PlanError, RunError
+from consilia.errors import RunError
 from consilia.files import sha256_of_json
 from consilia.folder import FoldFolder
 from consilia.models.factory import ModelSpec, build_model, pretrained_normalisation
-from consilia.plan.study import TrainingPlan
 from consilia.plan.weights import FROM_SCRATCH
 from consilia.record_files import write_fold_result
 from consilia.records import EpochReport, FoldResult, Labels, Logits, Rows, TrialTask
@@ -27,7 +25,7 @@ from consilia.training.disk import writing
 from consilia.training.input import Preprocessing
 from consilia.training.losses import Loss, make_loss
 from consilia.training.optimiser import make_optimiser
-from consilia.training.order import EpochShare, batch_slices, epoch_share
+from consilia.training.order import EpochShare, batch_slices, check_workers, epoch_share
 from consilia.training.parallel import ALONE, Group
 from consilia.training.seeds import Purpose, seed_torch
 
@@ -105,27 +103,6 @@ class FoldState:
     optimiser: torch.optim.Optimizer
     history: list[HistoryRow]
     note: str = ""  # why the fold starts again although it had a checkpoint; for the next report
-
-
-def check_workers(n_workers: int, *, folds: FoldPlan, training: TrainingPlan) -> None:
-    """Check that so many workers can train each fold together and compute what one worker would.
-
-    Raises:
-        PlanError: A worker would be left with less than two images of a batch, or none to validate.
-    """
-    if n_workers == 1:
-        return
-    for fold in range(folds.k):
-        n_training, n_validation = len(folds.training(fold)), len(folds.validation(fold))
-        smallest = min(part.stop - part.start for part in batch_slices(n_training, training.batch_size))
-        most = min(smallest // 2, n_validation)
-        if n_workers > most:
-            raise PlanError(
-                f"Each of {n_workers} workers needs two images of every batch and one to validate, but fold "
-                f"{fold + 1}/{folds.k} has {n_training} training images in batches of {smallest} or more "
-                f"(training.batch_size: {training.batch_size}) and {n_validation} to validate. "
-                f"Set cluster.workers_per_trial to {max(1, most)} or fewer, or a larger training.batch_size."
-            )
 
 
 def make_job(task: TrialTask, fold: int, context: TrainingContext, *, group: Group = ALONE) -> FoldJob:

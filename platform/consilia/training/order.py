@@ -9,6 +9,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from consilia.data.folds import FoldPlan
+from consilia.errors import PlanError
+from consilia.plan.study import TrainingPlan
 from consilia.records import Labels, Rows
 
 
@@ -65,6 +68,27 @@ def batch_slices(n_images: int, batch_size: int, *, n_workers: int = 1) -> list[
         raise ValueError(f"{n_workers} workers need two images each, but the epoch has {n_images}; use fewer workers")
     n_batches = max(1, min(-(-n_images // batch_size), n_images // (2 * n_workers)))
     return _cut(n_images, n_batches)
+
+
+def check_workers(n_workers: int, *, folds: FoldPlan, training: TrainingPlan) -> None:
+    """Check that so many workers can train each fold together and compute what one worker would.
+
+    Raises:
+        PlanError: A worker would be left with less than two images of a batch, or none to validate.
+    """
+    if n_workers == 1:
+        return
+    for fold in range(folds.k):
+        n_training, n_validation = len(folds.training(fold)), len(folds.validation(fold))
+        smallest = min(part.stop - part.start for part in batch_slices(n_training, training.batch_size))
+        most = min(smallest // 2, n_validation)
+        if n_workers > most:
+            raise PlanError(
+                f"Each of {n_workers} workers needs two images of every batch and one to validate, but fold "
+                f"{fold + 1}/{folds.k} has {n_training} training images in batches of {smallest} or more "
+                f"(training.batch_size: {training.batch_size}) and {n_validation} to validate. "
+                f"Set cluster.workers_per_trial to {max(1, most)} or fewer, or a larger training.batch_size."
+            )
 
 
 def share(batch: slice, *, worker: int, n_workers: int) -> slice:
