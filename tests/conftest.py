@@ -38,6 +38,9 @@ class SilentView:
     def preparing(self, done: int, total: int) -> None:
         self.n_prepared = done
 
+    def noted(self, text: str) -> None:
+        self.notes.append(text)
+
     def connected(self, *, dashboard: str, token_file: str) -> None:
         raise AssertionError("a study of one configuration needs no Ray")
 

@@ -155,6 +155,13 @@ def test_a_cluster_without_a_dashboard_is_no_line(clock):
     assert output.getvalue() == ""
 
 
+def test_a_note_is_one_line_as_it_is_on_a_terminal_and_in_a_file(clock):
+    text = "trial 7 of [b]old[/b]: lr 0.03 clipped to 0.02, " + "and much more, " * 20
+    for view, output in (on_terminal(clock), in_a_file(clock)):
+        view.noted(text)
+        assert output.getvalue() == text + "\n"
+
+
 def preparing(clock: Clock, *, is_terminal: bool) -> tuple[PrepareProgress, io.StringIO]:
     output = io.StringIO()
     console = Console(file=output, force_terminal=is_terminal, width=120, color_system=None)

@@ -1,6 +1,7 @@
 """A study: data, folds, spaces, search, training, ensemble and cluster, resolved and frozen."""
 
 import difflib
+from pathlib import PurePath
 from typing import Annotated, Literal
 
 from pydantic import Field, field_validator
@@ -70,7 +71,7 @@ class SearchPlan(Frozen):
     metric: Metric = "log_loss"
     stopping: Stopping = Racing()
     keep_weights: int = Field(default=12, ge=1)  # best trials whose fold weights stay on disk
-    warm_start: tuple[str, ...] = ()  # earlier studies, whose best configurations are tried first
+    warm_start: tuple[str, ...] = ()  # names or folders of earlier studies; their best are tried early
     configuration: Hyperparameters | None = None  # train this one only, with no search
 
 
@@ -126,6 +127,7 @@ class StudyPlan(Frozen):
     def digest(self) -> str:
         """SHA-256 of the plan; where it runs and where its data lie do not count: they do not change the result."""
         content = self.model_dump(mode="json", exclude={"cluster": True, "data": {"path"}})
+        content["search"]["warm_start"] = [PurePath(each).name for each in self.search.warm_start]
         if self.training.weights not in ("none", "imagenet"):
             content["training"]["weights"] = "path"  # the files themselves are noted in the study's weights.json
         return sha256_of_json(content)

@@ -138,6 +138,10 @@ class StudyProgress:
         if self._live:
             self._live.stop()
 
+    def noted(self, text: str) -> None:
+        """Say it."""
+        self._console.print(text, highlight=False, markup=False, soft_wrap=True)
+
     def connected(self, *, dashboard: str, token_file: str) -> None:
         """Say where to watch."""
         if dashboard:

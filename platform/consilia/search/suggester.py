@@ -15,6 +15,7 @@ from optuna.trial import TrialState
 from consilia.plan.hyperparameters import Hyperparameters
 from consilia.records import TrialRecord, TrialTask
 from consilia.search.space import JointSpace
+from consilia.search.warm_start import Start
 
 logger = logging.getLogger(__name__)
 
@@ -75,7 +76,8 @@ class OptunaSuggester:
     parameters were paused: `unfinished` gives both back with their number and configuration, so that they go on where
     they were and no zombie stays behind.
 
-    Source: docs/methods.md section 2 (multivariate, grouped, constant liar; defaults of each family first).
+    Source: docs/methods.md section 2 (multivariate, grouped, constant liar; defaults of each family first,
+    then `starts`: both only where the journal is new).
     """
 
     def __init__(
@@ -87,6 +89,7 @@ class OptunaSuggester:
         seed: int,
         higher_is_better: bool,
         n_slots: int,
+        starts: Sequence[Start] = (),
     ) -> None:
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self._space = space
@@ -102,6 +105,8 @@ class OptunaSuggester:
         if n_known == 0:
             for architecture in space.start_with:
                 self._study.enqueue_trial(space.defaults(architecture), user_attrs={"origin": "defaults"})
+            for start in starts:
+                self._study.enqueue_trial(dict(start.values), user_attrs={"origin": start.origin})
         # One that was killed while it was drawn was never handed out: it does not count.
         known = (trial for trial in self._study.get_trials(deepcopy=False) if trial.params)
         self._n_asked = sum(space.restore(trial.params) is not None for trial in known)

@@ -1,7 +1,7 @@
 """Read a study file, replace every name by the content it stands for, and freeze it."""
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 from consilia.catalog import Kind, Reference, is_file_reference, load, resolve_path
@@ -53,7 +53,8 @@ def read_plan(path: Path, *, settings: Sequence[str] = ()) -> StudyPlan:
     plan = validate(
         StudyPlan,
         {
-            **{name: getattr(file, name) for name in ("name", "seed", "folds", "search")},
+            **{name: getattr(file, name) for name in ("name", "seed", "folds")},
+            "search": file.search.model_copy(update={"warm_start": _folders_from(file.search.warm_start, base)}),
             "training": file.training.model_copy(update={"weights": _weights_from(file.training.weights, base)}),
             "data": _read_card(file.data, base),
             "spaces": tuple(read_space(reference, base) for reference in file.spaces),
@@ -86,13 +87,13 @@ def plan_to_yaml(plan: StudyPlan) -> dict[str, Any]:
 def changed_keys(old: StudyPlan, new: StudyPlan) -> list[str]:
     """Return the dotted keys whose change would make another study of it, with both values.
 
-    Where the study runs, where the same data lie, and how much is searched (trials and budget: a study may be
-    extended) are not among them.
+    Where the study runs, where the same data or earlier studies lie, and how much is searched (trials and budget: a
+    study may be extended) are not among them.
     """
     ignored: tuple[str, ...] = ("cluster", "data.path", "search.trials", "search.budget")
     if all("/" in plan.training.weights for plan in (old, new)):
         ignored = (*ignored, "training.weights")  # where the weights lie; which they are is checked by their hashes
-    before, after = (_flatten(plan.model_dump(mode="json")) for plan in (old, new))
+    before, after = (_flatten(_without_places(plan)) for plan in (old, new))
     return [
         f"{key}: {before.get(key)!r} in the study folder, {after.get(key)!r} now"
         for key in sorted(before.keys() | after.keys())
@@ -116,7 +117,17 @@ def _from_here(overrides: dict[str, Any]) -> dict[str, Any]:
     training = overrides.get("training")
     if isinstance(training, dict) and "weights" in training:
         here["training"] = training | {"weights": _weights_from(training["weights"], Path.cwd())}
+    search = overrides.get("search")
+    if isinstance(search, dict) and isinstance(search.get("warm_start"), list):
+        here["search"] = search | {"warm_start": _folders_from(search["warm_start"], Path.cwd())}
     return {**overrides, **here}
+
+
+def _folders_from(references: Sequence[Any], base: Path) -> tuple[Any, ...]:
+    """Let folders of studies start from `base`; a reference without a slash is the name of a study."""
+    return tuple(
+        str(resolve_path(each, base)) if isinstance(each, str) and "/" in each else each for each in references
+    )
 
 
 def _weights_from(weights: Any, base: Path) -> Any:
@@ -146,6 +157,13 @@ def _read_card(data: Mapping[str, Any], base: Path) -> DataCard:
 
 def _load(kind: Kind, reference: Reference, model: type[Model], base: Path, changes: Mapping[str, Any]) -> Model:
     return load(kind, reference, model, base=base, overrides=changes)
+
+
+def _without_places(plan: StudyPlan) -> dict[str, Any]:
+    """Return the plan's values with earlier studies by their names alone."""
+    values = plan.model_dump(mode="json")
+    values["search"]["warm_start"] = [PurePath(each).name for each in plan.search.warm_start]
+    return values
 
 
 def _flatten(value: Any, prefix: str = "") -> dict[str, Any]:
