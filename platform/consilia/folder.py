@@ -7,6 +7,7 @@ studies/<name>/
   optuna.journal      Optuna's JournalStorage
   trials/<number>/    trial.json
     fold-<i>/         weights.safetensors, oof.parquet, history.parquet, result.json; checkpoint.pt while it runs
+  tensorboard/        curves by trial and fold: trial-<number>-<architecture>/fold-<i>/; may be deleted
   ensembles/<recipe>/ the bundle
   ledger.parquet      seconds by run, trial, fold and purpose
   search.json         which limit ended the search; missing while it is not over
@@ -96,6 +97,11 @@ class StudyFolder:
     def trials(self) -> Path:
         """Folder of the trials."""
         return self.root / "trials"
+
+    @property
+    def tensorboard(self) -> Path:
+        """TensorBoard's event files; nothing of ours reads them."""
+        return self.root / "tensorboard"
 
     @property
     def report(self) -> Path:

@@ -1,0 +1,144 @@
+"""Curves for TensorBoard: the study's metric and the training loss of every epoch, by trial and fold.
+
+An epoch is one write to the end of its fold's event file, which is closed again: a search of thousands of trials holds
+no file open, and whoever reads has the epoch at once. tensorboardX's own writers keep a queue and a thread each, which
+hang when the disk is full.
+
+Source: TensorFlow's TFRecord format, and TensorBoard's `event.proto`.
+"""
+
+import errno
+import os
+import re
+import struct
+import time
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from pathlib import Path
+
+from tensorboardX.proto.event_pb2 import Event, SessionLog
+from tensorboardX.proto.summary_pb2 import Summary
+from tensorboardX.record_writer import masked_crc32c
+from tensorboardX.summary import hparams
+
+from consilia.errors import StudyError
+from consilia.folder import StudyFolder
+from consilia.records import EpochReport, TrialRecord, TrialTask
+from consilia.training.artifacts import read_history
+
+
+class Curves:
+    """Writes what a search reports into the study's `tensorboard` folder; a SearchObserver.
+
+    It never ends a search: at the first error it says so once, and writes no more.
+
+    Args:
+        folder: The study's.
+        metric: Name of the study's metric, which is the name of its curve.
+        noted: Told if writing fails.
+    """
+
+    def __init__(self, folder: StudyFolder, *, metric: str, noted: Callable[[str], None]) -> None:
+        self._folder = folder
+        self._metric = metric
+        self._noted = noted
+        self._failed = False
+        self._runs: dict[int, Path] = {}  # by running trial
+        self._files: dict[tuple[int, int], tuple[Path, int]] = {}  # by trial and fold: event file, last epoch in it
+
+    def search_started(self, *, n_trials: int, n_slots: int, records: tuple[TrialRecord, ...]) -> None:
+        """Write nothing yet."""
+
+    def trial_started(self, task: TrialTask) -> None:
+        """Name the trial's folder."""
+        architecture = re.sub(r"[^\w.-]", "_", task.hyperparameters.architecture)
+        self._runs[task.number] = self._folder.tensorboard / f"trial-{task.number}-{architecture}"
+
+    def epoch_ended(self, report: EpochReport) -> None:
+        """Append an epoch; one that is on the curve already is left out."""
+        if report.number in self._runs:
+            self._try(partial(self._write_epoch, report))
+
+    def trial_ended(self, record: TrialRecord) -> None:
+        """Write the trial's hyperparameters and objective, which TensorBoard compares under "HParams"."""
+        run = self._runs.pop(record.number, None)
+        self._files = {key: file for key, file in self._files.items() if key[0] != record.number}
+        if run is not None:
+            self._try(partial(self._write_configuration, run, record))
+
+    def _try(self, write: Callable[[], None]) -> None:
+        if self._failed:
+            return
+        try:
+            write()
+        except Exception as error:  # whatever it is: people lose curves, not a search
+            self._failed = True
+            self._noted(f"TensorBoard's curves end here, the search goes on: {error}")
+
+    def _write_epoch(self, report: EpochReport) -> None:
+        key = (report.number, report.fold)
+        events = [_scalars(report.epoch, {self._metric: report.score, "train_loss": report.train_loss})]
+        if key in self._files:
+            file, last = self._files[key]
+            if report.epoch <= last:
+                return
+        else:
+            file = _new_file(self._runs[report.number] / f"fold-{report.fold}")
+            events = [*_opening(1), *self._earlier(report), *events]
+        _append(file, events)
+        self._files[key] = file, report.epoch
+
+    def _earlier(self, report: EpochReport) -> Iterator[Event]:
+        """Yield the epochs before the first one that this process hears, from the files of the fold."""
+        path = self._folder.trial(report.number).fold(report.fold).history
+        if report.epoch == 1 or not path.is_file():
+            return
+        try:
+            rows = read_history(path).to_dict("records")
+        except StudyError:
+            return  # damaged: the curve starts late, and whoever needs the fold says so
+        for row in rows:
+            if row["epoch"] < report.epoch:
+                yield _scalars(row["epoch"], {self._metric: row[self._metric], "train_loss": row["train_loss"]})
+
+    def _write_configuration(self, run: Path, record: TrialRecord) -> None:
+        values = record.hyperparameters.model_dump(exclude_none=True)
+        score = {} if record.objective is None else {self._metric: record.objective}
+        events = [_event(summary=summary) for summary in hparams(values, score)]
+        _append(_new_file(run), [*_opening(0), *events, *([_scalars(record.n_folds, score)] if score else [])])
+
+
+def _new_file(run: Path) -> Path:
+    """Return the name of a run's next event file; TensorBoard reads them in the order of their names."""
+    n_files = sum(1 for _ in run.glob("events.out.tfevents.*"))
+    return run / f"events.out.tfevents.{n_files:010d}.consilia"
+
+
+def _opening(step: int) -> list[Event]:
+    """Return the first events of a file: they make readers forget what earlier files of the run say from `step` on."""
+    return [_event(file_version="brain.Event:2"), _event(step=step, session_log=SessionLog(status=SessionLog.START))]
+
+
+def _scalars(step: int, values: dict[str, float]) -> Event:
+    return _event(
+        step=step, summary=Summary(value=[Summary.Value(tag=tag, simple_value=values[tag]) for tag in values])
+    )
+
+
+def _event(**fields: object) -> Event:
+    return Event(wall_time=time.time(), **fields)
+
+
+def _append(file: Path, events: Sequence[Event]) -> None:
+    records = b"".join(_record(event.SerializeToString()) for event in events)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with file.open("ab", buffering=0) as stream:
+        n_written = stream.write(records)
+    if n_written != len(records):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(file))
+
+
+def _record(data: bytes) -> bytes:
+    """Return a TFRecord: length, its checksum, data, their checksum."""
+    length = struct.pack("<Q", len(data))
+    return length + struct.pack("<I", masked_crc32c(length)) + data + struct.pack("<I", masked_crc32c(data))
