@@ -1,10 +1,14 @@
 """Commands that run or read a study: search, train, trials."""
 
-from typing import Annotated
+import time
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from consilia.cli.options import STORES, STUDIES, Settings, Stores, Studies, StudyFile, StudyName
+
+if TYPE_CHECKING:
+    from consilia.study.trials import TrialReader
 
 
 def register(app: typer.Typer) -> None:
@@ -68,18 +72,53 @@ def train(
 def trials(
     study: StudyName,
     studies: Studies = STUDIES,
+    output: Annotated[
+        Literal["table", "json", "csv"],
+        typer.Option("--format", help="json and csv hold every number in full precision, for scripts."),
+    ] = "table",
+    watch: Annotated[
+        bool, typer.Option("--watch", help="Follow a running study until nothing is left to run.")
+    ] = False,
+    every: Annotated[float, typer.Option(metavar="SECONDS", min=0.1, help="Time between two looks of --watch.")] = 2.0,
 ) -> None:
     """Show a study's trials, the best first.
 
-    Example: consilia trials pneumonia
-    """
-    from consilia.report.console import make_console
-    from consilia.report.tables import leaderboard_table
-    from consilia.search.stored import leaderboard, read_trials
-    from consilia.study.folder import find_study
+    A trial is running, finished, stopped (by the racing), failed, paused (left at its checkpoint when the search
+    ended), or interrupted (its process is gone). `consilia search` goes on with the last two.
 
-    plan, folder = find_study(study, studies)
-    records = read_trials(folder)
-    board = leaderboard(records, metric=plan.search.metric)
-    rest = [record for record in records.values() if record not in board]
-    make_console().print(leaderboard_table([*board, *rest], metric=plan.search.metric))
+    Example: consilia trials pneumonia --watch
+    """
+    from consilia.errors import UserError
+    from consilia.report.console import make_console
+    from consilia.report.tables import hints, leaderboard_table
+    from consilia.report.trial_rows import board_to_csv, board_to_json
+    from consilia.study.folder import find_study
+    from consilia.study.trials import TrialReader
+
+    if watch and output != "table":
+        raise UserError(f"--watch shows trials to people; --format {output} is printed once. Leave one of them out.")
+    read = TrialReader(*find_study(study, studies))
+    if watch:
+        _follow(read, every=every)
+    elif output == "table":
+        board = read()
+        console = make_console()
+        console.print(leaderboard_table(board, width=console.width))
+        for hint in hints(board):
+            console.print(hint, soft_wrap=True)
+    else:
+        print((board_to_json if output == "json" else board_to_csv)(read()), end="")
+
+
+def _follow(read: "TrialReader", *, every: float) -> None:
+    """Show the trials again and again."""
+    from consilia.report.console import make_console
+    from consilia.report.watch import TrialWatch
+
+    with TrialWatch(make_console()) as view:
+        while True:
+            board = read()
+            view.show(board)
+            if board.is_over:
+                return
+            time.sleep(every)

@@ -5,25 +5,39 @@ from collections.abc import Mapping, Sequence
 from rich.table import Table
 
 from consilia.plan.hyperparameters import Hyperparameters
-from consilia.records import TrialRecord
+from consilia.report.trial_rows import TrialBoard, TrialRow
 
 _SHOWN = ("architecture", "lr", "weight_decay", "label_smoothing", "mixup", "augmentation", "imbalance")
+_WIDTH_OF_ALL = 140
 
 
-def leaderboard_table(records: Sequence[TrialRecord], *, metric: str) -> Table:
-    """Return one row a trial, in the given order, with the score of every fold."""
-    table = Table(title=f"Trials by {metric} (mean over folds)", title_justify="left")
+def leaderboard_table(board: TrialBoard, *, width: int) -> Table:
+    """Return one row a trial, in the board's order, with the score of every finished fold.
+
+    Args:
+        board: The study's trials.
+        width: Characters in a line; where they are few, of the hyperparameters only architecture and lr are shown.
+    """
+    shown = _SHOWN if width >= _WIDTH_OF_ALL else _SHOWN[:2]
+    table = Table(title=f"Trials by {board.metric} (mean over folds)", title_justify="left")
     table.add_column("trial", justify="right")
     table.add_column("state")
-    table.add_column(metric, justify="right")
+    table.add_column(board.metric, justify="right")
     table.add_column("folds", justify="right")
-    for name in _SHOWN:
+    for name in shown:
         table.add_column(name, justify="right" if name != "architecture" else "left")
     table.add_column("seconds", justify="right")
     table.add_column("reason", overflow="fold")
-    for record in records:
-        table.add_row(*_cells(record, metric))
+    for row in board.rows:
+        table.add_row(*_cells(row, board, shown))
     return table
+
+
+def hints(board: TrialBoard) -> tuple[str, ...]:
+    """Return what to know of trials that nobody is training."""
+    if board.is_held or not (waiting := board.count("paused", "interrupted")):
+        return ()
+    return (f"{waiting}: consilia search with the same study file goes on with them where they stopped.",)
 
 
 def counts_table(counts: Mapping[str, Mapping[str, int]], *, title: str) -> Table:
@@ -43,11 +57,20 @@ def counts_table(counts: Mapping[str, Mapping[str, int]], *, title: str) -> Tabl
     return table
 
 
-def _cells(record: TrialRecord, metric: str) -> list[str]:
+def _cells(row: TrialRow, board: TrialBoard, shown: Sequence[str]) -> list[str]:
+    record = row.record
     objective = "" if record.objective is None else f"{record.objective:.4f}"
-    folds = " ".join(f"{fold.metrics[metric]:.3f}" for fold in record.folds)
-    shown = [_cell(record.hyperparameters, name) for name in _SHOWN]
-    return [str(record.number), record.state, objective, folds, *shown, f"{record.seconds:.0f}", record.reason]
+    folds = " ".join(f"{fold.metrics[board.metric]:.3f}" for fold in record.folds)
+    values = [_cell(record.hyperparameters, name) for name in shown]
+    return [str(record.number), row.state, objective, folds, *values, f"{record.seconds:.0f}", _reason(row, board)]
+
+
+def _reason(row: TrialRow, board: TrialBoard) -> str:
+    """Return why a trial ended or waits, or how far it has come."""
+    if row.place is None:
+        return row.record.reason
+    place = f"fold {row.place.fold + 1}/{board.n_folds}, epoch {row.place.epoch}/{board.epochs}"
+    return f"{place}: {row.record.reason}" if row.record.reason else place
 
 
 def _cell(hyperparameters: Hyperparameters, name: str) -> str:

@@ -2,7 +2,8 @@
 
 import fcntl
 import os
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -13,6 +14,8 @@ from consilia.files import write_text
 from consilia.folder import StudyFolder
 from consilia.plan.study import StudyPlan
 from consilia.study.plan import changed_keys, plan_to_yaml, read_plan
+
+_ATTEMPTS, _ATTEMPT_SECONDS = 5, 0.05
 
 
 @contextmanager
@@ -35,21 +38,44 @@ def open_study(plan: StudyPlan, studies: Path) -> Iterator[StudyFolder]:
 
 
 @contextmanager
-def hold_study(folder: StudyFolder) -> Iterator[StudyFolder]:
+def hold_study(folder: StudyFolder, *, wait: Callable[[float], None] = time.sleep) -> Iterator[StudyFolder]:
     """Hold a study's folder alone; the kernel lets go when the process ends, however it ends.
+
+    Args:
+        folder: The study's; it exists.
+        wait: Waits so many seconds; tests pass their own.
 
     Raises:
         StudyError: Another process holds it.
     """
     descriptor = os.open(folder.root / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
     try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise StudyError(f"Another process is working in {folder.root}; wait for it or stop it.") from None
+        for attempt in range(_ATTEMPTS):  # `is_held` may hold it for an instant
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if attempt + 1 == _ATTEMPTS:
+                    raise StudyError(f"Another process is working in {folder.root}; wait for it or stop it.") from None
+                wait(_ATTEMPT_SECONDS)
         yield folder
     finally:
         os.close(descriptor)
+
+
+def is_held(folder: StudyFolder) -> bool:
+    """Say whether some process works in a study's folder."""
+    try:
+        descriptor = os.open(folder.root / ".lock", os.O_RDONLY)
+    except FileNotFoundError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(descriptor)
+    return False
 
 
 def find_study(reference: str, studies: Path) -> tuple[StudyPlan, StudyFolder]:

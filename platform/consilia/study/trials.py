@@ -1,0 +1,100 @@
+"""A study's trials as its files show them, while a search may be writing: nothing is asked of any process."""
+
+import errno
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from pathlib import Path
+from typing import TypeVar
+
+from consilia.errors import StudyError
+from consilia.folder import FoldFolder, StudyFolder
+from consilia.plan.study import StudyPlan
+from consilia.record_files import read_fold_result, read_trial
+from consilia.records import FoldResult, TrialRecord
+from consilia.report.trial_rows import Place, TrialBoard, TrialRow
+from consilia.search.book import leaderboard
+from consilia.study.folder import is_held
+from consilia.training.artifacts import read_history
+
+Content = TypeVar("Content")
+
+
+class TrialReader:
+    """Reads a study's trials again and again; a file that has not been replaced is not read twice.
+
+    Writers rename whole files into place, so a file is read as it was before or as it is after, never half.
+
+    Args:
+        plan: The study's.
+        folder: Where it lies.
+    """
+
+    def __init__(self, plan: StudyPlan, folder: StudyFolder) -> None:
+        self._plan = plan
+        self._folder = folder
+        self._read: dict[Path, tuple[tuple[int, ...], object]] = {}  # by file: what told its version, its content
+
+    def __call__(self) -> TrialBoard:
+        """Return all trials as they stand now.
+
+        Raises:
+            StudyError: A trial.json is damaged; names it.
+        """
+        held = is_held(self._folder)  # before the files: a search that ends meanwhile has then written them all
+        paths = self._folder.trials.glob("*/trial.json")
+        found = [record for record in (self._fresh(path, read_trial) for path in paths) if record is not None]
+        records = {record.number: record for record in sorted(found, key=lambda record: record.number)}
+        best = leaderboard(records, metric=self._plan.search.metric)
+        ranked = {record.number for record in best}
+        others = [record for record in records.values() if record.number not in ranked]
+        return TrialBoard(
+            study=self._plan.name,
+            metric=self._plan.search.metric,
+            n_trials=self._plan.search.trials,
+            n_folds=self._plan.folds.k,
+            epochs=self._plan.training.epochs,
+            is_held=held,
+            rows=tuple(self._row(record, held) for record in (*best, *others)),
+        )
+
+    def _row(self, record: TrialRecord, held: bool) -> TrialRow:
+        if record.has_ended:
+            return TrialRow(record=record, state=record.state)
+        folds = [self._folder.trial(record.number).fold(fold) for fold in range(self._plan.folds.k)]
+        results = tuple(self._results(folds))
+        state = "interrupted" if record.state == "running" and not held else record.state
+        place = self._place(len(results), folds[len(results)]) if len(results) < len(folds) else None
+        return TrialRow(record=replace(record, folds=results), state=state, place=place)
+
+    def _results(self, folds: Iterable[FoldFolder]) -> Iterable[FoldResult]:
+        for fold in folds:
+            result = self._fresh(fold.result, read_fold_result)
+            if result is None:
+                return
+            yield result
+
+    def _place(self, number: int, fold: FoldFolder) -> Place:
+        try:
+            history = self._fresh(fold.history, lambda path: (read_history(path).iloc[-1], path.stat().st_mtime))
+        except StudyError:
+            history = None  # damaged: whoever trains the fold replaces it
+        if history is None:
+            return Place(fold=number)
+        last, updated = history
+        return Place(
+            fold=number, epoch=int(last["epoch"]), score=float(last[self._plan.search.metric]), updated=updated
+        )
+
+    def _fresh(self, path: Path, read: Callable[[Path], Content]) -> Content | None:
+        """Return what `path` holds, or None if it is not there, not yet or not any more."""
+        try:
+            status = path.stat()
+            version = (status.st_ino, status.st_mtime_ns, status.st_size)
+            if path not in self._read or self._read[path][0] != version:
+                self._read[path] = version, read(path)
+        except (OSError, StudyError) as error:
+            reason = error if isinstance(error, OSError) else error.__cause__
+            if isinstance(reason, OSError) and reason.errno in (errno.ENOENT, errno.ESTALE):
+                return None
+            raise
+        return self._read[path][1]  # type: ignore[return-value] # one path is always read by the same function
