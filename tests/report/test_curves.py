@@ -13,7 +13,7 @@ from consilia.plan.hyperparameters import Hyperparameters
 from consilia.records import EpochReport, FoldResult, TrialRecord, TrialTask
 from consilia.report.curves import Curves
 from consilia.search.observer import Audience, SearchObserver
-from consilia.training.artifacts import write_history
+from consilia.training.artifacts import read_history, write_history
 
 Curve = list[tuple[int, float]]
 
@@ -89,6 +89,16 @@ def test_every_value_of_every_fold_is_on_its_curve(folder, curves, notes):
                 (at, pytest.approx(2 * value)) for at, value in expected(number, fold, 5)
             ]
     assert notes == []
+
+
+def test_a_study_leaves_the_curves_of_its_history(trained):
+    for fold in range(trained.plan.folds.k):
+        history = read_history(trained.folder.trial(0).fold(fold).history)
+        run = trained.folder.tensorboard / "trial-0-test_resnet" / f"fold-{fold}"
+        for tag in ("log_loss", "train_loss"):
+            assert read(run, tag) == [
+                (int(at), float(np.float32(value))) for at, value in zip(history["epoch"], history[tag], strict=True)
+            ]
 
 
 def test_an_epoch_can_be_read_as_soon_as_it_was_reported_and_no_file_stays_open(folder, curves):

@@ -16,10 +16,11 @@ from consilia.errors import StudyError
 from consilia.folder import StudyFolder
 from consilia.plan.study import StudyPlan
 from consilia.plan.weights import WeightsSource
+from consilia.report.curves import Curves
 from consilia.search.capacity import describe_capacity, plan_capacity
 from consilia.search.demand import worker_demand
 from consilia.search.nodes import living_nodes, measure_steps
-from consilia.search.observer import SearchObserver
+from consilia.search.observer import Audience, SearchObserver
 from consilia.search.single import train_one
 from consilia.search.space import join_spaces
 from consilia.search.tuner import search_trials
@@ -135,8 +136,9 @@ def _run_trials(
     weights: WeightsSource,
 ) -> None:
     prepare_context = functools.partial(training_context, plan, store, folds, folder, weights=weights)
+    audience = Audience(view, Curves(folder, metric=plan.search.metric, noted=view.noted))
     if plan.search.configuration is not None:
-        settle_end(plan, folder, train_one(plan, prepare_context(device="auto"), folder, view))
+        settle_end(plan, folder, train_one(plan, prepare_context(device="auto"), folder, audience))
         return
     with connect(plan.cluster) as connection:
         view.connected(dashboard=connection.dashboard, token_file=connection.token_file)
@@ -153,7 +155,7 @@ def _run_trials(
         device = "cuda" if capacity.share.gpus else "cpu"
         context = prepare_context(device=device)
         view.noted(describe_capacity(capacity, demand))
-        book = search_trials(plan, context, folder, view, capacity=capacity, nodes=nodes)
+        book = search_trials(plan, context, folder, audience, capacity=capacity, nodes=nodes)
     settle_end(plan, folder, book)
 
 
