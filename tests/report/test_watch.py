@@ -133,6 +133,9 @@ def test_a_file_gets_only_the_lines_that_have_changed_and_the_summary_at_the_end
             "trial   1  running      test_efficientnet   lr 3.0e-04  log_loss 0.7000  1/3 folds  fold 2, epoch 2/4"
         ]
         assert show(second, first) == []
+        assert show(row(1, "running", n_folds=3), first) == [
+            "trial   1  running      test_efficientnet   lr 3.0e-04  3/3 folds  ending"
+        ]
         stopped = row(1, "stopped", 0.75, n_folds=1, reason="beyond the bar " * 10)
         (line,) = show(stopped, first)
         assert line.startswith("trial   1  stopped ")

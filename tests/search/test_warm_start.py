@@ -51,7 +51,7 @@ def test_values_that_fit_are_taken_over_as_they_are_and_only_scores_stay_behind(
     assert result.starts == (
         Start(values={"architecture": "x", "lr": 3e-3, "mixup": 0.3}, origin="warm start: old trial 10"),
     )
-    assert result.remarks == ("warm start: 1 configurations of old are tried after 1 defaults",)
+    assert result.remarks == ("warm start: trial 10 of old, after the defaults",)
 
 
 def test_a_number_out_of_range_is_clipped_and_both_values_are_said():
@@ -146,6 +146,7 @@ def test_the_budget_of_trials_holds_the_defaults_first_and_says_who_has_no_room(
     left = [f"trial {10 + rank} of old" for rank in range(n_starts, 3)]
     said = [f"{', '.join(left)}: left out, since {n_trials} trials leave room for {n_starts} beside 2 defaults"]
     assert list(result.remarks[1:]) == (said if left else [])
+    assert ("no trial of old can be tried here" in result.remarks[0]) == (n_starts == 0)
 
 
 def test_no_earlier_study_is_no_remark():
@@ -216,3 +217,14 @@ def test_a_journal_that_is_not_new_takes_no_starts(tmp_path: Path):
         tmp_path / "journal", joint, (Start(values={"architecture": "x", "lr": 2e-2}, origin="late"),)
     )
     assert again.ask().hyperparameters.lr != 2e-2
+
+
+def test_a_study_that_starts_from_one_of_the_same_seed_does_not_draw_the_same_again(tmp_path: Path):
+    joint = space("x", lr=LR)
+    before = open_suggester(tmp_path / "before", joint, ())
+    drawn = [before.ask().hyperparameters.lr for _ in range(6)]
+    starts = warm_start([study(joint, {"lr": drawn[1]}, {"lr": drawn[2]})], joint, n_trials=9).starts
+    after = open_suggester(tmp_path / "after", joint, starts)
+    again = [after.ask().hyperparameters.lr for _ in range(8)]
+    assert again[1:3] == drawn[1:3]
+    assert not set(again[3:]) & set(drawn)

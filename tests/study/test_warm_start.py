@@ -44,7 +44,10 @@ def test_finished_trials_come_in_the_order_of_their_own_metric(study_file, studi
     store(study_file, studies, *trials, metric=metric)
     result = read_warm_start(plan_of(study_file), studies)
     assert [start.origin for start in result.starts] == [f"warm start: old trial {number}" for number in order]
-    assert result.remarks[0].startswith("warm start: 3 configurations of old")
+    assert (
+        result.remarks[0]
+        == f"warm start: {', '.join(f'trial {number} of old' for number in order)}, after the defaults"
+    )
 
 
 def test_without_a_warm_start_nothing_is_read_or_said(study_file, studies):

@@ -113,12 +113,16 @@ def _summary(board: TrialBoard) -> str:
 def _line(row: TrialRow, board: TrialBoard) -> str:
     record, place = row.record, row.place
     score = record.objective if place is None else place.score
+    if place is not None:
+        progress = f"fold {place.fold + 1}, epoch {place.epoch}/{board.epochs}"
+    else:
+        progress = f"{record.seconds:.0f} s" if record.has_ended else "ending"
     parts = [
         f"trial {record.number:>3}  {row.state:<11}  {record.hyperparameters.architecture:<18}",
         f"lr {record.hyperparameters.lr:.1e}",
         "" if score is None else f"{board.metric} {score:.4f}",
         f"{record.n_folds}/{board.n_folds} folds",
-        f"{record.seconds:.0f} s" if place is None else f"fold {place.fold + 1}, epoch {place.epoch}/{board.epochs}",
+        progress,
         record.reason,
     ]
     return "  ".join(part for part in parts if part)

@@ -100,8 +100,10 @@ class OptunaSuggester:
             load_if_exists=True,
         )
         n_known = len(self._study.get_trials(deepcopy=False))
-        # A resumed search must not draw the first trials' random numbers again.
-        self._study.sampler = _make_sampler(seed=(seed + n_known) % 2**32, n_startup_trials=max(10, n_slots))
+        # A resumed search must not draw the first trials' random numbers again, nor one that starts from a study of the
+        # same seed what that one has drawn.
+        shift = n_known + len(starts)
+        self._study.sampler = _make_sampler(seed=(seed + shift) % 2**32, n_startup_trials=max(10, n_slots))
         if n_known == 0:
             for architecture in space.start_with:
                 self._study.enqueue_trial(space.defaults(architecture), user_attrs={"origin": "defaults"})

@@ -55,6 +55,7 @@ def warm_start(earlier: Sequence[EarlierStudy], space: JointSpace, *, n_trials: 
     seen = {_identity(space.defaults(name)): f"the defaults of {name}" for name in space.start_with}
     starts: list[Start] = []
     remarks: list[str] = []
+    tried: list[str] = []
     without_room: list[str] = []
     for study, record in _by_rank(earlier):
         trial = f"trial {record.number} of {study.name}"
@@ -69,6 +70,7 @@ def warm_start(earlier: Sequence[EarlierStudy], space: JointSpace, *, n_trials: 
         elif len(starts) == n_room:
             without_room.append(trial)
         else:
+            tried.append(trial)
             starts.append(Start(values=values, origin=f"warm start: {study.name} trial {record.number}"))
             if changes:
                 remarks.append(f"{trial}: {', '.join(changes)}")
@@ -77,9 +79,11 @@ def warm_start(earlier: Sequence[EarlierStudy], space: JointSpace, *, n_trials: 
             f"{', '.join(without_room)}: left out, since {n_trials} trials leave room for {n_room} "
             f"beside {len(space.start_with)} defaults"
         )
-    names = ", ".join(study.name for study in earlier)
-    summary = f"warm start: {len(starts)} configurations of {names} are tried after {len(space.start_with)} defaults"
-    return WarmStart(starts=tuple(starts), remarks=(summary, *remarks) if earlier else ())
+    if earlier:
+        names = ", ".join(study.name for study in earlier)
+        summary = ", ".join(tried) + ", after the defaults" if tried else f"no trial of {names} can be tried here"
+        remarks.insert(0, f"warm start: {summary}")
+    return WarmStart(starts=tuple(starts), remarks=tuple(remarks))
 
 
 class _UnusableError(Exception):
