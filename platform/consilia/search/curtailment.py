@@ -4,6 +4,7 @@ A trial is compared with the `n_best`-th best of the fully evaluated trials, on 
 difficulty is taken: some folds are harder for everybody. Source: docs/methods.md section 2.2.
 """
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,6 +14,9 @@ from scipy.stats import t
 Scores = npt.NDArray[np.float64]  # higher is better
 
 MIN_ROWS = 4  # of the better half: fewer trials give no residual worth trusting
+
+# Of the scores' size: trials that are equal but for the last digits are equal.
+_ROUNDING = 1e-9
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,8 +52,9 @@ def judge(finished: Scores, scores: Scores, *, n_best: int, eps: float) -> Verdi
         return None
     bar = float(np.sort(finished.mean(axis=1))[-n_best])
     sd, freedom = residual_sd(finished)
-    margin = float(t.ppf(1 - eps, freedom)) * sd * np.sqrt(1 / n_folds - 1 / k)
-    return Verdict(adjusted=adjusted_mean(finished, scores), bar=bar, margin=float(margin))
+    margin = float(t.ppf(1 - eps, freedom)) * sd * math.sqrt(1 / n_folds - 1 / k)
+    rounding = _ROUNDING * float(np.abs(finished).max())
+    return Verdict(adjusted=adjusted_mean(finished, scores), bar=bar, margin=margin + rounding)
 
 
 def fold_effects(finished: Scores) -> Scores:
