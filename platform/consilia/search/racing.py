@@ -1,5 +1,6 @@
 """Who goes on: pure decisions over the scores that trials report, with no Ray and no Optuna."""
 
+import bisect
 import math
 from collections.abc import Sequence
 from typing import Protocol
@@ -56,19 +57,22 @@ class EpochHalving(EveryFold):
         self._plan = plan
         self._epochs = epochs
         self._sign = -1.0 if higher_is_better else 1.0
-        self._losses: dict[int, float] = {}  # by trial; lower is better
+        self._numbers: set[int] = set()  # of the trials that have reached the rung
+        self._losses: list[float] = []  # theirs, ascending; lower is better
 
     def hear(self, report: EpochReport) -> str | None:
         """Record the score if this is the rung, and compare it with the others there."""
         if report.fold != 0 or report.epoch != self.rung or self.rung >= self._epochs:
             return None
-        if report.number in self._losses:
+        if report.number in self._numbers:
             return None
-        self._losses[report.number] = self._sign * report.score
+        loss = self._sign * report.score
+        self._numbers.add(report.number)
+        bisect.insort(self._losses, loss)
         n_scores = len(self._losses)
         if n_scores < self._plan.min_scores:
             return None
-        n_better = sum(loss < self._losses[report.number] for loss in self._losses.values())
+        n_better = bisect.bisect_left(self._losses, loss)
         n_promoted = math.ceil(n_scores / self._plan.reduction)
         if n_better < n_promoted:
             return None
@@ -87,14 +91,16 @@ class FoldCurtailment:
         self._eps = eps
         self._sign = 1.0 if higher_is_better else -1.0
         self._partial: dict[int, list[float]] = {}  # by trial; higher is better
-        self._finished: dict[int, list[float]] = {}
-        self._matrix: Scores = np.empty((0, k))  # of `_finished`, by number
+        self._finished: list[int] = []  # ascending: by number and not by time, so that the same trials decide the same
+        self._matrix: Scores = np.empty((0, k))  # their scores
 
     def hear(self, report: EpochReport) -> str | None:
         """Take a finished fold's score down, and decide."""
         number = report.number
+        if report.fold_result is None or self._has_finished(number):
+            return None
         scores = self._partial.setdefault(number, [])
-        if report.fold_result is None or report.fold < len(scores) or number in self._finished:
+        if report.fold < len(scores):
             return None
         assert report.fold == len(scores), f"trial {number}: fold {report.fold} came after {len(scores)} folds"
         scores.append(self._sign * report.score)
@@ -114,10 +120,14 @@ class FoldCurtailment:
         """Return the mean without the effects of the folds, as far as finished trials show them."""
         return self._sign * adjusted_mean(self._matrix, self._sign * np.array(scores))
 
+    def _has_finished(self, number: int) -> bool:
+        place = bisect.bisect_left(self._finished, number)
+        return place < len(self._finished) and self._finished[place] == number
+
     def _finish(self, number: int) -> None:
-        self._finished[number] = self._partial.pop(number)
-        # By number and not by time, so that the same trials give the same decisions.
-        self._matrix = np.array([self._finished[each] for each in sorted(self._finished)])
+        place = bisect.bisect_left(self._finished, number)
+        self._finished.insert(place, number)
+        self._matrix = np.insert(self._matrix, place, self._partial.pop(number), axis=0)
 
 
 class BothStops:
