@@ -8,7 +8,7 @@ from typing import Protocol
 import numpy as np
 
 from consilia.plan import study as plans
-from consilia.plan.ensemble import Greedy
+from consilia.plan.ensemble import Greedy, SoftVote
 from consilia.plan.study import StudyPlan
 from consilia.records import EpochReport
 from consilia.scoring.metrics import METRICS
@@ -168,7 +168,13 @@ def make_racing(plan: StudyPlan) -> Racing:
 
 
 def default_n_best(plan: StudyPlan) -> int:
-    """Return how many trials the stopping must not harm: a quarter of the ensemble's pool, at least five."""
+    """Return how many trials the stopping must not harm, at least five.
+
+    Of a greedy ensemble that is a quarter of its pool; otherwise the trials that the ensemble takes.
+    """
     selection = plan.ensemble.selection
-    pool = min(selection.pool, plan.search.trials) if isinstance(selection, Greedy) else plan.search.trials
-    return max(_MIN_BEST, pool // 4)
+    if isinstance(selection, Greedy):
+        n_best = min(selection.pool, plan.search.trials) // 4
+    else:
+        n_best = selection.members if isinstance(selection, SoftVote) else 1
+    return max(_MIN_BEST, n_best)
