@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from scipy.stats import t
+from scipy.special import stdtrit
 
 Scores = npt.NDArray[np.float64]  # higher is better
 
@@ -52,7 +52,7 @@ def judge(finished: Scores, scores: Scores, *, n_best: int, eps: float) -> Verdi
         return None
     bar = float(np.sort(finished.mean(axis=1))[-n_best])
     sd, freedom = residual_sd(finished)
-    margin = float(t.ppf(1 - eps, freedom)) * sd * math.sqrt(1 / n_folds - 1 / k)
+    margin = float(stdtrit(freedom, 1 - eps)) * sd * math.sqrt(1 / n_folds - 1 / k)
     rounding = _ROUNDING * float(np.abs(finished).max())
     return Verdict(adjusted=adjusted_mean(finished, scores), bar=bar, margin=margin + rounding)
 
