@@ -12,11 +12,16 @@ from rich.table import Table
 
 def print_figures(title: str, header: Sequence[str], rows: Sequence[Sequence[str]], figures: Mapping[str, Any]) -> None:
     """Print the table and, last, `figures` with the machine they were measured on."""
+    print_table(title, header, rows)
+    print(json.dumps({**figures, "machine": machine()}))
+
+
+def print_table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Print a table for people."""
     table = Table(*header, title=title, title_justify="left")
     for row in rows:
         table.add_row(*row)
     Console().print(table)
-    print(json.dumps({**figures, "machine": machine()}))
 
 
 def machine() -> dict[str, Any]:
