@@ -142,9 +142,7 @@ def synthetic(model: Model, method: str, *, n: int, noise: float, n_searches: in
         done = race(curves, make(method, curves), range(n))
         means = curves[:, :, -1].mean(axis=1)
         chosen = min(done.finished, key=lambda row: means[row])
-        kills = [
-            1 - np.isin(np.argsort(values, kind="stable")[:TOP], done.finished).mean() for values in (true, means)
-        ]
+        kills = [1 - np.isin(np.argsort(values, kind="stable")[:TOP], done.finished).mean() for values in (true, means)]
         rows.append((*kills, true[chosen] - true.min(), done.epochs / curves.size))
     truth, of_cv, regret, compute = np.mean(rows, axis=0)
     return {

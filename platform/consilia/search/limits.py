@@ -55,8 +55,14 @@ class Limits:
             self._fold_seconds.append(report.fold_result.seconds)
 
     def ended(self, record: TrialRecord) -> None:
-        """Count a trial that brought no gain beyond noise; one that failed says nothing."""
+        """Count a trial that brought no gain beyond noise.
+
+        One that failed says nothing, nor does one that was stopped before any has finished: nothing is there yet that
+        could have been improved on.
+        """
         if self._budget.patience is None or record.objective is None or record.state == "failed":
+            return
+        if record.state != "finished" and self._best == -math.inf:
             return
         self._n_without_gain += 1
         gain = self._sign * record.objective - self._best
