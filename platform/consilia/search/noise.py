@@ -6,7 +6,7 @@ import pandas as pd
 from consilia.folder import StudyFolder
 from consilia.records import Labels, Probabilities, TrialRecord
 from consilia.scoring.bootstrap import bootstrap_standard_error, patient_bootstrap
-from consilia.scoring.metrics import SMALLEST_PROBABILITY, softmax
+from consilia.scoring.metrics import image_log_loss, softmax
 from consilia.training.artifacts import read_fold_logits
 
 _NORMAL_WIDTH = 3.92  # of a 95 % interval, in standard errors
@@ -32,7 +32,6 @@ def objective_noise(record: TrialRecord, *, folder: StudyFolder, metric: str) ->
     labels: Labels = table.loc[ids, "label"].to_numpy(np.int64)
     patients = table.loc[ids, "patient_id"].to_numpy(str)
     if metric == "log_loss":
-        losses = -np.log(np.clip(probabilities[np.arange(len(labels)), labels], SMALLEST_PROBABILITY, None))
-        return bootstrap_standard_error(losses, patients, draws=_DRAWS)
+        return bootstrap_standard_error(image_log_loss(probabilities, labels), patients, draws=_DRAWS)
     interval = patient_bootstrap([metric], probabilities, labels, patients, draws=_DRAWS)[metric]
     return (interval.high - interval.low) / _NORMAL_WIDTH
