@@ -48,11 +48,13 @@ class Limits:
         self._noise_of_best = 0.0
         self._n_without_gain = 0
         self._fold_seconds: deque[float] = deque(maxlen=_REMEMBERED_FOLDS)
+        self._has_heard = False  # a fold of this run
 
     def heard(self, report: EpochReport) -> None:
         """Learn from a finished fold how long one takes."""
         if report.fold_result is not None and not report.is_repeat:
             self._fold_seconds.append(report.fold_result.seconds)
+            self._has_heard = True
 
     def ended(self, record: TrialRecord) -> None:
         """Count a trial that brought no gain beyond noise.
@@ -60,6 +62,8 @@ class Limits:
         One that failed says nothing, nor does one that was stopped before any has finished: nothing is there yet that
         could have been improved on.
         """
+        if not self._has_heard:  # a trial of an earlier run, whose folds nobody reports again
+            self._fold_seconds.extend(result.seconds for result in record.folds)
         if self._budget.patience is None or record.objective is None or record.state == "failed":
             return
         if record.state != "finished" and self._best == -math.inf:
