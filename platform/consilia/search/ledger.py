@@ -35,7 +35,7 @@ _PURPOSE_OF: Mapping[TrialState, Purpose] = {
 }
 NOBODY = -1  # the trial, and the fold, of rows that concern all
 _COLUMNS = ("run", "trial", "fold", "purpose", "seconds", "device_seconds")
-_WRITE_SECONDS = 10.0  # between two writes while the search runs
+_WRITE_SECONDS = 10.0  # between two writes while the search runs: a killed driver loses no more of the account
 
 
 @dataclass(slots=True)
@@ -92,6 +92,7 @@ class Ledger:
         timeline.fold = report.fold
         timeline.epochs[report.fold] += computed
         self._add(report.number, report.fold, "overhead", gap - computed, timeline)
+        self.reserve(self._n_slots)
 
     def end(self, number: int, state: TrialState) -> None:
         """A trial has left its slot: now it is known what its epochs were for."""
@@ -102,11 +103,9 @@ class Ledger:
         self._add(number, timeline.fold, rest.get(state, "overhead"), self._gap(timeline), timeline)
         for fold, seconds in timeline.epochs.items():
             self._add(number, fold, _PURPOSE_OF[state], seconds, timeline)
-        if self._clock() - self._last_written > _WRITE_SECONDS:
-            self.write()
 
     def reserve(self, n_slots: int) -> None:
-        """Take down how many slots are held from now on."""
+        """Take down how many slots are held from now on, and write the file if that was some time ago."""
         now = self._clock()
         elapsed = now - self._last
         self._last = now
@@ -114,6 +113,8 @@ class Ledger:
         held = self._n_slots * elapsed
         self._increase(NOBODY, NOBODY, "reserved", held, held * self._devices)
         self._n_slots = n_slots
+        if now - self._last_written > _WRITE_SECONDS:
+            self.write()
 
     @property
     def wall_seconds(self) -> float:
@@ -132,13 +133,21 @@ class Ledger:
         return self._n_slots * self._devices
 
     def write(self) -> None:
-        """Write the account; where the disk is full it stays in memory, and the next write tries again."""
+        """Write the account; where the disk is full it stays in memory, and the next write tries again.
+
+        Epochs of trials under way are useful: if the driver is killed now, the next run goes on with them.
+        """
         self._last_written = self._clock()
         if self._path is None:
             return
-        rows = [(self._run, *key, *amounts) for key, amounts in sorted(self._rows.items())]
-        here = pd.DataFrame(rows, columns=list(_COLUMNS))
-        table = here if self._earlier.empty else pd.concat([self._earlier, here], ignore_index=True)
+        rows = self._rows.copy()
+        for number, timeline in self._timelines.items():
+            for fold, seconds in timeline.epochs.items():
+                before, devices_before = rows.get((number, fold, "useful"), (0.0, 0.0))
+                rows[number, fold, "useful"] = (before + seconds, devices_before + seconds * timeline.devices)
+        here = [(self._run, *key, *amounts) for key, amounts in sorted(rows.items())]
+        earlier = list(self._earlier.itertuples(index=False, name=None))
+        table = pd.DataFrame([*earlier, *here], columns=list(_COLUMNS))
         try:
             write_atomically(self._path, lambda temporary: table.to_parquet(temporary, index=False))
         except OSError as error:
