@@ -88,6 +88,25 @@ def test_a_task_that_kills_every_worker_fails_instead_of_going_round_for_ever():
     run(main())
 
 
+def test_losses_count_only_within_one_epoch_so_that_a_trial_that_gets_on_is_never_given_up():
+    async def main() -> None:
+        mailbox = Mailbox()
+        await mailbox.assign(task(1))
+        for each in range(1, 9):
+            assert await mailbox.take() == task(1)
+            await mailbox.report(epoch(1, 0, each, 0.5))
+        for _ in range(4):
+            assert await mailbox.take() == task(1)
+            await mailbox.report(epoch(1, 0, 8, 0.5))  # nothing new
+        fifth = asyncio.create_task(mailbox.take())
+        messages = [await mailbox.next_message() for _ in range(8 + 8 + 4 + 1)]
+        assert messages[-1].state == "failed"
+        assert [each.attempt for each in messages if isinstance(each, TaskTaken)] == list(range(1, 13))
+        fifth.cancel()
+
+    run(main())
+
+
 def test_the_next_assignment_stops_the_trial_under_way():
     async def main() -> None:
         mailbox = Mailbox()

@@ -26,7 +26,7 @@ class WorkersLost:
     reason: str
 
 
-_MAX_ATTEMPTS = 4  # a trial that takes its process down this often is at fault itself
+_MAX_ATTEMPTS = 4  # a trial that takes this many processes down within one epoch is at fault itself
 
 Message = TaskTaken | EpochReport | TrialOutcome | WorkersLost
 
@@ -40,6 +40,7 @@ class _Assignment:
     cause: StopCause = "ended"
     failure: str = ""
     attempts: int = 0
+    fruitless: int = 0  # attempts since the last new epoch
     loss: str = ""  # why the last worker was lost, where that is known
     watched: bool = False  # a worker has it that was not given up
     done: bool = False
@@ -103,9 +104,10 @@ class Mailbox:
                 if self._closed or current is None:
                     return None
                 current.attempts += 1
+                current.fruitless += 1
                 current.watched = True
                 self._last_sign = self._clock()
-                if current.attempts <= _MAX_ATTEMPTS:
+                if current.fruitless <= _MAX_ATTEMPTS:
                     taken = TaskTaken(number=current.task.number, attempt=current.attempts, reason=current.loss)
                     await self._messages.put(taken)
                     return current.task
@@ -153,6 +155,7 @@ class Mailbox:
         async with self._changed:
             if (report.fold, report.epoch) > current.last_heard:
                 current.last_heard = (report.fold, report.epoch)
+                current.fruitless = 0
                 await self._messages.put(report)
             elif report.note:
                 await self._messages.put(replace(report, is_repeat=True))
@@ -199,7 +202,7 @@ class Mailbox:
 
 
 def _worn_out(assignment: _Assignment) -> TrialOutcome:
-    reason = f"its worker process died {_MAX_ATTEMPTS} times"
+    reason = f"its worker process died {_MAX_ATTEMPTS} times without finishing an epoch"
     if assignment.loss:
         reason += f", the last time because {assignment.loss}"
     return TrialOutcome(number=assignment.task.number, state="failed", reason=reason)
