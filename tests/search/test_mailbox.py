@@ -178,6 +178,29 @@ def test_the_loss_of_all_workers_reaches_the_slot():
     run(main())
 
 
+def test_a_task_that_comes_after_the_loss_of_all_workers_hears_of_it_too():
+    async def main() -> None:
+        mailbox = Mailbox()
+        await mailbox.assign(task(1))
+        await mailbox.lose_workers("no node left")
+        await mailbox.assign(task(2))
+        assert await mailbox.next_message() == WorkersLost("no node left")
+
+    run(main())
+
+
+def test_the_stop_of_an_earlier_assignment_does_not_end_a_later_one_of_the_same_trial():
+    async def main() -> None:
+        mailbox = Mailbox()
+        await mailbox.assign(task(1))
+        await mailbox.take()
+        await mailbox.assign(task(1))
+        await mailbox.finish(TrialOutcome(number=1, state="stopped"))  # the worker has only now noticed
+        assert await mailbox.take() == task(1)
+
+    run(main())
+
+
 class Clock:
     """Moves when the test says so."""
 

@@ -63,12 +63,15 @@ class Mailbox:
         self._clock = clock
         self._last_sign = clock()
         self._workers: dict[int, Any] = {}  # handles by rank
+        self._lost: WorkersLost | None = None  # once no worker will come back
 
     async def assign(self, task: TrialTask) -> None:
         """Stop the current task, if one is under way, and offer `task` to the workers."""
         async with self._changed:
             self._release("stopped")
             self._messages = asyncio.Queue()  # what the previous task still says is of no interest
+            if self._lost is not None:
+                await self._messages.put(self._lost)
             self._current = _Assignment(task)
             self._changed.notify_all()
 
@@ -84,8 +87,9 @@ class Mailbox:
         return await self._messages.get()
 
     async def lose_workers(self, reason: str) -> None:
-        """Say that no worker will come back."""
-        await self._messages.put(WorkersLost(reason))
+        """Say that no worker will come back, to the present task and to every later one."""
+        self._lost = WorkersLost(reason)
+        await self._messages.put(self._lost)
 
     async def join(self, rank: int, worker: Any) -> None:
         """Take down the handle of a worker process, so that one that hangs can be ended."""
@@ -164,9 +168,12 @@ class Mailbox:
             self._changed.notify_all()
 
     async def finish(self, outcome: TrialOutcome) -> None:
-        """End the current task with its outcome."""
+        """End the current task with its outcome.
+
+        A worker only says "stopped" where it was told to stop: here it means an earlier assignment of the same trial.
+        """
         current = self._current
-        if current is None or current.task.number != outcome.number or current.done:
+        if current is None or current.task.number != outcome.number or current.done or outcome.state == "stopped":
             return
         async with self._changed:
             await self._end(outcome)
