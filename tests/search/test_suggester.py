@@ -1,5 +1,6 @@
 """Optuna's side: the journal is the truth, and a seed decides everything."""
 
+import resource
 from pathlib import Path
 
 import optuna
@@ -96,6 +97,23 @@ def test_a_trial_killed_while_it_was_drawn_counts_as_failed(tmp_path: Path, spac
     after = open_suggester(tmp_path / "journal", space)
     assert after.unfinished() == []
     assert load_journal(tmp_path / "journal").trials[-1].state.name == "FAIL"
+
+
+def test_a_write_that_fits_the_disk_only_half_leaves_a_journal_that_can_be_read(tmp_path: Path, space: JointSpace):
+    path = tmp_path / "journal"
+    suggester = open_suggester(path, space)
+    tasks = [suggester.ask(), suggester.ask()]
+    before = path.read_bytes()
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) + 20, hard))
+    try:
+        with pytest.raises(OSError, match="File too large"):
+            suggester.tell(ended(tasks[0], "finished", 0.5), metric="log_loss")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert path.read_bytes() == before
+    suggester.tell(ended(tasks[1], "finished", 0.5), metric="log_loss")
+    assert [trial.state.name for trial in load_journal(path).trials[:2]] == ["RUNNING", "COMPLETE"]
 
 
 def test_one_configuration_is_asked_once_and_resumed_while_it_runs():

@@ -1,6 +1,7 @@
 """Optuna's side of the search: ask for a configuration, tell how it ended, all in one journal."""
 
 import logging
+import os
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -190,7 +191,20 @@ def _open_journal(path: Path) -> JournalStorage:
             logger.warning("%s ended in half a line, which is removed: its writer was killed or its disk full", path)
             with path.open("r+b") as file:
                 file.truncate(len(whole))
-    return JournalStorage(JournalFileBackend(str(path)))
+    return JournalStorage(_MendingBackend(str(path)))
+
+
+class _MendingBackend(JournalFileBackend):
+    """Takes back what a full disk has let through of a write, or the next line would be appended to half of one."""
+
+    def append_logs(self, logs: list[dict[str, Any]]) -> None:
+        """Append all of `logs` or nothing."""
+        size = os.path.getsize(self._file_path)
+        try:
+            super().append_logs(logs)
+        except OSError:
+            os.truncate(self._file_path, size)
+            raise
 
 
 def _make_sampler(*, seed: int, n_startup_trials: int) -> optuna.samplers.TPESampler:
