@@ -33,6 +33,14 @@ def serve(config: dict[str, Any]) -> None:
         config: `mailbox`, the actor; `run_trial`, a RunTrial; `n_threads`, this worker's share of the cores;
             `n_folds`, for the names of the folds in the dashboard.
     """
+    try:
+        _serve(config)
+    except ray.exceptions.RayActorError:
+        # Ray Train would start one worker after the other for a slot that is gone.
+        logger.warning("the mailbox is gone: this worker ends")
+
+
+def _serve(config: dict[str, Any]) -> None:
     mailbox, run_trial = config["mailbox"], config["run_trial"]
     set_threads(config["n_threads"])
     ray.get(mailbox.join.remote(train.get_context().get_world_rank(), ray.get_runtime_context().current_actor))
@@ -81,8 +89,8 @@ def _run(run_trial: RunTrial, task: TrialTask, watch: _Watch) -> TrialOutcome:
     """Turn an unforeseen error into a failed trial, unless it has broken the device for this process."""
     try:
         return run_trial(task, watch.report, watch.stopped)
-    except torch.AcceleratorError:
-        raise  # Ray Train starts a fresh process, which takes the task up at its checkpoint
+    except (torch.AcceleratorError, ray.exceptions.RayActorError):
+        raise  # Ray Train starts a fresh process, which takes the task up at its checkpoint; or the mailbox is gone
     except Exception as error:
         logger.exception("trial %d failed", task.number)
         return TrialOutcome(number=task.number, state="failed", reason=f"{type(error).__name__}: {error}")
