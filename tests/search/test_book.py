@@ -363,3 +363,47 @@ def test_stored_folds_come_back_so_that_curtailment_remembers(folder: StudyFolde
     ends = [(report.fold, report.epoch, report.fold_result is not None) for report in reports]
     assert ends == [(0, 1, False), (0, 2, True), (1, 2, True)]
     assert all(report.is_repeat for report in reports)
+
+
+def test_a_trial_whose_slot_is_lost_goes_on_before_any_new_one(folder: StudyFolder, listener: Listener):
+    notebook = Notebook()
+    book = open_book(folder, listener, suggester=notebook)
+    first = book.next_task()
+    book.hear(epoch(0, 0, 1, 0.5))
+    book.lost(0, "its process died")
+    assert (book.n_running, notebook.told) == (0, [])
+    assert book.next_task() == first
+    assert listener.notes == ["trial 0: its slot was lost (its process died); another goes on with it"]
+
+
+def test_a_trial_that_loses_slot_after_slot_at_the_same_epoch_fails(folder: StudyFolder, listener: Listener):
+    book = open_book(folder, listener)
+    for at in (1, 2, 2, 2):  # the first loss is followed by a new epoch
+        book.next_task()
+        book.hear(epoch(0, 0, at, 0.5))
+        book.lost(0, "its process died")
+        assert book.n_running == 0
+    book.next_task()
+    book.hear(epoch(0, 0, 2, 0.5))
+    book.lost(0, "its process died")
+    (record,) = listener.ended
+    assert (record.number, record.state) == (0, "failed")
+    assert record.reason == "its slot was lost 4 times without a new epoch: its process died"
+    assert book.next_task().number == 1
+
+
+def test_a_trial_that_finds_no_slot_waits_however_often(folder: StudyFolder, listener: Listener):
+    book = open_book(folder, listener)
+    for _ in range(10):
+        assert book.next_task().number == 0
+        book.lost(0, "no worker could be started for 300 s", counts=False)
+    assert listener.ended == []
+
+
+def test_the_loss_of_a_slot_does_not_bring_back_a_trial_that_was_to_leave(folder: StudyFolder, listener: Listener):
+    book = open_book(folder, listener, racing=StopAll())
+    book.next_task()
+    assert book.hear(epoch(0, 0, 1, 0.5)) == "rank 9 of 9"
+    book.lost(0, "its process died")
+    assert [record.state for record in listener.ended] == ["stopped"]
+    assert book.next_task().number == 1

@@ -268,3 +268,27 @@ def test_a_note_is_passed_on_even_with_an_epoch_that_was_heard_before():
         assert messages[-1] == replace(again, is_repeat=True)
 
     run(main())
+
+
+def test_a_task_is_untaken_until_a_worker_has_it_and_again_when_that_one_is_given_up():
+    async def main() -> None:
+        clock = Clock()
+        mailbox = Mailbox(clock)
+        assert await mailbox.untaken_seconds() == 0.0
+        clock.now = 10.0
+        await mailbox.assign(task(1))
+        clock.now = 30.0
+        assert await mailbox.untaken_seconds() == 20.0
+        await mailbox.take()
+        clock.now = 40.0
+        assert await mailbox.untaken_seconds() == 0.0
+        await mailbox.blame("its process died")
+        clock.now = 45.0
+        assert await mailbox.untaken_seconds() == 5.0
+        await mailbox.report(epoch(1, 0, 1, 0.5))  # it was given up too early
+        assert await mailbox.untaken_seconds() == 0.0
+        await mailbox.finish(TrialOutcome(number=1, state="finished"))
+        clock.now = 99.0
+        assert await mailbox.untaken_seconds() == 0.0
+
+    run(main())

@@ -19,6 +19,7 @@ from consilia.search.suggester import Suggester
 logger = logging.getLogger(__name__)
 
 _DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
+_MAX_LOSSES = 3  # of a trial's slots in a row, with no new epoch in between
 
 
 class TrialBook:
@@ -61,6 +62,7 @@ class TrialBook:
         self._running: dict[int, TrialProgress] = {}
         self._leaving: dict[int, tuple[TrialState, str]] = {}  # told to leave their slots, and how they ended
         self._roomy: deque[TrialTask] = deque()
+        self._losses: dict[int, tuple[int, tuple[int, int]]] = {}  # of slots in a row, and how far the trial was
         self._kept: set[int] = set()  # finished trials whose weights are on disk
         self.halted = ""  # why no trial can go on, such as a full disk
         self.records: dict[int, TrialRecord] = read_trials(folder)
@@ -146,6 +148,27 @@ class TrialBook:
         """End a trial that `hear` has told to leave."""
         if number in self._leaving:
             self._leave(number, *self._leaving.pop(number))
+
+    def lost(self, number: int, reason: str, *, counts: bool = True) -> None:
+        """The slot of a trial is gone; another goes on with it, unless that has brought nothing several times.
+
+        Args:
+            number: Of the trial.
+            reason: Why, for people.
+            counts: False where there was no slot to be had: it is not the trial's fault, however often.
+        """
+        progress = self._running.get(number)
+        if progress is None or number in self._leaving:
+            return self.left(number)
+        n_losses, place = self._losses.get(number, (0, (-1, -1)))
+        n_losses = int(counts) + (n_losses if progress.place <= place else 0)
+        self._losses[number] = (n_losses, max(place, progress.place))
+        if n_losses > _MAX_LOSSES:
+            return self._leave(number, "failed", f"its slot was lost {n_losses} times without a new epoch: {reason}")
+        del self._running[number]
+        self._limits.ledger.end(number, "paused")
+        self._resumable.append(progress.task)
+        return self._observer.noted(f"trial {number}: its slot was lost ({reason}); another goes on with it")
 
     def close(self, reason: str) -> None:
         """Pause what is still running, delete what nobody needs, and write the ledger: nothing runs any more.

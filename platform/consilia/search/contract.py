@@ -27,6 +27,9 @@ class Book(Protocol):
     def end(self, outcome: TrialOutcome) -> None:
         """Take down how a trial ended."""
 
+    def lost(self, number: int, reason: str, *, counts: bool = True) -> None:
+        """A trial's slot is gone; whether it counts against the trial."""
+
     def must_leave(self) -> str:
         """Return why all trials must leave their slots now, or ""."""
 

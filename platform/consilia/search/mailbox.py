@@ -21,9 +21,10 @@ class TrialFailedError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class WorkersLost:
-    """The worker group ended for good; the slot must be restarted."""
+    """The slot can be used no more; its trial must go on in another."""
 
     reason: str
+    is_fault: bool = True  # False: the cluster had no room for workers
 
 
 _MAX_ATTEMPTS = 4  # a trial that takes this many processes down within one epoch is at fault itself
@@ -61,7 +62,7 @@ class Mailbox:
         self._messages: asyncio.Queue[Message] = asyncio.Queue()
         self._closed = False
         self._clock = clock
-        self._last_sign = clock()
+        self._last_sign = self._last_given_up = clock()
         self._workers: dict[int, Any] = {}  # handles by rank
         self._lost: WorkersLost | None = None  # once no worker will come back
 
@@ -73,6 +74,7 @@ class Mailbox:
             if self._lost is not None:
                 await self._messages.put(self._lost)
             self._current = _Assignment(task)
+            self._last_given_up = self._clock()
             self._changed.notify_all()
 
     async def close(self) -> None:
@@ -119,7 +121,14 @@ class Mailbox:
 
     async def alive(self) -> None:
         """Take a sign of life."""
-        self._last_sign = self._clock()
+        self._hear_of_worker()
+
+    async def untaken_seconds(self) -> float:
+        """Return for how long the current task has waited for a worker; 0 while one has it, or there is none."""
+        current = self._current
+        if current is None or current.done or current.watched:
+            return 0.0
+        return self._clock() - self._last_given_up
 
     async def silent_seconds(self) -> float:
         """Return for how long a worker has shown no sign of life; 0 while none has the task."""
@@ -133,6 +142,7 @@ class Mailbox:
         if self._current is not None:
             self._current.loss = reason
             self._current.watched = False
+            self._last_given_up = self._clock()
 
     async def trial(self, number: int) -> StopCause:
         """Return when the worker must leave this trial, or when it has ended.
@@ -152,7 +162,7 @@ class Mailbox:
 
     async def report(self, report: EpochReport) -> None:
         """Pass an epoch on, once: a worker that resumes at a checkpoint repeats what it had said."""
-        self._last_sign = self._clock()
+        self._hear_of_worker()
         current = self._current
         if current is None or current.task.number != report.number:
             return
@@ -178,6 +188,11 @@ class Mailbox:
         async with self._changed:
             await self._end(outcome)
             self._changed.notify_all()
+
+    def _hear_of_worker(self) -> None:
+        self._last_sign = self._clock()
+        if self._current is not None:
+            self._current.watched = True  # whoever was given up too early is there again
 
     async def _hold(self, number: int, *, fold: int | None) -> StopCause:
         current = self._current

@@ -11,12 +11,14 @@ class TrialProgress:
     """Folds and scores of one trial while it is in a slot; what it says again counts once."""
 
     task: TrialTask
+    place: tuple[int, int] = (-1, -1)  # the furthest (fold, epoch) heard of
     folds: dict[int, FoldResult] = field(default_factory=dict)  # finished ones, in order
     _last: tuple[int, float] = (-1, 0.0)  # fold and score of the last epoch heard of
     _seconds: dict[int, dict[int, float]] = field(default_factory=lambda: defaultdict(dict))  # by fold and epoch
 
     def heard(self, report: EpochReport) -> None:
         """Take an epoch down."""
+        self.place = max(self.place, (report.fold, report.epoch))
         self._last = (report.fold, report.score)
         self._seconds[report.fold][report.epoch] = report.seconds
         if report.fold_result is not None:

@@ -17,12 +17,14 @@ from ray.train.torch import TorchTrainer
 from consilia.plan.hyperparameters import Hyperparameters
 from consilia.records import TrialTask
 from consilia.search.capacity import Share
-from consilia.search.mailbox import Mailbox, WorkersLost
+from consilia.search.mailbox import Mailbox, Message, WorkersLost
 from consilia.search.worker import TASK_EVENTS_MILLISECONDS, RunTrial, serve
 
 _HEARTBEAT_SECONDS = 1.0  # how long a step waits before it lets Tune speak to the slot again
+_PING_SECONDS = 3.0  # of silence, before a slot asks whether its workers live
 _CLOSE_SECONDS = 30.0  # workers poll for the stop between batches
-_ANSWER_SECONDS = 10.0  # the mailbox answers in milliseconds, unless it is gone
+_ANSWER_SECONDS = 30.0  # the mailbox answers in milliseconds, unless it is gone
+_NO_ANSWER = (ray.exceptions.RayActorError, ray.exceptions.GetTimeoutError)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,8 +37,9 @@ class SlotOptions:
     roomy: Share | None = None  # for a trial that ran out of memory
     n_workers: int = 1
     hang_seconds: float = 900.0
+    start_seconds: float = 300.0  # a task that no worker has taken for so long leaves this slot
     storage: str  # folder for Ray Train's own state
-    max_worker_failures: int = 20  # of one slot; then Tune restarts the slot
+    max_worker_failures: int = 20  # of one slot; then the slot is given up
 
 
 class Slot(tune.Trainable):
@@ -48,6 +51,7 @@ class Slot(tune.Trainable):
         self._options = options
         self._mailbox: Any = ray.remote(Mailbox).options(num_cpus=0).remote()
         self._message: Any = None
+        self._lost: WorkersLost | None = None
         task = self._assign(config)
         share = options.roomy if task.roomy and options.roomy is not None else options.share
         self._workers = threading.Thread(target=self._run_workers, args=(share,), name="ray-train", daemon=True)
@@ -62,26 +66,22 @@ class Slot(tune.Trainable):
         """Return the next message, or a heartbeat when none comes soon, so that Tune can stop the slot.
 
         Raises:
-            RuntimeError: The worker group or the mailbox is gone for good; Tune restarts the slot.
+            RuntimeError: The slot can be used no more, which the message before has said.
         """
-        if self._message is None:
-            self._message = self._mailbox.next_message.remote()
+        if self._lost is not None:
+            raise RuntimeError(self._lost.reason)
         try:
-            message = ray.get(self._message, timeout=_HEARTBEAT_SECONDS)
-        except ray.exceptions.GetTimeoutError:
-            self._replace_hanging_workers()
-            return {"message": None}
-        except ray.exceptions.RayActorError as error:
-            raise RuntimeError("the mailbox of this slot is gone") from error
-        self._message = None
+            message = self._next_message()
+        except _NO_ANSWER:
+            message = WorkersLost("its mailbox is gone")
         if isinstance(message, WorkersLost):
-            raise RuntimeError(f"the workers of this slot are gone: {message.reason}")
+            self._lost = message
         return {"message": message}
 
     def cleanup(self) -> None:
         """Close the mailbox, so that the train function returns and Ray Train ends in good order."""
-        with contextlib.suppress(ray.exceptions.RayError):  # without a mailbox the workers end by themselves
-            ray.get(self._mailbox.close.remote(), timeout=_ANSWER_SECONDS)
+        with contextlib.suppress(*_NO_ANSWER):  # without a mailbox the workers end by themselves
+            self._ask("close")
         self._workers.join(timeout=_CLOSE_SECONDS)
         ray.kill(self._mailbox)
 
@@ -103,6 +103,16 @@ class Slot(tune.Trainable):
         """Name the slot in the dashboard's table of actors."""
         return f"consilia slot (pid {os.getpid()})"
 
+    def _next_message(self) -> Message | None:
+        if self._message is None:
+            self._message = self._mailbox.next_message.remote()
+        ready, _ = ray.wait([self._message], timeout=_HEARTBEAT_SECONDS)
+        if not ready:
+            return self._look_after_workers()
+        message: Message = ray.get(self._message)
+        self._message = None
+        return message
+
     def _assign(self, config: dict[str, Any]) -> TrialTask:
         self._message = None
         task = TrialTask(
@@ -110,25 +120,50 @@ class Slot(tune.Trainable):
             hyperparameters=Hyperparameters.model_validate(config["hyperparameters"]),
             roomy=config["roomy"],
         )
-        ray.get(self._mailbox.assign.remote(task))
+        self._ask("assign", task)
         return task
 
-    def _replace_hanging_workers(self) -> None:
-        """End workers that show no sign of life; Ray Train starts fresh ones, which take the task up again."""
-        silent = ray.get(self._mailbox.silent_seconds.remote())
-        if silent <= self._options.hang_seconds:
-            return
-        ray.get(self._mailbox.blame.remote(f"it showed no sign of life for {silent:.0f} s"))
-        for worker in ray.get(self._mailbox.workers.remote()):
-            ray.kill(worker)
+    def _look_after_workers(self) -> WorkersLost | None:
+        """End workers that show no sign of life, and give the slot up where no other comes in their place.
+
+        Ray Train starts fresh ones, which take the task up again; without room for them it waits for ever.
+        """
+        silent = self._ask("silent_seconds")
+        if silent > self._options.hang_seconds:
+            self._ask("blame", f"it showed no sign of life for {silent:.0f} s")
+            for worker in self._ask("workers"):
+                ray.kill(worker)
+        elif silent > _PING_SECONDS and not self._workers_live():
+            self._ask("blame", "its process died")
+        untaken = self._ask("untaken_seconds")
+        if untaken <= self._options.start_seconds:
+            return None
+        return WorkersLost(f"no worker could be started for {untaken:.0f} s", is_fault=False)
+
+    def _workers_live(self) -> bool:
+        """Ask whether the worker processes still exist; a busy one need not answer."""
+        pings = [worker.__ray_call__.remote(_ping) for worker in self._ask("workers")]
+        answers, _ = ray.wait(pings, num_returns=len(pings), timeout=_HEARTBEAT_SECONDS) if pings else ([], [])
+        try:
+            ray.get(answers)
+        except ray.exceptions.RayActorError:
+            return False
+        return True
+
+    def _ask(self, method: str, *arguments: Any) -> Any:
+        return ray.get(getattr(self._mailbox, method).remote(*arguments), timeout=_ANSWER_SECONDS)
 
     def _run_workers(self, share: Share) -> None:
         try:
             _make_trainer(self._options, share, self._mailbox).fit()
-            reason = "the train function returned"
+            reason = "its workers have ended"
         except Exception as error:  # whatever Ray Train raises, Tune must hear of it through the mailbox
-            reason = str(error)
+            reason = f"its workers are gone: {str(error).strip().partition(chr(10))[0]}"
         self._mailbox.lose_workers.remote(reason)
+
+
+def _ping(worker: object) -> None:
+    """Run in a worker: that it does is the answer."""
 
 
 def _make_trainer(options: SlotOptions, share: Share, mailbox: Any) -> TorchTrainer:

@@ -24,6 +24,7 @@ from consilia.search.interrupt import StopSignal
 from consilia.search.ledger import Ledger
 from consilia.search.limits import Limits
 from consilia.search.live import LiveSlots
+from consilia.search.mailbox import WorkersLost
 from consilia.search.nodes import living_nodes
 from consilia.search.noise import objective_noise
 from consilia.search.observer import SearchObserver
@@ -34,8 +35,6 @@ from consilia.search.stored import stored_reports
 from consilia.search.suggester import OptunaSuggester
 from consilia.training.context import TrainingContext
 from consilia.training.crossval import cross_validate
-
-_SLOT_RESTARTS = 3  # of one trial, by Tune; its workers are restarted by Ray Train long before
 
 # Tune writes a CSV, a JSON and a TensorBoard file per trial; the study folder holds the same and more.
 _ENVIRONMENT = {
@@ -72,14 +71,9 @@ class _BookSearcher(Searcher):
         }
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-        """End a trial that was told to leave, or whose slot was lost for good."""
+        """Let a trial go that was told to leave; the scheduler hears of lost slots."""
         number = self._numbers.pop(trial_id, None)
-        if number is None:
-            return
-        if error:
-            reason = "its slot was lost too often; error.txt in the study's ray folder says why"
-            self._book.end(TrialOutcome(number=number, state="failed", reason=reason))
-        else:
+        if number is not None and not error:
             self._book.left(number)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -92,6 +86,7 @@ class _BookScheduler(FIFOScheduler):
     def __init__(self, book: Book) -> None:
         super().__init__()  # type: ignore[no-untyped-call] # Ray's schedulers are untyped
         self._book = book
+        self._losses: dict[str, WorkersLost] = {}  # why slots are about to end
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
         """Hand a message to the book and return Tune's word for its decision."""
@@ -101,9 +96,16 @@ class _BookScheduler(FIFOScheduler):
             return TrialScheduler.STOP
         if isinstance(message, TaskTaken):
             self._book.taken(message)
+        elif isinstance(message, WorkersLost):
+            self._losses[trial.trial_id] = message
         elif isinstance(message, EpochReport) and self._book.hear(message) is not None:
             return TrialScheduler.STOP
         return TrialScheduler.CONTINUE
+
+    def on_trial_error(self, tune_controller: Any, trial: Any) -> None:
+        """Tell the book that a slot is gone: the book, and not Tune, hands the trial to another."""
+        loss = self._losses.pop(trial.trial_id, WorkersLost("its process died"))
+        self._book.lost(trial.config["number"], loss.reason, counts=loss.is_fault)
 
     def __getstate__(self) -> dict[str, Any]:
         return {}
@@ -224,7 +226,6 @@ def run_in_slots(book: Book, *, n_slots: Callable[[], int], options: SlotOptions
             run_config=tune.RunConfig(
                 name=f"tune-{uuid.uuid4().hex[:8]}",
                 storage_path=str(storage.absolute()),
-                failure_config=tune.FailureConfig(max_failures=_SLOT_RESTARTS),
                 checkpoint_config=tune.CheckpointConfig(checkpoint_frequency=0, checkpoint_at_end=False),
                 stop=_StopAll(lambda: stop.raised or bool(book.must_leave())),
                 verbose=0,
