@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
+import numpy as np
 import optuna
 from optuna.storages import InMemoryStorage, JournalStorage
 from optuna.storages.journal import JournalFileBackend
@@ -101,18 +102,18 @@ class OptunaSuggester:
             load_if_exists=True,
         )
         n_known = len(self._study.get_trials(deepcopy=False))
-        # A resumed search must not draw the first trials' random numbers again, nor one that starts from a study of the
-        # same seed what that one has drawn.
-        shift = n_known + len(starts)
-        self._study.sampler = _make_sampler(seed=(seed + shift) % 2**32, n_startup_trials=max(10, n_slots))
+        self._sampler = self._study.sampler = _make_sampler(n_startup_trials=max(10, n_slots))
         if n_known == 0:
             for architecture in space.start_with:
                 self._study.enqueue_trial(space.defaults(architecture), user_attrs={"origin": "defaults"})
             for start in starts:
                 self._study.enqueue_trial(dict(start.values), user_attrs={"origin": start.origin})
+        trials = self._study.get_trials(deepcopy=False)
         # One that was killed while it was drawn was never handed out: it does not count.
-        known = (trial for trial in self._study.get_trials(deepcopy=False) if trial.params)
-        self._n_asked = sum(space.restore(trial.params) is not None for trial in known)
+        self._n_asked = sum(bool(trial.params) and space.restore(trial.params) is not None for trial in trials)
+        # A search that starts from a study of the same seed must not draw what that one has drawn.
+        n_carried_over = sum(trial.user_attrs.get("origin", "defaults") != "defaults" for trial in trials)
+        self._entropy = (seed, n_carried_over)
 
     @property
     def n_asked(self) -> int:
@@ -121,6 +122,7 @@ class OptunaSuggester:
 
     def ask(self) -> TrialTask:
         """Return the next configuration under a new number."""
+        self._reseed()
         trial = self._study.ask()
         self._n_asked += 1
         return TrialTask(number=trial.number, hyperparameters=self._space.suggest(trial))
@@ -163,6 +165,14 @@ class OptunaSuggester:
             self._study.tell(record.number, state=TrialState.FAIL)
         else:
             self._study.tell(record.number, record.objective)
+
+    def _reseed(self) -> None:
+        """Draw each trial from the seed and its place alone: a search that was interrupted draws what it would have."""
+        state = np.random.SeedSequence((*self._entropy, self._n_asked))
+        for random, seed in zip(
+            (self._sampler._rng, self._sampler._random_sampler._rng), state.generate_state(2), strict=True
+        ):
+            random.rng.seed(int(seed))
 
     def _id_of(self, number: int) -> int:
         return self._study._storage.get_trial_id_from_study_id_trial_number(self._study._study_id, number)
@@ -207,10 +217,10 @@ class _MendingBackend(JournalFileBackend):
             raise
 
 
-def _make_sampler(*, seed: int, n_startup_trials: int) -> optuna.samplers.TPESampler:
+def _make_sampler(*, n_startup_trials: int) -> optuna.samplers.TPESampler:
     with warnings.catch_warnings():
         # `multivariate`, `group` and `constant_liar` are marked experimental; docs/methods.md says why we use them.
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         return optuna.samplers.TPESampler(
-            multivariate=True, group=True, constant_liar=True, n_startup_trials=n_startup_trials, seed=seed
+            multivariate=True, group=True, constant_liar=True, n_startup_trials=n_startup_trials
         )
