@@ -407,3 +407,19 @@ def test_the_loss_of_a_slot_does_not_bring_back_a_trial_that_was_to_leave(folder
     book.lost(0, "its process died")
     assert [record.state for record in listener.ended] == ["stopped"]
     assert book.next_task().number == 1
+
+
+def test_a_paused_trial_goes_on_when_a_late_gain_lets_the_search_go_on(folder: StudyFolder, listener: Listener):
+    book = open_book(folder, listener, trials=9, limits=Limits(Budget(patience=2), Ledger()))
+    play(book, 0.5)
+    paused, late = book.next_task(), book.next_task()
+    play(book, 0.6)
+    play(book, 0.6)
+    book.hear(epoch(late.number, 0, 2, 0.3, ends_fold=False))
+    assert book.hear(epoch(paused.number, 0, 2, 0.4, ends_fold=True)) is not None
+    book.left(paused.number)
+    assert book.next_task() is None
+    for fold in range(K):
+        book.hear(replace(epoch(late.number, fold, 2, 0.3, ends_fold=True), is_repeat=True))
+    book.end(TrialOutcome(number=late.number, state="finished"))
+    assert book.next_task() == paused

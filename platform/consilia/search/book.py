@@ -146,8 +146,13 @@ class TrialBook:
 
     def left(self, number: int) -> None:
         """End a trial that `hear` has told to leave."""
-        if number in self._leaving:
-            self._leave(number, *self._leaving.pop(number))
+        if number not in self._leaving:
+            return
+        state, reason = self._leaving.pop(number)
+        task = self._running[number].task
+        self._leave(number, state, reason)
+        if state == "paused":  # and a late gain may let the search go on after all
+            self._resumable.append(task)
 
     def lost(self, number: int, reason: str, *, counts: bool = True) -> None:
         """The slot of a trial is gone; another goes on with it, unless that has brought nothing several times.
