@@ -56,9 +56,6 @@ class SilentView:
     def trial_ended(self, record: TrialRecord) -> None:
         self.ended.append(record)
 
-    def noted(self, text: str) -> None:
-        self.notes.append(text)
-
 
 @dataclass(frozen=True)
 class TrainedStudy:

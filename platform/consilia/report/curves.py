@@ -66,6 +66,9 @@ class Curves:
         if run is not None:
             self._try(partial(self._write_configuration, run, record))
 
+    def noted(self, text: str) -> None:
+        """Write nothing: it is no curve."""
+
     def _try(self, write: Callable[[], None]) -> None:
         if self._failed:
             return

@@ -172,10 +172,6 @@ class StudyProgress:
             self._n_epochs += 1
         self._show()
 
-    def noted(self, text: str) -> None:
-        """Say it in one line."""
-        self._console.print(text, highlight=False, markup=False, soft_wrap=True)
-
     def trial_ended(self, record: TrialRecord) -> None:
         """Move a trial from the running to the ended ones, if it is not paused, and say so in one line."""
         self._running.pop(record.number, None)

@@ -4,7 +4,7 @@ import functools
 import logging
 import os
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -33,8 +33,10 @@ from consilia.search.slot import Slot, SlotOptions
 from consilia.search.space import join_spaces
 from consilia.search.stored import stored_reports
 from consilia.search.suggester import OptunaSuggester
+from consilia.search.warm_start import Start
 from consilia.training.context import TrainingContext
 from consilia.training.crossval import cross_validate
+from consilia.training.parallel import ALONE, Group
 
 # Tune writes a CSV, a JSON and a TensorBoard file per trial; the study folder holds the same and more.
 _ENVIRONMENT = {
@@ -119,6 +121,7 @@ def search_trials(
     *,
     capacity: Capacity,
     nodes: Mapping[str, Node],
+    starts: Sequence[Start] = (),
 ) -> TrialBook:
     """Run the trials that the plan still wants, in slots. Ray must be connected.
 
@@ -129,6 +132,7 @@ def search_trials(
         observer: Told of everything.
         capacity: The slots that `nodes` hold.
         nodes: The cluster's before the search takes any of it; nodes that come later add slots.
+        starts: Configurations of earlier studies, to be tried first.
 
     Returns:
         The book of all trials; some are paused if the search ended before they did.
@@ -137,7 +141,13 @@ def search_trials(
     ledger = Ledger(folder.ledger, devices=capacity.workers * (share.gpus or share.cpus))
     has_roomier_slots = capacity.roomy is not None
     book = open_book(
-        plan, folder, observer, n_slots=capacity.n_slots, ledger=ledger, has_roomier_slots=has_roomier_slots
+        plan,
+        folder,
+        observer,
+        n_slots=capacity.n_slots,
+        ledger=ledger,
+        has_roomier_slots=has_roomier_slots,
+        starts=starts,
     )
     observer.search_started(n_trials=plan.search.trials, n_slots=capacity.n_slots, records=tuple(book.records.values()))
     options = SlotOptions(
@@ -166,6 +176,7 @@ def open_book(
     n_slots: int,
     ledger: Ledger,
     has_roomier_slots: bool = False,
+    starts: Sequence[Start] = (),
 ) -> TrialBook:
     """Open the study's journal and trials, and feed the racing what earlier runs have reported."""
     higher_is_better = bool(METRICS[plan.search.metric].higher_is_better)
@@ -183,6 +194,7 @@ def open_book(
             seed=plan.seed,
             higher_is_better=higher_is_better,
             n_slots=n_slots,
+            starts=starts,
         ),
         racing=racing,
         observer=observer,
@@ -234,9 +246,14 @@ def run_in_slots(book: Book, *, n_slots: Callable[[], int], options: SlotOptions
 
 
 def _run_trial(
-    context: TrainingContext, task: TrialTask, report: Callable[[EpochReport], None], stopped: Callable[[], bool]
+    context: TrainingContext,
+    task: TrialTask,
+    report: Callable[[EpochReport], None],
+    stopped: Callable[[], bool],
+    *,
+    group: Group = ALONE,
 ) -> TrialOutcome:
-    return cross_validate(task, context, report=report, stopped=stopped)
+    return cross_validate(task, context, report=report, stopped=stopped, group=group)
 
 
 @contextmanager

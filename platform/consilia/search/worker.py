@@ -11,17 +11,25 @@ import ray
 import torch
 from ray import train
 
+from consilia.errors import ConsiliaError
 from consilia.records import EpochReport, TrialOutcome, TrialTask
 from consilia.training.device import set_threads
+from consilia.training.exchange import GroupLost
+from consilia.training.parallel import ALONE, Group, TorchGroup
 
 logger = logging.getLogger(__name__)
 
-RunTrial = Callable[[TrialTask, Callable[[EpochReport], None], Callable[[], bool]], TrialOutcome]
-"""Trains one trial: (task, report, stopped) -> outcome. `stopped` is polled between batches."""
+RunTrial = Callable[..., TrialOutcome]
+"""Trains one trial: (task, report, stopped) -> outcome. `stopped` is polled between batches.
+
+Where several workers train one trial together it is also given their `group`, and all of them call it.
+"""
 
 TASK_EVENTS_MILLISECONDS = 200  # how often a worker tells the dashboard of its rows; Ray's default is 1000
 
 _SIGN_SECONDS = 5.0  # between two signs of life; far below any sensible cluster.hang_seconds
+
+_WAIT_SECONDS = 7 * 24 * 3600.0  # workers of a slot without a task wait; one that died is noticed at once
 
 _LEAK_BYTES = 64 * 2**20  # more than cuDNN's and cuBLAS's own workspaces vary
 
@@ -45,10 +53,16 @@ def _serve(config: dict[str, Any]) -> None:
     set_threads(config["n_threads"])
     ray.get(mailbox.join.remote(train.get_context().get_world_rank(), ray.get_runtime_context().current_actor))
     baseline = _device_bytes()
-    while (task := ray.get(mailbox.take.remote())) is not None:
-        watch = _Watch(mailbox, task, n_folds=config["n_folds"])
-        outcome = _run(run_trial, task, watch)
-        ray.get(mailbox.finish.remote(outcome))
+    group = TorchGroup(timeout_seconds=_WAIT_SECONDS) if train.get_context().get_world_size() > 1 else ALONE
+    while (task := group.from_leader(lambda: ray.get(mailbox.take.remote()))) is not None:
+        leads = group.rank == 0
+        watch = _Watch(mailbox, task, n_folds=config["n_folds"]) if leads else _Follower()
+        if group.size > 1:
+            outcome = _run_together(run_trial, task, watch, group, mailbox)
+        else:
+            outcome = _run(run_trial, task, watch)
+        if leads:
+            ray.get(mailbox.finish.remote(outcome))
         _free_device_memory(baseline)
     time.sleep(3 * TASK_EVENTS_MILLISECONDS / 1000)  # or the last trial would stand as RUNNING for ever
 
@@ -85,7 +99,36 @@ class _Watch:
             self._folds[fold] = self._mailbox.fold.options(name=name).remote(self._task.number, fold)
 
 
-def _run(run_trial: RunTrial, task: TrialTask, watch: _Watch) -> TrialOutcome:
+class _Follower:
+    """What a worker watches that trains a trial together with others: nothing, since the first one tells them all."""
+
+    def report(self, report: EpochReport) -> None:
+        """Only the first worker reports."""
+
+    def stopped(self) -> bool:
+        """Only the first worker hears of a stop."""
+        return False
+
+
+def _run_together(
+    run_trial: RunTrial, task: TrialTask, watch: _Watch | _Follower, group: Group, mailbox: Any
+) -> TrialOutcome:
+    """Train with the other workers; where one of them is lost, all processes are given up.
+
+    An error that all of them meet alike fails the trial. Any other leaves them in different places, and they would wait
+    for each other for ever: Ray Train replaces the whole group.
+    """
+    try:
+        return run_trial(task, watch.report, watch.stopped, group=group)
+    except GroupLost as lost:
+        if lost.outcome is not None:  # the one that failed knows why, whichever it is
+            ray.get(mailbox.finish.remote(lost.outcome))
+        raise
+    except ConsiliaError as error:
+        return TrialOutcome(number=task.number, state="failed", reason=f"{type(error).__name__}: {error}")
+
+
+def _run(run_trial: RunTrial, task: TrialTask, watch: _Watch | _Follower) -> TrialOutcome:
     """Turn an unforeseen error into a failed trial, unless it has broken the device for this process."""
     try:
         return run_trial(task, watch.report, watch.stopped)

@@ -2,7 +2,7 @@
 
 import functools
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Protocol
@@ -24,13 +24,16 @@ from consilia.search.observer import Audience, SearchObserver
 from consilia.search.single import train_one
 from consilia.search.space import join_spaces
 from consilia.search.tuner import search_trials
+from consilia.search.warm_start import Start
 from consilia.study.combine import StudyResult, combine
 from consilia.study.end import is_over, settle_end
 from consilia.study.folder import open_study
 from consilia.study.preflight import check_disk
 from consilia.study.steps import demanding_steps
+from consilia.study.warm_start import read_warm_start
 from consilia.study.weights import check_unchanged, check_weights, resolve_weights
 from consilia.training.context import TrainingContext
+from consilia.training.order import check_workers
 
 logger = logging.getLogger(__name__)
 
@@ -62,7 +65,11 @@ def run_study(plan: StudyPlan, *, studies: Path, stores: Path, view: StudyView) 
         InterruptedStudyError: Ctrl-C; the same call goes on where this one stopped.
         RunError: No trial finished, the cluster cannot be used, or the disk is full.
     """
+    start = read_warm_start(plan, studies)  # before the folder is made: its study.yaml would keep a name that is wrong
     with open_study(plan, studies) as folder, _log_to(folder.log):
+        for remark in start.remarks:
+            logger.info("%s", remark)
+            view.noted(remark)
         weights = resolve_weights(plan)
         if not is_over(plan, folder):
             check_weights(plan, weights, folder)  # before hours of decoding, while a person is watching
@@ -75,7 +82,8 @@ def run_study(plan: StudyPlan, *, studies: Path, stores: Path, view: StudyView) 
         folds = load_or_make_folds(plan, store, folder)
         if not is_over(plan, folder):
             check_disk(plan, folder)
-            _run_trials(plan, store, folds, folder, view, weights=weights)
+            check_workers(plan.cluster.workers_per_trial, folds=folds, training=plan.training)
+            _run_trials(plan, store, folds, folder, view, weights=weights, starts=start.starts)
         return combine(plan, folder, store, folds, recipe=plan.ensemble)
 
 
@@ -134,6 +142,7 @@ def _run_trials(
     view: StudyView,
     *,
     weights: WeightsSource,
+    starts: Sequence[Start],
 ) -> None:
     prepare_context = functools.partial(training_context, plan, store, folds, folder, weights=weights)
     audience = Audience(view, Curves(folder, metric=plan.search.metric, noted=view.noted))
@@ -155,7 +164,7 @@ def _run_trials(
         device = "cuda" if capacity.share.gpus else "cpu"
         context = prepare_context(device=device)
         view.noted(describe_capacity(capacity, demand))
-        book = search_trials(plan, context, folder, audience, capacity=capacity, nodes=nodes)
+        book = search_trials(plan, context, folder, audience, capacity=capacity, nodes=nodes, starts=starts)
     settle_end(plan, folder, book)
 
 

@@ -12,7 +12,7 @@ from consilia.plan.study import StudyPlan
 from consilia.record_files import read_fold_result, read_trial
 from consilia.records import FoldResult, TrialRecord
 from consilia.report.trial_rows import Place, TrialBoard, TrialRow
-from consilia.search.book import leaderboard
+from consilia.search.stored import leaderboard
 from consilia.study.folder import is_held
 from consilia.training.artifacts import read_history
 

@@ -6,8 +6,8 @@ from pathlib import Path
 from consilia.errors import PlanError, StudyError
 from consilia.folder import StudyFolder
 from consilia.plan.study import StudyPlan
-from consilia.search.book import leaderboard, read_trials
 from consilia.search.space import join_spaces
+from consilia.search.stored import leaderboard, read_trials
 from consilia.search.warm_start import EarlierStudy, WarmStart, warm_start
 from consilia.study.folder import find_study
 

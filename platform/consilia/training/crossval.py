@@ -5,8 +5,6 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Literal
 
-import torch
-
 from consilia.record_files import read_fold_result
 from consilia.records import FoldResult, TrialOutcome, TrialState, TrialTask
 from consilia.training.artifacts import read_history
@@ -17,10 +15,8 @@ from consilia.training.disk import is_disk_full
 from consilia.training.exchange import GroupLost
 from consilia.training.fold import FoldJob, TrainingError, make_job
 from consilia.training.loop import Report, Stopped, train_fold
+from consilia.training.memory import is_out_of_memory
 from consilia.training.parallel import ALONE, Group
-
-# A CPU allocator that gives up raises a plain RuntimeError; these are its words on Linux, macOS and Windows.
-_HOST_MEMORY_WORDS = ("can't allocate memory", "not enough memory", "Cannot allocate memory")
 
 
 def cross_validate(
@@ -56,7 +52,7 @@ def cross_validate(
             lost.outcome = trial.end_by(lost.own_error)
         raise
     except Exception as error:
-        if not (isinstance(error, TrainingError) or is_disk_full(error) or _is_out_of_memory(error)):
+        if not (isinstance(error, TrainingError) or is_disk_full(error) or is_out_of_memory(error)):
             raise
         outcome = trial.end_by(error)
     if outcome.state == "failed":
@@ -95,7 +91,7 @@ class _Trial:
         """Return how the trial ends by an error."""
         if is_disk_full(error):
             return self._end("paused", str(error), fault="disk")
-        if _is_out_of_memory(error):
+        if is_out_of_memory(error):
             return self._end("failed", self._memory_reason(), fault="memory")
         kind = "" if isinstance(error, TrainingError) else f"{type(error).__name__}: "
         return self._end("failed", f"{kind}{error}")
@@ -134,9 +130,3 @@ def _drop_checkpoints(task: TrialTask, context: TrainingContext) -> None:
     """Free the disk: a failed trial is not taken up again."""
     for fold in range(context.folds.k):
         context.trial(task.number).fold(fold).checkpoint.unlink(missing_ok=True)
-
-
-def _is_out_of_memory(error: Exception) -> bool:
-    if isinstance(error, torch.OutOfMemoryError | MemoryError):
-        return True
-    return any(words in str(error) for words in _HOST_MEMORY_WORDS)
