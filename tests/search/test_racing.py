@@ -356,3 +356,9 @@ def test_settings_of_the_plan_reach_the_racing():
 )
 def test_the_stopping_must_not_harm_what_the_ensemble_takes(selection: Selection, trials: int, n_best: int):
     assert default_n_best(study(Curtailment(), selection=selection, trials=trials)) == n_best
+
+
+@pytest.mark.parametrize(("reduction", "trials", "n_best"), [(3, 50, 5), (3, 72, 6), (3, 200, 12), (2, 72, 9)])
+def test_the_pool_is_of_those_that_halving_lets_through(reduction: int, trials: int, n_best: int):
+    stopping = RacingPlan(halving=Halving(reduction=reduction))
+    assert default_n_best(study(stopping, trials=trials)) == n_best

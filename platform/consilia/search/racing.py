@@ -170,11 +170,13 @@ def make_racing(plan: StudyPlan) -> Racing:
 def default_n_best(plan: StudyPlan) -> int:
     """Return how many trials the stopping must not harm, at least five.
 
-    Of a greedy ensemble that is a quarter of its pool; otherwise the trials that the ensemble takes.
+    Of a greedy ensemble that is a quarter of its pool: of the trials that will have run all folds, since halving lets
+    one in `reduction` through. Otherwise it is the trials that the ensemble takes.
     """
-    selection = plan.ensemble.selection
+    selection, stopping = plan.ensemble.selection, plan.search.stopping
     if isinstance(selection, Greedy):
-        n_best = min(selection.pool, plan.search.trials) // 4
+        reduction = stopping.halving.reduction if isinstance(stopping, plans.Racing) else 1
+        n_best = min(selection.pool, plan.search.trials // reduction) // 4
     else:
         n_best = selection.members if isinstance(selection, SoftVote) else 1
     return max(_MIN_BEST, n_best)
