@@ -2,7 +2,7 @@
 
 import warnings
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -39,8 +39,13 @@ METHODS = (*OURS, *RIVALS, FULL)
 class Race:
     """How a search over a set of trials went."""
 
-    epochs: int  # that were trained, of all trials
+    trained: Mapping[int, int]  # epochs of each trial, by row
     finished: tuple[int, ...]  # rows of the trials that ran all their folds
+
+    @property
+    def epochs(self) -> int:
+        """Return the epochs of all trials."""
+        return sum(self.trained.values())
 
 
 def race(curves: Curves, racing: racing.Racing, order: Sequence[int], *, n_slots: int = 1) -> Race:
@@ -54,7 +59,7 @@ def race(curves: Curves, racing: racing.Racing, order: Sequence[int], *, n_slots
     """
     waiting = deque(enumerate(order))
     running: list[tuple[int, Iterator[EpochReport]]] = []
-    epochs, finished = 0, []
+    trained, finished = dict.fromkeys(order, 0), []
     while waiting or running:
         while waiting and len(running) < n_slots:
             number, row = waiting.popleft()
@@ -62,7 +67,7 @@ def race(curves: Curves, racing: racing.Racing, order: Sequence[int], *, n_slots
         goes_on = []
         for row, reports in running:
             report = next(reports)
-            epochs += 1
+            trained[row] += 1
             if racing.hear(report) is not None:
                 continue
             if report.fold_result is not None and report.fold + 1 == curves.shape[1]:
@@ -70,7 +75,7 @@ def race(curves: Curves, racing: racing.Racing, order: Sequence[int], *, n_slots
             else:
                 goes_on.append((row, reports))
         running = goes_on
-    return Race(epochs=epochs, finished=tuple(finished))
+    return Race(trained=trained, finished=tuple(finished))
 
 
 def _reports(number: int, scores: npt.NDArray[np.float64]) -> Iterator[EpochReport]:

@@ -31,33 +31,34 @@ SLOTS = (1, 8)
 METRICS: tuple[Metric, ...] = ("log_loss", "macro_auc")
 SETTINGS: dict[str, Stopping] = {
     "defaults": Racing(),
+    "keep: 12": Racing(curtailment=Curtailment(keep=12)),  # a quarter of all trials, or of the largest pool
     "keep: 5": Racing(curtailment=Curtailment(keep=5)),
     "eps: 0.1": Racing(curtailment=Curtailment(eps=0.1)),
-    "keep: 5, eps: 0.1": Racing(curtailment=Curtailment(keep=5, eps=0.1)),
     "min_scores: 4": Racing(halving=Halving(min_scores=4)),
     "min_scores: 4, keep: 5": Racing(halving=Halving(min_scores=4), curtailment=Curtailment(keep=5)),
     "reduction: 2": Racing(halving=Halving(reduction=2)),
     "reduction: 4": Racing(halving=Halving(reduction=4)),
-    "halving only": Halving(),
-    "curtailment only": Curtailment(),
+    "halving alone": Halving(),
+    "curtailment alone": Curtailment(),
 }
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="40 searches and 40 orders")
+    parser.add_argument("--quick", action="store_true", help="20 searches and 20 orders")
     parser.add_argument("--searches", type=int, help="synthetic searches of each size")
     parser.add_argument("--orders", type=int, help="random orders of the recorded trials")
     parser.add_argument("--sizes", type=int, nargs="+", default=SIZES, help="trials of a synthetic search")
     parser.add_argument("--settings", action="store_true", help="replay other settings of the racing as well")
     parser.add_argument("--curves", type=Path, default=CURVES)
     arguments = parser.parse_args()
-    usual = 40 if arguments.quick else 200
+    usual = 20 if arguments.quick else 200
     recorded = pd.read_parquet(arguments.curves)
     model = fit_model(curves_of(recorded, "log_loss"))
     n_searches, n_orders = arguments.searches or usual, arguments.orders or usual
+    n_slow = max(1, n_searches // 4)  # Optuna's pruner takes most of the time
     drawn = [
-        synthetic(model, method, n=n, noise=noise, n_searches=n_searches)
+        synthetic(model, method, n=n, noise=noise, n_searches=n_slow if method == "WilcoxonPruner" else n_searches)
         for noise in NOISE
         for n in arguments.sizes
         for method in METHODS
@@ -149,6 +150,7 @@ def synthetic(model: Model, method: str, *, n: int, noise: float, n_searches: in
         "method": method,
         "n": n,
         "noise": noise,
+        "n_searches": n_searches,
         "killed_true_top5": float(truth),
         "killed_cv_top5": float(of_cv),
         "regret": float(regret),
@@ -176,7 +178,7 @@ def replay(
     rng = np.random.default_rng(0)
     orders = [np.arange(n), *(rng.permutation(len(curves))[:n] for _ in range(n_orders))]
     outcomes = [_outcome(curves[order], decides, metric=metric, n_slots=n_slots) for order in orders]
-    saved, rank, regret, kills = np.array(outcomes[1:]).T
+    saved, rank, regret, kills, finished, halved = np.array(outcomes[1:]).T
     return {
         "method": method,
         "metric": metric,
@@ -189,19 +191,28 @@ def replay(
         "rank_worst": int(rank.max()),
         "regret_mean": float(regret.mean()),
         "killed_cv_top5": float(kills.mean()),
+        "epochs_full": int(curves[:n].size),
+        "epochs_of_finished": float(finished.mean()),
+        "epochs_of_halved": float(halved.mean()),
+        "epochs_of_curtailed": float((curves[:n].size / saved - finished - halved).mean()),
         "recorded_order": {"saved": outcomes[0][0], "rank": int(outcomes[0][1])},
     }
 
 
 def _outcome(
     curves: Curves, decides: Callable[[Curves], Decides], *, metric: Metric, n_slots: int
-) -> tuple[float, float, float, float]:
-    """Return compute saved, the rank of the choice by full cross-validation, its regret, and the kills of the best."""
+) -> tuple[float, ...]:
+    """Return compute saved, the rank of the choice by full cross-validation, its regret, the kills of the best.
+
+    And the epochs of the finished trials, and of those that were stopped within the first fold.
+    """
     done = race(curves, decides(curves), range(len(curves)), n_slots=n_slots)
     losses = (-1 if metric == "macro_auc" else 1) * curves[:, :, -1].mean(axis=1)
     chosen = min(losses[row] for row in done.finished)
     kills = 1 - np.isin(np.argsort(losses, kind="stable")[:TOP], done.finished).mean()
-    return curves.size / done.epochs, float((losses < chosen).sum()) + 1, float(chosen - losses.min()), float(kills)
+    rank, regret = int((losses < chosen).sum()) + 1, float(chosen - losses.min())
+    halved = sum(epochs for epochs in done.trained.values() if epochs < curves.shape[2])
+    return curves.size / done.epochs, rank, regret, float(kills), len(done.finished) * curves[0].size, halved
 
 
 def _synthetic_table(rows: Sequence[dict[str, Any]]) -> tuple[list[str], list[list[str]]]:
@@ -221,7 +232,8 @@ def _synthetic_table(rows: Sequence[dict[str, Any]]) -> tuple[list[str], list[li
 
 
 def _replay_table(rows: Sequence[dict[str, Any]]) -> tuple[list[str], list[list[str]]]:
-    header = ["metric", "trials", "method", "slots", "saved (5-95 %)", ">= 3x", "rank 1", "top 3", "worst", "recorded"]
+    header = ["metric", "trials", "method", "slots", "saved (5-95 %)", ">= 3x", "rank 1", "top 3", "worst rank"]
+    header += ["top 5 stopped", "epochs: finished, curtailed, halved", "recorded order"]
     return header, [
         [
             row["metric"],
@@ -233,6 +245,8 @@ def _replay_table(rows: Sequence[dict[str, Any]]) -> tuple[list[str], list[list[
             f"{row['rank_1']:.1%}",
             f"{row['rank_3']:.1%}",
             str(row["rank_worst"]),
+            f"{row['killed_cv_top5']:.1%}",
+            "{epochs_of_finished:.0f}, {epochs_of_curtailed:.0f}, {epochs_of_halved:.0f}".format(**row),
             f"{row['recorded_order']['saved']:.2f}, rank {row['recorded_order']['rank']}",
         ]
         for row in rows
