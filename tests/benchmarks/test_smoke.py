@@ -11,13 +11,13 @@ import pytest
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 
 
-def run(name: str, *arguments: str, ray_folder: Path) -> dict[str, object]:
+def run(name: str, *arguments: str, ray_folder: Path, timeout: float = 280) -> dict[str, object]:
     done = subprocess.run(
         [sys.executable, str(BENCHMARKS / name), "--quick", *arguments],
         env={**os.environ, "RAY_TMPDIR": str(ray_folder)},
         capture_output=True,
         text=True,
-        timeout=280,
+        timeout=timeout,
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
@@ -75,3 +75,29 @@ def test_racing_prints_what_each_method_saves_and_costs(tmp_path: Path):
         assert parts <= row["epochs_full"]
         if row["method"] == "full cross-validation":
             assert (row["saved_quantiles"], row["rank_1"], parts) == ([1.0] * 3, 1.0, row["epochs_full"])
+
+
+@pytest.mark.ray
+@pytest.mark.timeout(900)
+def test_search_efficiency_prints_sides_that_all_reach_the_target_and_their_ratios(short_tmp: Path):
+    size = ("--trials=2", "--folds=2", "--epochs=1", "--minutes=4")
+    settings = ("--workers=2", "--threads=1", "--set=search.stopping.kind=none")
+    figures = run("search_efficiency.py", *size, *settings, ray_folder=short_tmp, timeout=880)
+    sides = figures["sides"]
+    assert list(sides) == ["consilia", "optuna-1", "nested"]
+    assert figures["target"] == max(side["best"] for side in sides.values())
+    for side in sides.values():
+        assert (side["full_trials"], side["unfinished_trials"], side["epochs"]) == (2, 0, 4)
+        assert side["best"] <= figures["target"]
+        assert side["epochs_to_target"] in (2, 3, 4)
+        assert 0 < side["seconds_to_target"] <= side["seconds"]
+        assert 0 < side["cpu_seconds_to_target"] <= side["cpu_seconds"]
+        assert side["trials_per_hour"] == pytest.approx(3600 * 2 / side["seconds"])
+        assert side["epochs_share_of_wall"] == pytest.approx(
+            side["epoch_seconds"] / (side["seconds"] * side["workers"])
+        )
+    for name, ratios in figures["ratios_to_consilia"].items():
+        for cost, ratio in ratios.items():
+            assert ratio == pytest.approx(sides[name][cost] / sides["consilia"][cost])
+    # One thread and one seed: the same configurations on the same folds give the same scores, whoever searches.
+    assert sides["consilia"]["best"] == sides["nested"]["best"] == sides["optuna-1"]["best"]
