@@ -16,16 +16,17 @@ from consilia.folder import StudyFolder
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(420)]
 
 TRIALS, K = 12, 2  # more than TPE's ten random trials, so that suggestions depend on scores
+NO_RACING = "search.stopping.halving.min_scores=99"
 
 
-def search(root: Path, short_tmp: Path, name: str, *, slots: int) -> StudyFolder:
+def search(root: Path, short_tmp: Path, name: str, *settings: str) -> StudyFolder:
     """Run one study to its end in a process of its own."""
     environment = {**os.environ, "RAY_TMPDIR": str(short_tmp), "OMP_NUM_THREADS": "1"}
     for variable in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN_PATH", "RAY_ADDRESS"):
         environment.pop(variable, None)
     command = [sys.executable, "-m", "consilia", "search", "study.yaml", "--set", f"name={name}"]
     done = subprocess.run(
-        [*command, "--set", f"cluster.max_slots={slots}"],
+        [*command, *(f"--set={setting}" for setting in settings)],
         cwd=root,
         env=environment,
         capture_output=True,
@@ -55,7 +56,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def first(root: Path, short_tmp: Path) -> StudyFolder:
-    return search(root, short_tmp, "first", slots=1)
+    return search(root, short_tmp, "first", "cluster.max_slots=1")
 
 
 def trial(folder: StudyFolder, number: int) -> dict[str, object]:
@@ -73,7 +74,7 @@ def predictions(folder: StudyFolder, number: int) -> list[pd.DataFrame]:
 def test_one_slot_gives_the_same_suggestions_folds_and_scores_bit_for_bit(
     root: Path, short_tmp: Path, first: StudyFolder
 ):
-    second = search(root, short_tmp, "second", slots=1)
+    second = search(root, short_tmp, "second", "cluster.max_slots=1")
     assert pd.read_parquet(first.folds).equals(pd.read_parquet(second.folds))
     for number in range(TRIALS):
         assert trial(first, number) == trial(second, number)
@@ -82,7 +83,7 @@ def test_one_slot_gives_the_same_suggestions_folds_and_scores_bit_for_bit(
 
 
 def test_more_slots_give_the_same_scores_for_the_same_hyperparameters(root: Path, short_tmp: Path, first: StudyFolder):
-    both = search(root, short_tmp, "both", slots=2)
+    both = search(root, short_tmp, "both", "cluster.max_slots=2")
     alone = {json.dumps(record["hyperparameters"]): record for record in (trial(first, n) for n in range(TRIALS))}
     n_compared = 0
     for number in range(TRIALS):
@@ -94,3 +95,16 @@ def test_more_slots_give_the_same_scores_for_the_same_hyperparameters(root: Path
         for one, other in zip(same["folds"], record["folds"], strict=False):  # racing may stop one of them earlier
             assert one == other
     assert n_compared >= 10  # all that TPE draws at random
+
+
+def test_two_workers_train_a_trial_together_and_score_each_image_once(root: Path, short_tmp: Path):
+    together = search(root, short_tmp, "together", "cluster.workers_per_trial=2", "search.trials=3", NO_RACING)
+    folds = pd.read_parquet(together.folds)
+    pool = folds[folds["fold"] >= 0]
+    for number in range(3):
+        assert trial(together, number)["state"] == "finished"
+        scored = pd.concat(predictions(together, number))["image_id"]
+        assert sorted(scored) == sorted(pool["image_id"])
+    ledger = pd.read_parquet(together.ledger)
+    held = ledger[ledger["purpose"] == "reserved"]
+    assert held["device_seconds"].sum() == pytest.approx(2 * held["seconds"].sum())  # a core for each worker
