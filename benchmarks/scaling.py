@@ -2,8 +2,9 @@
 
 The real book, racing, TPE, journal and trial files, with trials that are played in virtual time on many workers:
 epochs of 30 virtual seconds, scores of the model trial + fold + noise. `busy` is the driver's share of the search's
-duration, its real seconds over the virtual ones: at 1 the workers would wait for it. Each size runs in a process of its
-own.
+duration, its CPU seconds over the virtual ones: at 1 the workers would wait for it. CPU seconds, since others on the
+machine would count in wall-clock; what the driver waited for the disk is in `driver_wall_s`. Each size runs in a process
+of its own.
 
     python benchmarks/scaling.py [--quick] [--workers 256]
 """
@@ -47,7 +48,8 @@ class Size:
     trials: int
     workers: int
     decisions: int
-    driver_s: float  # real seconds of the whole search
+    driver_s: float  # CPU seconds of the whole search
+    driver_wall_s: float
     search_s: float  # virtual seconds of the whole search
     busy: float
     busy_at_end: float  # while the last tenth of the trials was suggested
@@ -90,10 +92,10 @@ def measure(trials: int, workers: int) -> Size:
             limits=Limits(Budget(), ledger),
         )
         before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        started = time.perf_counter()
+        started, started_wall = time.process_time(), time.perf_counter()
         search = simulate(book, _play, clock=clock, n_slots=lambda: workers)
         book.close("the search ended")
-        seconds = time.perf_counter() - started
+        seconds, wall = time.process_time() - started, time.perf_counter() - started_wall
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     late = suggester.stamps[-max(1, trials // 10) :]
     return Size(
@@ -101,6 +103,7 @@ def measure(trials: int, workers: int) -> Size:
         workers=workers,
         decisions=search.n_messages,
         driver_s=seconds,
+        driver_wall_s=wall,
         search_s=clock.now,
         busy=seconds / clock.now,
         busy_at_end=_busy(late),
@@ -136,13 +139,13 @@ def report(found: list[Size]) -> None:
 class _Stamp:
     """One suggestion."""
 
-    began: float  # real seconds
+    began: float  # CPU seconds
     virtual: float  # of the search
-    took: float  # real seconds
+    took: float  # CPU seconds
 
 
 def _busy(stamps: list[_Stamp]) -> float:
-    """Return real over virtual seconds from the first to the last of these suggestions."""
+    """Return CPU over virtual seconds from the first to the last of these suggestions."""
     virtual = stamps[-1].virtual - stamps[0].virtual
     return (stamps[-1].began - stamps[0].began) / virtual if virtual > 0 else 0.0
 
@@ -161,9 +164,9 @@ class _Timed:
         return self._suggester.n_asked
 
     def ask(self) -> TrialTask:
-        began = time.perf_counter()
+        began = time.process_time()
         task = self._suggester.ask()
-        self.stamps.append(_Stamp(began, self._clock.now, time.perf_counter() - began))
+        self.stamps.append(_Stamp(began, self._clock.now, time.process_time() - began))
         return task
 
 
