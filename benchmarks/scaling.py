@@ -3,8 +3,8 @@
 The real book, racing, TPE, journal and trial files, with trials that are played in virtual time on many workers:
 epochs of 30 virtual seconds, scores of the model trial + fold + noise. `busy` is the driver's share of the search's
 duration, its CPU seconds over the virtual ones: at 1 the workers would wait for it. CPU seconds, since others on the
-machine would count in wall-clock; what the driver waited for the disk is in `driver_wall_s`. Each size runs in a process
-of its own.
+machine would count in wall-clock; with what it waited for the disk they are `driver_wall_s`. Each size runs in a
+process of its own.
 
     python benchmarks/scaling.py [--quick] [--workers 256]
 """
