@@ -274,21 +274,21 @@ def test_a_task_is_untaken_until_a_worker_has_it_and_again_when_that_one_is_give
     async def main() -> None:
         clock = Clock()
         mailbox = Mailbox(clock)
-        assert await mailbox.untaken_seconds() == 0.0
+        assert await mailbox.untaken() == (0.0, False)
         clock.now = 10.0
         await mailbox.assign(task(1))
         clock.now = 30.0
-        assert await mailbox.untaken_seconds() == 20.0
+        assert await mailbox.untaken() == (20.0, False)
         await mailbox.take()
         clock.now = 40.0
-        assert await mailbox.untaken_seconds() == 0.0
+        assert await mailbox.untaken() == (0.0, False)
         await mailbox.blame("its process died")
         clock.now = 45.0
-        assert await mailbox.untaken_seconds() == 5.0
+        assert await mailbox.untaken() == (5.0, True)
         await mailbox.report(epoch(1, 0, 1, 0.5))  # it was given up too early
-        assert await mailbox.untaken_seconds() == 0.0
+        assert await mailbox.untaken() == (0.0, False)
         await mailbox.finish(TrialOutcome(number=1, state="finished"))
         clock.now = 99.0
-        assert await mailbox.untaken_seconds() == 0.0
+        assert await mailbox.untaken() == (0.0, False)
 
     run(main())

@@ -123,12 +123,15 @@ class Mailbox:
         """Take a sign of life."""
         self._hear_of_worker()
 
-    async def untaken_seconds(self) -> float:
-        """Return for how long the current task has waited for a worker; 0 while one has it, or there is none."""
+    async def untaken(self) -> tuple[float, bool]:
+        """Return for how many seconds the current task has waited for a worker, and whether one has had it before.
+
+        It is 0 while a worker has the task, or there is none.
+        """
         current = self._current
         if current is None or current.done or current.watched:
-            return 0.0
-        return self._clock() - self._last_given_up
+            return 0.0, False
+        return self._clock() - self._last_given_up, current.attempts > 0
 
     async def silent_seconds(self) -> float:
         """Return for how long a worker has shown no sign of life; 0 while none has the task."""

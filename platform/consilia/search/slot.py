@@ -38,6 +38,7 @@ class SlotOptions:
     n_workers: int = 1
     hang_seconds: float = 900.0
     start_seconds: float = 300.0  # a task that no worker has taken for so long leaves this slot
+    restart_seconds: float = 60.0  # the same, where its worker was lost
     storage: str  # folder for Ray Train's own state
     max_worker_failures: int = 20  # of one slot; then the slot is given up
 
@@ -135,10 +136,10 @@ class Slot(tune.Trainable):
                 ray.kill(worker)
         elif silent > _PING_SECONDS and not self._workers_live():
             self._ask("blame", "its process died")
-        untaken = self._ask("untaken_seconds")
-        if untaken <= self._options.start_seconds:
+        seconds, was_taken = self._ask("untaken")
+        if seconds <= (self._options.restart_seconds if was_taken else self._options.start_seconds):
             return None
-        return WorkersLost(f"no worker could be started for {untaken:.0f} s", is_fault=False)
+        return WorkersLost(f"no worker could be started for {seconds:.0f} s", is_fault=was_taken)
 
     def _workers_live(self) -> bool:
         """Ask whether the worker processes still exist; a busy one need not answer."""
