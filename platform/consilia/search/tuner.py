@@ -28,6 +28,7 @@ from consilia.search.mailbox import WorkersLost
 from consilia.search.nodes import living_nodes
 from consilia.search.noise import objective_noise
 from consilia.search.observer import SearchObserver
+from consilia.search.orphans import Orphans
 from consilia.search.racing import make_racing
 from consilia.search.slot import Slot, SlotOptions
 from consilia.search.space import join_spaces
@@ -42,6 +43,7 @@ from consilia.training.parallel import ALONE, Group
 _ENVIRONMENT = {
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
+    "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",  # the book says in a line what was lost
     "RAY_AIR_NEW_OUTPUT": "0",
     "TUNE_DISABLE_SIGINT_HANDLER": "1",
 }
@@ -55,9 +57,11 @@ class _BookSearcher(Searcher):
         self._book = book
         self._n_slots = n_slots
         self._numbers: dict[str, int] = {}
+        self._orphans = Orphans()
 
     def suggest(self, trial_id: str) -> Any:
         """Return a trial's configuration, None while there is none, or FINISHED."""
+        self._orphans.remove_now_and_then()
         n_slots = self._n_slots()
         self._book.reserve(n_slots)
         if self._book.n_running >= n_slots:
@@ -221,6 +225,7 @@ def run_in_slots(book: Book, *, n_slots: Callable[[], int], options: SlotOptions
     """
     # Tune looks for the CSV and JSON files that were switched off, and warns of each one missing.
     logging.getLogger("ray.tune.analysis.experiment_analysis").setLevel(logging.ERROR)
+    logging.getLogger("ray.tune.tune").setLevel(logging.CRITICAL)  # it lists slots that were lost, though all is well
     slot = tune.with_parameters(Slot, options=options)
     slot.__qualname__ = Slot.__qualname__  # the dashboard shows it as the class of the actor
     stop = StopSignal()
