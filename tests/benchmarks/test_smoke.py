@@ -39,6 +39,15 @@ def test_slot_memory_prints_the_helpers_the_worker_and_their_sum(short_tmp: Path
     assert figures["helpers_mib"] > 0
 
 
+@pytest.mark.ray
+def test_chaos_kills_and_finds_the_result_equal(short_tmp: Path):
+    figures = run("chaos.py", "--minutes=0.4", ray_folder=short_tmp)
+    assert figures["equal"] is True
+    assert sum(figures["kills"].values()) >= 1
+    assert figures["folds_finished"] == figures["folds_finished_in_peace"] > 0
+    assert (figures["folds_repeated"], figures["folds_differing"], figures["processes_left"]) == (0, 0, 0)
+
+
 def test_prepare_prints_both_sides_of_each_format_and_their_ratio(tmp_path: Path):
     figures = run("prepare.py", "--images=40", "--runs=1", ray_folder=tmp_path)
     assert set(figures["ratios"]) == {"PNG 128", "PNG 224", "JPEG 128", "JPEG 224"}
