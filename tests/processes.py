@@ -1,0 +1,48 @@
+"""Processes of a Ray that was started in a folder of its own."""
+
+import time
+from pathlib import Path
+
+
+def processes_of(folder: Path) -> list[int]:
+    """Processes whose command line names Ray's temporary folder."""
+    return [pid for pid in _pids() if str(folder) in command_line(pid)]
+
+
+def wait_until_gone(folder: Path) -> list[int]:
+    """Wait up to a minute for them to end, and return those that are left."""
+    deadline = time.monotonic() + 60
+    while (left := processes_of(folder)) and time.monotonic() < deadline:
+        time.sleep(0.5)
+    return left
+
+
+def actors_of(folder: Path, names: set[str]) -> dict[int, str]:
+    """Processes of actors of these classes, which are children of a raylet that names the folder; class by process."""
+    raylets = {pid for pid in processes_of(folder) if "raylet/raylet" in command_line(pid)}
+    found = {}
+    for pid in _pids():
+        line = command_line(pid)
+        name = line.removeprefix("ray::").partition(".")[0].partition("(")[0].strip("\0 ")
+        if line.startswith("ray::") and name in names and _parent(pid) in raylets:
+            found[pid] = name
+    return found
+
+
+def command_line(pid: int) -> str:
+    """Return what a process was started with, or the title it gave itself; "" once it has ended."""
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_text(errors="replace")
+    except OSError:
+        return ""
+
+
+def _parent(pid: int) -> int:
+    try:
+        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+    except (OSError, IndexError):
+        return 0
+
+
+def _pids() -> list[int]:
+    return [int(path.name) for path in Path("/proc").glob("[0-9]*")]
