@@ -23,10 +23,11 @@ from consilia.plan.space import SearchSpace
 from consilia.plan.study import Budget, SearchPlan
 from consilia.records import EpochReport, FoldResult, TrialOutcome, TrialTask
 from consilia.search.book import TrialBook
+from consilia.search.capacity import Share
 from consilia.search.ledger import Ledger
 from consilia.search.limits import Limits
 from consilia.search.racing import EveryFold
-from consilia.search.slot import SlotOptions, WorkerShare
+from consilia.search.slot import SlotOptions
 from consilia.search.space import join_spaces
 from consilia.search.suggester import OptunaSuggester
 from consilia.search.tuner import run_in_slots
@@ -86,8 +87,8 @@ class PlayedStudy:
         settings = SlotOptions(
             run_trial=partial(play, self),
             n_folds=K,
-            share=WorkerShare(cpus=1),
-            roomy=WorkerShare(cpus=1),
+            share=Share(cpus=1, gpus=0, memory=0),
+            roomy=Share(cpus=1, gpus=0, memory=0),
             storage=str(self.folder.ray / "train"),
         )
         try:

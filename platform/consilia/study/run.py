@@ -19,11 +19,11 @@ from consilia.plan.weights import WeightsSource
 from consilia.report.curves import Curves
 from consilia.search.capacity import describe_capacity, plan_capacity
 from consilia.search.demand import worker_demand
+from consilia.search.engine import search_trials
 from consilia.search.nodes import living_nodes, measure_steps
 from consilia.search.observer import Audience, SearchObserver
 from consilia.search.single import train_one
 from consilia.search.space import join_spaces
-from consilia.search.tuner import search_trials
 from consilia.search.warm_start import Start
 from consilia.study.combine import StudyResult, combine
 from consilia.study.end import is_over, settle_end

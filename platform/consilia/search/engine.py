@@ -1,0 +1,133 @@
+"""The search of a study: its book, its slots, and Ray Tune between them."""
+
+import functools
+from collections.abc import Callable, Mapping, Sequence
+
+from consilia.folder import StudyFolder
+from consilia.plan.study import StudyPlan
+from consilia.records import EpochReport, TrialOutcome, TrialTask
+from consilia.scoring.metrics import METRICS
+from consilia.search.book import TrialBook
+from consilia.search.capacity import Capacity, Node
+from consilia.search.ledger import Ledger
+from consilia.search.limits import Limits
+from consilia.search.live import LiveSlots
+from consilia.search.nodes import living_nodes
+from consilia.search.noise import objective_noise
+from consilia.search.observer import SearchObserver
+from consilia.search.racing import make_racing
+from consilia.search.slot import SlotOptions
+from consilia.search.space import join_spaces
+from consilia.search.stored import stored_reports
+from consilia.search.suggester import OptunaSuggester
+from consilia.search.tuner import run_in_slots
+from consilia.search.warm_start import Start
+from consilia.training.context import TrainingContext
+from consilia.training.crossval import cross_validate
+from consilia.training.parallel import ALONE, Group
+
+
+def search_trials(
+    plan: StudyPlan,
+    context: TrainingContext,
+    folder: StudyFolder,
+    observer: SearchObserver,
+    *,
+    capacity: Capacity,
+    nodes: Mapping[str, Node],
+    starts: Sequence[Start] = (),
+) -> TrialBook:
+    """Run the trials that the plan still wants, in slots. Ray must be connected.
+
+    Args:
+        plan: The study.
+        context: What its trials share.
+        folder: Of the study.
+        observer: Told of everything.
+        capacity: The slots that `nodes` hold.
+        nodes: The cluster's before the search takes any of it; nodes that come later add slots.
+        starts: Configurations of earlier studies, to be tried first.
+
+    Returns:
+        The book of all trials; some are paused if the search ended before they did.
+    """
+    share = capacity.share
+    ledger = Ledger(folder.ledger, devices=capacity.workers * (share.gpus or share.cpus))
+    has_roomier_slots = capacity.roomy is not None
+    book = open_book(
+        plan,
+        folder,
+        observer,
+        n_slots=capacity.n_slots,
+        ledger=ledger,
+        has_roomier_slots=has_roomier_slots,
+        starts=starts,
+    )
+    observer.search_started(n_trials=plan.search.trials, n_slots=capacity.n_slots, records=tuple(book.records.values()))
+    options = SlotOptions(
+        run_trial=functools.partial(_run_trial, context),
+        n_folds=plan.folds.k,
+        share=share,
+        roomy=capacity.roomy,
+        n_workers=capacity.workers,
+        hang_seconds=plan.cluster.hang_seconds,
+        storage=str(folder.ray / "train"),
+    )
+    limit = min(plan.cluster.max_slots or plan.search.trials, plan.search.trials)
+    live = LiveSlots(capacity, living_nodes, limit=limit, seen=nodes)
+    try:
+        run_in_slots(book, n_slots=live.count, options=options, storage=folder.ray)
+    finally:
+        book.close("the search was interrupted")
+    return book
+
+
+def open_book(
+    plan: StudyPlan,
+    folder: StudyFolder,
+    observer: SearchObserver,
+    *,
+    n_slots: int,
+    ledger: Ledger,
+    has_roomier_slots: bool = False,
+    starts: Sequence[Start] = (),
+) -> TrialBook:
+    """Open the study's journal and trials, and feed the racing what earlier runs have reported."""
+    higher_is_better = bool(METRICS[plan.search.metric].higher_is_better)
+    racing = make_racing(plan)
+    for report in stored_reports(folder, metric=plan.search.metric):
+        racing.hear(report)
+    return TrialBook(
+        plan.search,
+        folder=folder,
+        n_folds=plan.folds.k,
+        suggester=OptunaSuggester(
+            folder.journal,
+            join_spaces(plan.spaces, weights=plan.training.weights),
+            name=plan.name,
+            seed=plan.seed,
+            higher_is_better=higher_is_better,
+            n_slots=n_slots,
+            starts=starts,
+        ),
+        racing=racing,
+        observer=observer,
+        limits=Limits(
+            plan.search.budget,
+            ledger,
+            higher_is_better=higher_is_better,
+            noise=functools.partial(objective_noise, folder=folder, metric=plan.search.metric),
+        ),
+        has_roomier_slots=has_roomier_slots,
+    )
+
+
+def _run_trial(
+    context: TrainingContext,
+    task: TrialTask,
+    report: Callable[[EpochReport], None],
+    stopped: Callable[[], bool],
+    *,
+    group: Group = ALONE,
+) -> TrialOutcome:
+    return cross_validate(task, context, report=report, stopped=stopped, group=group)
