@@ -423,3 +423,25 @@ def test_a_paused_trial_goes_on_when_a_late_gain_lets_the_search_go_on(folder: S
         book.hear(replace(epoch(late.number, fold, 2, 0.3, ends_fold=True), is_repeat=True))
     book.end(TrialOutcome(number=late.number, state="finished"))
     assert book.next_task() == paused
+
+
+def test_closing_pauses_trials_that_wait_for_a_slot_too(folder: StudyFolder, listener: Listener):
+    notebook = Notebook()
+    book = open_book(folder, listener, suggester=notebook, trials=2, has_roomier_slots=True)
+    book.next_task()
+    book.next_task()
+    book.end(TrialOutcome(number=0, state="failed", fault="memory", reason="out of memory with batches of 64"))
+    book.lost(1, "its node is gone")
+    book.close("Ctrl-C")
+    assert [stored(folder, number)["state"] for number in (0, 1)] == ["paused", "paused"]
+    assert [(record.number, record.state) for record in notebook.told] == [(0, "paused"), (1, "paused")]
+
+
+def test_a_trial_that_was_told_to_stop_is_stopped_even_if_nobody_says_that_it_has_left(
+    folder: StudyFolder, listener: Listener
+):
+    book = open_book(folder, listener, racing=StopAll())
+    book.next_task()
+    book.hear(epoch(0, 0, 1, 0.7))
+    book.close("Ctrl-C")
+    assert (stored(folder, 0)["state"], stored(folder, 0)["reason"]) == ("stopped", "rank 9 of 9")

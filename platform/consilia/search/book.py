@@ -9,11 +9,12 @@ from consilia.folder import StudyFolder
 from consilia.plan.study import SearchPlan
 from consilia.record_files import write_trial
 from consilia.records import EpochReport, TaskTaken, TrialOutcome, TrialRecord, TrialState, TrialTask
+from consilia.search.keeping import Keeper
 from consilia.search.limits import Limits
 from consilia.search.observer import SearchObserver
 from consilia.search.progress import TrialProgress
 from consilia.search.racing import Racing
-from consilia.search.stored import leaderboard, read_trials
+from consilia.search.stored import read_trials
 from consilia.search.suggester import Suggester
 
 logger = logging.getLogger(__name__)
@@ -63,11 +64,12 @@ class TrialBook:
         self._leaving: dict[int, tuple[TrialState, str]] = {}  # told to leave their slots, and how they ended
         self._roomy: deque[TrialTask] = deque()
         self._losses: dict[int, tuple[int, tuple[int, int]]] = {}  # of slots in a row, and how far the trial was
-        self._kept: set[int] = set()  # finished trials whose weights are on disk
         self.halted = ""  # why no trial can go on, such as a full disk
         self.records: dict[int, TrialRecord] = read_trials(folder)
         self._resumable = deque(self._settle())
-        self._kept.update(record.number for record in self.records.values() if record.state == "finished")
+        self._keeper = Keeper(
+            folder, n_folds=n_folds, n_best=plan.keep_weights, metric=plan.metric, records=self.records
+        )
         for record in self.records.values():
             if record.has_ended:
                 limits.ended(record)
@@ -181,10 +183,12 @@ class TrialBook:
         Args:
             reason: Why the search ended, for trials that would have gone on.
         """
+        reason = self.must_leave() or reason
         for number in sorted(self._running):
-            self._leave(number, "paused", self.must_leave() or reason)
+            self._leave(number, *self._leaving.get(number, ("paused", reason)))
         try:
-            self._sweep()
+            self._pause_waiting(reason)
+            self._keeper.sweep(self.records)
         except OSError as error:
             self._halt(error)
         self._limits.ledger.reserve(0)
@@ -249,12 +253,19 @@ class TrialBook:
             self._write(record)
             self._suggester.tell(record, metric=self._plan.metric)
             if record.state == "finished":
-                self._drop_weights(record)
+                self._keeper.finished(record)
         except OSError as error:
             self._halt(error)
         if record.has_ended:
             self._limits.ended(record)
         self._observer.trial_ended(record)
+
+    def _pause_waiting(self, reason: str) -> None:
+        """Pause trials that have no slot, since they wait for one in vain or an earlier driver was killed."""
+        for record in [record for record in self.records.values() if record.state == "running"]:
+            paused = replace(record, state="paused", reason=reason)
+            self._write(paused)
+            self._suggester.tell(paused, metric=self._plan.metric)
 
     def _settle(self) -> list[TrialTask]:
         """Tell Optuna of ends it has not heard of, and return the trials to go on with."""
@@ -281,19 +292,3 @@ class TrialBook:
         if not self.halted:
             logger.error("the search halts: %s", reason)
         self.halted = self.halted or reason
-
-    def _drop_weights(self, record: TrialRecord) -> None:
-        """Keep the weights of the best trials only; their OOF predictions always stay."""
-        self._kept.add(record.number)
-        kept = {number: self.records[number] for number in self._kept}
-        for worse in leaderboard(kept, metric=self._plan.metric)[self._plan.keep_weights :]:
-            for fold in range(self._n_folds):
-                self._folder.trial(worse.number).fold(fold).weights.unlink(missing_ok=True)
-            self._kept.discard(worse.number)
-
-    def _sweep(self) -> None:
-        """Delete checkpoints of ended trials: a stopped worker may write one more before it notices."""
-        for number, record in self.records.items():
-            if record.has_ended:
-                for fold in range(self._n_folds):
-                    self._folder.trial(number).fold(fold).checkpoint.unlink(missing_ok=True)
