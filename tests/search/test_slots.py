@@ -2,6 +2,7 @@
 
 import os
 import signal
+import sys
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -54,7 +55,7 @@ class Numbers:
 def ray_on_loopback(short_tmp: Path) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RAY_TMPDIR", str(short_tmp))
-        patch.setenv("PYTHONPATH", str(Path(__file__).parent))  # workers import this file and its records
+        patch.setenv("PYTHONPATH", os.pathsep.join([str(Path(__file__).parent), *sys.path]))  # as we do, and this file
         with connect(ClusterProfile(gpus_per_slot=0)):
             yield
 
@@ -118,9 +119,10 @@ def _play(marks: Path, task: TrialTask, report: Report, stopped: Callable[[], bo
 def _wait_for_row(name: str) -> None:
     """Return once the dashboard shows this row as ended."""
     deadline = time.monotonic() + 60
+    ours = ray.get_runtime_context().gcs_address  # other Rays may run on this machine
     while time.monotonic() < deadline:
-        ended = [row for row in list_tasks(limit=10_000) if row.name == name and row.state in ("FINISHED", "FAILED")]
-        if ended:
+        rows = [row for row in list_tasks(address=ours, limit=10_000) if row.name == name]
+        if any(row.state in ("FINISHED", "FAILED") for row in rows):
             return
         time.sleep(0.1)
 
