@@ -135,7 +135,7 @@ class Slot(tune.Trainable):
             for worker in self._ask("workers"):
                 ray.kill(worker)
         elif silent > _PING_SECONDS and not self._workers_live():
-            self._ask("blame", "its process died")
+            self._ask("blame", "")  # nobody knows why its process died
         seconds, was_taken = self._ask("untaken")
         if seconds <= (self._options.restart_seconds if was_taken else self._options.start_seconds):
             return None
