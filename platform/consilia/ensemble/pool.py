@@ -68,5 +68,6 @@ def _no_trial(trials: Sequence[TrialRecord], folder: StudyFolder) -> str:
     return (
         f"{folder.trials}: an ensemble needs a trial that finished every fold, but there are {counts}. "
         f"{f'The first failure is of {failures[0]}. ' if failures else ''}"
-        "Go on with the search (consilia search STUDY.yaml), with more search.trials if all have ended."
+        "Go on with the search (consilia search STUDY.yaml), with more search.trials or a larger search.budget if that "
+        "has ended it."
     )
