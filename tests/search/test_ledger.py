@@ -352,3 +352,14 @@ def test_no_duration_is_read_from_a_clock_that_may_jump(package: str):
             for alias in node.names
         }
         assert not (names | imported) & jumping, file
+
+
+def test_time_before_any_worker_took_the_trial_is_start_up_however_the_trial_ends(clock: Clock, path: Path):
+    ledger = Ledger(path, clock=clock)
+    ledger.reserve(1)
+    ledger.begin(0)
+    clock.wait(57)
+    ledger.end(0, "paused")
+    ledger.reserve(0)
+    assert totals(ledger, path)["start-up"] == pytest.approx(57)
+    assert "lost" not in totals(ledger, path)

@@ -100,7 +100,8 @@ class Ledger:
         if timeline is None:
             return
         rest: Mapping[TrialState, Purpose] = {"paused": "lost", "failed": "failed"}
-        self._add(number, timeline.fold, rest.get(state, "overhead"), self._gap(timeline), timeline)
+        purpose = rest.get(state, "overhead") if timeline.taken else "start-up"
+        self._add(number, timeline.fold, purpose, self._gap(timeline), timeline)
         for fold, seconds in timeline.epochs.items():
             self._add(number, fold, _PURPOSE_OF[state], seconds, timeline)
 
