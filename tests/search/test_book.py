@@ -380,16 +380,31 @@ def test_a_trial_that_loses_slot_after_slot_at_the_same_epoch_fails(folder: Stud
     book = open_book(folder, listener)
     for at in (1, 2, 2, 2):  # the first loss is followed by a new epoch
         book.next_task()
+        book.taken(TaskTaken(number=0, attempt=1))
         book.hear(epoch(0, 0, at, 0.5))
         book.lost(0, "its process died")
         assert book.n_running == 0
     book.next_task()
+    book.taken(TaskTaken(number=0, attempt=1))
     book.hear(epoch(0, 0, 2, 0.5))
     book.lost(0, "its process died")
     (record,) = listener.ended
     assert (record.number, record.state) == (0, "failed")
     assert record.reason == "its slot was lost 4 times without a new epoch: its process died"
     assert book.next_task().number == 1
+
+
+def test_slots_that_die_before_a_worker_has_begun_are_not_the_trials_fault_for_long(
+    folder: StudyFolder, listener: Listener
+):
+    book = open_book(folder, listener)
+    for _ in range(20):
+        assert book.next_task().number == 0
+        book.lost(0, "its process died")
+    assert listener.ended == []
+    book.next_task()
+    book.lost(0, "its process died")
+    assert "its slot was lost 21 times" in listener.ended[0].reason
 
 
 def test_a_trial_that_finds_no_slot_waits_however_often(folder: StudyFolder, listener: Listener):

@@ -2,7 +2,7 @@
 
 import errno
 import logging
-from collections import deque
+from collections import defaultdict, deque
 from dataclasses import replace
 
 from consilia.folder import StudyFolder
@@ -12,7 +12,7 @@ from consilia.records import EpochReport, TaskTaken, TrialOutcome, TrialRecord, 
 from consilia.search.keeping import Keeper
 from consilia.search.limits import Limits
 from consilia.search.observer import SearchObserver
-from consilia.search.progress import TrialProgress
+from consilia.search.progress import Losses, TrialProgress
 from consilia.search.racing import Racing
 from consilia.search.stored import read_trials
 from consilia.search.suggester import Suggester
@@ -20,7 +20,6 @@ from consilia.search.suggester import Suggester
 logger = logging.getLogger(__name__)
 
 _DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
-_MAX_LOSSES = 3  # of a trial's slots in a row, with no new epoch in between
 
 
 class TrialBook:
@@ -63,7 +62,7 @@ class TrialBook:
         self._running: dict[int, TrialProgress] = {}
         self._leaving: dict[int, tuple[TrialState, str]] = {}  # told to leave their slots, and how they ended
         self._roomy: deque[TrialTask] = deque()
-        self._losses: dict[int, tuple[int, tuple[int, int]]] = {}  # of slots in a row, and how far the trial was
+        self._losses: defaultdict[int, Losses] = defaultdict(Losses)  # by trial
         self.halted = ""  # why no trial can go on, such as a full disk
         self.records: dict[int, TrialRecord] = read_trials(folder)
         self._resumable = deque(self._settle())
@@ -96,6 +95,7 @@ class TrialBook:
         """A worker has taken a trial up; if not for the first time, say that one was lost."""
         if message.number not in self._running:
             return
+        self._running[message.number].was_taken = True
         self._limits.ledger.taken(message.number)
         if message.attempt > 1:
             reason = f" ({message.reason})" if message.reason else ""
@@ -167,11 +167,11 @@ class TrialBook:
         progress = self._running.get(number)
         if progress is None or number in self._leaving:
             return self.left(number)
-        n_losses, place = self._losses.get(number, (0, (-1, -1)))
-        n_losses = int(counts) + (n_losses if progress.place <= place else 0)
-        self._losses[number] = (n_losses, max(place, progress.place))
-        if n_losses > _MAX_LOSSES:
-            return self._leave(number, "failed", f"its slot was lost {n_losses} times without a new epoch: {reason}")
+        losses = self._losses[number]
+        if counts:
+            losses.add(progress)
+        if losses.are_too_many:
+            return self._leave(number, "failed", f"its slot was lost {losses.n} times without a new epoch: {reason}")
         del self._running[number]
         self._limits.ledger.end(number, "paused")
         self._resumable.append(progress.task)

@@ -1,9 +1,12 @@
-"""What a running trial has said so far."""
+"""What a running trial has said so far, and what it has lost."""
 
 from collections import defaultdict
 from dataclasses import dataclass, field
 
 from consilia.records import EpochReport, FoldResult, TrialTask
+
+_MAX_LOSSES = 3  # in a row, of slots in which a worker had begun with the trial
+_MAX_FALSE_STARTS = 20  # in a row, of slots in which none had: that cannot be the trial's fault, but must end
 
 
 @dataclass(slots=True)
@@ -11,6 +14,7 @@ class TrialProgress:
     """Folds and scores of one trial while it is in a slot; what it says again counts once."""
 
     task: TrialTask
+    was_taken: bool = False  # by a worker of its present slot
     place: tuple[int, int] = (-1, -1)  # the furthest (fold, epoch) heard of
     folds: dict[int, FoldResult] = field(default_factory=dict)  # finished ones, in order
     _last: tuple[int, float] = (-1, 0.0)  # fold and score of the last epoch heard of
@@ -35,3 +39,30 @@ class TrialProgress:
     def seconds(self) -> float:
         """Of all epochs, those that an earlier process computed among them."""
         return sum(sum(epochs.values()) for epochs in self._seconds.values())
+
+
+@dataclass(slots=True)
+class Losses:
+    """Slots that one trial has lost in a row, with no new epoch in between."""
+
+    n_begun: int = 0
+    n_not_begun: int = 0
+    _place: tuple[int, int] = (-1, -1)  # how far the trial had come
+
+    def add(self, progress: TrialProgress) -> None:
+        """Count one more; a trial that has got on since starts at one again."""
+        if progress.place > self._place:
+            self._place = progress.place
+            self.n_begun = self.n_not_begun = 0
+        self.n_begun += progress.was_taken
+        self.n_not_begun += not progress.was_taken
+
+    @property
+    def n(self) -> int:
+        """Number of losses."""
+        return self.n_begun + self.n_not_begun
+
+    @property
+    def are_too_many(self) -> bool:
+        """Say whether another slot would bring nothing."""
+        return self.n_begun > _MAX_LOSSES or self.n_not_begun > _MAX_FALSE_STARTS
