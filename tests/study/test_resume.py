@@ -13,8 +13,9 @@ import yaml
 
 import consilia
 from consilia.data.phantoms import write_phantoms
+from processes import wait_until_gone
 
-pytestmark = [pytest.mark.ray, pytest.mark.timeout(420)]
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(900)]
 
 TRIALS, K = 3, 2
 
@@ -35,32 +36,13 @@ def start(study: Path, short_tmp: Path) -> subprocess.Popen[str]:
     )
 
 
-def wait_for(condition: object, process: subprocess.Popen[str], *, seconds: float = 180) -> None:
+def wait_for(condition: object, process: subprocess.Popen[str], *, seconds: float = 300) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         if process.poll() is not None or time.monotonic() > deadline:
             process.kill()
             pytest.fail(f"the search ended or hung before it was wanted:\n{process.communicate()[0]}")
         time.sleep(0.05)
-
-
-def processes_of(folder: Path) -> list[int]:
-    """Processes whose command line names Ray's temporary folder."""
-    found = []
-    for path in Path("/proc").glob("[0-9]*/cmdline"):
-        try:
-            if str(folder) in path.read_text(errors="replace"):
-                found.append(int(path.parent.name))
-        except OSError:
-            continue  # it has ended meanwhile
-    return found
-
-
-def wait_until_gone(folder: Path) -> list[int]:
-    deadline = time.monotonic() + 60
-    while (left := processes_of(folder)) and time.monotonic() < deadline:
-        time.sleep(0.5)
-    return left
 
 
 @pytest.fixture
@@ -86,22 +68,45 @@ def stamps(study: Path) -> dict[str, int]:
     return {str(file): file.stat().st_mtime_ns for fold in folds for file in fold.iterdir() if file.suffix != ".pt"}
 
 
-def test_a_killed_search_is_finished_without_repeating_a_finished_fold(study: Path, short_tmp: Path):
+def kill(process: subprocess.Popen[str], short_tmp: Path) -> None:
+    """Kill the driver alone; its Ray must end by itself."""
+    process.kill()
+    process.communicate()
+    assert wait_until_gone(short_tmp) == []
+
+
+def damage_checkpoints(trials: Path) -> None:
+    """Leave half a checkpoint in every fold that is not finished, as a disk may that lost its power."""
+    for fold in (trials / str(number) / f"fold-{fold}" for number in range(TRIALS) for fold in range(K)):
+        if not (fold / "result.json").exists():
+            fold.mkdir(parents=True, exist_ok=True)
+            checkpoint = fold / "checkpoint.pt"
+            whole = checkpoint.read_bytes() if checkpoint.exists() else b"PK\x03\x04" * 100
+            checkpoint.write_bytes(whole[: len(whole) // 2])
+
+
+def test_a_search_that_is_killed_twice_is_finished_without_repeating_a_finished_fold(study: Path, short_tmp: Path):
     trials = study.parent / "studies" / "killed" / "trials"
     first = start(study, short_tmp)
     wait_for(lambda: list(trials.glob("*/fold-0/result.json")) and list(trials.glob("*/fold-*/checkpoint.pt")), first)
-    first.kill()
-    first.communicate()
-    assert wait_until_gone(short_tmp) == []
+    kill(first, short_tmp)
     before = stamps(study)
     assert before, "no fold was finished when the search was killed"
-    assert len(before) < TRIALS * K * 4, "the search was killed too late"
 
     second = start(study, short_tmp)
-    output, _ = second.communicate(timeout=300)
-    assert second.returncode == 0, output
+    wait_for(lambda: len(stamps(study)) > len(before) and list(trials.glob("*/fold-*/checkpoint.pt")), second)
+    kill(second, short_tmp)
+    between = stamps(study)
+    assert {file: between[file] for file in before} == before
+    assert len(between) < TRIALS * K * 4, "the search was killed too late"
+    damage_checkpoints(trials)
+
+    third = start(study, short_tmp)
+    output, _ = third.communicate(timeout=300)
+    assert third.returncode == 0, output
+    assert "the fold starts again" in " ".join(output.split())
     after = stamps(study)
-    assert {file: after[file] for file in before} == before
+    assert {file: after[file] for file in between} == between
     assert len({Path(file).parent for file in after}) == TRIALS * K
     journal = optuna.storages.journal.JournalFileBackend(str(trials.parent / "optuna.journal"))
     states = optuna.load_study(study_name="killed", storage=optuna.storages.JournalStorage(journal)).trials
