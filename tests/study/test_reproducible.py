@@ -68,7 +68,11 @@ def trial(folder: StudyFolder, number: int) -> dict[str, object]:
 
 
 def predictions(folder: StudyFolder, number: int) -> list[pd.DataFrame]:
-    return [pd.read_parquet(path) for path in sorted(folder.trial(number).root.glob("fold-*/oof.parquet"))]
+    """Out-of-fold logits of the folds that count: a stopped worker may finish one more before it notices."""
+    return [
+        pd.read_parquet(folder.trial(number).fold(fold["fold"]).oof)
+        for fold in json.loads(folder.trial(number).record.read_text())["folds"]
+    ]
 
 
 def test_one_slot_gives_the_same_suggestions_folds_and_scores_bit_for_bit(
