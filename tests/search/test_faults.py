@@ -65,10 +65,11 @@ def ray_on_loopback(short_tmp: Path) -> Iterator[None]:
 def nothing_is_left(ray_on_loopback: None, short_tmp: Path) -> Iterator[None]:
     """After every test: no actor, no placement group and no process of consilia."""
     yield
+    ours = ray.get_runtime_context().gcs_address  # other Rays may run on this machine
     deadline = time.monotonic() + 30
     while True:
-        actors = {actor.class_name for actor in list_actors(filters=[("state", "!=", "DEAD")])} & OURS
-        groups = [group for group in list_placement_groups() if group.state != "REMOVED"]
+        actors = {actor.class_name for actor in list_actors(address=ours, filters=[("state", "!=", "DEAD")])} & OURS
+        groups = [group for group in list_placement_groups(address=ours) if group.state != "REMOVED"]
         processes = actors_of(short_tmp, OURS)
         if not (actors or groups or processes) or time.monotonic() > deadline:
             break

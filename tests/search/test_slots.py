@@ -182,10 +182,11 @@ def test_a_failed_trial_shows_its_reason_in_the_dashboard(listener: Listener):
 
 
 def test_no_actor_and_no_placement_group_is_left(listener: Listener):
+    ours = ray.get_runtime_context().gcs_address  # other Rays may run on this machine
     deadline = time.monotonic() + 30
     while time.monotonic() < deadline:
-        alive = {actor.class_name for actor in list_actors(filters=[("state", "!=", "DEAD")])} & OURS
-        groups = [group for group in list_placement_groups() if group.state != "REMOVED"]
+        alive = {actor.class_name for actor in list_actors(address=ours, filters=[("state", "!=", "DEAD")])} & OURS
+        groups = [group for group in list_placement_groups(address=ours) if group.state != "REMOVED"]
         if not alive and not groups:
             break
         time.sleep(0.5)
