@@ -17,7 +17,7 @@ from pathlib import Path
 from search_records import METRICS, Listener
 
 from consilia.catalog import load
-from consilia.files import write_json
+from consilia.files import write_json, write_text
 from consilia.folder import StudyFolder
 from consilia.plan.space import SearchSpace
 from consilia.plan.study import Budget, SearchPlan
@@ -143,7 +143,7 @@ def _play_epoch(study: PlayedStudy, task: TrialTask, fold: int, epoch: int, stop
     try:
         files.root.mkdir(parents=True, exist_ok=True)
         if epoch < EPOCHS:
-            files.checkpoint.write_text(str(epoch))
+            write_text(files.checkpoint, str(epoch))  # at once, as training does: the next line may be the last
         else:
             files.weights.write_bytes(b"w" * study.ballast)
             write_json(files.result, {"epochs": EPOCHS})
