@@ -20,6 +20,9 @@ from consilia.folder import StudyFolder
 from consilia.plan.study import ClusterProfile
 from consilia.records import TrialTask
 from consilia.search.capacity import plan_capacity
+from consilia.search.demand import Demand
+from consilia.search.live import LiveSlots
+from consilia.search.nodes import living_nodes
 from consilia.search.stored import read_trials
 from processes import command_line, processes_of, wait_until_gone
 
@@ -114,16 +117,12 @@ class Diary(Listener):
 
 def drive(address: str, root: Path) -> None:
     """Search on the cluster, in a process of its own; as many slots as its nodes hold at each moment."""
-    import ray
-
     profile = ClusterProfile(address=address, gpus_per_slot=0)
-
-    def n_slots() -> int:
-        nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-        return plan_capacity(nodes, profile, n_trials=N_TRIALS).n_slots
-
     with connect(profile):
-        study_in(root).search(Diary(root / "diary"), slots=n_slots, restart_seconds=15.0)
+        nodes = living_nodes()
+        capacity = plan_capacity(nodes, profile, demand=Demand(gpus=0, memory=0), n_trials=N_TRIALS)
+        live = LiveSlots(capacity, living_nodes, limit=N_TRIALS, seen=nodes)
+        study_in(root).search(Diary(root / "diary"), slots=live.count, restart_seconds=15.0)
 
 
 def study_in(root: Path) -> PlayedStudy:
