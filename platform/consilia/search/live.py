@@ -11,8 +11,9 @@ _POLL_SECONDS = 2.0
 class LiveSlots:
     """Counts slots over the nodes that live now.
 
-    What a node holds is computed when it is first seen, from what was free on it then: later the search's own workers
-    occupy it. A node that is lost takes its places with it, and has the same ones if it comes back under the same id.
+    What a node holds is the most that was ever seen to be free on it: later the search's own workers occupy it. The most,
+    and not the first, since a slot that waits for its workers may take a new node's room before anybody has looked, and
+    since other jobs end. A node that is lost takes its places with it, and has the same ones if it comes back.
 
     Args:
         capacity: Of the search: share and workers of a slot.
@@ -48,7 +49,7 @@ class LiveSlots:
 
     def _poll(self) -> None:
         nodes = self._nodes()
-        for key in nodes.keys() - self._places.keys():
-            self._places[key] = places(nodes[key].free, self._capacity.share)
+        for key, node in nodes.items():
+            self._places[key] = max(self._places.get(key, 0), places(node.free, self._capacity.share))
         self._alive = frozenset(nodes)
         self._next_poll = self._clock() + self._poll_seconds
