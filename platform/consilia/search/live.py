@@ -11,9 +11,10 @@ _POLL_SECONDS = 2.0
 class LiveSlots:
     """Counts slots over the nodes that live now.
 
-    What a node holds is the most that was ever seen to be free on it: later the search's own workers occupy it. The most,
-    and not the first, since a slot that waits for its workers may take a new node's room before anybody has looked, and
-    since other jobs end. A node that is lost takes its places with it, and has the same ones if it comes back.
+    What a node holds is the most that was ever seen to be free on it: later the search's own workers occupy it. The
+    most, and not the first, since a slot that waits for its workers may take a new node's room before anybody has
+    looked, and since other jobs end. A node that is lost takes its places with it, and has the same ones if it comes
+    back.
 
     Args:
         capacity: Of the search: share and workers of a slot.
