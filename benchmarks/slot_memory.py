@@ -57,7 +57,7 @@ def measure(folder: Path) -> list[tuple[str, float]]:
     options = SlotOptions(run_trial=partial(_run_trial, folder), n_folds=1, share=share, storage=str(folder / "ray"))
     run_in_slots(NumberedTasks(N_SLOTS), n_slots=lambda: N_SLOTS, options=options, storage=folder / "ray")
     last = max(folder.glob("*.txt"), key=lambda path: path.stat().st_mtime)
-    lines = [line.split() for line in last.read_text(encoding="ascii").splitlines()]
+    lines = [line.rsplit(maxsplit=1) for line in last.read_text(encoding="ascii").splitlines()]
     return [(name, float(megabytes)) for name, megabytes in lines]
 
 
