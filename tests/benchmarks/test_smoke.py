@@ -40,8 +40,9 @@ def test_slot_memory_prints_the_helpers_the_worker_and_their_sum(short_tmp: Path
 
 
 @pytest.mark.ray
+@pytest.mark.timeout(900)
 def test_chaos_kills_and_finds_the_result_equal(short_tmp: Path):
-    figures = run("chaos.py", "--minutes=0.4", ray_folder=short_tmp)
+    figures = run("chaos.py", "--minutes=0.4", ray_folder=short_tmp, timeout=880)
     assert figures["equal"] is True
     assert sum(figures["kills"].values()) >= 1
     assert figures["folds_finished"] == figures["folds_finished_in_peace"] > 0

@@ -13,7 +13,7 @@ import yaml
 from consilia.data.phantoms import write_phantoms
 from consilia.folder import StudyFolder
 
-pytestmark = [pytest.mark.ray, pytest.mark.timeout(420)]
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(900)]
 
 TRIALS, K = 12, 2  # more than TPE's ten random trials, so that suggestions depend on scores
 NO_RACING = "search.stopping.halving.min_scores=99"
@@ -31,7 +31,7 @@ def search(root: Path, short_tmp: Path, name: str, *settings: str) -> StudyFolde
         env=environment,
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=400,
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
