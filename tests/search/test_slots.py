@@ -25,7 +25,7 @@ from consilia.search.racing import EveryFold
 from consilia.search.slot import SlotOptions
 from consilia.search.tuner import run_in_slots
 
-pytestmark = [pytest.mark.ray, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(600)]
 
 OURS = {"Mailbox", "Slot", "RayTrainWorker", "TrainController"}
 Report = Callable[[EpochReport], None]
