@@ -45,7 +45,7 @@ from consilia.study.end import settle_end
 from consilia.study.plan import read_plan
 from processes import actors_of
 
-pytestmark = [pytest.mark.ray, pytest.mark.timeout(420)]
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(600)]
 
 OURS = {"Mailbox", "Slot", "RayTrainWorker", "TrainController"}
 
