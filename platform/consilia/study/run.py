@@ -44,9 +44,6 @@ class StudyView(SearchObserver, Protocol):
     def preparing(self, done: int, total: int) -> None:
         """Images decoded so far."""
 
-    def noted(self, text: str) -> None:
-        """Something that people should know, in one line."""
-
     def connected(self, *, dashboard: str, token_file: str) -> None:
         """Ray is there, and can be watched at this address with this file's token."""
 
