@@ -138,6 +138,49 @@ def test_the_time_of_a_lost_worker_is_lost_and_what_it_had_finished_is_not(clock
     )
 
 
+def test_the_wait_for_another_slot_is_lost_and_that_for_the_first_is_not(clock: Clock, path: Path):
+    ledger = Ledger(path, clock=clock)
+    ledger.reserve(1)
+    for wait in (3, 5, 7):  # two slots die while they start
+        ledger.begin(0)
+        clock.wait(wait)
+        if wait < 7:
+            ledger.lost(0)
+    ledger.taken(0)
+    clock.wait(2)  # the third dies in the middle of an epoch
+    ledger.lost(0)
+    ledger.begin(0)
+    clock.wait(11)
+    ledger.taken(0)
+    ledger.end(0, "finished")
+    ledger.begin(0)
+    clock.wait(13)
+    ledger.taken(0)  # nothing was lost since it was taken up
+    ledger.reserve(0)
+    spent = totals(ledger, path)
+    assert (spent["start-up"], spent["lost"], spent["idle"]) == (3.0 + 13.0, 5.0 + 7.0 + 2.0 + 11.0, 0.0)
+
+
+def test_what_a_killed_driver_had_under_way_is_lost_and_so_is_the_wait_of_the_next(clock: Clock, path: Path):
+    ledger = Ledger(path, clock=clock)
+    ledger.reserve(1)
+    ledger.begin(0)
+    ledger.taken(0)
+    clock.wait(4)
+    ledger.heard(report(0, 0, 1, 4.0))
+    clock.wait(11)
+    ledger.reserve(1)  # is written, since the last time was long ago; then the driver is killed
+    again = Ledger(path, clock=clock)
+    again.lost(0)
+    again.reserve(1)
+    again.begin(0)
+    clock.wait(6)
+    again.taken(0)
+    again.reserve(0)
+    spent = totals(again, path)
+    assert spent == pytest.approx({"useful": 4.0, "lost": 11.0 + 6.0, "reserved": 21.0, "wall": 21.0, "idle": 0.0})
+
+
 def test_an_epoch_never_takes_longer_than_the_driver_waited(clock: Clock, path: Path):
     ledger = Ledger(path, clock=clock)
     ledger.reserve(1)
@@ -285,7 +328,9 @@ Event = tuple[str, int, float]
 @given(
     events=st.lists(
         st.tuples(
-            st.sampled_from(["begin", "taken", "heard", "repeat", "finished", "paused", "stopped", "failed", "write"]),
+            st.sampled_from(
+                ["begin", "taken", "heard", "repeat", "finished", "paused", "stopped", "failed", "lost", "write"]
+            ),
             st.integers(0, 3),
             st.floats(0, 100),
         ),
@@ -312,7 +357,7 @@ def test_whatever_happens_the_parts_and_the_idle_time_are_the_reserved_time(even
         elif what in ("heard", "repeat"):
             ledger.heard(report(number, 0, 1, 20.0, is_repeat=what == "repeat"))
         elif what != "begin":
-            ledger.end(number, what)
+            ledger.lost(number) if what == "lost" else ledger.end(number, what)
             held += clock.now - began.pop(number, clock.now)
     for number in began:
         ledger.end(number, "paused")

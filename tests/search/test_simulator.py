@@ -172,6 +172,9 @@ def test_a_driver_that_is_killed_again_and_again_repeats_no_epoch_and_loses_no_t
     for number in range(20):
         alone, again = (read_trial(each.folder.trial(number).record) for each in (undisturbed, killed))
         assert (alone.objective, alone.folds, alone.seconds) == (again.objective, again.folds, again.seconds)
+    spent = seconds_by_purpose(read_ledger(killed.folder.ledger))
+    assert spent["lost"] >= 4 * 4 * 1.0  # each time, four trials waited a second until they were taken up again
+    assert spent["start-up"] == pytest.approx(20 * 1.0, abs=4)  # a driver killed early loses some of its account
 
 
 def test_racing_remembers_across_drivers(tmp_path: Path):

@@ -173,7 +173,7 @@ class TrialBook:
         if losses.are_too_many:
             return self._leave(number, "failed", f"its slot was lost {losses.n} times without a new epoch: {reason}")
         del self._running[number]
-        self._limits.ledger.end(number, "paused")
+        self._limits.ledger.lost(number)
         self._resumable.append(progress.task)
         return self._observer.noted(f"trial {number}: its slot was lost ({reason}); another goes on with it")
 
@@ -276,6 +276,8 @@ class TrialBook:
                 self._suggester.tell(record, metric=self._plan.metric)
             else:
                 resumable.append(task)
+                if record is not None and record.state == "running":  # its driver was killed
+                    self._limits.ledger.lost(task.number)
         return resumable
 
     def _write(self, record: TrialRecord) -> None:

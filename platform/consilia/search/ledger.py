@@ -21,9 +21,10 @@ Purpose = Literal["useful", "stopped", "failed", "lost", "start-up", "overhead",
 """What seconds went to.
 
 useful: epochs of trials that finished, or are to go on; stopped: of trials that racing stopped; failed: of failed
-ones; lost: computed or waited for in vain, because a process died; start-up: until a worker took the trial; overhead:
-what lies between epochs (networks, files, messages). These are parts of `reserved`, the time that slots were held,
-summed over slots; what is missing to it is idle time. wall is the clock's.
+ones; lost: computed in vain, because a process died, or waited until another had taken its trial up; start-up: until a
+worker took a trial for the first time; overhead: what lies between epochs (networks, files, messages). These are parts
+of `reserved`, the time that slots were held, summed over slots; what is missing to it is idle time. wall is the
+clock's.
 """
 
 _PURPOSE_OF: Mapping[TrialState, Purpose] = {
@@ -44,6 +45,7 @@ class _Timeline:
 
     since: float
     devices: float
+    until_taken: Purpose  # what the wait for a worker counts as
     fold: int = 0
     taken: bool = False
     epochs: dict[int, float] = field(default_factory=lambda: defaultdict(float))  # seconds by fold
@@ -68,19 +70,22 @@ class Ledger:
         self._run = 0 if self._earlier.empty else int(self._earlier["run"].max()) + 1
         self._rows: dict[tuple[int, int, Purpose], tuple[float, float]] = {}
         self._timelines: dict[int, _Timeline] = {}
+        self._lost: set[int] = set()  # trials whose slot or driver died, until another worker has taken them up
         self._last = self._last_written = clock()
         self._n_slots = 0
 
     def begin(self, number: int, *, devices: float | None = None) -> None:
         """A trial was given to a slot, which holds `devices`."""
-        self._timelines[number] = _Timeline(self._clock(), self._devices if devices is None else devices)
+        held = self._devices if devices is None else devices
+        self._timelines[number] = _Timeline(self._clock(), held, "lost" if number in self._lost else "start-up")
 
     def taken(self, number: int) -> None:
         """A worker has taken the trial up: for the first time, or because the one before it was lost."""
         timeline = self._timelines.get(number)
         if timeline is not None:
-            self._add(number, timeline.fold, "lost" if timeline.taken else "start-up", self._gap(timeline), timeline)
-            timeline.taken = True
+            self._add(number, timeline.fold, timeline.until_taken, self._gap(timeline), timeline)
+            timeline.taken, timeline.until_taken = True, "lost"  # if it is taken up again, its worker was lost
+            self._lost.discard(number)
 
     def heard(self, report: EpochReport) -> None:
         """An epoch has ended; one that is only repeated cost nothing but the time to say so."""
@@ -100,10 +105,15 @@ class Ledger:
         if timeline is None:
             return
         rest: Mapping[TrialState, Purpose] = {"paused": "lost", "failed": "failed"}
-        purpose = rest.get(state, "overhead") if timeline.taken else "start-up"
+        purpose = rest.get(state, "overhead") if timeline.taken else timeline.until_taken
         self._add(number, timeline.fold, purpose, self._gap(timeline), timeline)
         for fold, seconds in timeline.epochs.items():
             self._add(number, fold, _PURPOSE_OF[state], seconds, timeline)
+
+    def lost(self, number: int) -> None:
+        """A trial's slot or driver has died: what it did last is lost, and so is the wait for another worker."""
+        self._lost.add(number)
+        self.end(number, "paused")
 
     def reserve(self, n_slots: int) -> None:
         """Take down how many slots are held from now on, and write the file if that was some time ago."""
@@ -136,17 +146,21 @@ class Ledger:
     def write(self) -> None:
         """Write the account; where the disk is full it stays in memory, and the next write tries again.
 
-        Epochs of trials under way are useful: if the driver is killed now, the next run goes on with them.
+        It is what holds if the driver is killed now: the next run goes on with the epochs of trials under way, which
+        are useful, and what they have done since is lost.
         """
         self._last_written = self._clock()
         if self._path is None:
             return
         rows = self._rows.copy()
         for number, timeline in self._timelines.items():
-            for fold, seconds in timeline.epochs.items():
-                before, devices_before = rows.get((number, fold, "useful"), (0.0, 0.0))
-                rows[number, fold, "useful"] = (before + seconds, devices_before + seconds * timeline.devices)
-        here = [(self._run, *key, *amounts) for key, amounts in sorted(rows.items())]
+            open_rows: list[tuple[int, Purpose, float]] = [(f, "useful", s) for f, s in timeline.epochs.items()]
+            rest: Purpose = "lost" if timeline.taken else timeline.until_taken
+            since = max(0.0, self._last - timeline.since)
+            for fold, purpose, seconds in [*open_rows, (timeline.fold, rest, since)]:
+                before, devices_before = rows.get((number, fold, purpose), (0.0, 0.0))
+                rows[number, fold, purpose] = (before + seconds, devices_before + seconds * timeline.devices)
+        here = [(self._run, *key, *amounts) for key, amounts in sorted(rows.items()) if amounts[0] > 0]
         earlier = list(self._earlier.itertuples(index=False, name=None))
         table = pd.DataFrame([*earlier, *here], columns=list(_COLUMNS))
         try:
