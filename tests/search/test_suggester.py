@@ -1,6 +1,7 @@
 """Optuna's side: the journal is the truth, and a seed decides everything."""
 
 import resource
+from collections.abc import Sequence
 from pathlib import Path
 
 import optuna
@@ -12,6 +13,7 @@ from consilia.plan.space import SearchSpace
 from consilia.records import FoldResult, TrialRecord, TrialState, TrialTask
 from consilia.search.space import JointSpace, join_spaces
 from consilia.search.suggester import OneConfiguration, OptunaSuggester
+from consilia.search.warm_start import Start
 
 
 @pytest.fixture(scope="module")
@@ -19,8 +21,8 @@ def space() -> JointSpace:
     return join_spaces([load("search_spaces", "tiny", SearchSpace, base=Path.cwd())], weights="none")
 
 
-def open_suggester(path: Path, space: JointSpace, *, seed: int = 0) -> OptunaSuggester:
-    return OptunaSuggester(path, space, name="study", seed=seed, higher_is_better=False, n_slots=2)
+def open_suggester(path: Path, space: JointSpace, *, seed: int = 0, starts: Sequence[Start] = ()) -> OptunaSuggester:
+    return OptunaSuggester(path, space, name="study", seed=seed, higher_is_better=False, n_slots=2, starts=starts)
 
 
 def ended(task: TrialTask, state: TrialState, objective: float | None, **more: object) -> TrialRecord:
@@ -86,6 +88,22 @@ def test_a_search_that_was_interrupted_draws_what_it_would_have_drawn(tmp_path: 
         drawn += [resumed.ask().hyperparameters for _ in range(2)]
     assert drawn == expected
     assert len(set(drawn)) == 8
+
+
+@pytest.mark.parametrize("n_queued", [0, 1, 2])
+def test_a_driver_killed_while_it_queued_the_first_trials_loses_none_of_them(
+    tmp_path: Path, space: JointSpace, n_queued: int
+):
+    starts = [Start(values=space.defaults(space.start_with[0]) | {"lr": 0.002}, origin="warm start: other trial 3")]
+    whole = open_suggester(tmp_path / "whole", space, starts=starts)
+    first = load_journal(tmp_path / "whole").trials
+    cut = (tmp_path / "whole").read_bytes().splitlines(keepends=True)[: n_queued - len(first)]
+    (tmp_path / "cut").write_bytes(b"".join(cut))
+    assert len(load_journal(tmp_path / "cut").trials) == n_queued
+    resumed = open_suggester(tmp_path / "cut", space, starts=starts)
+    trials = load_journal(tmp_path / "cut").trials
+    assert [trial.user_attrs["origin"] for trial in trials] == [trial.user_attrs["origin"] for trial in first]
+    assert [resumed.ask() for _ in range(8)] == [whole.ask() for _ in range(8)]
 
 
 def test_a_trial_killed_while_it_was_drawn_counts_as_failed(tmp_path: Path, space: JointSpace):

@@ -79,7 +79,7 @@ class OptunaSuggester:
     they were and no zombie stays behind.
 
     Source: docs/methods.md section 2 (multivariate, grouped, constant liar; defaults of each family first,
-    then `starts`: both only where the journal is new).
+    then `starts`: both queued before anything is asked).
     """
 
     def __init__(
@@ -101,13 +101,8 @@ class OptunaSuggester:
             direction="maximize" if higher_is_better else "minimize",
             load_if_exists=True,
         )
-        n_known = len(self._study.get_trials(deepcopy=False))
         self._sampler = self._study.sampler = _make_sampler(n_startup_trials=max(10, n_slots))
-        if n_known == 0:
-            for architecture in space.start_with:
-                self._study.enqueue_trial(space.defaults(architecture), user_attrs={"origin": "defaults"})
-            for start in starts:
-                self._study.enqueue_trial(dict(start.values), user_attrs={"origin": start.origin})
+        self._queue([*(Start(values=space.defaults(name), origin="defaults") for name in space.start_with), *starts])
         trials = self._study.get_trials(deepcopy=False)
         # One that was killed while it was drawn was never handed out: it does not count.
         self._n_asked = sum(bool(trial.params) and space.restore(trial.params) is not None for trial in trials)
@@ -165,6 +160,13 @@ class OptunaSuggester:
             self._study.tell(record.number, state=TrialState.FAIL)
         else:
             self._study.tell(record.number, record.objective)
+
+    def _queue(self, starts: Sequence[Start]) -> None:
+        """Queue what is tried first, or what is missing of it because a driver was killed while it queued them."""
+        known = self._study.get_trials(deepcopy=False)
+        if all(_is_queued(trial) for trial in known):
+            for start in starts[len(known) :]:
+                self._study.enqueue_trial(dict(start.values), user_attrs={"origin": start.origin})
 
     def _reseed(self) -> None:
         """Draw each trial from the seed and its place alone: a search that was interrupted draws what it would have."""
