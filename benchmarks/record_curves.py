@@ -30,10 +30,10 @@ from consilia.plan.space import SearchSpace
 from consilia.plan.study import TrainingPlan
 from consilia.records import TrialTask
 from consilia.search.space import JointSpace, join_spaces
-from consilia.training.artifacts import read_history
 from consilia.training.context import TrainingContext
 from consilia.training.crossval import cross_validate
 from consilia.training.device import set_threads
+from consilia.training.tables import read_history
 
 CURVES = Path(__file__).parent / "curves_pneumonia.parquet"
 K, EPOCHS, SEED = 5, 6, 0

@@ -9,7 +9,7 @@ import pandas as pd
 from consilia.data.folds import load_folds
 from consilia.folder import StudyFolder
 from consilia.search.stored import read_trials
-from consilia.training.artifacts import read_history
+from consilia.training.tables import read_history
 
 Point = tuple[float, float]  # seconds since the start, and a value
 

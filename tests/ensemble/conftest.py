@@ -23,8 +23,9 @@ from consilia.plan.hyperparameters import Hyperparameters
 from consilia.plan.space import Architecture, SearchSpace
 from consilia.plan.study import FoldsPlan, StudyPlan
 from consilia.records import FoldResult, TrialRecord
-from consilia.training.artifacts import write_out_of_fold, write_weights
+from consilia.training.artifacts import write_weights
 from consilia.training.input import Preprocessing
+from consilia.training.tables import write_out_of_fold
 
 SIZE = 32
 CLASSES = ("clear", "nodule")

@@ -9,7 +9,7 @@ from consilia.ensemble.predictor import load_predictor
 from consilia.errors import RunError, StudyError
 from consilia.plan.ensemble import BestSingle, EnsembleRecipe, Greedy, SoftVote
 from consilia.scoring.metrics import METRICS, softmax
-from consilia.training.artifacts import read_out_of_fold
+from consilia.training.tables import read_out_of_fold
 
 VOTES = EnsembleRecipe(name="votes", selection=SoftVote(members=2))
 BEST = EnsembleRecipe(name="best", selection=BestSingle())

@@ -13,7 +13,7 @@ from consilia.plan.hyperparameters import Hyperparameters
 from consilia.records import EpochReport, FoldResult, TrialRecord, TrialTask
 from consilia.report.curves import Curves
 from consilia.search.observer import Audience, SearchObserver
-from consilia.training.artifacts import read_history, write_history
+from consilia.training.tables import read_history, write_history
 
 Curve = list[tuple[int, float]]
 

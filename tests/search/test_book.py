@@ -18,7 +18,7 @@ from consilia.search.ledger import Ledger
 from consilia.search.limits import Limits
 from consilia.search.racing import EveryFold, Racing
 from consilia.search.stored import leaderboard, read_trials, stored_reports
-from consilia.training.artifacts import write_history
+from consilia.training.tables import write_history
 
 K = 2
 

@@ -11,7 +11,7 @@ from consilia.records import FoldResult, TrialRecord
 from consilia.scoring.bootstrap import bootstrap_standard_error, patient_bootstrap
 from consilia.scoring.metrics import softmax
 from consilia.search.noise import objective_noise
-from consilia.training.artifacts import write_out_of_fold
+from consilia.training.tables import write_out_of_fold
 
 K, N_PATIENTS, IMAGES_EACH = 3, 60, 3
 N = N_PATIENTS * IMAGES_EACH

@@ -18,7 +18,7 @@ from consilia.report.trial_rows import Place
 from consilia.study.folder import hold_study, is_held, open_study
 from consilia.study.plan import read_plan
 from consilia.study.trials import TrialReader
-from consilia.training.artifacts import write_history
+from consilia.training.tables import write_history
 
 
 @pytest.fixture

@@ -5,15 +5,10 @@ import torch
 
 from consilia.errors import StudyError
 from consilia.models.factory import build_model
-from consilia.training.artifacts import (
-    read_fold_logits,
-    read_history,
-    read_network_metadata,
-    read_out_of_fold,
-    read_weights,
-)
+from consilia.training.artifacts import read_network_metadata, read_weights
 from consilia.training.crossval import cross_validate
 from consilia.training.input import network_input
+from consilia.training.tables import read_fold_logits, read_history, read_out_of_fold
 
 
 @pytest.fixture

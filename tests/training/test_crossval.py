@@ -11,8 +11,8 @@ from safetensors.torch import load_file
 
 from consilia.errors import PlanError
 from consilia.scoring.metrics import METRICS, score, softmax
-from consilia.training.artifacts import read_out_of_fold
 from consilia.training.crossval import cross_validate
+from consilia.training.tables import read_out_of_fold
 
 POLLS = 4 + 2  # in an epoch: training batches, then batches of the validation
 

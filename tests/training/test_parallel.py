@@ -16,12 +16,13 @@ from consilia.errors import PlanError
 from consilia.models.factory import ModelSpec, build_model
 from consilia.plan.space import Architecture
 from consilia.plan.study import TrainingPlan
-from consilia.training.artifacts import read_fold_logits, read_history, read_weights
+from consilia.training.artifacts import read_weights
 from consilia.training.batch_norm import share_batch_norms
 from consilia.training.crossval import cross_validate
 from consilia.training.input import network_input
 from consilia.training.order import check_workers
 from consilia.training.parallel import ALONE
+from consilia.training.tables import read_fold_logits, read_history
 from worker_pair import Disturbance, UnpicklableError, WorkerPair, add_up, normalise, take_part, train
 
 POLLS = 5 + 3  # of the first worker in an epoch: 45 images in batches of 9; 22 or 23 to validate, 9 at a time

@@ -12,7 +12,7 @@ from consilia.errors import RunError
 from consilia.folder import StudyFolder
 from consilia.records import TrialRecord
 from consilia.scoring.metrics import softmax
-from consilia.training.artifacts import read_out_of_fold
+from consilia.training.tables import read_out_of_fold
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

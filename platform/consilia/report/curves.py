@@ -24,7 +24,7 @@ from tensorboardX.summary import hparams
 from consilia.errors import StudyError
 from consilia.folder import StudyFolder
 from consilia.records import EpochReport, TrialRecord, TrialTask
-from consilia.training.artifacts import read_history
+from consilia.training.tables import read_history
 
 
 class Curves:

@@ -7,7 +7,7 @@ from consilia.folder import StudyFolder
 from consilia.records import Labels, Probabilities, TrialRecord
 from consilia.scoring.bootstrap import bootstrap_standard_error, patient_bootstrap
 from consilia.scoring.metrics import image_log_loss, softmax
-from consilia.training.artifacts import read_fold_logits
+from consilia.training.tables import read_fold_logits
 
 _NORMAL_WIDTH = 3.92  # of a 95 % interval, in standard errors
 _DRAWS = 500  # enough for a stopping rule

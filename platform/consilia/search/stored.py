@@ -7,7 +7,7 @@ from consilia.folder import StudyFolder
 from consilia.record_files import read_trial
 from consilia.records import EpochReport, FoldResult, TrialRecord
 from consilia.scoring.metrics import METRICS
-from consilia.training.artifacts import read_history
+from consilia.training.tables import read_history
 
 
 def leaderboard(records: Mapping[int, TrialRecord], *, metric: str) -> list[TrialRecord]:

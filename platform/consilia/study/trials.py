@@ -14,7 +14,7 @@ from consilia.records import FoldResult, TrialRecord
 from consilia.report.trial_rows import Place, TrialBoard, TrialRow
 from consilia.search.stored import leaderboard
 from consilia.study.folder import is_held
-from consilia.training.artifacts import read_history
+from consilia.training.tables import read_history
 
 Content = TypeVar("Content")
 

@@ -7,7 +7,6 @@ from typing import Literal
 
 from consilia.record_files import read_fold_result
 from consilia.records import FoldResult, TrialOutcome, TrialState, TrialTask
-from consilia.training.artifacts import read_history
 from consilia.training.batches import open_images
 from consilia.training.context import TrainingContext
 from consilia.training.device import resolve_device
@@ -17,6 +16,7 @@ from consilia.training.fold import FoldJob, TrainingError, make_job
 from consilia.training.loop import Report, Stopped, train_fold
 from consilia.training.memory import is_out_of_memory
 from consilia.training.parallel import ALONE, Group
+from consilia.training.tables import read_history
 
 
 def cross_validate(

@@ -16,7 +16,7 @@ from consilia.plan.weights import FROM_SCRATCH
 from consilia.record_files import write_fold_result
 from consilia.records import EpochReport, FoldResult, Labels, Logits, Rows, TrialTask
 from consilia.scoring.metrics import score, softmax
-from consilia.training.artifacts import HistoryRow, write_history, write_out_of_fold, write_weights
+from consilia.training.artifacts import write_weights
 from consilia.training.average import WeightAverage
 from consilia.training.checkpoint import UnusableCheckpointError, load_checkpoint, save_checkpoint
 from consilia.training.context import TrainingContext
@@ -28,6 +28,7 @@ from consilia.training.optimiser import make_optimiser
 from consilia.training.order import EpochShare, batch_slices, check_workers, epoch_share
 from consilia.training.parallel import ALONE, Group
 from consilia.training.seeds import Purpose, seed_torch
+from consilia.training.tables import HistoryRow, write_history, write_out_of_fold
 
 
 class TrainingError(RunError):
