@@ -162,4 +162,12 @@ with hold_study(StudyFolder(Path({str(folder.root)!r}))):
             search.wait()
             assert watcher.stdout.readline().split()[:3] == ["trial", "0", "interrupted"]
             assert watcher.stdout.readline().endswith("no search is running\n")
+            watcher.stdout.read()  # hints follow; a pipe closed before them would end the watcher with 1
     assert watcher.returncode == 0
+
+
+def test_a_reader_that_leaves_early_ends_the_command_in_silence(folder):
+    with start(folder, "--format", "json", stdout=subprocess.PIPE, stderr=subprocess.PIPE) as command:
+        command.stdout.close()  # long before the command has anything to print
+        complaint = command.stderr.read()
+    assert (command.returncode, complaint) == (1, "")
