@@ -21,7 +21,10 @@ def print_table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]
     table = Table(*header, title=title, title_justify="left")
     for row in rows:
         table.add_row(*row)
-    Console().print(table)
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=200)  # a file has room for every column
+    console.print(table)
 
 
 def machine() -> dict[str, Any]:
