@@ -10,7 +10,7 @@ found as descendants of the driver that this program has started. When the time 
 
     python benchmarks/chaos.py [--quick] [--minutes 10] [--data CARD PATH] [--seed 0]
 
-Exits with 1 if a fold is missing, was repeated, or differs, or if a process is left.
+Exits with 1 if a fold is missing, was repeated, or differs, if a process is left, or if there was nobody to kill.
 """
 
 import argparse
@@ -39,7 +39,7 @@ from consilia.search.stored import read_trials
 
 KINDS = {"worker": "ray::RayTrainWorker", "slot": "ray::Slot", "mailbox": "ray::Mailbox"}
 WEIGHTS = {"worker": 6, "slot": 3, "mailbox": 3, "driver": 1}
-PAUSE_SECONDS = (4.0, 12.0)  # between two kills
+PAUSE_SECONDS, QUICK_PAUSE_SECONDS = (4.0, 12.0), (0.5, 2.0)  # between two kills
 PATIENCE_SECONDS = 3600.0  # for the study to finish once the kills are over
 FOLD_FILES = ("result.json", "oof.parquet", "history.parquet")  # weights go when a trial is not among the best
 
@@ -57,7 +57,8 @@ def main() -> None:
         calm = Run(Path(folder), "calm", file)
         calm.finish()
         struck = Run(Path(folder), "struck", file)
-        strike(struck, seconds=60 * minutes, seed=arguments.seed)
+        pause = QUICK_PAUSE_SECONDS if arguments.quick else PAUSE_SECONDS
+        strike(struck, seconds=60 * minutes, pause=pause, seed=arguments.seed)
         struck.finish()
         sys.exit(report(calm, struck))
 
@@ -73,7 +74,7 @@ def write_study(folder: Path, *, data: tuple[str, str] | None, quick: bool) -> P
         "folds": {"k": 2 if quick else 3},
         "spaces": ["tiny"],
         "search": {"trials": 3 if quick else 10, "stopping": {"kind": "none"}},
-        "training": {"epochs": 6 if quick else 20, "batch_size": 16},
+        "training": {"epochs": 30 if quick else 60, "batch_size": 16},
         "ensemble": "soft_vote",
     }
     file = folder / "chaos.yaml"
@@ -137,6 +138,26 @@ class Run:
         if code != 0:
             sys.exit(f"the {self.name} study ended with exit code {code}:\n{self.log.read_text()[-4000:]}")
 
+    def is_alive(self) -> bool:
+        """Say whether the driver is at work."""
+        return self.driver is not None and self.driver.poll() is None
+
+    def find(self, kind: str) -> list[int]:
+        """Return the processes of one kind; of drivers, one that has begun to train, so that each gets somewhere."""
+        assert self.driver is not None
+        family = descendants(self.driver.pid)
+        if kind == "driver":
+            return [self.driver.pid] if any(command_line(pid).startswith(KINDS["worker"]) for pid in family) else []
+        return sorted(pid for pid in family if command_line(pid).startswith(KINDS[kind]))
+
+    def kill(self, kind: str, pid: int) -> None:
+        """Kill one process, and start a driver in the place of one."""
+        self.kills[kind] += 1
+        if kind != "driver":
+            return kill(pid)
+        self.kill_driver()
+        return self.start()
+
     def kill_driver(self) -> None:
         """Kill the driver alone: its Ray must end by itself."""
         assert self.driver is not None
@@ -166,26 +187,23 @@ class Run:
                     self.rewritten.add(result.parent)
 
 
-def strike(run: Run, *, seconds: float, seed: int) -> None:
-    """Kill a process every few seconds, until the time or the study is over."""
+def strike(run: Run, *, seconds: float, pause: tuple[float, float], seed: int) -> None:
+    """Kill a process every few seconds, until the time or the study is over.
+
+    Where none of the chosen kind lives yet, the stroke waits until one does.
+    """
     chance = random.Random(seed)
     started = time.monotonic()
     run.start()
     while time.monotonic() - started < seconds:
-        deadline = time.monotonic() + chance.uniform(*PAUSE_SECONDS)
-        while time.monotonic() < deadline:
+        strikes_at = time.monotonic() + chance.uniform(*pause)
+        kind = chance.choices(list(WEIGHTS), list(WEIGHTS.values()))[0]
+        while run.is_alive() and (time.monotonic() < strikes_at or not (victims := run.find(kind))):
             time.sleep(0.2)
             run.look()
-        if run.driver is None or run.driver.poll() is not None:
+        if not run.is_alive():
             break
-        kind = chance.choices(list(WEIGHTS), list(WEIGHTS.values()))[0]
-        if kind == "driver":
-            run.kill_driver()
-            run.kills[kind] += 1
-            run.start()
-        elif victims := [pid for pid in descendants(run.driver.pid) if command_line(pid).startswith(KINDS[kind])]:
-            kill(chance.choice(sorted(victims)))
-            run.kills[kind] += 1
+        run.kill(kind, chance.choice(victims))
     run.seconds = time.monotonic() - started
 
 
@@ -198,6 +216,8 @@ def report(calm: Run, struck: Run) -> int:
     n_left = len(calm.left_behind() + struck.left_behind())
     lost = seconds_by_purpose(read_ledger(struck.folder.ledger)).get("lost", 0.0)
     equal = not (differing or drawn_otherwise or not_finished or struck.rewritten or n_left) and len(left) == len(right)
+    if not struck.kills:
+        print("nobody was killed: the study ended before a process of a chosen kind was seen", file=sys.stderr)
     n_folds = sum(record.n_folds for record in right.values())
     figures: dict[str, Any] = {
         "equal": equal,
@@ -223,7 +243,7 @@ def report(calm: Run, struck: Run) -> int:
         f"trial {number}: {right[number].state} ({right[number].reason})" for number in not_finished
     ]:
         print(text, file=sys.stderr)
-    return 0 if equal else 1
+    return 0 if equal and struck.kills else 1
 
 
 def differing_folds(calm: Run, struck: Run, number: int) -> list[int]:
