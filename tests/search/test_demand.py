@@ -68,6 +68,17 @@ def test_numbers_in_the_profile_stand_and_nothing_is_measured_for_them():
     assert needs_measuring(ClusterProfile(memory_per_slot=1))
 
 
+def test_a_share_that_puts_more_trials_on_a_gpu_than_fit_is_refused_with_one_that_works():
+    found = step(device=10, of=80, context=1, title="densenet121 at 224 px")  # six fit: 80 / (12 + 1)
+    with pytest.raises(
+        ClusterError, match=r"is 0\.125, so that 8 trials .* 6 fit: densenet121 .* Set it to 0\.1667 or"
+    ):
+        demand(found, gpus_per_slot=0.125)
+    assert demand(found, gpus_per_slot=0.1667).gpus == 0.1667
+    assert demand(found, gpus_per_slot=1).gpus == 1
+    assert demand(step(device=0), gpus_per_slot=0.125, gpus=0).gpus == 0.125  # measured on a CPU: nothing is known
+
+
 def test_memory_is_the_largest_measured_with_headroom_and_what_a_slots_other_processes_take():
     found = demand(step(host=2), step(host=3), gpus=0)
     assert found.memory == round(1.1 * 3 * GB) + HELPER_BYTES

@@ -1,5 +1,6 @@
 """What a worker needs of GPU and main memory: as the profile says, or as it was measured."""
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -47,12 +48,17 @@ def worker_demand(
         totals: Resources of each node, all of them, free or not.
         measured: The most demanding steps, on every kind of GPU; not empty where the profile leaves something open.
         images_bytes: Of the image store, which a slot keeps on its GPU where it fits.
+
+    Raises:
+        ClusterError: The profile puts more trials on a GPU than fit, or a step was measured without a GPU.
     """
     if needs_measuring(profile) and not measured:
         raise ValueError("the profile says auto, so a step must have been measured")
     gpus = profile.gpus_per_slot
     if gpus == "auto":
         gpus = _automatic_gpus(profile, list(totals), measured, images_bytes)
+    else:
+        _check_share(gpus, measured, images_bytes)
     memory = profile.memory_per_slot
     if memory == "auto":
         n_bytes = round(_HOST_HEADROOM * max(each.host_bytes for each in measured)) + HELPER_BYTES
@@ -87,6 +93,20 @@ def _automatic_gpus(
     by_memory = min(trials_per_gpu(step, images_bytes=images_bytes) for step in measured)
     n = max(1, min(by_cpus, by_memory))
     return (10_000 // n) / 10_000  # Ray counts in ten-thousandths; rounded up, n shares would exceed the GPU
+
+
+def _check_share(gpus: float, measured: Sequence[StepMemory], images_bytes: int) -> None:
+    """Refuse a share of a GPU with which the measured steps would run out of memory."""
+    if not 0 < gpus < 1:
+        return
+    together = int(1 / gpus + 1e-6)
+    for step in measured:
+        if step.device_total_bytes and together > (fit := trials_per_gpu(step, images_bytes=images_bytes)):
+            raise ClusterError(
+                f"cluster.gpus_per_slot is {gpus:g}, so that {together} trials share a GPU, but {fit} fit: "
+                f"{step.title} peaks at {step.device_bytes / 1e9:.1f} GB of {step.device_total_bytes / 1e9:.1f} GB. "
+                f"Set it to {math.ceil(1e4 / fit) / 1e4:g} or more, or to auto."
+            )
 
 
 def _size(step: StepMemory) -> tuple[float, int]:
