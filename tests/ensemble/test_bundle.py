@@ -125,6 +125,12 @@ def test_weights_that_do_not_sum_to_one_are_refused(bundle):
     refuse(bundle, "must sum to 1")
 
 
+def test_a_calibrator_of_another_number_of_classes_is_refused(bundle):
+    calibrator = {"kind": "temperature_bias", "temperature": 1.0, "biases": [0.1, 0.0, -0.1]}
+    rewrite(bundle, lambda content: content.update(calibrator=calibrator))
+    refuse(bundle, "the calibrator must be one of 2 classes, but is one of 3")
+
+
 def test_other_weights_of_the_members_do_not_reproduce_the_golden_outputs(bundle):
     def swap(content):
         content["members"][0]["weight"], content["members"][1]["weight"] = 0.9, 0.1

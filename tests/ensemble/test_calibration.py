@@ -3,17 +3,24 @@ import pytest
 from pydantic import TypeAdapter, ValidationError
 
 from consilia.ensemble.calibration import (
-    Calibrator,
-    Identity,
-    Temperature,
-    calibrate,
     choose_calibrator,
     cross_calibrate,
     cross_calibrate_members,
+    fit_isotonic,
     fit_temperature,
+    fit_temperature_bias,
+)
+from consilia.ensemble.calibrators import (
+    Calibrator,
+    Identity,
+    Isotonic,
+    Temperature,
+    TemperatureBias,
+    calibrate,
     pool_folds,
 )
 from consilia.ensemble.selection import Truth, weighted_log_loss
+from consilia.errors import RunError
 from consilia.scoring.metrics import softmax
 
 
@@ -66,7 +73,7 @@ def test_the_identity_is_kept_where_a_temperature_only_fits_noise():
     for seed in range(6):
         probabilities, _, truth = planted(1.0, n=45, seed=seed)
         calibration = choose_calibrator("temperature", probabilities, truth)
-        cross_fitted = weighted_log_loss(cross_calibrate(probabilities, truth), truth)
+        cross_fitted = weighted_log_loss(cross_calibrate("temperature", probabilities, truth), truth)
         assert calibration.loss_after == pytest.approx(cross_fitted)
         assert isinstance(calibration.calibrator, Identity) == (cross_fitted >= calibration.loss_before)
         kept.append(isinstance(calibration.calibrator, Identity))
@@ -79,10 +86,110 @@ def test_a_recipe_without_calibration_gets_none():
     assert (calibration.calibrator, calibration.loss_after) == (Identity(), None)
 
 
+def biased(biases, *, n=6000, seed=0):
+    """Probabilities from which a bias of each class was taken away, and labels drawn from the honest ones."""
+    _, honest, truth = planted(1.0, n=n, n_classes=len(biases), seed=seed)
+    return softmax((np.log(honest) - biases) * 1.6), truth
+
+
+def test_a_planted_temperature_and_bias_are_recovered():
+    biases = np.array([-0.8, 0.1, 0.7])
+    probabilities, truth = biased(biases)
+    found = fit_temperature_bias(probabilities, truth)
+    assert found.temperature == pytest.approx(1.6, rel=0.08)
+    np.testing.assert_allclose(found.biases, biases, atol=0.12)
+
+
+def test_biases_lower_the_loss_below_that_of_any_temperature_and_are_a_stationary_point():
+    probabilities, truth = biased(np.array([-0.8, 0.1, 0.7]), n=800)
+    found = fit_temperature_bias(probabilities, truth)
+    loss = weighted_log_loss(calibrate(found, probabilities), truth)
+    assert loss < weighted_log_loss(calibrate(fit_temperature(probabilities, truth), probabilities), truth)
+    for step in np.random.default_rng(0).normal(size=(20, 4)) * 0.05:
+        moved = TemperatureBias(
+            temperature=found.temperature * float(np.exp(step[0])), biases=tuple(np.array(found.biases) + step[1:])
+        )
+        assert weighted_log_loss(calibrate(moved, probabilities), truth) > loss
+
+
+def test_auto_takes_biases_where_they_help_and_a_temperature_where_classes_are_called_fairly():
+    probabilities, truth = biased(np.array([-0.8, 0.1, 0.7]))
+    assert isinstance(choose_calibrator("auto", probabilities, truth).calibrator, TemperatureBias)
+    kinds = [choose_calibrator("auto", *planted(2.5, seed=seed)[::2]).calibrator.kind for seed in range(5)]
+    assert kinds.count("temperature") >= 3  # biases fit nothing but noise there
+
+
+def test_auto_tries_no_bias_where_a_class_is_rare_and_a_recipe_that_names_it_is_refused():
+    probabilities, truth = biased(np.array([-0.8, 0.1, 0.7]), n=900)
+    found = choose_calibrator("auto", probabilities, truth)
+    assert (found.calibrator.kind, "biases" in found.reason) == ("temperature", False)
+    with pytest.raises(RunError, match="temperature_bias needs 1000 images and 50 of every class, but there are 900"):
+        choose_calibrator("temperature_bias", probabilities, truth)
+
+
+def test_isotonic_recovers_a_monotone_distortion_that_no_temperature_can():
+    generator = np.random.default_rng(0)
+    honest = generator.random(6000)
+    labels = (generator.random(6000) < honest).astype(int)
+    truth = Truth(labels=labels, patients=np.arange(6000).astype(str), folds=np.arange(6000) % 3)
+    bent = np.stack([1 - honest**3, honest**3], axis=1)
+    chosen = choose_calibrator("isotonic", bent, truth)
+    assert isinstance(chosen.calibrator, Isotonic)
+    assert np.abs(calibrate(chosen.calibrator, bent)[:, 1] - honest).mean() < 0.02
+    by_temperature = calibrate(fit_temperature(bent, truth), bent)
+    assert np.abs(by_temperature[:, 1] - honest).mean() > 0.04
+
+
+def test_isotonic_is_never_certain_and_never_turns_two_images_round():
+    labels = np.repeat([0, 1], 600)
+    truth = Truth(labels=labels, patients=np.arange(1200).astype(str), folds=np.arange(1200) % 3)
+    second = np.linspace(0, 1, 1200)  # separates the classes perfectly
+    fitted = fit_isotonic(np.stack([1 - second, second], axis=1), truth)
+    wide = np.linspace(0, 1, 5001)
+    found = calibrate(fitted, np.stack([1 - wide, wide], axis=1))
+    assert found.min() >= 1 / 1203
+    assert (np.diff(found[:, 1]) >= 0).all()
+    np.testing.assert_allclose(found.sum(axis=1), 1)
+
+
+def test_isotonic_of_equal_probabilities_is_their_frequency():
+    labels = np.repeat([0, 1], [300, 100])
+    truth = Truth(labels=labels, patients=np.arange(400).astype(str), folds=np.arange(400) % 3)
+    equal = np.full((400, 2), 0.5)
+    np.testing.assert_allclose(calibrate(fit_isotonic(equal, truth), equal)[:, 1], 0.25)
+
+
+@pytest.mark.parametrize(
+    ("kind", "n_classes", "n", "reason"),
+    [("isotonic", 3, 4000, "needs two classes, but there are 3"), ("isotonic", 2, 900, "needs 1000 images of the sec")],
+)
+def test_isotonic_without_the_data_for_it_is_refused(kind, n_classes, n, reason):
+    probabilities, _, truth = planted(2.0, n=n, n_classes=n_classes)
+    with pytest.raises(RunError, match=reason):
+        choose_calibrator(kind, probabilities, truth)
+
+
+@pytest.mark.parametrize(
+    ("inputs", "outputs", "problem"),
+    [
+        ((0.1, 0.1), (0.2, 0.3), "ascend"),
+        ((0.1, 0.2), (0.3, 0.2), "descend"),
+        ((0.1, 0.2), (0.0, 0.2), "certain"),
+        ((0.1, 0.2, 0.3), (0.1, 0.2), "pairs"),
+    ],
+)
+def test_an_isotonic_map_that_is_none_is_refused(inputs, outputs, problem):
+    with pytest.raises(ValidationError, match=problem):
+        Isotonic(inputs=inputs, outputs=outputs)
+
+
 def test_labels_of_a_fold_do_not_reach_the_temperature_that_calibrates_it():
     probabilities, _, truth = planted(2.0, n=300)
     changed = Truth(labels=np.where(truth.folds == 1, 0, truth.labels), patients=truth.patients, folds=truth.folds)
-    first, second = cross_calibrate(probabilities, truth), cross_calibrate(probabilities, changed)
+    first, second = (
+        cross_calibrate("temperature", probabilities, truth),
+        cross_calibrate("temperature", probabilities, changed),
+    )
     np.testing.assert_array_equal(first[truth.folds == 1], second[truth.folds == 1])
     assert not np.allclose(first[truth.folds == 0], second[truth.folds == 0])
 
@@ -91,7 +198,7 @@ def test_cross_fitted_members_and_temperature_come_from_the_other_folds():
     candidates = np.stack([planted(2.0, n=300)[0], planted(0.5, n=300)[0]])
     _, _, truth = planted(2.0, n=300)
     weights = np.array([[1.0, 0.0], [0.3, 0.7], [0.0, 1.0]])
-    result = cross_calibrate_members(candidates, weights, truth)
+    result = cross_calibrate_members("temperature", candidates, weights, truth)
     for fold in range(3):
         held_out = truth.folds == fold
         mixed = np.tensordot(weights[fold], candidates, axes=1)
@@ -99,13 +206,20 @@ def test_cross_fitted_members_and_temperature_come_from_the_other_folds():
         np.testing.assert_allclose(result[held_out], calibrate(fitted, mixed[held_out]))
 
 
-@pytest.mark.parametrize("calibrator", [Identity(), Temperature(temperature=1.7)])
+EVERY = [
+    Identity(),
+    Temperature(temperature=1.7),
+    TemperatureBias(temperature=1.7, biases=(0.1, -0.3, 0.2)),
+]
+
+
+@pytest.mark.parametrize("calibrator", EVERY)
 def test_the_log_pool_of_one_fold_is_plain_calibration(calibrator):
     probabilities, _, _ = planted(2.0, n=50)
     np.testing.assert_array_equal(pool_folds(calibrator, probabilities[None]), calibrate(calibrator, probabilities))
 
 
-@pytest.mark.parametrize("calibrator", [Identity(), Temperature(temperature=1.7)])
+@pytest.mark.parametrize("calibrator", EVERY)
 def test_the_log_pool_of_equal_folds_is_plain_calibration(calibrator):
     probabilities, _, _ = planted(1.0, n=50)
     pooled = pool_folds(calibrator, np.repeat(probabilities[None], 4, axis=0))

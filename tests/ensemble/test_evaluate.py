@@ -3,7 +3,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from consilia.ensemble.calibration import Identity, pool_folds
+from consilia.ensemble.calibrators import Identity, pool_folds
 from consilia.ensemble.evaluate import evaluate
 from consilia.ensemble.evaluation import Evaluation, Subject, score_predictions
 from consilia.errors import DataError

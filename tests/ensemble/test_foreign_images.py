@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from consilia.ensemble.calibration import pool_folds
+from consilia.ensemble.calibrators import pool_folds
 from consilia.ensemble.predictor import load_predictor
 from consilia.errors import DataError, ReaderError
 from consilia.plan.reading import FixedWindows, Reading, Window

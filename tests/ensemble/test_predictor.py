@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 import consilia
-from consilia.ensemble.calibration import Identity, pool_folds
+from consilia.ensemble.calibrators import Identity, pool_folds
 from consilia.ensemble.images import single_images
 from consilia.ensemble.predictor import Predictions, load_predictor
 from consilia.errors import DataError, ReaderError, UserError

@@ -9,12 +9,7 @@ import consilia
 from consilia.data.folds import FoldPlan
 from consilia.data.store import ImageStore
 from consilia.ensemble.bundle import write_bundle
-from consilia.ensemble.calibration import (
-    Calibration,
-    Identity,
-    choose_calibrator,
-    cross_calibrate_members,
-)
+from consilia.ensemble.calibration import Calibration, choose_calibrator, cross_calibrate_members
 from consilia.ensemble.choice import Choice, choose
 from consilia.ensemble.document import (
     BundleDocument,
@@ -170,9 +165,8 @@ def _selection_report(pool: Pool, choice: Choice) -> SelectionReport:
 def _cross_fitted(pool: Pool, choice: Choice, calibration: Calibration, store: ImageStore, *, seed: int) -> Evaluation:
     """Score the pool's images, each by an ensemble that was selected and calibrated without its fold."""
     uncalibrated = combine_cross_fitted(pool.candidates, choice.fold_weights, pool.truth)
-    calibrated = uncalibrated
-    if not isinstance(calibration.calibrator, Identity):
-        calibrated = cross_calibrate_members(pool.candidates, choice.fold_weights, pool.truth)
+    kind = calibration.calibrator.kind
+    calibrated = cross_calibrate_members(kind, pool.candidates, choice.fold_weights, pool.truth)
     subject = Subject(
         labels=pool.truth.labels,
         patients=pool.truth.patients,

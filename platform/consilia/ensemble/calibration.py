@@ -1,74 +1,92 @@
-"""How sure the ensemble says it is. Source: docs/methods.md section 5; Guo et al., ICML 2017 (temperature scaling).
+"""How sure the ensemble says it is: calibrators are fitted, and one is chosen. Source: docs/methods.md section 5.
 
-Out-of-fold probabilities come from one fold's networks, but the predictor has those of k folds. So the
-calibrator is fitted to, and applied to, the probabilities of one fold ensemble; the folds are pooled after
-it, in the logarithm.
+Out-of-fold probabilities come from one fold's networks, but the predictor has those of k folds. So a calibrator is
+fitted to pairs of one fold ensemble's probabilities and labels; `calibrators.pool_folds` pools after it.
 """
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Annotated, Literal
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import Field
-from scipy.optimize import minimize_scalar
+from scipy.optimize import minimize, minimize_scalar
+from sklearn.isotonic import IsotonicRegression
 
+from consilia.ensemble.calibrators import (
+    AnyCalibrator,
+    Identity,
+    Isotonic,
+    Temperature,
+    TemperatureBias,
+    calibrate,
+)
 from consilia.ensemble.selection import Candidates, Truth, combine, weighted_log_loss
-from consilia.plan.frozen import Frozen
+from consilia.errors import RunError
+from consilia.plan.ensemble import CalibrationKind
 from consilia.records import Probabilities
 from consilia.scoring.metrics import SMALLEST_PROBABILITY, softmax
+from consilia.scoring.patients import patient_weights
 
-POOL_CLIP = 1e-5  # one fold's near-zero may not veto a class
+LEAST_IMAGES, LEAST_OF_CLASS = 1000, 50  # for a bias of every class
+LEAST_POSITIVES = 1000  # for an isotonic map
 _LOG_TEMPERATURES = (np.log(0.05), np.log(20.0))
-
-
-class Identity(Frozen):
-    """Leaves probabilities as they are."""
-
-    kind: Literal["identity"] = "identity"
-
-
-class Temperature(Frozen):
-    """Divides the logarithm of probabilities by a temperature; above 1 is less sure."""
-
-    kind: Literal["temperature"] = "temperature"
-    temperature: float = Field(gt=0)
-
-
-Calibrator = Annotated[Identity | Temperature, Field(discriminator="kind")]
+_TITLES = {"temperature": "a temperature", "temperature_bias": "a temperature with biases", "isotonic": "isotonic"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Calibration:
     """The calibrator that is kept, and why."""
 
-    calibrator: Identity | Temperature
+    calibrator: AnyCalibrator
     reason: str
     loss_before: float  # patient-weighted log loss, out-of-fold
-    loss_after: float | None  # cross-fitted; None where nothing was fitted
+    loss_after: float | None  # cross-fitted, of the best calibrator tried; None where nothing was fitted
 
 
-def calibrate(calibrator: Identity | Temperature, probabilities: Probabilities) -> Probabilities:
-    """Return calibrated probabilities (..., n_classes) of the probabilities of one fold ensemble."""
-    if isinstance(calibrator, Identity):
-        return probabilities
-    return softmax(np.log(np.clip(probabilities, SMALLEST_PROBABILITY, 1.0)) / calibrator.temperature)
-
-
-def pool_folds(calibrator: Identity | Temperature, fold_probabilities: npt.NDArray[np.float64]) -> Probabilities:
-    """Return the ensemble's probabilities: calibrated in each fold, then the normalised geometric mean.
+def choose_calibrator(kind: CalibrationKind, probabilities: Probabilities, truth: Truth) -> Calibration:
+    """Fit the recipe's calibrators to out-of-fold pairs; keep the best only if it lowers the cross-fitted loss.
 
     Args:
-        calibrator: Applied to each fold ensemble.
-        fold_probabilities: q_f(x) of docs/methods.md section 5, (n_folds, n_images, n_classes).
+        kind: The recipe's calibration. `auto` tries a temperature, and one with biases where the data support them:
+            the lowest cross-fitted loss wins, a tie goes to the simpler one.
+        probabilities: Each image by the fold ensemble that never saw it, (n_images, n_classes).
+        truth: About the same images.
 
-    Returns:
-        (n_images, n_classes); rows sum to 1, and the order of the folds is irrelevant.
+    Raises:
+        RunError: The recipe names a calibrator that these data do not support.
     """
-    if len(fold_probabilities) == 1:
-        return calibrate(calibrator, fold_probabilities[0])
-    logs = np.log(np.clip(calibrate(calibrator, fold_probabilities), POOL_CLIP, 1.0))
-    return softmax(logs.mean(axis=0))
+    before = weighted_log_loss(probabilities, truth)
+    if kind == "none":
+        reason = "The recipe asks for no calibration."
+        return Calibration(calibrator=Identity(), reason=reason, loss_before=before, loss_after=None)
+    tried = [each for each in _CANDIDATES[kind] if kind != "auto" or not unsupported(each, probabilities, truth)]
+    if reason := unsupported(tried[0], probabilities, truth):
+        raise RunError(f"calibration: {kind} {reason} Choose auto or temperature in the recipe.")
+    losses = {each: weighted_log_loss(cross_calibrate(each, probabilities, truth), truth) for each in tried}
+    best = min(losses, key=lambda each: losses[each])
+    found = ", ".join(f"{_TITLES[each]} {loss:.4f}" for each, loss in losses.items())
+    measured = f"cross-fitted log loss: uncalibrated {before:.4f}, {found}"
+    if losses[best] >= before:
+        reason = f"No calibrator is kept: none lowers the loss ({measured})."
+        return Calibration(calibrator=Identity(), reason=reason, loss_before=before, loss_after=losses[best])
+    calibrator = _FITS[best](probabilities, truth)
+    reason = f"{_describe(calibrator)} is kept: it lowers the loss ({measured})."
+    return Calibration(calibrator=calibrator, reason=reason, loss_before=before, loss_after=losses[best])
+
+
+def unsupported(kind: str, probabilities: Probabilities, truth: Truth) -> str:
+    """Return in words why these data cannot support a kind of calibrator, or ""."""
+    counts = np.bincount(truth.labels, minlength=probabilities.shape[1])
+    if kind == "temperature_bias" and (len(truth.labels) < LEAST_IMAGES or counts.min() < LEAST_OF_CLASS):
+        return (
+            f"needs {LEAST_IMAGES} images and {LEAST_OF_CLASS} of every class, but there are {len(truth.labels)}, "
+            f"and {counts.min()} of the rarest class."
+        )
+    if kind == "isotonic" and len(counts) != 2:
+        return f"needs two classes, but there are {len(counts)}."
+    if kind == "isotonic" and counts[1] < LEAST_POSITIVES:
+        return f"needs {LEAST_POSITIVES} images of the second class, but there are {counts[1]}."
+    return ""
 
 
 def fit_temperature(probabilities: Probabilities, truth: Truth) -> Temperature:
@@ -85,40 +103,63 @@ def fit_temperature(probabilities: Probabilities, truth: Truth) -> Temperature:
     return Temperature(temperature=float(np.exp(found.x)))
 
 
-def choose_calibrator(kind: Literal["temperature", "none"], probabilities: Probabilities, truth: Truth) -> Calibration:
-    """Fit the recipe's calibrator to out-of-fold pairs; keep it only if that lowers the cross-fitted loss.
+def fit_temperature_bias(probabilities: Probabilities, truth: Truth) -> TemperatureBias:
+    """Return the temperature in [0.05, 20] and the class biases with the lowest patient-weighted log loss.
 
-    Args:
-        kind: The recipe's calibration.
-        probabilities: Each image by the fold ensemble that never saw it, (n_images, n_classes).
-        truth: About the same images.
+    The biases are centred: a constant added to all classes changes nothing.
+
+    Source: Guo et al., ICML 2017, section 4.2 (vector scaling, with one scale for all classes).
     """
-    before = weighted_log_loss(probabilities, truth)
-    if kind == "none":
-        reason = "The recipe asks for no calibration."
-        return Calibration(calibrator=Identity(), reason=reason, loss_before=before, loss_after=None)
-    after = weighted_log_loss(cross_calibrate(probabilities, truth), truth)
-    losses = f"cross-fitted log loss {after:.4f}, uncalibrated {before:.4f}"
-    if after >= before:
-        reason = f"No calibrator is kept: a temperature does not lower the loss ({losses})."
-        return Calibration(calibrator=Identity(), reason=reason, loss_before=before, loss_after=after)
-    calibrator = fit_temperature(probabilities, truth)
-    reason = f"Temperature {calibrator.temperature:.3f} is kept: it lowers the loss ({losses})."
-    return Calibration(calibrator=calibrator, reason=reason, loss_before=before, loss_after=after)
+    logs = np.log(np.clip(probabilities, SMALLEST_PROBABILITY, 1.0))
+    weights = patient_weights(truth.patients)
+    weights = weights / weights.sum()
+    true = np.zeros_like(logs)
+    true[np.arange(len(logs)), truth.labels] = 1.0
+
+    def loss(parameters: npt.NDArray[np.float64]) -> tuple[float, npt.NDArray[np.float64]]:
+        scaled = logs * np.exp(-parameters[0])
+        found = softmax(scaled + parameters[1:])
+        error = (found - true) * weights[:, None]  # of the loss, with respect to the logits
+        value = -float(weights @ np.log(np.clip((found * true).sum(axis=1), SMALLEST_PROBABILITY, 1.0)))
+        return value, np.array([-(error * scaled).sum(), *error.sum(axis=0)])
+
+    start = np.array([np.log(fit_temperature(probabilities, truth).temperature), *np.zeros(logs.shape[1])])
+    bounds = [_LOG_TEMPERATURES, *[(-20.0, 20.0)] * logs.shape[1]]
+    found = minimize(loss, start, jac=True, bounds=bounds, method="L-BFGS-B").x
+    biases = found[1:] - found[1:].mean()
+    return TemperatureBias(temperature=float(np.exp(found[0])), biases=tuple(biases.tolist()))
 
 
-def cross_calibrate(probabilities: Probabilities, truth: Truth) -> Probabilities:
-    """Return each image's probabilities, (n_images, n_classes), by a temperature fitted without its fold."""
+def fit_isotonic(probabilities: Probabilities, truth: Truth) -> Isotonic:
+    """Return the isotonic map with the lowest patient-weighted squared error, for two classes.
+
+    Its ends stay as far from 0 and 1 as one imaginary image more of each class would put them: a stretch of pure
+    images is no certainty.
+
+    Source: Zadrozny and Elkan, KDD 2002; fitted by scikit-learn.
+    """
+    edge = 1.0 / (len(truth.labels) + 2)
+    fitted = IsotonicRegression(y_min=edge, y_max=1 - edge, out_of_bounds="clip")
+    fitted.fit(probabilities[:, 1], truth.labels, sample_weight=patient_weights(truth.patients))
+    inputs, outputs = fitted.X_thresholds_.tolist(), fitted.y_thresholds_.tolist()
+    if len(inputs) == 1:  # all images have one probability
+        inputs, outputs = [inputs[0], np.nextafter(inputs[0], 2.0)], outputs * 2
+    return Isotonic(inputs=tuple(inputs), outputs=tuple(outputs))
+
+
+def cross_calibrate(kind: str, probabilities: Probabilities, truth: Truth) -> Probabilities:
+    """Return each image's probabilities, (n_images, n_classes), by a calibrator fitted without its fold."""
     folds = np.unique(truth.folds)
-    return cross_calibrate_members(probabilities[None], np.ones((len(folds), 1)), truth)
+    return cross_calibrate_members(kind, probabilities[None], np.ones((len(folds), 1)), truth)
 
 
 def cross_calibrate_members(
-    candidates: Candidates, fold_weights: npt.NDArray[np.float64], truth: Truth
+    kind: str, candidates: Candidates, fold_weights: npt.NDArray[np.float64], truth: Truth
 ) -> Probabilities:
     """Return each image as an ensemble that was selected and calibrated without its fold sees it.
 
     Args:
+        kind: Of the calibrator.
         candidates: Out-of-fold probabilities, (n_candidates, n_images, n_classes).
         fold_weights: Of the candidates, selected without each fold, (n_folds, n_candidates).
         truth: About the images.
@@ -127,6 +168,29 @@ def cross_calibrate_members(
     for fold, weights in zip(np.unique(truth.folds), fold_weights, strict=True):
         held_out = truth.folds == fold
         probabilities = combine(candidates, weights)
-        calibrator = fit_temperature(probabilities[~held_out], truth.subset(~held_out))
+        calibrator = _FITS[kind](probabilities[~held_out], truth.subset(~held_out))
         result[held_out] = calibrate(calibrator, probabilities[held_out])
     return result
+
+
+_FITS: Mapping[str, Callable[[Probabilities, Truth], AnyCalibrator]] = {
+    "identity": lambda probabilities, truth: Identity(),
+    "temperature": fit_temperature,
+    "temperature_bias": fit_temperature_bias,
+    "isotonic": fit_isotonic,
+}
+_CANDIDATES: Mapping[CalibrationKind, tuple[str, ...]] = {
+    "auto": ("temperature", "temperature_bias"),
+    "temperature": ("temperature",),
+    "temperature_bias": ("temperature_bias",),
+    "isotonic": ("isotonic",),
+}
+
+
+def _describe(calibrator: AnyCalibrator) -> str:
+    if isinstance(calibrator, Isotonic):
+        return f"An isotonic map of {len(calibrator.inputs)} points"
+    if isinstance(calibrator, TemperatureBias):
+        biases = ", ".join(f"{bias:+.3f}" for bias in calibrator.biases)
+        return f"Temperature {calibrator.temperature:.3f} with the class biases {biases}"
+    return f"Temperature {calibrator.temperature:.3f}" if isinstance(calibrator, Temperature) else "No calibrator"

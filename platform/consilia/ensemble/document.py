@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from consilia.ensemble.calibration import Calibrator
+from consilia.ensemble.calibrators import AnyCalibrator, Calibrator, Isotonic, TemperatureBias
 from consilia.ensemble.evaluation import Evaluation
 from consilia.models.factory import ModelSpec
 from consilia.plan.ensemble import EnsembleRecipe
@@ -104,10 +104,19 @@ class BundleDocument(Frozen):
         total = sum(member.weight for member in self.members)
         if abs(total - 1) > 1e-6:
             raise ValueError(f"the members' weights must sum to 1, but sum to {total}")
+        if (n_classes := _n_classes(self.calibrator)) not in (None, len(self.classes)):
+            raise ValueError(f"the calibrator must be one of {len(self.classes)} classes, but is one of {n_classes}")
         folds = [network.fold for network in self.members[0].networks]
         for member in self.members:
             _check_member(member, folds, self)
         return self
+
+
+def _n_classes(calibrator: AnyCalibrator) -> int | None:
+    """Return how many classes a calibrator is made for; None: any number."""
+    if isinstance(calibrator, TemperatureBias):
+        return len(calibrator.biases)
+    return 2 if isinstance(calibrator, Isotonic) else None
 
 
 def _check_member(member: Member, folds: list[int], document: BundleDocument) -> None:

@@ -5,7 +5,7 @@ from typing import Literal
 import numpy as np
 
 from consilia.data.store import ImageStore
-from consilia.ensemble.calibration import Identity, pool_folds
+from consilia.ensemble.calibrators import Identity, pool_folds
 from consilia.ensemble.document import BundleDocument
 from consilia.ensemble.evaluation import Evaluation, Subject, score_predictions
 from consilia.ensemble.predictor import EnsemblePredictor

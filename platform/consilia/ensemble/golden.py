@@ -14,7 +14,7 @@ import numpy.typing as npt
 import torch
 
 import consilia
-from consilia.ensemble.calibration import Identity, Temperature, pool_folds
+from consilia.ensemble.calibrators import AnyCalibrator, pool_folds
 from consilia.ensemble.document import BundleDocument
 from consilia.ensemble.networks import FoldEnsembles
 from consilia.errors import BundleError, RunError
@@ -25,7 +25,7 @@ TOLERANCE = 1e-3  # of a probability, on another build or device than the bundle
 _MAX_BYTES = 64 * 2**20  # unpacked; four images of the largest stored size are 48 MiB
 
 
-def write_golden(path: Path, networks: FoldEnsembles, calibrator: Identity | Temperature, reading: Reading) -> None:
+def write_golden(path: Path, networks: FoldEnsembles, calibrator: AnyCalibrator, reading: Reading) -> None:
     """Write the golden inputs and what the ensemble says of them.
 
     Raises:

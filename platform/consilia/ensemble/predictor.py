@@ -12,7 +12,7 @@ import pandas as pd
 
 from consilia.data.store import ImageStore
 from consilia.ensemble.bundle import read_bundle
-from consilia.ensemble.calibration import pool_folds
+from consilia.ensemble.calibrators import pool_folds
 from consilia.ensemble.document import BundleDocument
 from consilia.ensemble.golden import GOLDEN, check_golden
 from consilia.ensemble.images import Foreign, Frame, ImageLike, Images, read_pixels, single_images, split_frames

@@ -33,9 +33,12 @@ class Greedy(Frozen):
 Selection = Annotated[BestSingle | SoftVote | Greedy, Field(discriminator="kind")]
 
 
+CalibrationKind = Literal["auto", "temperature", "temperature_bias", "isotonic", "none"]
+
+
 class EnsembleRecipe(Frozen):
     """How finished trials become one predictor."""
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")
     selection: Selection
-    calibration: Literal["temperature", "none"] = "temperature"
+    calibration: CalibrationKind = "temperature"
