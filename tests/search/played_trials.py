@@ -4,6 +4,7 @@ A trial has two folds of three epochs. Every epoch that is computed to its end i
 was repeated.
 """
 
+import contextlib
 import json
 import os
 import random
@@ -14,6 +15,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
+import ray
 from search_records import METRICS, Listener
 
 from consilia.catalog import load
@@ -27,7 +29,7 @@ from consilia.search.capacity import Share
 from consilia.search.ledger import Ledger
 from consilia.search.limits import Limits
 from consilia.search.racing import EveryFold
-from consilia.search.slot import SlotOptions
+from consilia.search.slot import Slot, SlotOptions
 from consilia.search.space import join_spaces
 from consilia.search.suggester import OptunaSuggester
 from consilia.search.tuner import run_in_slots
@@ -101,6 +103,20 @@ class PlayedStudy:
         """Return (number, fold, epoch) of every epoch that was computed to its end, once for each time."""
         lines = (self.marks / "computed").read_text().splitlines() if (self.marks / "computed").exists() else []
         return [(int(number), int(fold), int(epoch)) for number, fold, epoch, *_ in map(str.split, lines)]
+
+
+class FrailSlot(Slot):
+    """Its mailbox dies while the slot starts with trial 0 for the first time, and before it takes up trial 1."""
+
+    marks = Path("/nowhere")  # a test sets its own
+
+    def _assign(self, task: TrialTask) -> None:
+        if task.number < 2 and Place(self.marks, task.number, 0, 0).first_time():
+            ray.kill(self._mailbox)
+            with contextlib.suppress(ray.exceptions.RayActorError):
+                while True:
+                    ray.get(self._mailbox.silent_seconds.remote(), timeout=60)
+        super()._assign(task)
 
 
 def score_of(task: TrialTask, fold: int, epoch: int) -> float:

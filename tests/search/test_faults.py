@@ -15,6 +15,7 @@ import pytest
 import ray
 from played_trials import (
     EPOCHS,
+    FrailSlot,
     JumpingClock,
     K,
     PlayedStudy,
@@ -150,6 +151,20 @@ def test_a_trial_goes_on_after_the_loss_of(struck: tuple[PlayedStudy, Listener],
     notes = notes_of(listener, number)
     assert what in notes
     assert bool(notes) == bool(what)
+
+
+def test_a_mailbox_that_dies_while_its_slot_starts_or_takes_a_task_costs_only_the_slot(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    class Frail(FrailSlot):
+        marks = tmp_path
+
+    monkeypatch.setattr("consilia.search.tuner.Slot", Frail)
+    study, listener = make_study(tmp_path, n_trials=3), Listener()
+    study.search(listener, slots=lambda: 1)
+    for number in range(3):
+        assert_finished(study, number)
+        assert ("its mailbox is gone" in notes_of(listener, number)) == (number < 2)
 
 
 def test_a_loss_that_is_not_finite_fails_the_trial_with_fold_epoch_and_lr(struck: tuple[PlayedStudy, Listener]):

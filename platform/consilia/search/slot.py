@@ -24,6 +24,7 @@ _HEARTBEAT_SECONDS = 1.0  # how long a step waits before it lets Tune speak to t
 _PING_SECONDS = 3.0  # of silence, before a slot asks whether its workers live
 _CLOSE_SECONDS = 30.0  # workers poll for the stop between batches
 _ANSWER_SECONDS = 30.0  # the mailbox answers in milliseconds, unless it is gone
+_NO_MAILBOX = WorkersLost("its mailbox is gone")
 _NO_ANSWER = (ray.exceptions.RayActorError, ray.exceptions.GetTimeoutError)
 
 
@@ -52,15 +53,18 @@ class Slot(tune.Trainable):
         self._options = options
         self._mailbox: Any = ray.remote(Mailbox).options(num_cpus=0).remote()
         self._message: Any = None
-        self._lost: WorkersLost | None = None
-        task = self._assign(config)
+        self._loss: WorkersLost | None = None  # why the slot can be used no more, to be said by the next step
+        self._is_over = False  # it was said
+        task = _task(config)
+        self._assign(task)
         share = options.roomy if task.roomy and options.roomy is not None else options.share
         self._workers = threading.Thread(target=self._run_workers, args=(share,), name="ray-train", daemon=True)
-        self._workers.start()
+        if self._loss is None:
+            self._workers.start()
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         """Stop what is under way and take the next task; True tells Tune that no new actor is needed."""
-        self._assign(new_config)
+        self._assign(_task(new_config))
         return True
 
     def step(self) -> dict[str, Any]:
@@ -69,21 +73,23 @@ class Slot(tune.Trainable):
         Raises:
             RuntimeError: The slot can be used no more, which the message before has said.
         """
-        if self._lost is not None:
-            raise RuntimeError(self._lost.reason)
+        if self._is_over:
+            assert self._loss is not None
+            raise RuntimeError(self._loss.reason)
         try:
-            message = self._next_message()
+            message = self._loss or self._next_message()
         except _NO_ANSWER:
-            message = WorkersLost("its mailbox is gone")
+            message = _NO_MAILBOX
         if isinstance(message, WorkersLost):
-            self._lost = message
+            self._loss, self._is_over = message, True
         return {"message": message}
 
     def cleanup(self) -> None:
         """Close the mailbox, so that the train function returns and Ray Train ends in good order."""
         with contextlib.suppress(*_NO_ANSWER):  # without a mailbox the workers end by themselves
             self._ask("close")
-        self._workers.join(timeout=_CLOSE_SECONDS)
+        if self._workers.is_alive():
+            self._workers.join(timeout=_CLOSE_SECONDS)
         ray.kill(self._mailbox)
 
     @classmethod
@@ -114,15 +120,16 @@ class Slot(tune.Trainable):
         self._message = None
         return message
 
-    def _assign(self, config: dict[str, Any]) -> TrialTask:
+    def _assign(self, task: TrialTask) -> None:
+        """Hand a task to the workers; without a mailbox the next step says so.
+
+        Raising here is no way to say it: Tune waits for ever for an actor whose start failed because another had died.
+        """
         self._message = None
-        task = TrialTask(
-            number=config["number"],
-            hyperparameters=Hyperparameters.model_validate(config["hyperparameters"]),
-            roomy=config["roomy"],
-        )
-        self._ask("assign", task)
-        return task
+        try:
+            self._ask("assign", task)
+        except _NO_ANSWER:
+            self._loss = _NO_MAILBOX
 
     def _look_after_workers(self) -> WorkersLost | None:
         """End workers that show no sign of life, and give the slot up where no other comes in their place.
@@ -161,6 +168,15 @@ class Slot(tune.Trainable):
         except Exception as error:  # whatever Ray Train raises, Tune must hear of it through the mailbox
             reason = f"its workers are gone: {str(error).strip().partition(chr(10))[0]}"
         self._mailbox.lose_workers.remote(reason)
+
+
+def _task(config: dict[str, Any]) -> TrialTask:
+    """Return the task that the book has handed out, from the configuration that Tune carried."""
+    return TrialTask(
+        number=config["number"],
+        hyperparameters=Hyperparameters.model_validate(config["hyperparameters"]),
+        roomy=config["roomy"],
+    )
 
 
 def _ping(worker: object) -> None:
