@@ -71,3 +71,24 @@ def test_an_image_that_is_not_there_is_such_a_row_too(trained, images, tmp_path)
 def test_a_device_that_is_not_there_is_a_user_s_error(trained, images, capsys):
     assert run(["predict", str(trained.bundle), str(images[0]), "--device", "gpux"]) == 2
     assert "gpux" in capsys.readouterr().err
+
+
+def test_a_prevalence_corrects_the_probabilities_and_a_wrong_one_is_refused(trained, images, tmp_path, capsys):
+    predictor = consilia.load(trained.bundle, device="cpu")
+    first, *others = predictor.classes
+    shares = {name: 0.01 for name in others}
+    given = [word for name in others for word in ("--prevalence", f"{name}=0.01")]
+    out = tmp_path / "rare.csv"
+    assert predict(trained.bundle, images[:1], "--out", str(out), *given) == 0
+    with out.open(newline="", encoding="utf-8") as file:
+        (row,) = csv.DictReader(file)
+    expected = predictor.for_prevalence(shares).predict_proba(images[0])[0, 0]
+    assert float(row[f"p_{first}"]) == pytest.approx(expected, abs=1e-6)
+    capsys.readouterr()
+    for wrong, problem in (
+        ("covid=0.1", "but names covid"),
+        (first, "must be CLASS=SHARE"),
+        (f"{first}=x", "CLASS=SHARE"),
+    ):
+        assert predict(trained.bundle, images[:1], "--prevalence", wrong) == 2
+        assert problem in capsys.readouterr().err

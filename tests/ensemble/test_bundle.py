@@ -1,5 +1,7 @@
 import json
 import os
+import zipfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,7 +13,7 @@ from consilia.ensemble.bundle import read_bundle, record_evaluation
 from consilia.ensemble.evaluate import evaluate
 from consilia.ensemble.predictor import load_predictor
 from consilia.ensemble.publish import publish_folder
-from consilia.errors import BundleError
+from consilia.errors import BundleError, UserError
 from consilia.files import sha256_of_file, sha256_of_json
 
 MEMBER = "members/trial-0-fold-1.safetensors"
@@ -79,8 +81,20 @@ def test_a_document_that_is_not_json_is_refused(bundle, text):
 
 
 def test_a_newer_schema_names_the_version_to_install(bundle):
-    rewrite(bundle, lambda content: content.update(schema_version=3, consilia="7.1.0", novelty=[]))
-    refuse(bundle, r"written by consilia 7\.1\.0 with schema version 3.*Install consilia 7\.1\.0 or later")
+    rewrite(bundle, lambda content: content.update(schema_version=4, consilia="7.1.0", novelty=[]))
+    refuse(bundle, r"written by consilia 7\.1\.0 with schema version 4.*Install consilia 7\.1\.0 or later")
+
+
+def test_a_bundle_of_the_schema_before_predicts_what_it_said_and_says_what_it_does_not_know(tmp_path):
+    with zipfile.ZipFile(Path(__file__).parent / "bundle_v2.zip") as archive:
+        archive.extractall(tmp_path / "old")
+    old = load_predictor(tmp_path / "old", device="cpu")  # compares the golden outputs
+    assert json.loads((tmp_path / "old" / "ensemble.json").read_text())["schema_version"] == 2
+    assert old.document.schema_version == 3
+    assert old.document.prevalence is None
+    np.testing.assert_allclose(old.predict_proba(np.zeros((3, 40, 40), np.uint8)).sum(axis=1), 1)
+    with pytest.raises(UserError, match="build it again"):
+        old.for_prevalence({"nodule": 0.1})
 
 
 @pytest.mark.parametrize("value", [0, "1", None, True, 1.5])

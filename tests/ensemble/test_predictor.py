@@ -238,6 +238,16 @@ def test_no_rows_are_refused(finished_study, predictor):
         predictor.predict_store(finished_study.store, np.array([], np.int64))
 
 
+def test_a_predictor_for_a_rarer_disease_is_less_ready_to_see_it(predictor, images):
+    rare = predictor.for_prevalence({"nodule": 0.01})
+    before, after = predictor.predict_proba(images), rare.predict_proba(images)
+    odds = after[:, 1] / after[:, 0] / (before[:, 1] / before[:, 0])
+    trained = predictor.document.prevalence
+    np.testing.assert_allclose(odds, 0.01 / 0.99 * trained[0] / trained[1])
+    np.testing.assert_array_equal(predictor.predict_proba(images), before)  # the one it came from is unchanged
+    assert rare.predict(images[0])[0].probabilities["nodule"] == pytest.approx(after[0, 1])
+
+
 @pytest.mark.parametrize("device", ["gpux", "cuda:97"])
 def test_a_device_that_is_not_there_is_refused(built_bundle, device):
     with pytest.raises(UserError, match=f"device must be one .* got '{device}'"):

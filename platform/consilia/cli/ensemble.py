@@ -55,6 +55,12 @@ def predict(
     foreign: Annotated[
         Foreign, typer.Option(help="An image of a kind that was not trained on, such as a PNG where it was DICOM.")
     ] = "refuse",
+    prevalence: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="CLASS=SHARE", help="How common a class is where you predict; all classes but one must be given."
+        ),
+    ] = None,
 ) -> int:
     """Predict images: label, confidence, and every class's calibrated probability.
 
@@ -66,6 +72,8 @@ def predict(
     from consilia.report.predictions import print_predictions, write_predictions
 
     predictor = consilia.load(bundle, device=device)
+    if prevalence:
+        predictor = predictor.for_prevalence(dict(map(_share, prevalence)))
     rows = predictor.iterate_named(images, foreign=foreign)
     if out is None:
         n_bad = print_predictions(rows, predictor.classes)
@@ -73,3 +81,14 @@ def predict(
         n_images, n_bad = write_predictions(rows, predictor.classes, out)
         print(f"{out}: {n_images} images, {n_bad} of them unreadable")
     return 1 if n_bad else 0
+
+
+def _share(text: str) -> tuple[str, float]:
+    """Return class and share of CLASS=SHARE."""
+    from consilia.errors import UserError
+
+    name, _, share = text.rpartition("=")
+    try:
+        return name, float(share)
+    except ValueError:
+        raise UserError(f"--prevalence must be CLASS=SHARE, such as pneumonia=0.02, but is {text!r}.") from None

@@ -23,6 +23,7 @@ from consilia.ensemble.document import (
 from consilia.ensemble.evaluate import NO_PATIENTS
 from consilia.ensemble.evaluation import Evaluation, Subject, score_predictions
 from consilia.ensemble.pool import Pool, keep_with_weights, load_pool
+from consilia.ensemble.prior import prevalence_of
 from consilia.ensemble.seen import fingerprints
 from consilia.ensemble.selection import (
     combine,
@@ -84,6 +85,7 @@ def build_ensemble(
         modality=plan.data.modality,
         members=members,
         calibrator=calibration.calibrator,
+        prevalence=tuple(prevalence_of(pool.truth.labels, pool.truth.patients, len(store.classes)).tolist()),
         selection=_selection_report(pool, choice),
         calibration=CalibrationReport(
             reason=calibration.reason,

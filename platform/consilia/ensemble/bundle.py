@@ -15,7 +15,7 @@ from pydantic import ValidationError
 
 import consilia
 from consilia.ensemble.card import model_card
-from consilia.ensemble.document import SCHEMA_VERSION, BundleDocument, FileRecord
+from consilia.ensemble.document import OLDEST_VERSION, SCHEMA_VERSION, BundleDocument, FileRecord
 from consilia.ensemble.evaluation import Evaluation
 from consilia.ensemble.golden import GOLDEN, environment, write_golden
 from consilia.ensemble.networks import FoldEnsembles
@@ -86,7 +86,7 @@ def read_bundle(path: Path) -> BundleDocument:
     if digest != sha256_of_json(content):
         raise BundleError(f"{path / DOCUMENT} has been changed: its digest does not fit. {_AGAIN}")
     try:
-        document = BundleDocument.model_validate_json(json.dumps(content))
+        document = BundleDocument.model_validate_json(json.dumps(_upgrade(content)))
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"])
@@ -150,13 +150,18 @@ def _check_version(path: Path, content: dict[str, Any]) -> None:
         writer = content.get("consilia", "(unknown version)")
         raise BundleError(
             f"{path} was written by consilia {writer} with schema version {found}; consilia "
-            f"{consilia.__version__} reads {SCHEMA_VERSION}. Install consilia {writer} or later."
+            f"{consilia.__version__} reads up to {SCHEMA_VERSION}. Install consilia {writer} or later."
         )
-    if found < SCHEMA_VERSION:
+    if found < OLDEST_VERSION:
         raise BundleError(
             f"{path} has schema version {found}, which does not say how its images were read; consilia "
-            f"{consilia.__version__} reads {SCHEMA_VERSION}. Build it again from its images."
+            f"{consilia.__version__} reads {OLDEST_VERSION} to {SCHEMA_VERSION}. Build it again from its images."
         )
+
+
+def _upgrade(content: dict[str, Any]) -> dict[str, Any]:
+    """Return an older document as one of the newest schema: what it does not know stays unknown."""
+    return {**content, "schema_version": SCHEMA_VERSION}
 
 
 def _check_file(bundle: Path, name: str, record: FileRecord) -> None:

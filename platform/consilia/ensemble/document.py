@@ -12,7 +12,8 @@ from consilia.plan.frozen import Frozen
 from consilia.plan.reading import ImageKind, Reading
 from consilia.training.input import Preprocessing
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
+OLDEST_VERSION = 2  # read as the newest, without what it does not hold
 
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
@@ -77,7 +78,7 @@ class Provenance(Frozen):
 class BundleDocument(Frozen):
     """`ensemble.json`."""
 
-    schema_version: Literal[2] = 2
+    schema_version: Literal[3] = 3
     consilia: str  # the version that wrote it
     name: str
     classes: tuple[str, ...] = Field(min_length=2)
@@ -86,6 +87,7 @@ class BundleDocument(Frozen):
     modality: str
     members: tuple[Member, ...] = Field(min_length=1)
     calibrator: Calibrator
+    prevalence: tuple[float, ...] | None = None  # of each class in training, every patient weighing 1; None before 3
     selection: SelectionReport
     calibration: CalibrationReport
     evaluations: tuple[Evaluation, ...]
@@ -104,12 +106,19 @@ class BundleDocument(Frozen):
         total = sum(member.weight for member in self.members)
         if abs(total - 1) > 1e-6:
             raise ValueError(f"the members' weights must sum to 1, but sum to {total}")
+        if self.prevalence is not None:
+            _check_prevalence(self.prevalence, self.classes)
         if (n_classes := _n_classes(self.calibrator)) not in (None, len(self.classes)):
             raise ValueError(f"the calibrator must be one of {len(self.classes)} classes, but is one of {n_classes}")
         folds = [network.fold for network in self.members[0].networks]
         for member in self.members:
             _check_member(member, folds, self)
         return self
+
+
+def _check_prevalence(prevalence: tuple[float, ...], classes: tuple[str, ...]) -> None:
+    if len(prevalence) != len(classes) or min(prevalence) < 0 or abs(sum(prevalence) - 1) > 1e-6:
+        raise ValueError(f"prevalence must be a share of each of {len(classes)} classes, but is {prevalence}")
 
 
 def _n_classes(calibrator: AnyCalibrator) -> int | None:

@@ -1,7 +1,7 @@
 """The ensemble as people use it: images in, calibrated predictions out. Neither Ray nor Optuna is needed."""
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import overload
@@ -17,8 +17,9 @@ from consilia.ensemble.document import BundleDocument
 from consilia.ensemble.golden import GOLDEN, check_golden
 from consilia.ensemble.images import Foreign, Frame, ImageLike, Images, read_pixels, single_images, split_frames
 from consilia.ensemble.networks import FoldEnsembles, choose_device
+from consilia.ensemble.prior import correct_prior, read_prevalence
 from consilia.ensemble.seen import SEEN, Fingerprints, read_seen
-from consilia.errors import DataError, ReaderError
+from consilia.errors import DataError, ReaderError, UserError
 from consilia.records import Prediction, Probabilities, Rows
 
 BATCH_SIZE = 64
@@ -71,6 +72,7 @@ class EnsemblePredictor:
     document: BundleDocument
     networks: FoldEnsembles
     seen: Fingerprints  # of the images that the networks were trained on
+    deployed: npt.NDArray[np.float64] | None = None  # prevalence to correct for, (n_classes,); None: as in training
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -130,13 +132,32 @@ class EnsemblePredictor:
         for name, result in self._stream(images, batch_size, foreign):
             yield name, result if isinstance(result, ReaderError) else self._prediction(result)
 
+    def for_prevalence(self, prevalence: Mapping[str, float]) -> "EnsemblePredictor":
+        """Return this predictor for a population in which classes are more or less common than in training.
+
+        Args:
+            prevalence: Share of each class by name; one may be left out and has the rest.
+
+        Raises:
+            UserError: The shares are none of these classes', or the bundle does not know its own prevalence.
+        """
+        if self.document.prevalence is None:
+            raise UserError(
+                f"Ensemble {self.document.name} does not say how common its classes were in training, since consilia "
+                f"{self.document.consilia} wrote it: build it again (consilia ensemble STUDY) to correct that."
+            )
+        if 0.0 in self.document.prevalence:
+            never = self.classes[self.document.prevalence.index(0.0)]
+            raise UserError(f"Ensemble {self.document.name} has seen no image of {never}: no prevalence corrects that.")
+        return replace(self, deployed=read_prevalence(prevalence, self.classes))
+
     def predict_store(self, store: ImageStore, rows: Rows, *, batch_size: int = BATCH_SIZE) -> Probabilities:
         """Return calibrated probabilities of rows of a prepared data set, (n_rows, n_classes).
 
         Raises:
             DataError: The store has other classes, another size or other channels than the ensemble.
         """
-        return pool_folds(self.document.calibrator, self.fold_probabilities(store, rows, batch_size=batch_size))
+        return self._pool(self.fold_probabilities(store, rows, batch_size=batch_size))
 
     def fold_probabilities(
         self, store: ImageStore, rows: Rows, *, batch_size: int = BATCH_SIZE
@@ -175,7 +196,13 @@ class EnsemblePredictor:
             return error
 
     def _probabilities(self, pixels: npt.NDArray[np.uint8]) -> Probabilities:
-        return pool_folds(self.document.calibrator, self.networks.probabilities(pixels))
+        return self._pool(self.networks.probabilities(pixels))
+
+    def _pool(self, fold_probabilities: npt.NDArray[np.float64]) -> Probabilities:
+        pooled = pool_folds(self.document.calibrator, fold_probabilities)
+        if self.deployed is None:
+            return pooled
+        return correct_prior(pooled, trained=np.array(self.document.prevalence), deployed=self.deployed)
 
     def _prediction(self, probabilities: npt.NDArray[np.float64]) -> Prediction:
         best = int(probabilities.argmax())
