@@ -5,7 +5,6 @@ The inputs are synthetic (noise and gradients), never a patient's image: a bundl
 
 import os
 import platform
-import zipfile
 from importlib.metadata import version
 from pathlib import Path
 
@@ -14,6 +13,7 @@ import numpy.typing as npt
 import torch
 
 import consilia
+from consilia.ensemble.arrays import read_arrays
 from consilia.ensemble.calibrators import AnyCalibrator, pool_folds
 from consilia.ensemble.document import BundleDocument
 from consilia.ensemble.networks import FoldEnsembles
@@ -22,7 +22,6 @@ from consilia.plan.reading import Reading
 
 GOLDEN = "golden.npz"
 TOLERANCE = 1e-3  # of a probability, on another build or device than the bundle was written with
-_MAX_BYTES = 64 * 2**20  # unpacked; four images of the largest stored size are 48 MiB
 
 
 def write_golden(path: Path, networks: FoldEnsembles, calibrator: AnyCalibrator, reading: Reading) -> None:
@@ -87,24 +86,11 @@ def golden_images(reading: Reading) -> npt.NDArray[np.uint8]:
 
 
 def _read_golden(path: Path, document: BundleDocument) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.float64]]:
-    try:
-        with zipfile.ZipFile(path) as archive:
-            unpacked = sum(entry.file_size for entry in archive.infolist())
-        if unpacked > _MAX_BYTES:
-            raise BundleError(f"{path}: golden outputs may take {_MAX_BYTES} bytes, but unpack to {unpacked}.")
-        with np.load(path, allow_pickle=False) as arrays:
-            images, probabilities = arrays["images"], arrays["probabilities"]
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
-        raise BundleError(f"{path}: the golden outputs cannot be read: {error}") from error
-    expected = golden_images(document.reading)
-    shape = (len(expected), len(document.classes))
-    for array, wanted, dtype in ((images, expected.shape, np.uint8), (probabilities, shape, np.float64)):
-        if array.shape != wanted or array.dtype != dtype:
-            raise BundleError(
-                f"{path}: the golden outputs must have shape {wanted} and type {np.dtype(dtype)}, but have "
-                f"{array.shape} and {array.dtype}."
-            )
-    return images, probabilities
+    images = golden_images(document.reading)
+    n_classes = len(document.classes)
+    layouts = {"images": (images.shape, np.uint8), "probabilities": ((len(images), n_classes), np.float64)}
+    found = read_arrays(path, layouts)
+    return found["images"], found["probabilities"]
 
 
 def _processor() -> str:

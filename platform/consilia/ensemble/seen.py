@@ -10,7 +10,8 @@ import numpy as np
 import numpy.typing as npt
 
 from consilia.data.store import ImageStore
-from consilia.errors import BundleError, DataError
+from consilia.ensemble.arrays import read_array
+from consilia.errors import DataError
 from consilia.records import Rows
 
 SEEN = "seen.npy"
@@ -34,12 +35,7 @@ def read_seen(path: Path) -> Fingerprints:
     Raises:
         BundleError: The file is missing or damaged.
     """
-    try:
-        seen = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise BundleError(f"{path} cannot be read: {error}") from error
-    if not isinstance(seen, np.ndarray) or seen.dtype != np.uint64 or seen.ndim != 1:
-        raise BundleError(f"{path} must hold one row of 64-bit fingerprints.")
+    seen: Fingerprints = read_array(path, ((None,), np.uint64))
     return seen
 
 
