@@ -125,3 +125,10 @@ class Prediction:
     label: str
     confidence: float  # calibrated probability of `label`
     probabilities: Mapping[str, float]  # by class, calibrated, sums to 1
+    prediction_set: tuple[str, ...] | None = None  # classes that the image may have; None: an older bundle, or moved
+    review: tuple[str, ...] = ()  # why a person should look at this one
+
+    @property
+    def needs_review(self) -> bool:
+        """Say whether a person should look at this image."""
+        return bool(self.review)

@@ -93,6 +93,8 @@ def test_a_bundle_of_the_schema_before_predicts_what_it_said_and_says_what_it_do
     assert old.document.schema_version == 3
     assert old.document.prevalence is None
     np.testing.assert_allclose(old.predict_proba(np.zeros((3, 40, 40), np.uint8)).sum(axis=1), 1)
+    (prediction,) = old.predict(np.zeros((40, 40), np.uint8))
+    assert (prediction.prediction_set, prediction.needs_review) == (None, True)
     with pytest.raises(UserError, match="build it again"):
         old.for_prevalence({"nodule": 0.1})
 
@@ -204,14 +206,14 @@ def test_golden_outputs_with_a_pickle_are_not_unpickled(bundle, tmp_path):
 
     np.savez(bundle / "golden.npz", images=np.array([Evil()], dtype=object), probabilities=np.zeros(1))
     rewrite(bundle, lambda content: None)
-    refuse(bundle, "golden outputs cannot be read")
+    refuse(bundle, r"images must have shape .* but has .* object")
     assert not (tmp_path / "ran").exists()
 
 
 def test_golden_outputs_that_unpack_to_too_much_are_refused(bundle):
     np.savez_compressed(bundle / "golden.npz", images=np.zeros(65 * 2**20, np.uint8), probabilities=np.zeros(1))
     rewrite(bundle, lambda content: None)
-    refuse(bundle, "unpack to")
+    refuse(bundle, "images must have shape")
 
 
 @pytest.mark.parametrize("shape", [(4, 8, 8, 1), (4, 32, 32, 3), (32, 32), (0, 32, 32, 1)])

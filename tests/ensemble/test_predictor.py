@@ -93,7 +93,8 @@ def test_predictions_are_a_sequence_and_a_frame(predictor, images, tmp_path):
     assert isinstance(predictions[0], Prediction)
     assert isinstance(predictions[:1], Predictions)
     frame = predictions.to_frame()
-    assert frame.columns.tolist() == ["image", "label", "confidence", "probability_clear", "probability_nodule"]
+    named = ["image", "label", "confidence", "prediction_set", "review", "probability_clear", "probability_nodule"]
+    assert frame.columns.tolist() == named
     assert frame["image"].tolist() == [str(path), "image 1"]
     assert frame["confidence"].tolist() == [prediction.confidence for prediction in predictions]
     assert frame.iloc[:1].equals(predictions[:1].to_frame())

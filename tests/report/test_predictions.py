@@ -13,7 +13,13 @@ CLASSES = ("clear", "[b]odd")
 
 def prediction(confidence: float) -> Prediction:
     probabilities = {"clear": confidence, "[b]odd": 1 - confidence}
-    return Prediction(label="clear", confidence=confidence, probabilities=probabilities)
+    return Prediction(
+        label="clear",
+        confidence=confidence,
+        probabilities=probabilities,
+        prediction_set=CLASSES,
+        review=("may be clear or [b]odd", "confidence is low"),
+    )
 
 
 ROWS = [
@@ -28,10 +34,11 @@ def test_the_csv_is_read_back_with_every_digit(tmp_path):
     assert write_predictions(iter(ROWS), CLASSES, path) == (3, 1)
     with path.open(newline="", encoding="utf-8") as file:
         header, *rows = list(csv.reader(file))
-    assert header == ["image", "label", "confidence", "p_clear", "p_[b]odd", "error"]
+    assert header == ["image", "label", "confidence", "p_clear", "p_[b]odd", "prediction_set", "review", "error"]
     assert [row[0] for row in rows] == [image for image, _ in ROWS]
     assert [float(number) for number in rows[2][2:5]] == [1 / 3, 1 / 3, 1 - 1 / 3]
-    assert rows[1] == ["scan[/].png", "", "", "", "", "scan[/].png: the file is empty (0 bytes)."]
+    assert rows[2][5:] == ["clear;[b]odd", "may be clear or [b]odd; confidence is low", ""]
+    assert rows[1] == ["scan[/].png", "", "", "", "", "", "", "scan[/].png: the file is empty (0 bytes)."]
 
 
 def test_a_stream_that_breaks_leaves_the_older_file(tmp_path):

@@ -24,6 +24,7 @@ from consilia.ensemble.evaluate import NO_PATIENTS
 from consilia.ensemble.evaluation import Evaluation, Subject, score_predictions
 from consilia.ensemble.pool import Pool, keep_with_weights, load_pool
 from consilia.ensemble.prior import prevalence_of
+from consilia.ensemble.safety import calibrated_sets, report_safety
 from consilia.ensemble.seen import fingerprints
 from consilia.ensemble.selection import (
     combine,
@@ -35,7 +36,7 @@ from consilia.folder import StudyFolder
 from consilia.plan.ensemble import BestSingle, EnsembleRecipe
 from consilia.plan.study import StudyPlan
 from consilia.record_files import read_weights_notes
-from consilia.records import TrialRecord
+from consilia.records import Probabilities, TrialRecord
 from consilia.training.artifacts import read_weights
 
 PACKAGES = ("torch", "timm", "numpy", "scikit-learn", "scipy", "safetensors", "pillow")
@@ -73,7 +74,10 @@ def build_ensemble(
     everyone = load_pool(trials, folder=folder, store=store, folds=folds)
     pool = keep_with_weights(everyone, folder=folder, k=folds.k)
     choice = choose(recipe.selection, pool.candidates, pool.truth, seed=plan.seed)
-    calibration = choose_calibrator(recipe.calibration, combine(pool.candidates, choice.weights), pool.truth)
+    out_of_fold = combine(pool.candidates, choice.weights)
+    calibration = choose_calibrator(recipe.calibration, out_of_fold, pool.truth)
+    sets = calibrated_sets(recipe.safety, out_of_fold, calibration.calibrator, pool.truth)
+    uncalibrated, calibrated = _cross_fitted(pool, choice, calibration)
     warnings = _warnings(store, folds, _without_weights(everyone, pool, recipe, seed=plan.seed))
     members, weights = _members(pool, choice, folder, folds.k)
     document = BundleDocument(
@@ -86,20 +90,21 @@ def build_ensemble(
         members=members,
         calibrator=calibration.calibrator,
         prevalence=tuple(prevalence_of(pool.truth.labels, pool.truth.patients, len(store.classes)).tolist()),
+        safety=report_safety(recipe.safety, sets, calibrated, pool.truth, store.classes),
         selection=_selection_report(pool, choice),
         calibration=CalibrationReport(
             reason=calibration.reason,
             loss_before=calibration.loss_before,
             loss_after=calibration.loss_after,
         ),
-        evaluations=(_cross_fitted(pool, choice, calibration, store, seed=plan.seed),),
+        evaluations=(_evaluate_cross_fitted(pool, uncalibrated, calibrated, store, seed=plan.seed),),
         warnings=warnings,
         provenance=_provenance(plan, recipe, folder, store, folds),
         environment={},  # `write_bundle` fills in these two
         files=dict.fromkeys(weights, FileRecord(bytes=0, sha256="0" * 64)),
     )
     bundle = folder.bundle(recipe.name)
-    write_bundle(bundle, document, weights, seen=fingerprints(store, folds.pool))
+    write_bundle(bundle, document, weights, seen=fingerprints(store, folds.pool), sets=sets)
     return bundle
 
 
@@ -164,11 +169,16 @@ def _selection_report(pool: Pool, choice: Choice) -> SelectionReport:
     )
 
 
-def _cross_fitted(pool: Pool, choice: Choice, calibration: Calibration, store: ImageStore, *, seed: int) -> Evaluation:
-    """Score the pool's images, each by an ensemble that was selected and calibrated without its fold."""
+def _cross_fitted(pool: Pool, choice: Choice, calibration: Calibration) -> tuple[Probabilities, Probabilities]:
+    """Return each image by an ensemble that was selected without its fold, and by one calibrated without it too."""
     uncalibrated = combine_cross_fitted(pool.candidates, choice.fold_weights, pool.truth)
     kind = calibration.calibrator.kind
-    calibrated = cross_calibrate_members(kind, pool.candidates, choice.fold_weights, pool.truth)
+    return uncalibrated, cross_calibrate_members(kind, pool.candidates, choice.fold_weights, pool.truth)
+
+
+def _evaluate_cross_fitted(
+    pool: Pool, uncalibrated: Probabilities, calibrated: Probabilities, store: ImageStore, *, seed: int
+) -> Evaluation:
     subject = Subject(
         labels=pool.truth.labels,
         patients=pool.truth.patients,

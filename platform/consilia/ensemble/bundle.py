@@ -15,12 +15,14 @@ from pydantic import ValidationError
 
 import consilia
 from consilia.ensemble.card import model_card
+from consilia.ensemble.conformal import CalibrationScores
 from consilia.ensemble.document import OLDEST_VERSION, SCHEMA_VERSION, BundleDocument, FileRecord
 from consilia.ensemble.evaluation import Evaluation
 from consilia.ensemble.golden import GOLDEN, environment, write_golden
 from consilia.ensemble.networks import FoldEnsembles
 from consilia.ensemble.publish import publish_folder
 from consilia.ensemble.seen import SEEN, Fingerprints, write_seen
+from consilia.ensemble.sets_file import SETS, write_sets
 from consilia.errors import BundleError
 from consilia.files import sha256_of_file, sha256_of_json, write_json, write_text
 
@@ -28,7 +30,14 @@ DOCUMENT, CARD = "ensemble.json", "card.md"
 _MAX_DOCUMENT_BYTES = 16 * 2**20
 
 
-def write_bundle(final: Path, document: BundleDocument, weights: Mapping[str, Path], *, seen: Fingerprints) -> None:
+def write_bundle(
+    final: Path,
+    document: BundleDocument,
+    weights: Mapping[str, Path],
+    *,
+    seen: Fingerprints,
+    sets: CalibrationScores,
+) -> None:
     """Write a bundle to a temporary folder and publish it as `final`, in place of an older one.
 
     Args:
@@ -36,6 +45,7 @@ def write_bundle(final: Path, document: BundleDocument, weights: Mapping[str, Pa
         document: Complete but for `files` and `environment`, which are filled in here.
         weights: Where each network's safetensors file lies now, by its name in the bundle.
         seen: Of the images that the networks were trained on.
+        sets: The calibration of its prediction sets.
 
     Raises:
         BundleError: A weights file does not fit its model.
@@ -50,6 +60,7 @@ def write_bundle(final: Path, document: BundleDocument, weights: Mapping[str, Pa
         networks = FoldEnsembles(document.members, folder, device=device)
         write_golden(folder / GOLDEN, networks, document.calibrator, document.reading)
         write_seen(folder / SEEN, seen)
+        write_sets(folder / SETS, sets)
         _finish(folder, document.model_copy(update={"environment": environment(device)}))
 
     publish_folder(final, fill)
@@ -93,7 +104,7 @@ def read_bundle(path: Path) -> BundleDocument:
         raise BundleError(f"{path / DOCUMENT}: {key or 'the document'}: {first['msg']}. {_AGAIN}") from error
     for name, record in document.files.items():
         _check_file(path, name, record)
-    for needed in (GOLDEN, SEEN, CARD):
+    for needed in (GOLDEN, SEEN, CARD, *([SETS] if document.safety is not None else [])):
         if needed not in document.files:
             raise BundleError(f"{path / DOCUMENT}: files must list {needed}. {_AGAIN}")
     return document

@@ -30,6 +30,7 @@ def model_card(document: BundleDocument) -> str:
         *_results(document),
         _members(document),
         f"## Calibration\n\n{document.calibration.reason}",
+        _safety(document),
         _input(document),
         _provenance(document),
     ]
@@ -94,6 +95,19 @@ def _members(document: BundleDocument) -> str:
         f"{selection.in_sample_loss:.4f}; that of the best single trial is {selection.best_single_loss:.4f}."
     )
     return f"## Members\n\n{chosen}\n\n{table}"
+
+
+def _safety(document: BundleDocument) -> str:
+    safety = document.safety
+    if safety is None:
+        return ""
+    abstention = [] if safety.abstention is None else [safety.abstention.reason]
+    facts = [*safety.guarantee, *(point.reason for point in safety.operating_points), *abstention]
+    where = (
+        "Measured on cross-validated images, each by an ensemble that was selected and calibrated without its fold; "
+        "the shipped predictor averages the networks of all folds."
+    )
+    return "\n\n".join([_list("## What it promises, and when it asks for a person", facts), where])
 
 
 def _input(document: BundleDocument) -> str:

@@ -6,6 +6,7 @@ from pydantic import Field, model_validator
 
 from consilia.ensemble.calibrators import AnyCalibrator, Calibrator, Isotonic, TemperatureBias
 from consilia.ensemble.evaluation import Evaluation
+from consilia.ensemble.safety import SafetyReport
 from consilia.models.factory import ModelSpec
 from consilia.plan.ensemble import EnsembleRecipe
 from consilia.plan.frozen import Frozen
@@ -88,6 +89,7 @@ class BundleDocument(Frozen):
     members: tuple[Member, ...] = Field(min_length=1)
     calibrator: Calibrator
     prevalence: tuple[float, ...] | None = None  # of each class in training, every patient weighing 1; None before 3
+    safety: SafetyReport | None = None  # None before 3
     selection: SelectionReport
     calibration: CalibrationReport
     evaluations: tuple[Evaluation, ...]

@@ -1,10 +1,10 @@
 """The ensemble as people use it: images in, calibrated predictions out. Neither Ray nor Optuna is needed."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
-from typing import overload
+from typing import TypeVar, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -12,17 +12,21 @@ import pandas as pd
 
 from consilia.data.store import ImageStore
 from consilia.ensemble.bundle import read_bundle
-from consilia.ensemble.calibrators import pool_folds
+from consilia.ensemble.calibrators import calibrate, pool_folds
+from consilia.ensemble.conformal import CalibrationScores
 from consilia.ensemble.document import BundleDocument
 from consilia.ensemble.golden import GOLDEN, check_golden
 from consilia.ensemble.images import Foreign, Frame, ImageLike, Images, read_pixels, single_images, split_frames
 from consilia.ensemble.networks import FoldEnsembles, choose_device
 from consilia.ensemble.prior import correct_prior, read_prevalence
+from consilia.ensemble.safety import UNJUDGED, Judgement, judge
 from consilia.ensemble.seen import SEEN, Fingerprints, read_seen
+from consilia.ensemble.sets_file import SETS, read_sets
 from consilia.errors import DataError, ReaderError, UserError
 from consilia.records import Prediction, Probabilities, Rows
 
 BATCH_SIZE = 64
+Result = TypeVar("Result")  # what an image becomes
 
 
 class Predictions(Sequence[Prediction]):
@@ -48,17 +52,21 @@ class Predictions(Sequence[Prediction]):
         return f"Predictions({list(self._predictions)!r})"
 
     def to_frame(self) -> pd.DataFrame:
-        """Return one row an image: image, label, confidence, and probability_<class> of every class."""
+        """Return one row an image: image, label, confidence, prediction_set, review, and probability_<class>."""
         rows = [
             {
                 "image": name,
                 "label": prediction.label,
                 "confidence": prediction.confidence,
+                "prediction_set": None if prediction.prediction_set is None else ";".join(prediction.prediction_set),
+                "review": "; ".join(prediction.review),
                 **{f"probability_{key}": value for key, value in prediction.probabilities.items()},
             }
             for name, prediction in zip(self.names, self._predictions, strict=True)
         ]
-        return pd.DataFrame(rows, columns=None if rows else ["image", "label", "confidence"])
+        return pd.DataFrame(
+            rows, columns=None if rows else ["image", "label", "confidence", "prediction_set", "review"]
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -72,6 +80,7 @@ class EnsemblePredictor:
     document: BundleDocument
     networks: FoldEnsembles
     seen: Fingerprints  # of the images that the networks were trained on
+    sets: CalibrationScores | None = None  # of the prediction sets; None: the bundle is older than they are
     deployed: npt.NDArray[np.float64] | None = None  # prevalence to correct for, (n_classes,); None: as in training
 
     @property
@@ -93,11 +102,11 @@ class EnsemblePredictor:
         """
         names: list[str] = []
         predictions: list[Prediction] = []
-        for name, result in self._stream(images, batch_size, foreign):
+        for name, result in self.iterate_named(images, batch_size=batch_size, foreign=foreign):
             if isinstance(result, ReaderError):
                 raise result
             names.append(name)
-            predictions.append(self._prediction(result))
+            predictions.append(result)
         return Predictions(names, predictions)
 
     def predict_proba(
@@ -109,7 +118,7 @@ class EnsemblePredictor:
             ReaderError: An image cannot be read; names it.
         """
         rows: list[npt.NDArray[np.float64]] = []
-        for _, result in self._stream(images, batch_size, foreign):
+        for _, result in self._stream(images, batch_size, foreign, self._probabilities):
             if isinstance(result, ReaderError):
                 raise result
             rows.append(result)
@@ -129,11 +138,14 @@ class EnsemblePredictor:
         self, images: Images, *, batch_size: int = BATCH_SIZE, foreign: Foreign = "refuse"
     ) -> Iterator[tuple[str, Prediction | ReaderError]]:
         """Yield as `iterate`, each with its name: the image's path, `scan.dcm[3]` for a frame, or `image 0`."""
-        for name, result in self._stream(images, batch_size, foreign):
-            yield name, result if isinstance(result, ReaderError) else self._prediction(result)
+        yield from self._stream(images, batch_size, foreign, self._predictions)
 
     def for_prevalence(self, prevalence: Mapping[str, float]) -> "EnsemblePredictor":
         """Return this predictor for a population in which classes are more or less common than in training.
+
+        Prediction sets stay as they are: what they promise of each class holds in any mixture of the classes, what they
+        promise over all images does not. The confidence below which a person is asked was chosen in the training
+        population, so it asks for nobody here.
 
         Args:
             prevalence: Share of each class by name; one may be left out and has the rest.
@@ -174,9 +186,13 @@ class EnsemblePredictor:
         return np.concatenate([self.networks.probabilities(store.pixels[batch]) for batch in batches], axis=1)
 
     def _stream(
-        self, images: Images, batch_size: int, foreign: Foreign
-    ) -> Iterator[tuple[str, npt.NDArray[np.float64] | ReaderError]]:
-        """Yield name and probabilities (n_classes,), or name and error, of one image after the other."""
+        self,
+        images: Images,
+        batch_size: int,
+        foreign: Foreign,
+        assess: Callable[[npt.NDArray[np.uint8]], Iterable[Result]],
+    ) -> Iterator[tuple[str, Result | ReaderError]]:
+        """Yield name and result, or name and error, of one image after the other; `assess` takes a batch of pixels."""
         if batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, but got {batch_size}")
         reading = self.document.reading
@@ -184,7 +200,7 @@ class EnsemblePredictor:
         while batch := list(islice(waiting, batch_size)):
             results = [self._read(name, image, foreign) for name, image in batch]
             pixels = [result for result in results if not isinstance(result, ReaderError)]
-            found = iter(self._probabilities(np.stack(pixels)) if pixels else ())
+            found = iter(assess(np.stack(pixels)) if pixels else ())
             for (name, _), result in zip(batch, results, strict=True):
                 yield name, result if isinstance(result, ReaderError) else next(found)
 
@@ -204,13 +220,29 @@ class EnsemblePredictor:
             return pooled
         return correct_prior(pooled, trained=np.array(self.document.prevalence), deployed=self.deployed)
 
-    def _prediction(self, probabilities: npt.NDArray[np.float64]) -> Prediction:
-        best = int(probabilities.argmax())
-        return Prediction(
-            label=self.classes[best],
-            confidence=float(probabilities[best]),
-            probabilities=dict(zip(self.classes, probabilities.tolist(), strict=True)),
-        )
+    def _predictions(self, pixels: npt.NDArray[np.uint8]) -> list[Prediction]:
+        folds = self.networks.probabilities(pixels)
+        probabilities = self._pool(folds)
+        judgements = self._judge(probabilities, folds)
+        return [
+            Prediction(
+                label=self.classes[int(row.argmax())],
+                confidence=float(row.max()),
+                probabilities=dict(zip(self.classes, row.tolist(), strict=True)),
+                prediction_set=judgement.prediction_set,
+                review=judgement.review,
+            )
+            for row, judgement in zip(probabilities, judgements, strict=True)
+        ]
+
+    def _judge(self, probabilities: Probabilities, folds: npt.NDArray[np.float64]) -> Sequence[Judgement]:
+        safety = self.document.safety
+        if safety is None or self.sets is None:
+            return [UNJUDGED] * len(probabilities)
+        if self.deployed is not None:
+            safety = safety.model_copy(update={"abstention": None})  # that point was chosen in the other population
+        calibrated = calibrate(self.document.calibrator, folds)
+        return judge(safety, self.sets, probabilities, calibrated, self.classes)
 
     def _check_store(self, store: ImageStore) -> None:
         """Refuse a data set with other classes, or one that was read otherwise than the training images."""
@@ -246,4 +278,7 @@ def load_predictor(path: str | Path, *, device: str = "auto") -> EnsemblePredict
     document = read_bundle(bundle)
     networks = FoldEnsembles(document.members, bundle, device=chosen)
     check_golden(bundle / GOLDEN, networks, document)
-    return EnsemblePredictor(document=document, networks=networks, seen=read_seen(bundle / SEEN))
+    sets = None
+    if document.safety is not None:
+        sets = read_sets(bundle / SETS, n_folds=document.n_folds, n_classes=len(document.classes))
+    return EnsemblePredictor(document=document, networks=networks, seen=read_seen(bundle / SEEN), sets=sets)

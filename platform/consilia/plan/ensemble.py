@@ -36,9 +36,19 @@ Selection = Annotated[BestSingle | SoftVote | Greedy, Field(discriminator="kind"
 CalibrationKind = Literal["auto", "temperature", "temperature_bias", "isotonic", "none"]
 
 
+class Safety(Frozen):
+    """What the predictor promises beyond a probability, and when it asks for a person. None asks for no such point."""
+
+    alpha: float = Field(default=0.1, gt=0, lt=1)  # prediction sets may miss this share of a new patient's images
+    sensitivity: float | None = Field(default=0.95, gt=0, lt=1)  # of each class's threshold, with 95 % confidence
+    specificity: float | None = Field(default=None, gt=0, lt=1)
+    risk: float | None = Field(default=0.05, gt=0, lt=1)  # wrong among those answered; the rest is for people
+
+
 class EnsembleRecipe(Frozen):
     """How finished trials become one predictor."""
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")
     selection: Selection
     calibration: CalibrationKind = "temperature"
+    safety: Safety = Safety()

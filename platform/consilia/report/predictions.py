@@ -11,6 +11,7 @@ from consilia.files import write_atomically
 from consilia.records import Prediction
 from consilia.report.console import make_console
 
+_NOTES = ("prediction_set", "review")
 Row = tuple[str, Prediction | Exception]  # the image's name
 
 
@@ -20,7 +21,7 @@ def print_predictions(rows: Iterable[Row], classes: Sequence[str]) -> int:
     Returns:
         Number of images with an error.
     """
-    table = Table(Column("image", overflow="fold"), "label", "confidence", *classes)
+    table = Table(Column("image", overflow="fold"), "label", "confidence", *classes, "look at it yourself")
     errors = []
     for name, result in rows:
         if isinstance(result, Exception):
@@ -28,7 +29,7 @@ def print_predictions(rows: Iterable[Row], classes: Sequence[str]) -> int:
             table.add_row(name, "error")
         else:
             numbers = (f"{result.probabilities[each]:.3f}" for each in classes)
-            table.add_row(name, result.label, f"{result.confidence:.3f}", *numbers)
+            table.add_row(name, result.label, f"{result.confidence:.3f}", *numbers, "; ".join(result.review))
     make_console().print(table)
     for error in errors:
         make_console(stderr=True).print(error, soft_wrap=True)
@@ -36,7 +37,7 @@ def print_predictions(rows: Iterable[Row], classes: Sequence[str]) -> int:
 
 
 def write_predictions(rows: Iterable[Row], classes: Sequence[str], path: Path) -> tuple[int, int]:
-    """Write image, label, confidence, p_<class> for every class, and error, one row an image, as they come.
+    """Write one row an image, as they come: image, label, confidence, p_<class>, prediction_set, review, error.
 
     Returns:
         Number of images, and of those with an error.
@@ -47,7 +48,7 @@ def write_predictions(rows: Iterable[Row], classes: Sequence[str], path: Path) -
         nonlocal n_images, n_errors
         with temporary.open("w", newline="", encoding="utf-8") as file:
             writer = csv.writer(file)
-            writer.writerow(["image", "label", "confidence", *(f"p_{name}" for name in classes), "error"])
+            writer.writerow(["image", "label", "confidence", *(f"p_{name}" for name in classes), *_NOTES, "error"])
             for image, result in rows:
                 n_images += 1
                 n_errors += isinstance(result, Exception)
@@ -59,5 +60,6 @@ def write_predictions(rows: Iterable[Row], classes: Sequence[str], path: Path) -
 
 def _fields(result: Prediction | Exception, classes: Sequence[str]) -> list[Any]:
     if isinstance(result, Exception):
-        return ["", "", *("" for _ in classes), str(result)]
-    return [result.label, result.confidence, *(result.probabilities[name] for name in classes), ""]
+        return ["", "", *("" for _ in classes), *("" for _ in _NOTES), str(result)]
+    notes = [";".join(result.prediction_set or ()), "; ".join(result.review)]
+    return [result.label, result.confidence, *(result.probabilities[name] for name in classes), *notes, ""]

@@ -1,0 +1,119 @@
+"""What a predictor promises beyond a probability, and when it asks for a person. Source: docs/methods.md section 6."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from consilia.ensemble.calibrators import AnyCalibrator, calibrate
+from consilia.ensemble.conformal import CalibrationScores, calibrate_sets, conforming_classes, describe_guarantee
+from consilia.ensemble.selection import Truth
+from consilia.ensemble.thresholds import Goal, OperatingPoint, operating_points
+from consilia.plan.ensemble import Safety
+from consilia.plan.frozen import Frozen
+from consilia.records import Probabilities
+from consilia.scoring.risk_coverage import AbstentionPoint, choose_abstention
+
+
+class SafetyReport(Frozen):
+    """What of it stands in `ensemble.json`; the calibration scores of the sets are a file of their own."""
+
+    alpha: float  # the sets aim at covering 1 - alpha
+    guarantee: tuple[str, ...]  # sentences: what the sets promise, and of which classes nothing
+    operating_points: tuple[OperatingPoint, ...]
+    abstention: AbstentionPoint | None  # None: the recipe asks for none
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Judgement:
+    """What is said of one image beside its probabilities."""
+
+    prediction_set: tuple[str, ...] | None
+    review: tuple[str, ...]  # why a person should look at it; empty: nothing speaks for it
+
+
+UNJUDGED = Judgement(prediction_set=None, review=("the ensemble is older than prediction sets: nothing was checked",))
+
+
+def calibrated_sets(
+    safety: Safety, probabilities: Probabilities, calibrator: AnyCalibrator, truth: Truth
+) -> CalibrationScores:
+    """Return the calibration scores of the prediction sets.
+
+    Args:
+        safety: Of the recipe.
+        probabilities: Uncalibrated, each image by the shipped members' networks that never saw it.
+        calibrator: The shipped one: a new image goes through it too, and both sides must be treated alike.
+        truth: About the same images.
+    """
+    return calibrate_sets(calibrate(calibrator, probabilities), truth, alpha=safety.alpha)
+
+
+def report_safety(
+    safety: Safety,
+    sets: CalibrationScores,
+    cross_fitted: Probabilities,
+    truth: Truth,
+    classes: Sequence[str],
+) -> SafetyReport:
+    """Choose operating points and the confidence from which on the ensemble answers.
+
+    Args:
+        safety: Of the recipe.
+        sets: The calibration of its prediction sets.
+        cross_fitted: Each image by an ensemble that was selected and calibrated without its fold: thresholds must not
+            profit from what was fitted on the images that they are measured on.
+        truth: About the same images.
+        classes: Names in label order.
+    """
+    goals: dict[Goal, float | None] = {"sensitivity": safety.sensitivity, "specificity": safety.specificity}
+    points = [
+        point
+        for goal, target in goals.items()
+        if target is not None
+        for point in operating_points(
+            cross_fitted, truth.labels, truth.patients, classes=classes, goal=goal, target=target
+        )
+    ]
+    abstention = None
+    if safety.risk is not None:
+        abstention = choose_abstention(cross_fitted, truth.labels, truth.patients, target=safety.risk)
+    return SafetyReport(
+        alpha=safety.alpha,
+        guarantee=describe_guarantee(sets, classes),
+        operating_points=tuple(points),
+        abstention=abstention,
+    )
+
+
+def judge(
+    report: SafetyReport,
+    sets: CalibrationScores,
+    probabilities: Probabilities,
+    calibrated_folds: npt.NDArray[np.float64],
+    classes: Sequence[str],
+) -> list[Judgement]:
+    """Return the prediction set of each image, and why a person should look at it.
+
+    Args:
+        report: Of the bundle.
+        sets: Of the bundle.
+        probabilities: The ensemble's, calibrated and pooled, (n_images, n_classes).
+        calibrated_folds: Those of each fold ensemble, (n_folds, n_images, n_classes).
+        classes: Names in label order.
+    """
+    conforming = conforming_classes(sets, calibrated_folds)
+    least = report.abstention.threshold if report.abstention is not None else None
+    judgements = []
+    for row, found in zip(probabilities, conforming, strict=True):
+        members = tuple(name for name, is_in in zip(classes, found, strict=True) if is_in)
+        review = []
+        if not members:
+            review.append("no class conforms: unlike the images that the ensemble was calibrated on")
+        elif len(members) > 1:
+            review.append(f"may be {' or '.join(members)}")
+        if least is not None and row.max() < least:
+            review.append(f"confidence {row.max():.3f} is below {least:.3f}")
+        judgements.append(Judgement(prediction_set=members or tuple(classes), review=tuple(review)))
+    return judgements
