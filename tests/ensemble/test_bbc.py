@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from consilia.ensemble.bbc import bias_corrected, out_of_bag_scores
+from consilia.ensemble.calibration import cross_calibrate
 from consilia.ensemble.choice import choose
 from consilia.ensemble.selection import Truth, combine, cross_fit, select
 from consilia.plan.ensemble import BestSingle, EnsembleRecipe, Greedy, SoftVote
@@ -113,3 +114,22 @@ def test_draws_that_leave_nobody_to_score_are_left_out():
     scores = out_of_bag_scores(QUICK, candidates, truth, metric_names=["accuracy"], draws=40)["accuracy"]
     assert 0 < np.isnan(scores).sum() < 40
     assert np.isfinite(bias_corrected(QUICK, candidates, truth, metric_names=["accuracy"], draws=40)["accuracy"].value)
+
+
+@pytest.mark.parametrize("kind", ["temperature", "temperature_bias", "isotonic"])
+def test_a_draw_as_weights_fits_the_calibrator_that_copied_images_fit(kind):
+    candidates, truth = noise(n_candidates=1, n_images=600, signal=1.0)
+    bag, weighted, rows, copied = with_draw(truth)
+    first = cross_calibrate(kind, candidates[0, bag], weighted)
+    second = cross_calibrate(kind, candidates[0, rows], copied)
+    repeated = np.searchsorted(bag, rows)  # the drawn image that each copy is of
+    np.testing.assert_allclose(first[repeated], second, atol=1e-4)
+
+
+def test_a_calibrator_that_the_drawn_patients_do_not_support_leaves_the_draw_out():
+    candidates, truth = noise(n_candidates=1, n_images=4000, signal=1.0)
+    kept = np.flatnonzero(np.cumsum(truth.labels) <= 1000)[: len(truth.labels)]  # 1,000 positives: just enough
+    truth = truth.subset(np.isin(np.arange(4000), kept))
+    recipe = EnsembleRecipe(name="isotonic", selection=BestSingle(), calibration="isotonic")
+    scores = out_of_bag_scores(recipe, candidates[:, kept], truth, metric_names=["brier"], draws=10)["brier"]
+    assert 0 < np.isnan(scores).sum() < 10
