@@ -34,6 +34,10 @@ def test_few_numbers_stand_for_themselves_in_the_order_of_numbers():
     assert named(["10", "2", "2.0", "1"]) == (["10", "2", "2", "1"], ("1", "2", "10"))
 
 
+def test_large_numbers_that_nearly_agree_are_not_one_group():
+    assert named(["1234567", "1234568"])[1] == ("1234567", "1234568")
+
+
 def test_an_edge_begins_a_band():
     found, names = named(["17.9", "18", "64", "65", "90", ""], edges=(18, 65))
     assert found == ["under 18", "18 to under 65", "18 to under 65", "65 and over", "65 and over", "unknown"]

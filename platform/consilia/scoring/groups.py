@@ -46,7 +46,10 @@ def make_groups(column: str, values: Sequence[str], *, edges: Sequence[float] = 
     known = [text for text in dict.fromkeys(texts) if text.casefold() not in _MISSING]
     words = [text for text in known if _number(text) is None]
     if edges and words:
-        raise DataError(f"{column}: edges need a column of numbers, but it holds {words[0]!r}. Leave the edges out.")
+        raise DataError(
+            f"{column}: edges need a column of numbers, but it holds {words[0]!r}. Correct that value in the table, or "
+            "leave the edges out."
+        )
     if any(high <= low for low, high in pairwise(edges)):
         raise DataError(f"{column}: edges must ascend, but are {', '.join(f'{edge:g}' for edge in edges)}.")
     if words:
@@ -72,10 +75,9 @@ def _bands(numbers: Mapping[str, float], edges: Sequence[float]) -> tuple[list[s
         names = [f"under {edges[0]:g}", *between, f"{edges[-1]:g} and over"]
         places = np.searchsorted(edges, list(numbers.values()), side="right")
         return names, {text: names[place] for text, place in zip(numbers, places, strict=True)}
-    if len(set(numbers.values())) <= _MOST_NUMBERS:
-        return [f"{each:g}" for each in sorted(set(numbers.values()))], {
-            key: f"{each:g}" for key, each in numbers.items()
-        }
+    different = sorted(set(numbers.values()))
+    if len(different) <= _MOST_NUMBERS:
+        return [_exactly(each) for each in different], {text: _exactly(number) for text, number in numbers.items()}
     starts = {text: int(number // _BAND) * _BAND for text, number in numbers.items()}
     names = [_band(start, start + _BAND) for start in sorted(set(starts.values()))]
     return names, {text: _band(start, start + _BAND) for text, start in starts.items()}
@@ -83,6 +85,10 @@ def _bands(numbers: Mapping[str, float], edges: Sequence[float]) -> tuple[list[s
 
 def _band(low: float, high: float) -> str:
     return f"{low:g} to under {high:g}"
+
+
+def _exactly(number: float) -> str:
+    return f"{number:.15g}"
 
 
 def _number(text: str) -> float | None:
