@@ -14,6 +14,7 @@ def register(app: typer.Typer) -> None:
     """Add the commands to the program."""
     app.command()(ensemble)
     app.command()(evaluate)
+    app.command()(compare)
     app.command()(predict)
 
 
@@ -34,17 +35,48 @@ def ensemble(
 
 
 def evaluate(
-    bundle: Bundle, card: Card, settings: Settings = None, stores: Stores = STORES, device: Device = "auto"
+    bundle: Bundle,
+    card: Card,
+    settings: Settings = None,
+    by: Annotated[
+        list[str] | None,
+        typer.Option(metavar="COLUMN", help="Measure groups of images too: sex, or age=18,40,65; may be repeated."),
+    ] = None,
+    stores: Stores = STORES,
+    device: Device = "auto",
 ) -> None:
     """Measure an ensemble on a card's test split, or on all images of a card that has none.
 
     Example: consilia evaluate studies/pneumonia/ensembles/greedy_calibrated pneumoniamnist --set path=FILE
     """
-    from consilia.cli.show import show_evaluation
-    from consilia.study.external import evaluate_on_card
+    from consilia.cli.show import show_evaluation, show_subgroups
+    from consilia.study.external import evaluate_by_columns
     from consilia.study.plan import read_card
 
-    show_evaluation(evaluate_on_card(bundle, read_card(card, settings=settings or ()), stores=stores, device=device))
+    chosen = read_card(card, settings=settings or ())
+    evaluation, groups = evaluate_by_columns(bundle, chosen, by or (), stores=stores, device=device)
+    show_evaluation(evaluation)
+    show_subgroups(groups)
+
+
+def compare(
+    first: Annotated[Path, typer.Argument(metavar="A", help="Folder of the ensemble that is judged.")],
+    second: Annotated[Path, typer.Argument(metavar="B", help="Folder of the one that it is compared with.")],
+    card: Card,
+    settings: Settings = None,
+    stores: Stores = STORES,
+    device: Device = "auto",
+) -> None:
+    """Say whether one ensemble is better than another on the same images, or whether that cannot be told.
+
+    Example: consilia compare studies/new/ensembles/greedy studies/old/ensembles/greedy pneumoniamnist --set path=FILE
+    """
+    from consilia.cli.show import show_comparison
+    from consilia.study.compare import compare_on_card
+    from consilia.study.plan import read_card
+
+    chosen = read_card(card, settings=settings or ())
+    show_comparison(compare_on_card(first, second, chosen, stores=stores, device=device))
 
 
 def predict(

@@ -14,10 +14,13 @@ from consilia.plan.study import StudyPlan
 from consilia.plan.weights import WeightsSource
 from consilia.report.audit_table import print_audit, print_brief
 from consilia.report.console import make_console
+from consilia.report.estimate_tables import comparison_table, subgroups_table
 from consilia.report.progress import StudyProgress
 from consilia.report.tables import counts_table
+from consilia.scoring.subgroups import Subgroups
 from consilia.study.audit import AuditFiles
 from consilia.study.combine import StudyResult
+from consilia.study.compare import Comparison
 
 _HEADLINE = ("macro_auc", "accuracy", "balanced_accuracy", "log_loss", "brier", "ece")
 
@@ -97,6 +100,29 @@ def show_result(result: StudyResult) -> None:
         console.print(f"warning   {warning}", soft_wrap=True)
     console.print(f"bundle    {result.bundle}", soft_wrap=True)
     console.print(f"report    {result.report}", soft_wrap=True)
+
+
+def show_comparison(comparison: Comparison) -> None:
+    """Print two ensembles beside each other, and what the first is."""
+    console = make_console()
+    console.print(f"first     {comparison.first}\nsecond    {comparison.second}", soft_wrap=True)
+    title = f"{comparison.images} images of {comparison.patients} patients, the same for both (95 % intervals)"
+    console.print(comparison_table(comparison.metrics, title=title))
+    for note in comparison.notes:
+        console.print(f"note      {note}", soft_wrap=True)
+
+
+def show_subgroups(subgroups: Sequence[Subgroups]) -> None:
+    """Print, for each column, where the ensemble is worse."""
+    console = make_console()
+    for each in subgroups:
+        console.print(subgroups_table(each))
+    n_gaps = sum(gap is not None for each in subgroups for group in each.groups for gap in group.gaps.values())
+    if n_gaps:
+        console.print(
+            f"note      {n_gaps} gaps were looked at: of gaps that are not there, 1 in 40 looks worse by chance",
+            soft_wrap=True,
+        )
 
 
 def _where_time_went(seconds: Mapping[str, float]) -> str:

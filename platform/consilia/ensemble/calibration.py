@@ -24,8 +24,7 @@ from consilia.ensemble.selection import Candidates, Truth, combine, weighted_log
 from consilia.errors import RunError
 from consilia.plan.ensemble import CalibrationKind
 from consilia.records import Probabilities
-from consilia.scoring.metrics import SMALLEST_PROBABILITY, softmax
-from consilia.scoring.patients import patient_weights
+from consilia.scoring.metrics import SMALLEST_PROBABILITY, image_log_loss, softmax
 
 LEAST_IMAGES, LEAST_OF_CLASS = 1000, 50  # for a bias of every class
 LEAST_POSITIVES = 1000  # for an isotonic map
@@ -76,10 +75,10 @@ def choose_calibrator(kind: CalibrationKind, probabilities: Probabilities, truth
 
 def unsupported(kind: str, probabilities: Probabilities, truth: Truth) -> str:
     """Return in words why these data cannot support a kind of calibrator, or ""."""
-    counts = np.bincount(truth.labels, minlength=probabilities.shape[1])
-    if kind == "temperature_bias" and (len(truth.labels) < LEAST_IMAGES or counts.min() < LEAST_OF_CLASS):
+    counts = np.bincount(truth.labels, truth.drawn, minlength=probabilities.shape[1]).astype(np.int64)
+    if kind == "temperature_bias" and (counts.sum() < LEAST_IMAGES or counts.min() < LEAST_OF_CLASS):
         return (
-            f"needs {LEAST_IMAGES} images and {LEAST_OF_CLASS} of every class, but there are {len(truth.labels)}, "
+            f"needs {LEAST_IMAGES} images and {LEAST_OF_CLASS} of every class, but there are {counts.sum()}, "
             f"and {counts.min()} of the rarest class."
         )
     if kind == "isotonic" and len(counts) != 2:
@@ -94,10 +93,12 @@ def fit_temperature(probabilities: Probabilities, truth: Truth) -> Temperature:
 
     Its logarithm is what is optimised: the loss is close to symmetric in it, and no temperature is negative.
     """
+    weights = truth.weights  # once: a search asks for the loss about 30 times
 
     def loss(log_temperature: float) -> float:
         calibrator = Temperature(temperature=float(np.exp(log_temperature)))
-        return weighted_log_loss(calibrate(calibrator, probabilities), truth)
+        losses = image_log_loss(calibrate(calibrator, probabilities), truth.labels)
+        return float(np.average(losses, weights=weights))
 
     found = minimize_scalar(loss, bounds=_LOG_TEMPERATURES, method="bounded", options={"xatol": 1e-5})
     return Temperature(temperature=float(np.exp(found.x)))
@@ -111,8 +112,7 @@ def fit_temperature_bias(probabilities: Probabilities, truth: Truth) -> Temperat
     Source: Guo et al., ICML 2017, section 4.2 (vector scaling, with one scale for all classes).
     """
     logs = np.log(np.clip(probabilities, SMALLEST_PROBABILITY, 1.0))
-    weights = patient_weights(truth.patients)
-    weights = weights / weights.sum()
+    weights = truth.weights / truth.weights.sum()
     true = np.zeros_like(logs)
     true[np.arange(len(logs)), truth.labels] = 1.0
 
@@ -138,9 +138,9 @@ def fit_isotonic(probabilities: Probabilities, truth: Truth) -> Isotonic:
 
     Source: Zadrozny and Elkan, KDD 2002; fitted by scikit-learn.
     """
-    edge = 1.0 / (len(truth.labels) + 2)
+    edge = 1.0 / (np.bincount(truth.labels, truth.drawn).sum() + 2)
     fitted = IsotonicRegression(y_min=edge, y_max=1 - edge, out_of_bounds="clip")
-    fitted.fit(probabilities[:, 1], truth.labels, sample_weight=patient_weights(truth.patients))
+    fitted.fit(probabilities[:, 1], truth.labels, sample_weight=truth.weights)
     inputs, outputs = fitted.X_thresholds_.tolist(), fitted.y_thresholds_.tolist()
     if len(inputs) == 1:  # all images have one probability
         inputs, outputs = [inputs[0], np.nextafter(inputs[0], 2.0)], outputs * 2

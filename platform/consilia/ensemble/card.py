@@ -3,8 +3,9 @@
 from collections.abc import Iterable, Sequence
 
 from consilia.ensemble.document import BundleDocument
-from consilia.ensemble.evaluation import Estimate, Evaluation
+from consilia.ensemble.evaluation import Evaluation
 from consilia.ensemble.wording import describe_reading
+from consilia.scoring.estimates import Estimate
 from consilia.scoring.metrics import METRICS
 
 _TITLES = {

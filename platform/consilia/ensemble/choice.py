@@ -15,8 +15,8 @@ from consilia.ensemble.selection import (
 )
 from consilia.plan.ensemble import BestSingle, Selection
 from consilia.scoring.bootstrap import bootstrap_standard_error
-from consilia.scoring.metrics import image_log_loss
-from consilia.scoring.patients import patient_weights
+from consilia.scoring.metrics import Weights, image_log_loss
+from consilia.scoring.patients import patient_numbers
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,7 +39,7 @@ def choose(selection: Selection, candidates: Candidates, truth: Truth, *, seed: 
     Args:
         selection: The recipe's selection.
         candidates: In the order of their trial numbers.
-        truth: About the same images.
+        truth: About the same images; of a bootstrap sample, those that were drawn.
         seed: Of the selection and of the bootstrap.
     """
     single = BestSingle()
@@ -84,6 +84,21 @@ def _gain(
     """Mean and standard error, over patients, of how much lower the ensemble's loss is."""
     ensemble = image_log_loss(combine_cross_fitted(candidates, folds, truth), truth.labels)
     single = image_log_loss(combine_cross_fitted(candidates, single_folds, truth), truth.labels)
-    weights = patient_weights(truth.patients)
-    error = bootstrap_standard_error(single - ensemble, truth.patients, weights=weights, seed=seed)
-    return float(np.average(single - ensemble, weights=weights)), error
+    gains, weights = single - ensemble, truth.weights
+    if truth.drawn is None:
+        error = bootstrap_standard_error(gains, truth.patients, weights=weights, seed=seed)
+    else:
+        error = _standard_error(gains, truth.patients, weights)
+    return float(np.average(gains, weights=weights)), error
+
+
+def _standard_error(gains: npt.NDArray[np.float64], patients: npt.NDArray[np.str_], weights: Weights) -> float:
+    """Return what the bootstrap of a bootstrap sample tends to with ever more draws.
+
+    A patient that was drawn twice stands for two: a bootstrap of the distinct patients would draw the pair as one.
+    """
+    numbers, _ = patient_numbers(patients)
+    counts = np.bincount(numbers, weights)  # how often each patient was drawn
+    means = np.bincount(numbers, weights * gains) / counts
+    mean = np.average(means, weights=counts)
+    return float(np.sqrt((counts * (means - mean) ** 2).sum()) / counts.sum())

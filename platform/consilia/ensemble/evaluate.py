@@ -1,5 +1,6 @@
 """Scoring a finished ensemble on images that nothing was chosen on. Source: docs/methods.md section 8."""
 
+from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
@@ -12,6 +13,8 @@ from consilia.ensemble.predictor import EnsemblePredictor
 from consilia.ensemble.seen import refuse_seen
 from consilia.errors import DataError
 from consilia.records import Rows
+from consilia.scoring.groups import Groups
+from consilia.scoring.subgroups import Scored, Subgroups, score_subgroups
 
 
 def evaluate(
@@ -37,6 +40,20 @@ def evaluate(
     Raises:
         DataError: There are no rows, some were trained on, or the store does not fit the ensemble.
     """
+    return evaluate_groups(predictor, store, rows, (), split=split, seed=seed, bound=bound)[0]
+
+
+def evaluate_groups(
+    predictor: EnsemblePredictor,
+    store: ImageStore,
+    rows: Rows,
+    groups: Sequence[Groups],
+    *,
+    split: Literal["test", "external"] = "test",
+    seed: int = 0,
+    bound: Rows | None = None,
+) -> tuple[Evaluation, tuple[Subgroups, ...]]:
+    """Score as `evaluate`, and once more each of `groups` of these rows; the images are predicted once."""
     if len(rows) == 0:
         raise DataError(
             f"{store.folder}: an evaluation needs images that no trial has seen, but there is no test split. "
@@ -54,7 +71,9 @@ def evaluate(
         notes=_notes(store, rows, flattered),
     )
     calibrated = pool_folds(predictor.document.calibrator, folds)
-    return score_predictions(calibrated, pool_folds(Identity(), folds), subject, seed=seed)
+    evaluation = score_predictions(calibrated, pool_folds(Identity(), folds), subject, seed=seed)
+    scored = Scored(probabilities=calibrated, labels=subject.labels, patients=subject.patients, classes=subject.classes)
+    return evaluation, tuple(score_subgroups(scored, each, seed=seed) for each in groups)
 
 
 def _notes(store: ImageStore, rows: Rows, flattered: Rows) -> tuple[str, ...]:

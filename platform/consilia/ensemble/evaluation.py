@@ -11,20 +11,13 @@ from consilia.plan.frozen import Frozen
 from consilia.records import Labels, Probabilities
 from consilia.scoring.bootstrap import DRAWS, patient_bootstrap
 from consilia.scoring.classes import class_scores, confusion
+from consilia.scoring.estimates import Estimate, as_estimates
 from consilia.scoring.metrics import METRICS
+from consilia.scoring.patients import FEWEST_PATIENTS
 
-FEWEST_PATIENTS = 30  # of a class, for a claim about it
 CALIBRATION_METRICS = ("log_loss", "brier", "ece", "signed_gap")
 
 Split = Literal["test", "external", "cross_fitted"]
-
-
-class Estimate(Frozen):
-    """A number with its 95 % interval, by percentile bootstrap over patients."""
-
-    value: float
-    low: float
-    high: float
 
 
 class ClassReport(Frozen):
@@ -88,11 +81,7 @@ def score_predictions(
     labels, patients = subject.labels, subject.patients
 
     def estimates(names: Sequence[str], probabilities: Probabilities) -> dict[str, Estimate | None]:
-        intervals = patient_bootstrap(names, probabilities, labels, patients, draws=draws, seed=seed)
-        return {
-            name: None if np.isnan(i.value) else Estimate(value=i.value, low=i.low, high=i.high)
-            for name, i in intervals.items()
-        }
+        return as_estimates(patient_bootstrap(names, probabilities, labels, patients, draws=draws, seed=seed))
 
     reports = _class_reports(calibrated, subject)
     return Evaluation(

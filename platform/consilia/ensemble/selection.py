@@ -10,13 +10,14 @@ import numpy.typing as npt
 
 from consilia.plan.ensemble import BestSingle, Greedy, Selection, SoftVote
 from consilia.records import Labels
-from consilia.scoring.metrics import SMALLEST_PROBABILITY, image_log_loss
+from consilia.scoring.metrics import SMALLEST_PROBABILITY, Weights, image_log_loss
 from consilia.scoring.patients import patient_weights
 
 Candidates = npt.NDArray[np.float64]  # (n_candidates, n_images, n_classes), out-of-fold probabilities
 CandidateWeights = npt.NDArray[np.float64]  # (n_candidates,), not negative, sums to 1
 
 _LOSS_DECIMALS = 12
+_FACTORS = 16  # probabilities that share one logarithm: 1e-15 ** 16 is still far from underflow
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,10 +27,18 @@ class Truth:
     labels: Labels  # (n_images,)
     patients: npt.NDArray[np.str_]  # (n_images,)
     folds: npt.NDArray[np.int64]  # (n_images,) the fold that held each image out
+    drawn: Weights | None = None  # (n_images,) in a bootstrap sample, how often each image's patient was drawn
+
+    @property
+    def weights(self) -> Weights:
+        """Weight of each image, (n_images,): 1 / (images of its patient), times how often the patient was drawn."""
+        weights = patient_weights(self.patients)
+        return weights if self.drawn is None else weights * self.drawn
 
     def subset(self, kept: npt.NDArray[np.bool_]) -> "Truth":
         """Return the truth about the images where `kept`, (n_images,), holds."""
-        return Truth(labels=self.labels[kept], patients=self.patients[kept], folds=self.folds[kept])
+        drawn = None if self.drawn is None else self.drawn[kept]
+        return Truth(labels=self.labels[kept], patients=self.patients[kept], folds=self.folds[kept], drawn=drawn)
 
 
 def select(selection: Selection, candidates: Candidates, truth: Truth, *, seed: int) -> CandidateWeights:
@@ -45,13 +54,16 @@ def select(selection: Selection, candidates: Candidates, truth: Truth, *, seed: 
 
     Source: docs/methods.md section 4.
     """
-    true = _true_probabilities(candidates, truth.labels)
-    weights = patient_weights(truth.patients)
+    return _select(selection, _true_probabilities(candidates, truth.labels), truth.weights, seed=seed)
+
+
+def _select(selection: Selection, true: npt.NDArray[np.float64], weights: Weights, *, seed: int) -> CandidateWeights:
+    """Do what `select` says, given the (n_candidates, n_images) probabilities of the true class."""
     ranked = np.argsort(_losses(true, weights), kind="stable")  # best first, ties to the earlier candidate
     if isinstance(selection, BestSingle):
-        return _equal_weights(ranked[:1], len(candidates))
+        return _equal_weights(ranked[:1], len(true))
     if isinstance(selection, SoftVote):
-        return _equal_weights(ranked[: selection.members], len(candidates))
+        return _equal_weights(ranked[: selection.members], len(true))
     pool = np.sort(ranked[: selection.pool])
     return _select_in_bags(true, pool, weights, selection, seed=seed)
 
@@ -74,16 +86,7 @@ def select_greedily(
 
     Source: Caruana et al., Ensemble Selection from Libraries of Models, ICML 2004, section 2.
     """
-    total = np.zeros(true.shape[1])
-    added: list[int] = []
-    losses: list[float] = []
-    for size in range(1, additions + 1):
-        trial_losses = _losses((total + true) / size, weights)
-        added.append(int(np.argmin(trial_losses)))
-        losses.append(float(trial_losses[added[-1]]))
-        total = total + true[added[-1]]
-    best = int(np.argmin(losses)) + 1
-    return np.bincount(added[:best], minlength=len(true))
+    return _add_greedily(_factorise(true, weights), np.arange(len(true)), additions=additions)
 
 
 def combine(candidates: Candidates, weights: CandidateWeights) -> npt.NDArray[np.float64]:
@@ -98,10 +101,11 @@ def cross_fit(selection: Selection, candidates: Candidates, truth: Truth, *, see
     Returns:
         (n_folds, n_candidates): row j holds the weights for the j-th of the sorted fold numbers.
     """
+    true, weights = _true_probabilities(candidates, truth.labels), truth.weights
     rows = []
     for fold in np.unique(truth.folds):
-        others = truth.folds != fold
-        rows.append(select(selection, candidates[:, others], truth.subset(others), seed=seed))
+        others = truth.folds != fold  # a patient is of one fold, so the others' weights stay what they are
+        rows.append(_select(selection, true[:, others], weights[others], seed=seed))
     return np.stack(rows)
 
 
@@ -117,9 +121,8 @@ def combine_cross_fitted(
 
 
 def weighted_log_loss(probabilities: npt.NDArray[np.float64], truth: Truth) -> float:
-    """Return the log loss with each image weighted 1 / (images of its patient)."""
-    losses = image_log_loss(probabilities, truth.labels)
-    return float(np.average(losses, weights=patient_weights(truth.patients)))
+    """Return the log loss with the images weighted as the truth weighs them."""
+    return float(np.average(image_log_loss(probabilities, truth.labels), weights=truth.weights))
 
 
 def _select_in_bags(
@@ -135,11 +138,12 @@ def _select_in_bags(
     A bag is half of the pool, but at least as many as may be kept: half of three trials would be a lottery.
     """
     generator = np.random.default_rng(seed)
+    factors = _factorise(true[pool], weights)
     share = np.zeros(len(true))
     size = max((len(pool) + 1) // 2, min(len(pool), greedy.members))
     for _ in range(greedy.bags):
         bag = np.sort(generator.choice(pool, size=size, replace=False))
-        counts = select_greedily(true[bag], weights, additions=greedy.additions)
+        counts = _add_greedily(factors, np.searchsorted(pool, bag), additions=greedy.additions)
         share[bag] += counts / counts.sum()
     kept = np.argsort(-share, kind="stable")[: greedy.members]
     result = np.zeros(len(true))
@@ -158,6 +162,48 @@ def _true_probabilities(candidates: Candidates, labels: Labels) -> npt.NDArray[n
     """Probability given to the true class, (n_candidates, n_images): all that the log loss looks at."""
     result: npt.NDArray[np.float64] = candidates[:, np.arange(len(labels)), labels]
     return result
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Factors:
+    """Probabilities of the true class in groups of 16 images of equal weight: one logarithm serves a whole group."""
+
+    true: npt.NDArray[np.float64]  # (n_candidates, 16, n_groups), 0 in places that no image fills
+    filler: npt.NDArray[np.float64]  # (16, n_groups), 1 in those places and else 0; added, it makes them count nothing
+    shares: npt.NDArray[np.float64]  # (n_groups,) of each of a group's images in the weight of all
+
+
+def _factorise(true: npt.NDArray[np.float64], weights: Weights) -> _Factors:
+    """Group the images of `true`, (n_candidates, n_images), by their weight."""
+    values, numbers, counts = np.unique(weights, return_inverse=True, return_counts=True)
+    groups = -(-counts // _FACTORS)  # of each weight
+    ranks = np.empty(len(weights), dtype=np.int64)  # of each image among those of its weight
+    ranks[np.argsort(numbers, kind="stable")] = np.concatenate([np.arange(count) for count in counts])
+    places = ranks % _FACTORS, (np.cumsum(groups) - groups)[numbers] + ranks // _FACTORS
+    factors = np.zeros((len(true), _FACTORS, groups.sum()))
+    factors[:, *places] = true
+    filler = np.ones(factors.shape[1:])
+    filler[places] = 0.0
+    return _Factors(true=factors, filler=filler, shares=np.repeat(values, groups) / weights.sum())
+
+
+def _add_greedily(factors: _Factors, bag: npt.NDArray[np.intp], *, additions: int) -> npt.NDArray[np.int64]:
+    """Do what `select_greedily` says with the candidates in `bag`, (n_bag,)."""
+    true, total = factors.true[bag], factors.filler
+    needs_clip = bool((true + total).min() < SMALLEST_PROBABILITY)  # rare, and a third of the time
+    sums = np.empty_like(true)
+    added: list[int] = []
+    losses: list[float] = []
+    for size in range(1, additions + 1):
+        np.add(true, total, out=sums)
+        if needs_clip:
+            np.maximum(sums, size * SMALLEST_PROBABILITY, out=sums)
+        trial_losses = np.round(np.log(size) - np.log(sums.prod(axis=1)) @ factors.shares, _LOSS_DECIMALS)
+        added.append(int(np.argmin(trial_losses)))
+        losses.append(float(trial_losses[added[-1]]))
+        total = total + true[added[-1]]
+    best = int(np.argmin(losses)) + 1
+    return np.bincount(added[:best], minlength=len(true))
 
 
 def _losses(true: npt.NDArray[np.float64], weights: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:

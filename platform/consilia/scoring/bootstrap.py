@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from consilia.records import Interval, Labels, Probabilities
-from consilia.scoring.metrics import Weightings, Weights, check_scorable, metric
+from consilia.scoring.metrics import Scores, Weightings, Weights, check_scorable, metric
 from consilia.scoring.patients import patient_numbers
 
 DRAWS = 2000
@@ -44,21 +44,42 @@ def patient_bootstrap(
         PlanError: An unknown metric.
         ValueError: Unequal lengths, no image, or NaN among the probabilities.
     """
+    scores = bootstrap_scores(metric_names, probabilities, labels, patients, weights=weights, draws=draws, seed=seed)
+    return {name: interval(metric(name).function(probabilities, labels, weights), scores[name]) for name in scores}
+
+
+def bootstrap_scores(
+    metric_names: Sequence[str],
+    probabilities: Probabilities,
+    labels: Labels,
+    patients: npt.NDArray[np.str_],
+    *,
+    weights: Weights | None = None,
+    draws: int = DRAWS,
+    seed: int = 0,
+) -> dict[str, Scores]:
+    """Return each metric in each draw, (draws,); arguments and errors as of `patient_bootstrap`.
+
+    Equal seeds give equal draws of the same patients, so scores of two models, or of two sets of their images (by
+    weights of 0 and 1), may be subtracted draw by draw. Where a draw leaves a metric undefined, or takes no image of
+    positive weight, the score is NaN.
+    """
     check_scorable(probabilities, labels)
     infos = {name: metric(name) for name in metric_names}
     numbers, n_patients = patient_numbers(patients)
     if len(numbers) != len(labels):
         raise ValueError(f"every image must have a patient, but got {len(numbers)} for {len(labels)} images")
     base = np.ones(len(labels)) if weights is None else np.asarray(weights, dtype=np.float64)
-    scores: dict[str, list[npt.NDArray[np.float64]]] = {name: [] for name in infos}
-    for counts in _draw_patients(n_patients, len(labels), draws=draws, seed=seed):
+    counted = np.flatnonzero(base)
+    shown, true, numbers, base = probabilities[counted], labels[counted], numbers[counted], base[counted]
+    scores: dict[str, list[Scores]] = {name: [] for name in infos}
+    for counts in draw_patients(n_patients, len(counted), draws=draws, seed=seed):
         weightings = counts[:, numbers] * base
+        empty = ~weightings.any(axis=1)
+        weightings[empty] = 1.0  # any: what it gives is dropped
         for name, info in infos.items():
-            scores[name].append(info.score_weightings(probabilities, labels, weightings))
-    return {
-        name: _interval(info.function(probabilities, labels, base), np.concatenate(scores[name]))
-        for name, info in infos.items()
-    }
+            scores[name].append(np.where(empty, np.nan, info.score_weightings(shown, true, weightings)))
+    return {name: np.concatenate(parts) for name, parts in scores.items()}
 
 
 def bootstrap_standard_error(
@@ -78,12 +99,21 @@ def bootstrap_standard_error(
     masses = np.bincount(numbers, base)  # (n_patients,)
     sums = np.bincount(numbers, base * values)
     means = [
-        (counts @ sums) / (counts @ masses) for counts in _draw_patients(n_patients, n_patients, draws=draws, seed=seed)
+        (counts @ sums) / (counts @ masses) for counts in draw_patients(n_patients, n_patients, draws=draws, seed=seed)
     ]
     return float(np.std(np.concatenate(means), ddof=1))
 
 
-def _draw_patients(n_patients: int, n_columns: int, *, draws: int, seed: int) -> Iterator[Weightings]:
+def interval(value: float, scores: Scores) -> Interval:
+    """Return the percentile interval of `scores`, (draws,), around `value`; undefined scores are left out."""
+    defined = scores[np.isfinite(scores)]
+    if not np.isfinite(value) or len(defined) == 0:
+        return Interval(value=float("nan"), low=float("nan"), high=float("nan"))
+    low, high = np.percentile(defined, [2.5, 97.5])
+    return Interval(value=value, low=float(low), high=float(high))
+
+
+def draw_patients(n_patients: int, n_columns: int, *, draws: int, seed: int) -> Iterator[Weightings]:
     """Yield how often each patient was drawn, (block, n_patients), in blocks whose weights fit in memory.
 
     The size of a block does not change the draws.
@@ -94,11 +124,3 @@ def _draw_patients(n_patients: int, n_columns: int, *, draws: int, seed: int) ->
     for start in range(0, draws, block):
         size = min(block, draws - start)
         yield generator.multinomial(n_patients, shares, size=size).astype(np.float64)
-
-
-def _interval(value: float, scores: npt.NDArray[np.float64]) -> Interval:
-    defined = scores[np.isfinite(scores)]
-    if not np.isfinite(value) or len(defined) == 0:
-        return Interval(value=float("nan"), low=float("nan"), high=float("nan"))
-    low, high = np.percentile(defined, [2.5, 97.5])
-    return Interval(value=value, low=float(low), high=float(high))

@@ -3,6 +3,8 @@
 import numpy as np
 import numpy.typing as npt
 
+FEWEST_PATIENTS = 30  # for a claim about them
+
 
 def patient_weights(patients: npt.NDArray[np.str_]) -> npt.NDArray[np.float64]:
     """Return 1 / (images of its patient) for each image, (n_images,): every patient weighs 1 in all.

@@ -1,15 +1,21 @@
 """Measure a finished ensemble on another card, or on the test split of its own."""
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
 from consilia.data.prepare import prepare
-from consilia.ensemble.evaluate import evaluate
+from consilia.data.store import ImageStore
+from consilia.ensemble.by_column import read_groups
+from consilia.ensemble.evaluate import evaluate_groups
 from consilia.ensemble.evaluation import Evaluation
-from consilia.ensemble.predictor import load_predictor
+from consilia.ensemble.predictor import EnsemblePredictor, load_predictor
 from consilia.folder import StudyFolder
 from consilia.plan.data import DataCard
+from consilia.records import Rows
+from consilia.scoring.subgroups import Subgroups
 from consilia.study.openings import log_opening
 
 
@@ -23,13 +29,45 @@ def evaluate_on_card(bundle: Path, card: DataCard, *, stores: Path, device: str 
         BundleError: The bundle is damaged.
         DataError: The classes differ, or images were trained on.
     """
+    return evaluate_by_columns(bundle, card, (), stores=stores, device=device)[0]
+
+
+def evaluate_by_columns(
+    bundle: Path, card: DataCard, by: Sequence[str], *, stores: Path, device: str = "auto"
+) -> tuple[Evaluation, tuple[Subgroups, ...]]:
+    """Evaluate as `evaluate_on_card`, and by groups of images.
+
+    Args:
+        bundle: Folder of the ensemble.
+        card: Of the images.
+        by: Columns to group by, as `ensemble.by_column.read_groups` takes them.
+        stores: Folder of the image stores.
+        device: As of `load_predictor`.
+
+    Raises:
+        BundleError: The bundle is damaged.
+        DataError: The classes differ, images were trained on, or a column cannot be grouped by.
+    """
     predictor = load_predictor(bundle, device=device)
     store = prepare(card, root=stores.absolute())
+    rows = rows_to_measure(store)
+    groups = [read_groups(store, rows, each) for each in by]  # a wrong name must not open the test split
+    split = open_split(bundle, predictor, store)
+    return evaluate_groups(predictor, store, rows, groups, split=split)
+
+
+def rows_to_measure(store: ImageStore) -> Rows:
+    """Return the rows of the test split, or all rows where there is none."""
     locked = np.flatnonzero((store.index["split"] == "test").to_numpy())
-    rows = locked if len(locked) else np.arange(len(store))
-    if store.digest != predictor.document.provenance.data_digest:
-        return evaluate(predictor, store, rows, split="external")
+    return locked if len(locked) else np.arange(len(store))
+
+
+def open_split(bundle: Path, predictor: EnsemblePredictor, store: ImageStore) -> Literal["test", "external"]:
+    """Say whether these are the ensemble's own data; if so, write the opening to its study, if it lies in one."""
+    provenance = predictor.document.provenance
+    if store.digest != provenance.data_digest:
+        return "external"
     folder = StudyFolder(bundle.absolute().parent.parent)
     if folder.plan.is_file():
-        log_opening(folder, predictor.document.provenance.recipe)
-    return evaluate(predictor, store, rows, split="test")
+        log_opening(folder, provenance.recipe)
+    return "test"

@@ -1,0 +1,85 @@
+"""Numbers with intervals on the terminal: the honest report, two predictors compared, and groups of images."""
+
+from collections.abc import Iterator, Sequence
+
+from rich.table import Column, Table
+from rich.text import Text
+
+from consilia.scoring.estimates import Estimate, HonestReport
+from consilia.scoring.metrics import METRICS
+from consilia.scoring.paired import PairedMetric
+from consilia.scoring.subgroups import Subgroup, Subgroups
+
+HEADLINE = ("log_loss", "macro_auc", "accuracy", "brier", "ece")
+_KINDS = {
+    "best_single": "best trial, in-sample",
+    "in_sample": "ensemble, in-sample",
+    "cross_fitted": "ensemble, cross-fitted",
+    "bias_corrected": "ensemble, bias-corrected (BBC-CV)",
+    "test": "locked test split",
+}
+_STYLES = {"better": "green", "worse": "yellow", "cannot be told": "dim"}
+
+
+def honesty_table(report: HonestReport) -> Table:
+    """Return one row a way of telling the search, with the predictor that it describes."""
+    title = f"{report.trials} trials, {report.candidates} of them finished: from flattering to honest (95 % intervals)"
+    table = Table(Column("estimate", ratio=2), title=title, title_justify="left", expand=True, show_lines=True)
+    for name in HEADLINE:
+        table.add_column(METRICS[name].title, ratio=1)
+    table.add_column("describes", ratio=3)
+    for row in report.rows:
+        what = f"{_KINDS[row.kind]}\n{row.images:,} images, {row.patients:,} patients"
+        table.add_row(what, *(cell(row.metrics.get(name)) for name in HEADLINE), row.predictor)
+    return table
+
+
+def comparison_table(metrics: Sequence[PairedMetric], *, title: str) -> Table:
+    """Return one row a metric: both predictors, their difference, and whether the first is better."""
+    table = Table("metric", "first", "second", "first - second", "the first is", title=title, title_justify="left")
+    for each in metrics:
+        numbers = (one_line(number) for number in (each.first, each.second, each.difference))
+        table.add_row(METRICS[each.metric].title, *numbers, Text(each.verdict, _STYLES[each.verdict]))
+    return table
+
+
+def subgroups_table(subgroups: Subgroups) -> Table:
+    """Return one row a group: its metrics, under each the gap to all other images, and what to know."""
+    title = f"By {subgroups.column}: metrics, and their gap to all other images (95 % intervals)"
+    table = Table(subgroups.column, Column("images", justify="right"), title=title, title_justify="left")
+    table.add_column("patients", justify="right")
+    names = tuple(dict.fromkeys(name for each in subgroups.groups for name in each.metrics))
+    for name in names:
+        table.add_column(METRICS[name].title)
+    table.add_column("note", overflow="fold")
+    for group in subgroups.groups:
+        counts = (group.name, f"{group.images:,}", f"{group.patients:,}")
+        table.add_row(*counts, *(_with_gap(group, name) for name in names), "; ".join(_notes(group)))
+    return table
+
+
+def cell(estimate: Estimate | None) -> str:
+    """Return the value, and its interval in a second line."""
+    return "undefined" if estimate is None else f"{estimate.value:.4f}\n{estimate.low:.3f} ... {estimate.high:.3f}"
+
+
+def one_line(estimate: Estimate | None) -> str:
+    """Return the value and its interval."""
+    return "undefined" if estimate is None else f"{estimate.value:.4f} ({estimate.low:.4f} ... {estimate.high:.4f})"
+
+
+def _with_gap(group: Subgroup, name: str) -> Text:
+    estimate, gap = group.metrics[name], group.gaps.get(name)
+    text = Text(
+        "undefined" if estimate is None else f"{estimate.value:.3f} ({estimate.low:.3f} ... {estimate.high:.3f})"
+    )
+    if gap is not None:
+        style = _STYLES["worse" if name in group.worse else "cannot be told"]
+        text.append(f"\n{gap.value:+.3f} ({gap.low:+.3f} ... {gap.high:+.3f})", style)
+    return text
+
+
+def _notes(group: Subgroup) -> Iterator[str]:
+    if group.worse:
+        yield f"worse: {', '.join(METRICS[name].title for name in group.worse)}"
+    yield from group.warnings
