@@ -7,6 +7,7 @@ from rich.table import Table
 
 from consilia.audit.document import Audit
 from consilia.data.store import ImageStore
+from consilia.ensemble.document import BundleDocument
 from consilia.ensemble.evaluation import Evaluation
 from consilia.files import sha256_of_file
 from consilia.models.weights import find_weights
@@ -14,7 +15,7 @@ from consilia.plan.study import StudyPlan
 from consilia.plan.weights import WeightsSource
 from consilia.report.audit_table import print_audit, print_brief
 from consilia.report.console import make_console
-from consilia.report.estimate_tables import comparison_table, subgroups_table
+from consilia.report.estimate_tables import comparison_table, honesty_table, subgroups_table
 from consilia.report.progress import StudyProgress
 from consilia.report.tables import counts_table
 from consilia.scoring.subgroups import Subgroups
@@ -96,10 +97,17 @@ def show_result(result: StudyResult) -> None:
     console.print(f"          {document.selection.reason}", soft_wrap=True)
     for evaluation in document.evaluations:
         show_evaluation(evaluation)
+    show_honesty(document)
     for warning in document.warnings:
         console.print(f"warning   {warning}", soft_wrap=True)
     console.print(f"bundle    {result.bundle}", soft_wrap=True)
     console.print(f"report    {result.report}", soft_wrap=True)
+
+
+def show_honesty(document: BundleDocument) -> None:
+    """Print the search from the most flattering number to the most honest one, where the bundle knows it."""
+    if document.honesty is not None:
+        make_console().print(honesty_table(document.honesty))
 
 
 def show_comparison(comparison: Comparison) -> None:

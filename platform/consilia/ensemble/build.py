@@ -22,6 +22,7 @@ from consilia.ensemble.document import (
 )
 from consilia.ensemble.evaluate import NO_PATIENTS
 from consilia.ensemble.evaluation import Evaluation, Subject, score_predictions
+from consilia.ensemble.honesty import Chosen, honest_report
 from consilia.ensemble.pool import Pool, keep_with_weights, load_pool
 from consilia.ensemble.prior import prevalence_of
 from consilia.ensemble.safety import calibrated_sets, report_safety
@@ -78,6 +79,8 @@ def build_ensemble(
     calibration = choose_calibrator(recipe.calibration, out_of_fold, pool.truth)
     sets = calibrated_sets(recipe.safety, out_of_fold, calibration.calibrator, pool.truth)
     uncalibrated, calibrated = _cross_fitted(pool, choice, calibration)
+    chosen = Chosen(recipe=recipe, pool=pool, choice=choice, calibration=calibration)
+    honesty = honest_report(chosen, everyone=everyone, n_trials=len(trials), seed=plan.seed)
     warnings = _warnings(store, folds, _without_weights(everyone, pool, recipe, seed=plan.seed))
     members, weights = _members(pool, choice, folder, folds.k)
     document = BundleDocument(
@@ -91,6 +94,7 @@ def build_ensemble(
         calibrator=calibration.calibrator,
         prevalence=tuple(prevalence_of(pool.truth.labels, pool.truth.patients, len(store.classes)).tolist()),
         safety=report_safety(recipe.safety, sets, calibrated, pool.truth, store.classes),
+        honesty=honesty,
         selection=_selection_report(pool, choice),
         calibration=CalibrationReport(
             reason=calibration.reason,

@@ -19,6 +19,7 @@ from consilia.ensemble.conformal import CalibrationScores
 from consilia.ensemble.document import OLDEST_VERSION, SCHEMA_VERSION, BundleDocument, FileRecord
 from consilia.ensemble.evaluation import Evaluation
 from consilia.ensemble.golden import GOLDEN, environment, write_golden
+from consilia.ensemble.honesty import with_test
 from consilia.ensemble.networks import FoldEnsembles
 from consilia.ensemble.publish import publish_folder
 from consilia.ensemble.seen import SEEN, Fingerprints, write_seen
@@ -74,7 +75,10 @@ def record_evaluation(bundle: Path, evaluation: Evaluation) -> None:
     """
     document = read_bundle(bundle)
     others = tuple(old for old in document.evaluations if old.split != evaluation.split)
-    changed = document.model_copy(update={"evaluations": (*others, evaluation)})
+    honesty = document.honesty
+    if honesty is not None and evaluation.split == "test":
+        honesty = with_test(honesty, evaluation)
+    changed = document.model_copy(update={"evaluations": (*others, evaluation), "honesty": honesty})
 
     def fill(folder: Path) -> None:
         for name in document.files:

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 from consilia.ensemble.document import BundleDocument
 from consilia.ensemble.evaluation import Evaluation
 from consilia.ensemble.wording import describe_reading
-from consilia.scoring.estimates import Estimate
+from consilia.scoring.estimates import ESTIMATES, Estimate
 from consilia.scoring.metrics import METRICS
 
 _TITLES = {
@@ -28,6 +28,7 @@ def model_card(document: BundleDocument) -> str:
         _summary(document),
         _list("## Read this first", document.warnings),
         "## Results",
+        _honesty(document),
         *_results(document),
         _members(document),
         f"## Calibration\n\n{document.calibration.reason}",
@@ -53,6 +54,19 @@ def _results(document: BundleDocument) -> list[str]:
     if "test" not in splits:
         sections.insert(0, "No locked test split has been evaluated: every number below is an internal estimate.")
     return sections
+
+
+def _honesty(document: BundleDocument) -> str:
+    """Tell the search from the most flattering number to the most honest one."""
+    report = document.honesty
+    if report is None:
+        return ""
+    names = ("log_loss", "macro_auc", "accuracy", "brier", "ece")
+    rows = [
+        [ESTIMATES[row.kind], *(_number(row.metrics.get(name)) for name in names), row.predictor] for row in report.rows
+    ]
+    said = f"{report.trials} trials were tried, and {report.candidates} finished every fold. From flattering to honest:"
+    return f"{said}\n\n{_table(['estimate', *(METRICS[name].title for name in names), 'describes'], rows)}"
 
 
 def _evaluation(evaluation: Evaluation) -> str:

@@ -11,6 +11,7 @@ from consilia.models.factory import ModelSpec
 from consilia.plan.ensemble import EnsembleRecipe
 from consilia.plan.frozen import Frozen
 from consilia.plan.reading import ImageKind, Reading
+from consilia.scoring.estimates import HonestReport
 from consilia.training.input import Preprocessing
 
 SCHEMA_VERSION = 3
@@ -90,6 +91,7 @@ class BundleDocument(Frozen):
     calibrator: Calibrator
     prevalence: tuple[float, ...] | None = None  # of each class in training, every patient weighing 1; None before 3
     safety: SafetyReport | None = None  # None before 3
+    honesty: HonestReport | None = None  # None before 3
     selection: SelectionReport
     calibration: CalibrationReport
     evaluations: tuple[Evaluation, ...]

@@ -5,19 +5,12 @@ from collections.abc import Iterator, Sequence
 from rich.table import Column, Table
 from rich.text import Text
 
-from consilia.scoring.estimates import Estimate, HonestReport
+from consilia.scoring.estimates import ESTIMATES, Estimate, HonestReport
 from consilia.scoring.metrics import METRICS
 from consilia.scoring.paired import PairedMetric
 from consilia.scoring.subgroups import Subgroup, Subgroups
 
 HEADLINE = ("log_loss", "macro_auc", "accuracy", "brier", "ece")
-_KINDS = {
-    "best_single": "best trial, in-sample",
-    "in_sample": "ensemble, in-sample",
-    "cross_fitted": "ensemble, cross-fitted",
-    "bias_corrected": "ensemble, bias-corrected (BBC-CV)",
-    "test": "locked test split",
-}
 _STYLES = {"better": "green", "worse": "yellow", "cannot be told": "dim"}
 
 
@@ -29,7 +22,7 @@ def honesty_table(report: HonestReport) -> Table:
         table.add_column(METRICS[name].title, ratio=1)
     table.add_column("describes", ratio=3)
     for row in report.rows:
-        what = f"{_KINDS[row.kind]}\n{row.images:,} images, {row.patients:,} patients"
+        what = f"{ESTIMATES[row.kind]}\n{row.images:,} images, {row.patients:,} patients"
         table.add_row(what, *(cell(row.metrics.get(name)) for name in HEADLINE), row.predictor)
     return table
 

@@ -8,6 +8,15 @@ import numpy as np
 from consilia.plan.frozen import Frozen
 from consilia.records import Interval
 
+ESTIMATES = {
+    "best_single": "best trial, in-sample",
+    "in_sample": "ensemble, in-sample",
+    "cross_fitted": "ensemble, cross-fitted",
+    "bias_corrected": "ensemble, bias-corrected (BBC-CV)",
+    "test": "locked test split",
+}
+"""What a row of the honest report is called, from flattering to honest."""
+
 
 class Estimate(Frozen):
     """A number with its 95 % interval, by percentile bootstrap over patients."""

@@ -99,6 +99,8 @@ def _write_report(plan: StudyPlan, folder: StudyFolder, records: list[TrialRecor
         "members": {str(member.trial): member.weight for member in document.members},
         "selection": document.selection.model_dump(mode="json"),
         "calibration": document.calibration.model_dump(mode="json"),
+        "honesty": None if document.honesty is None else document.honesty.model_dump(mode="json"),
+        "safety": None if document.safety is None else document.safety.model_dump(mode="json"),
         "evaluations": [evaluation.to_json() for evaluation in document.evaluations],
         "warnings": list(document.warnings),
     }
