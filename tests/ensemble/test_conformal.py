@@ -100,8 +100,8 @@ def test_ten_tenths_of_a_patient_are_one_patient():
     """In floating point ten times 0.1 is less than 1, and 9 patients would be less than the limit of 9."""
     oof = np.tile([0.9, 0.1], (90, 1))
     owner = np.repeat(np.arange(9), 10)
-    truth = Truth(labels=np.zeros(90, int), patients=owner.astype(str), folds=owner % 3)
-    assert not conforming_classes(calibrate_sets(oof, truth), np.full((3, 1, 2), 0.5))[0, 0]
+    truth = Truth(labels=np.zeros(90, int), patients=owner.astype(str), folds=owner)
+    assert not conforming_classes(calibrate_sets(oof, truth), np.full((9, 1, 2), 0.5))[0, 0]
 
 
 def coverage_of_draws(seeds, *, measure, shares=None, patients=60):
