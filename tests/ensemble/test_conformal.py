@@ -96,6 +96,14 @@ def test_with_one_patient_less_than_the_least_no_class_can_be_left_out(alpha, le
         assert members[0, 0] != can
 
 
+def test_ten_tenths_of_a_patient_are_one_patient():
+    """In floating point ten times 0.1 is less than 1, and 9 patients would be less than the limit of 9."""
+    oof = np.tile([0.9, 0.1], (90, 1))
+    owner = np.repeat(np.arange(9), 10)
+    truth = Truth(labels=np.zeros(90, int), patients=owner.astype(str), folds=owner)
+    assert not conforming_classes(calibrate_sets(oof, truth), np.full((9, 1, 2), 0.5))[0, 0]
+
+
 def coverage_of_draws(seeds, *, measure, shares=None, patients=60):
     """Mean over draws of the pool of `measure`, and its standard error."""
     values = []
