@@ -1,7 +1,7 @@
 """The networks of an ensemble in memory: uint8 images to the probabilities of each fold ensemble."""
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
@@ -30,25 +30,31 @@ class FoldEnsembles:
             BundleError: A file's tensors are not exactly those of its model.
         """
         self.device = device
-        self._weights = np.array([member.weight for member in members])
+        self.member_weights = np.array([member.weight for member in members])  # (n_members,)
         self._preprocessing = [[network.preprocessing for network in member.networks] for member in members]
         self._modules = [_load_member(member, root, device) for member in members]
 
     def probabilities(self, pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.float64]:
         """Return q_f(x), (n_folds, n_images, n_classes), of images (n_images, size, size, channels)."""
-        logits = []
-        with torch.inference_mode(), _exact_convolutions(self.device):
-            images = torch.from_numpy(np.ascontiguousarray(pixels)).to(self.device)
-            inputs: dict[Preprocessing, torch.Tensor] = {}  # members share most of them
-            for modules, settings in zip(self._modules, self._preprocessing, strict=True):
-                for module, preprocessing in zip(modules, settings, strict=True):
-                    if preprocessing not in inputs:
-                        inputs[preprocessing] = _network_input(images, preprocessing)
-                    logits.append(module(inputs[preprocessing]))
-            stacked = torch.stack(logits).float().cpu().numpy()
-        members = softmax(stacked.reshape(len(self._modules), -1, *stacked.shape[1:]))
-        result: npt.NDArray[np.float64] = np.tensordot(self._weights, members, axes=1)
+        result: npt.NDArray[np.float64] = np.tensordot(self.member_weights, softmax(self.logits(pixels)), axes=1)
         return result
+
+    def logits(self, pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+        """Return what each network says, (n_members, n_folds, n_images, n_classes)."""
+        with torch.inference_mode(), exact_convolutions(self.device):
+            logits = [module(inputs) for _, _, module, inputs in self.inputs(pixels)]
+            stacked: npt.NDArray[np.float32] = torch.stack(logits).float().cpu().numpy()
+        return stacked.reshape(len(self._modules), -1, *stacked.shape[1:])
+
+    def inputs(self, pixels: npt.NDArray[np.uint8]) -> Iterator[tuple[int, int, nn.Module, torch.Tensor]]:
+        """Yield each network with what it is shown of the images: (member, fold, module, input)."""
+        images = torch.from_numpy(np.ascontiguousarray(pixels)).to(self.device)
+        seen: dict[Preprocessing, torch.Tensor] = {}  # members share most of them
+        for member, (modules, settings) in enumerate(zip(self._modules, self._preprocessing, strict=True)):
+            for fold, (module, preprocessing) in enumerate(zip(modules, settings, strict=True)):
+                if preprocessing not in seen:
+                    seen[preprocessing] = _network_input(images, preprocessing)
+                yield member, fold, module, seen[preprocessing]
 
 
 def choose_device(name: str) -> torch.device:
@@ -68,6 +74,13 @@ def choose_device(name: str) -> torch.device:
         reason = str(error).splitlines()[0]
         raise UserError(f"device must be one that torch can use here, but got {name!r}: {reason}") from error
     return device
+
+
+def exact_convolutions(device: torch.device) -> AbstractContextManager[None]:
+    """Keep cuDNN from rounding to TF32 and from choosing algorithms by timing: equal input, equal output."""
+    if device.type != "cuda":
+        return nullcontext()
+    return torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False)
 
 
 def _load_member(member: Member, root: Path, device: torch.device) -> list[nn.Module]:
@@ -112,10 +125,3 @@ def _read_state(expected: Mapping[str, torch.Tensor], network: Network, root: Pa
 
 def _network_input(images: torch.Tensor, preprocessing: Preprocessing) -> torch.Tensor:
     return network_input(images, preprocessing).contiguous(memory_format=MEMORY_FORMAT)
-
-
-def _exact_convolutions(device: torch.device) -> AbstractContextManager[None]:
-    """Keep cuDNN from rounding to TF32 and from choosing algorithms by timing: equal input, equal output."""
-    if device.type != "cuda":
-        return nullcontext()
-    return torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False)
