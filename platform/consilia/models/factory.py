@@ -11,7 +11,7 @@ from typing import Any
 import timm
 import torch
 from pydantic import Field
-from timm.layers import SelectAdaptivePool2d
+from timm.layers.adaptive_avgmax_pool import SelectAdaptivePool2d
 from timm.models import adapt_input_conv, group_parameters
 from torch import nn
 
