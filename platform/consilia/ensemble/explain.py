@@ -20,8 +20,8 @@ is pooled over the image, cell (i, j) contributes
 Behind average pooling and a linear head this is the class activation map, weighted by g_mf, and exact: its cells sum
 to g_mf . (z_mf - bias). So every network's map is in the same unit, nats of the ensemble's log odds, and none is
 rescaled by itself: one that says nothing would be blown up to one that decides. As networks have cells of different
-sizes, a map is divided by the area of its cells and enlarged to the stored image; then all are added. Last, what
-speaks against the class is cut off, and the rest divided by its maximum.
+sizes, a map is divided by the area of its cells and interpolated between their centres (`models.cells`) to the
+stored image; then all are added. Last, what speaks against the class is cut off, and the rest divided by its maximum.
 
 Source: docs/methods.md, "Looking inside"; Zhou et al., CVPR 2016 (class activation maps); Selvaraju et al., ICCV 2017
 (Grad-CAM: the positive part); Draelos and Carin, arXiv:2011.08891 (HiResCAM: products by cell, which stay faithful
@@ -43,6 +43,7 @@ from consilia.ensemble.images import Foreign, Images
 from consilia.ensemble.networks import FoldEnsembles, exact_convolutions
 from consilia.ensemble.predictor import EnsemblePredictor
 from consilia.errors import ReaderError, UserError
+from consilia.models.cells import cell_centres
 from consilia.models.factory import pooling_layer
 from consilia.scoring.metrics import softmax
 
@@ -68,10 +69,16 @@ class Explanation:
 
     @property
     def peak(self) -> tuple[int, int] | None:
-        """Row and column of the maximum, the first of several; None where nothing speaks for the label."""
+        """Row and column of the maximum; None where nothing speaks for the label.
+
+        Of several equal ones it is the nearest to the middle of the image: beyond the outermost centres of cells the
+        map is constant, up to the border.
+        """
         if not self.heat_map.any():
             return None
-        row, column = np.unravel_index(int(self.heat_map.argmax()), self.heat_map.shape)
+        places = np.argwhere(self.heat_map == self.heat_map.max())
+        middle = (np.array(self.heat_map.shape) - 1) / 2
+        row, column = places[np.square(places - middle).sum(axis=1).argmin()]
         return int(row), int(column)
 
 
@@ -150,19 +157,37 @@ def contributions(
     Returns:
         (n_images, size, size) in nats, and the side.
     """
-    n_images, size = pixels.shape[:2]
-    total = torch.zeros((n_images, size, size), dtype=torch.float64)
-    cell = 0.0
-    with exact_convolutions(networks.device):
-        for member, fold, module, inputs in networks.inputs(pixels):
-            share = torch.from_numpy(gradient[member, fold]).to(inputs)
-            cells = _cell_contributions(module, inputs, share).double().cpu()  # (n_images, 1, height, width)
-            height, width = cells.shape[2:]
-            density = cells * (height * width / size**2)
-            total += F.interpolate(density, size=(size, size), mode="bilinear", align_corners=False)[:, 0]
-            cell = max(cell, size / min(height, width))
-    result: npt.NDArray[np.float64] = total.numpy()
-    return result, cell
+    size = pixels.shape[1]
+    total = np.zeros(pixels.shape[:3])
+    coarsest = 0.0
+    for network in networks.each(pixels):
+        share = torch.from_numpy(gradient[network.member, network.fold]).to(network.inputs)
+        with exact_convolutions(networks.device):
+            cells = cell_contributions(network.module, network.inputs, share)
+        centres = cell_centres(network.spec, network.inputs.shape[-1])
+        enlarge = _interpolation(centres, size)
+        total += enlarge @ (cells * (len(centres) / size) ** 2) @ enlarge.T
+        coarsest = max(coarsest, size / len(centres))
+    return total, coarsest
+
+
+def cell_contributions(module: nn.Module, inputs: torch.Tensor, share: torch.Tensor) -> npt.NDArray[np.float64]:
+    """Return what each cell of a network's last feature map contributes, (n_images, n_cells, n_cells), in nats.
+
+    Args:
+        module: The network.
+        inputs: What it is shown, (n_images, channels, height, width).
+        share: Its part of `odds_gradient`, (n_images, n_classes), of the type of `inputs`.
+    """
+
+    def weighted(images: torch.Tensor) -> torch.Tensor:
+        logits: torch.Tensor = module(images)
+        return (logits * share).sum(dim=1)
+
+    method = LayerGradientXActivation(weighted, pooling_layer(module))
+    products: torch.Tensor = method.attribute(inputs, attribute_to_layer_input=True)
+    result: npt.NDArray[np.float64] = products.detach().sum(dim=1).double().cpu().numpy()
+    return result
 
 
 def _explain(predictor: EnsemblePredictor, pixels: npt.NDArray[np.uint8], chosen: int | None) -> list[Explanation]:
@@ -184,15 +209,10 @@ def _explain(predictor: EnsemblePredictor, pixels: npt.NDArray[np.uint8], chosen
     ]
 
 
-def _cell_contributions(module: nn.Module, inputs: torch.Tensor, share: torch.Tensor) -> torch.Tensor:
-    """Return the contribution of each cell of the last feature map, (b, 1, height, width)."""
-
-    def weighted(images: torch.Tensor) -> torch.Tensor:
-        return (module(images) * share).sum(dim=1)
-
-    method = LayerGradientXActivation(weighted, pooling_layer(module))
-    products: torch.Tensor = method.attribute(inputs, attribute_to_layer_input=True)
-    return products.detach().sum(dim=1, keepdim=True)
+def _interpolation(centres: npt.NDArray[np.float64], size: int) -> npt.NDArray[np.float64]:
+    """Return the matrix (size, n_cells) that interpolates linearly between the cells' centres, constant beyond them."""
+    axis = (np.arange(size) + 0.5) / size
+    return np.stack([np.interp(axis, centres, of_cell) for of_cell in np.eye(len(centres))], axis=1)
 
 
 def _scaled(evidence: npt.NDArray[np.float64]) -> npt.NDArray[np.float32]:

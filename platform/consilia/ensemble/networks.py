@@ -3,6 +3,7 @@
 import copy
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ from torch import nn
 
 from consilia.ensemble.document import Member, Network
 from consilia.errors import BundleError, PlanError, UserError
-from consilia.models.factory import build_model
+from consilia.models.factory import ModelSpec, build_model
 from consilia.scoring.metrics import softmax
 from consilia.training.device import MEMORY_FORMAT
 from consilia.training.input import Preprocessing, network_input
@@ -31,7 +32,7 @@ class FoldEnsembles:
         """
         self.device = device
         self.member_weights = np.array([member.weight for member in members])  # (n_members,)
-        self._preprocessing = [[network.preprocessing for network in member.networks] for member in members]
+        self._members = tuple(members)
         self._modules = [_load_member(member, root, device) for member in members]
 
     def probabilities(self, pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.float64]:
@@ -42,19 +43,37 @@ class FoldEnsembles:
     def logits(self, pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
         """Return what each network says, (n_members, n_folds, n_images, n_classes)."""
         with torch.inference_mode(), exact_convolutions(self.device):
-            logits = [module(inputs) for _, _, module, inputs in self.inputs(pixels)]
+            logits = [network.module(network.inputs) for network in self.each(pixels)]
             stacked: npt.NDArray[np.float32] = torch.stack(logits).float().cpu().numpy()
         return stacked.reshape(len(self._modules), -1, *stacked.shape[1:])
 
-    def inputs(self, pixels: npt.NDArray[np.uint8]) -> Iterator[tuple[int, int, nn.Module, torch.Tensor]]:
-        """Yield each network with what it is shown of the images: (member, fold, module, input)."""
+    def each(self, pixels: npt.NDArray[np.uint8]) -> Iterator["ShownNetwork"]:
+        """Yield every network with what it is shown of images (n_images, size, size, channels)."""
         images = torch.from_numpy(np.ascontiguousarray(pixels)).to(self.device)
-        seen: dict[Preprocessing, torch.Tensor] = {}  # members share most of them
-        for member, (modules, settings) in enumerate(zip(self._modules, self._preprocessing, strict=True)):
-            for fold, (module, preprocessing) in enumerate(zip(modules, settings, strict=True)):
-                if preprocessing not in seen:
-                    seen[preprocessing] = _network_input(images, preprocessing)
-                yield member, fold, module, seen[preprocessing]
+        inputs: dict[Preprocessing, torch.Tensor] = {}  # members share most of them
+        for number, member in enumerate(self._members):
+            for fold, network in enumerate(member.networks):
+                preprocessing = network.preprocessing
+                if preprocessing not in inputs:
+                    inputs[preprocessing] = _network_input(images, preprocessing)
+                yield ShownNetwork(
+                    member=number,
+                    fold=fold,
+                    spec=member.model,
+                    module=self._modules[number][fold],
+                    inputs=inputs[preprocessing],
+                )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ShownNetwork:
+    """One network, and a batch as it is shown to it."""
+
+    member: int  # from 0, as in the bundle
+    fold: int  # from 0
+    spec: ModelSpec
+    module: nn.Module
+    inputs: torch.Tensor  # (n_images, channels, image_size, image_size)
 
 
 def choose_device(name: str) -> torch.device:
