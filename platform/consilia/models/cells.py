@@ -1,10 +1,12 @@
-"""Where in the image the cells of a network's last feature map look. Source: Luo et al., NeurIPS 2016.
+"""Where in the image the cells of a network's last feature map look.
 
 It is tempting to draw cell i of n at (i + 1/2) / n of the side. But a convolution of three with stride 2 looks at the
 pixels around 2i, half a pixel before the middle of the two that it stands for, and five of those add up to 15.5
 pixels, half a cell of a ResNet: everything would be drawn half a cell too far up and left. A DenseNet pools by two
 between its blocks and hardly has such a shift, dilation may have one the other way. So it is measured: the centre of a
 cell is where its gradient with respect to the input has its centre of mass.
+
+Source: docs/methods.md section 10; Luo et al., Understanding the Effective Receptive Field, NeurIPS 2016.
 """
 
 from functools import lru_cache
