@@ -89,6 +89,12 @@ def silent_view() -> SilentView:
 
 
 @pytest.fixture(scope="session")
+def silent_view_class() -> type[SilentView]:
+    """For fixtures that outlive a test."""
+    return SilentView
+
+
+@pytest.fixture(scope="session")
 def phantoms(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Phantoms of 30 patients at 32 px; not to be changed."""
     from consilia.data.phantoms import write_phantoms

@@ -8,6 +8,7 @@ from consilia.models.factory import (
     check_architecture,
     check_image_size,
     layer_groups,
+    pooling_layer,
     pretrained_normalisation,
 )
 from consilia.plan.space import Architecture
@@ -113,3 +114,25 @@ def test_the_normalisation_of_pretrained_weights_has_one_value_a_channel():
     assert std == (0.229, 0.224, 0.225)
     assert grey_mean == pytest.approx((sum(mean) / 3,))
     assert grey_std == pytest.approx((sum(std) / 3,))
+
+
+@pytest.mark.parametrize("name", ["test_resnet", "test_efficientnet", "densenet121", "resnet50", "efficientnet_b0"])
+def test_the_pooling_layer_is_given_the_last_feature_map(name):
+    model = build_model(ModelSpec(architecture=Architecture(timm=name), n_classes=2, channels=1)).eval()
+    given = []
+    pooling_layer(model).register_forward_pre_hook(lambda layer, inputs: given.append(inputs[0].clone()))
+    image = torch.randn(1, 1, 64, 64)
+    with torch.inference_mode():
+        model(image)
+        expected = model.forward_features(image)
+    assert len(given) == 1
+    assert expected.shape[1] == model.num_features
+    torch.testing.assert_close(given[0], expected)
+
+
+@pytest.mark.parametrize("name", ["vit_tiny_patch16_224", "swin_tiny_patch4_window7_224"])
+def test_a_network_whose_features_have_no_such_place_says_so(name):
+    with torch.device("meta"):
+        model = build_model(ModelSpec(architecture=Architecture(timm=name), n_classes=2, channels=3))
+    with pytest.raises(PlanError, match="must pool feature maps"):
+        pooling_layer(model)

@@ -1,4 +1,4 @@
-"""Commands that build, measure and use an ensemble: ensemble, evaluate, predict."""
+"""Commands that build, measure and use an ensemble: ensemble, evaluate, predict, explain."""
 
 from pathlib import Path
 from typing import Annotated, Literal
@@ -8,6 +8,10 @@ import typer
 from consilia.cli.options import STORES, STUDIES, Bundle, Card, Device, Settings, Stores, Studies, StudyName
 
 Foreign = Literal["refuse", "as_displayed"]  # of `ensemble.images`, which a command may not import up here
+ForeignImages = Annotated[
+    Foreign, typer.Option(help="An image of a kind that was not trained on, such as a PNG where it was DICOM.")
+]
+ImageFiles = Annotated[list[Path], typer.Argument(metavar="IMAGES...", help="Image files.")]
 
 
 def register(app: typer.Typer) -> None:
@@ -16,6 +20,7 @@ def register(app: typer.Typer) -> None:
     app.command()(evaluate)
     app.command()(compare)
     app.command()(predict)
+    app.command()(explain)
 
 
 def ensemble(
@@ -81,12 +86,10 @@ def compare(
 
 def predict(
     bundle: Bundle,
-    images: Annotated[list[Path], typer.Argument(metavar="IMAGES...", help="Image files.")],
+    images: ImageFiles,
     out: Annotated[Path | None, typer.Option("--out", metavar="FILE", help="Write a CSV instead of a table.")] = None,
     device: Device = "auto",
-    foreign: Annotated[
-        Foreign, typer.Option(help="An image of a kind that was not trained on, such as a PNG where it was DICOM.")
-    ] = "refuse",
+    foreign: ForeignImages = "refuse",
     prevalence: Annotated[
         list[str] | None,
         typer.Option(
@@ -113,6 +116,36 @@ def predict(
         n_images, n_bad = write_predictions(rows, predictor.classes, out)
         print(f"{out}: {n_images} images, {n_bad} of them unreadable")
     return 1 if n_bad else 0
+
+
+def explain(
+    bundle: Bundle,
+    images: ImageFiles,
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="A new or an empty folder for the heat maps.")],
+    label: Annotated[
+        str | None, typer.Option(metavar="CLASS", help="The class to explain; default: each image's most probable one.")
+    ] = None,
+    device: Device = "auto",
+    foreign: ForeignImages = "refuse",
+) -> int:
+    """Draw where in each image the ensemble's networks found what speaks for a class: PNG, array, and index.csv.
+
+    A heat map is not a localisation of a finding, and a wrong prediction has one too. An image that cannot be read has
+    its error in the index; the others are explained, and the exit code is 1.
+
+    Example: consilia explain studies/demo/ensembles/greedy_calibrated data/samples/*.png --out heat_maps
+    """
+    import consilia
+    from consilia.ensemble.explain import CAUTION
+    from consilia.report.console import make_console
+    from consilia.study.explain import write_explanations
+
+    predictor = consilia.load(bundle, device=device)
+    done = write_explanations(predictor, images, out, label=label, foreign=foreign)
+    for error in done.errors:
+        make_console(stderr=True).print(error, soft_wrap=True)
+    print(f"{out}: {done.n_images} images, {len(done.errors)} of them unreadable\n{CAUTION}")
+    return 1 if done.errors else 0
 
 
 def _share(text: str) -> tuple[str, float]:

@@ -1,8 +1,9 @@
 """The networks of an ensemble in memory: uint8 images to the probabilities of each fold ensemble."""
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ from torch import nn
 
 from consilia.ensemble.document import Member, Network
 from consilia.errors import BundleError, PlanError, UserError
-from consilia.models.factory import build_model
+from consilia.models.factory import ModelSpec, build_model
 from consilia.scoring.metrics import softmax
 from consilia.training.device import MEMORY_FORMAT
 from consilia.training.input import Preprocessing, network_input
@@ -30,25 +31,49 @@ class FoldEnsembles:
             BundleError: A file's tensors are not exactly those of its model.
         """
         self.device = device
-        self._weights = np.array([member.weight for member in members])
-        self._preprocessing = [[network.preprocessing for network in member.networks] for member in members]
+        self.member_weights = np.array([member.weight for member in members])  # (n_members,)
+        self._members = tuple(members)
         self._modules = [_load_member(member, root, device) for member in members]
 
     def probabilities(self, pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.float64]:
         """Return q_f(x), (n_folds, n_images, n_classes), of images (n_images, size, size, channels)."""
-        logits = []
-        with torch.inference_mode(), _exact_convolutions(self.device):
-            images = torch.from_numpy(np.ascontiguousarray(pixels)).to(self.device)
-            inputs: dict[Preprocessing, torch.Tensor] = {}  # members share most of them
-            for modules, settings in zip(self._modules, self._preprocessing, strict=True):
-                for module, preprocessing in zip(modules, settings, strict=True):
-                    if preprocessing not in inputs:
-                        inputs[preprocessing] = _network_input(images, preprocessing)
-                    logits.append(module(inputs[preprocessing]))
-            stacked = torch.stack(logits).float().cpu().numpy()
-        members = softmax(stacked.reshape(len(self._modules), -1, *stacked.shape[1:]))
-        result: npt.NDArray[np.float64] = np.tensordot(self._weights, members, axes=1)
+        result: npt.NDArray[np.float64] = np.tensordot(self.member_weights, softmax(self.logits(pixels)), axes=1)
         return result
+
+    def logits(self, pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+        """Return what each network says, (n_members, n_folds, n_images, n_classes)."""
+        with torch.inference_mode(), exact_convolutions(self.device):
+            logits = [network.module(network.inputs) for network in self.each(pixels)]
+            stacked: npt.NDArray[np.float32] = torch.stack(logits).float().cpu().numpy()
+        return stacked.reshape(len(self._modules), -1, *stacked.shape[1:])
+
+    def each(self, pixels: npt.NDArray[np.uint8]) -> Iterator["ShownNetwork"]:
+        """Yield every network with what it is shown of images (n_images, size, size, channels)."""
+        images = torch.from_numpy(np.ascontiguousarray(pixels)).to(self.device)
+        inputs: dict[Preprocessing, torch.Tensor] = {}  # members share most of them
+        for number, member in enumerate(self._members):
+            for fold, network in enumerate(member.networks):
+                preprocessing = network.preprocessing
+                if preprocessing not in inputs:
+                    inputs[preprocessing] = _network_input(images, preprocessing)
+                yield ShownNetwork(
+                    member=number,
+                    fold=fold,
+                    spec=member.model,
+                    module=self._modules[number][fold],
+                    inputs=inputs[preprocessing],
+                )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ShownNetwork:
+    """One network, and a batch as it is shown to it."""
+
+    member: int  # from 0, as in the bundle
+    fold: int  # from 0
+    spec: ModelSpec
+    module: nn.Module
+    inputs: torch.Tensor  # (n_images, channels, image_size, image_size)
 
 
 def choose_device(name: str) -> torch.device:
@@ -68,6 +93,13 @@ def choose_device(name: str) -> torch.device:
         reason = str(error).splitlines()[0]
         raise UserError(f"device must be one that torch can use here, but got {name!r}: {reason}") from error
     return device
+
+
+def exact_convolutions(device: torch.device) -> AbstractContextManager[None]:
+    """Keep cuDNN from rounding to TF32 and from choosing algorithms by timing: equal input, equal output."""
+    if device.type != "cuda":
+        return nullcontext()
+    return torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False)
 
 
 def _load_member(member: Member, root: Path, device: torch.device) -> list[nn.Module]:
@@ -112,10 +144,3 @@ def _read_state(expected: Mapping[str, torch.Tensor], network: Network, root: Pa
 
 def _network_input(images: torch.Tensor, preprocessing: Preprocessing) -> torch.Tensor:
     return network_input(images, preprocessing).contiguous(memory_format=MEMORY_FORMAT)
-
-
-def _exact_convolutions(device: torch.device) -> AbstractContextManager[None]:
-    """Keep cuDNN from rounding to TF32 and from choosing algorithms by timing: equal input, equal output."""
-    if device.type != "cuda":
-        return nullcontext()
-    return torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False)

@@ -163,6 +163,21 @@ class EnsemblePredictor:
             raise UserError(f"Ensemble {self.document.name} has seen no image of {never}: no prevalence corrects that.")
         return replace(self, deployed=read_prevalence(prevalence, self.classes))
 
+    def read(
+        self, images: Images, *, batch_size: int = BATCH_SIZE, foreign: Foreign = "refuse"
+    ) -> Iterator[list[tuple[str, npt.NDArray[np.uint8] | ReaderError]]]:
+        """Yield batches of what the networks get: each image's name and its pixels (size, size, channels) or its error.
+
+        Raises:
+            ReaderError: `images` itself is of no type or shape that images have.
+        """
+        if batch_size < 1:
+            raise ValueError(f"batch_size must be at least 1, but got {batch_size}")
+        reading = self.document.reading
+        waiting = split_frames(single_images(images, channels=reading.channels), reading)
+        while batch := list(islice(waiting, batch_size)):
+            yield [(name, self._read(name, image, foreign)) for name, image in batch]
+
     def predict_store(self, store: ImageStore, rows: Rows, *, batch_size: int = BATCH_SIZE) -> Probabilities:
         """Return calibrated probabilities of rows of a prepared data set, (n_rows, n_classes).
 
@@ -193,16 +208,11 @@ class EnsemblePredictor:
         assess: Callable[[npt.NDArray[np.uint8]], Iterable[Result]],
     ) -> Iterator[tuple[str, Result | ReaderError]]:
         """Yield name and result, or name and error, of one image after the other; `assess` takes a batch of pixels."""
-        if batch_size < 1:
-            raise ValueError(f"batch_size must be at least 1, but got {batch_size}")
-        reading = self.document.reading
-        waiting = split_frames(single_images(images, channels=reading.channels), reading)
-        while batch := list(islice(waiting, batch_size)):
-            results = [self._read(name, image, foreign) for name, image in batch]
-            pixels = [result for result in results if not isinstance(result, ReaderError)]
+        for batch in self.read(images, batch_size=batch_size, foreign=foreign):
+            pixels = [image for _, image in batch if not isinstance(image, ReaderError)]
             found = iter(assess(np.stack(pixels)) if pixels else ())
-            for (name, _), result in zip(batch, results, strict=True):
-                yield name, result if isinstance(result, ReaderError) else next(found)
+            for name, image in batch:
+                yield name, image if isinstance(image, ReaderError) else next(found)
 
     def _read(self, name: str, image: ImageLike | Frame, foreign: Foreign) -> npt.NDArray[np.uint8] | ReaderError:
         document = self.document

@@ -1,0 +1,75 @@
+"""A heat map over its image, for people's eyes: the plain image beside it, since the overlay hides what it marks."""
+
+from functools import lru_cache
+
+import numpy as np
+import numpy.typing as npt
+from matplotlib import colormaps
+from PIL import Image, ImageDraw, ImageFont
+
+Picture = npt.NDArray[np.uint8]
+
+COLOUR_MAP = "viridis"  # perceptually uniform, told apart by colour-blind people, and free of the image's greys
+_OPACITY = 0.65  # of the strongest place; the weaker a place, the more of the image it shows
+_SMALLEST, _LARGEST = 256, 512  # side of the shown image, pixels: smaller ones are enlarged, larger ones reduced
+_GAP = 8
+_LINE = 18  # height of a line of text, pixels
+_BAR = 12  # width of the colour bar
+_SCALE = 26  # width of its numbers
+_PAPER, _INK = (24, 24, 24), (220, 220, 220)
+
+
+def draw_overlay(pixels: Picture, heat_map: npt.NDArray[np.float32], *, caption: str, footnote: str) -> Image.Image:
+    """Return the image on the left, the image under its heat map on the right, and the colours' scale.
+
+    Args:
+        pixels: (size, size, channels); several channels are shown as their grey mean.
+        heat_map: (size, size) in [0, 1].
+        caption: Above; cut off where the picture ends.
+        footnote: Below, likewise.
+    """
+    grey = _shown(Image.fromarray(pixels.mean(axis=2).round().astype(np.uint8)), Image.Resampling.NEAREST)
+    heat = _shown(Image.fromarray(heat_map.astype(np.float32), mode="F"), Image.Resampling.BILINEAR)
+    plain = np.repeat(np.asarray(grey)[..., None], 3, axis=2)
+    side = len(plain)
+    bar = np.repeat(np.linspace(1, 0, side, dtype=np.float32)[:, None], _BAR, axis=1)
+    sheet = Image.new("RGB", (5 * _GAP + 2 * side + _BAR + _SCALE, 2 * _LINE + side + 2 * _GAP), _PAPER)
+    top, right = _LINE + _GAP, 2 * _GAP + side
+    sheet.paste(Image.fromarray(plain), (_GAP, top))
+    sheet.paste(Image.fromarray(_blend(plain, np.asarray(heat).clip(0, 1))), (right, top))
+    sheet.paste(Image.fromarray(_coloured(bar)), (right + side + _GAP, top))
+    pen = ImageDraw.Draw(sheet)
+    font = ImageFont.load_default(size=12)
+    pen.text((_GAP, _GAP // 2), caption, fill=_INK, font=font)
+    pen.text((_GAP, top + side + 2), footnote, fill=_INK, font=font)
+    scale = right + side + _GAP + _BAR + 4
+    pen.text((scale, top), "1", fill=_INK, font=font)
+    pen.text((scale, top + side - 14), "0", fill=_INK, font=font)
+    return sheet
+
+
+def _shown(image: Image.Image, resampling: Image.Resampling) -> Image.Image:
+    side = image.width
+    if side < _SMALLEST:
+        side *= -(-_SMALLEST // side)
+    elif side > _LARGEST:
+        side, resampling = _LARGEST, Image.Resampling.BOX
+    return image.resize((side, side), resampling)
+
+
+def _blend(plain: Picture, heat: npt.NDArray[np.float32]) -> Picture:
+    opacity = _OPACITY * heat[..., None]
+    mixed: Picture = (plain * (1 - opacity) + _coloured(heat) * opacity).round().astype(np.uint8)
+    return mixed
+
+
+def _coloured(heat: npt.NDArray[np.float32]) -> Picture:
+    index = (heat * 255).round().astype(np.uint8)
+    return _colours()[index]
+
+
+@lru_cache(maxsize=1)
+def _colours() -> Picture:
+    """The colour map, (256, 3)."""
+    table: Picture = (np.asarray(colormaps[COLOUR_MAP](np.arange(256)))[:, :3] * 255).round().astype(np.uint8)
+    return table

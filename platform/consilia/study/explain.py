@@ -1,0 +1,114 @@
+"""Heat maps of images as files: a picture to look at, the array to compute with, and one table of all."""
+
+import csv
+import re
+import textwrap
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from consilia.ensemble.explain import CAUTION, Explanation, explain
+from consilia.ensemble.images import Foreign, Images
+from consilia.ensemble.predictor import EnsemblePredictor
+from consilia.errors import ReaderError, UserError
+from consilia.files import write_atomically, write_text
+from consilia.report.overlay import draw_overlay
+
+INDEX = "index.csv"
+ABOUT = "about.txt"
+COLUMNS = (
+    *("image", "label", "probability", "overlay", "heat_map"),
+    *("peak_row", "peak_column", "cell_pixels", "error"),
+)
+_FOOTNOTE = "Where the networks found what speaks for the label. No localisation: see about.txt."
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Explained:
+    """How many images there were, and the messages of those that could not be read."""
+
+    n_images: int
+    errors: tuple[str, ...]
+
+
+def write_explanations(
+    predictor: EnsemblePredictor,
+    images: Images,
+    folder: Path,
+    *,
+    label: str | None = None,
+    foreign: Foreign = "refuse",
+    progress: Callable[[int], None] = lambda done: None,
+) -> Explained:
+    """Write each image's overlay (.png) and heat map (.npy), and at the end `index.csv` and `about.txt`.
+
+    A heat map is float32 (size, size) in [0, 1], the size being the stored image's. In the index, peaks and cells are
+    in its pixels; the peak is empty where nothing speaks for the label. An image that cannot be read has its error
+    there, and no files. No file is ever partial, and an index stands only beside all that it names.
+
+    Args:
+        predictor: The ensemble.
+        images: As `EnsemblePredictor.predict` takes them.
+        folder: Made if need be; it must be empty, so that no map of an earlier call lies among these.
+        label: The class to explain; None takes each image's most probable one.
+        foreign: As of `EnsemblePredictor.predict`.
+        progress: Told after each image how many are done.
+
+    Raises:
+        UserError: The folder holds something, or there is no such class.
+        PlanError: A network has no feature map to show.
+    """
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise UserError(
+            f"{folder} must be a new or an empty folder, so that no older heat map lies among the new ones."
+        )
+    rows: list[list[object]] = []
+    errors: list[str] = []
+    for number, (name, result) in enumerate(explain(predictor, images, label=label, foreign=foreign), start=1):
+        if isinstance(result, ReaderError):
+            errors.append(str(result))
+            rows.append([name, *[""] * (len(COLUMNS) - 2), str(result)])
+        else:
+            rows.append([name, *_write(result, name, folder / f"{number:04}-{_stem(name)}")])
+        progress(number)
+    write_text(folder / ABOUT, _about(predictor))
+    write_atomically(folder / INDEX, partial(_write_index, rows))
+    return Explained(n_images=len(rows), errors=tuple(errors))
+
+
+def _write(explanation: Explanation, name: str, base: Path) -> list[object]:
+    """Write the two files of an image; return its row of the index but the name."""
+    caption = f"{explanation.label}   calibrated probability {explanation.probability:.3f}   {Path(name).name}"
+    overlay = draw_overlay(explanation.pixels, explanation.heat_map, caption=caption, footnote=_FOOTNOTE)
+    picture, array = base.with_name(f"{base.name}.png"), base.with_name(f"{base.name}.npy")
+    write_atomically(array, lambda temporary: np.save(temporary, explanation.heat_map, allow_pickle=False))
+    write_atomically(picture, overlay.save)
+    peak = explanation.peak or ("", "")
+    cell = round(explanation.cell, 2)
+    return [explanation.label, explanation.probability, picture.name, array.name, *peak, cell, ""]
+
+
+def _write_index(rows: list[list[object]], temporary: Path) -> None:
+    with temporary.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(COLUMNS)
+        writer.writerows(rows)
+
+
+def _stem(name: str) -> str:
+    """Return the image's name as part of a file name on any system; the number before it tells equal ones apart."""
+    return re.sub(r"[^\w.-]+", "_", Path(name).stem if not name.endswith("]") else Path(name).name)[:80]
+
+
+def _about(predictor: EnsemblePredictor) -> str:
+    document = predictor.document
+    return (
+        f"Heat maps of the ensemble {document.name}.\n\n{textwrap.fill(CAUTION, 110)}\n\n"
+        "index.csv: one row an image. `probability` is the calibrated one of `label`. `peak_row` and `peak_column`\n"
+        "are the strongest place, counted from 0 in pixels of the stored image. `cell_pixels` is the side of a cell\n"
+        "of the coarsest network in these pixels: no map tells places apart that are closer than that.\n"
+        "NAME.npy: float32 (size, size) in [0, 1], the heat map. NAME.png: the image, and the image under it.\n"
+    )
