@@ -65,12 +65,11 @@ def fit_inputs(
         aspect: Width / height of each image's file, (n_images,).
         colour: See `measure_inputs`.
     """
-    sums = np.zeros(256), np.zeros((LAYOUT_SIDE, LAYOUT_SIDE))
+    histogram, layout = np.zeros(256), np.zeros((LAYOUT_SIDE, LAYOUT_SIDE))
     for block in _blocks(pixels):
         grey = grey_values(block)
-        sums[0][:] += _histograms(grey).sum(axis=0)
-        sums[1][:] += layouts(grey).sum(axis=0)
-    histogram, layout = sums[0] / len(pixels), sums[1] / len(pixels)
+        histogram += _histograms(grey).sum(axis=0) / len(pixels)
+        layout += layouts(grey).sum(axis=0) / len(pixels)
     free = np.tile([-np.inf, np.inf], (len(RULES), 1))
     reference = InputReference(histogram=histogram, layout=layout, limits=free)
     measures = measure_inputs(pixels, reference, aspect=aspect, colour=colour)

@@ -23,7 +23,7 @@ FLAG_BELOW = 0.01  # p-value
 REJECT_BELOW = 0.001
 REJECT_FROM = 1000  # reference images; with fewer, no p-value is surely below `REJECT_BELOW`
 FLAG_FROM = 100  # reference images; with fewer, no p-value can be below `FLAG_BELOW`
-_MOST_ROWS = 10_000  # of either kind: more would refine a percentile nobody reads, and the fit takes their memory
+MOST_ROWS = 10_000  # of either kind: more would refine a percentile nobody reads, and the fit takes their memory
 _LEAST_SPREAD = 0.1  # of the median standard deviation: a channel that was silent in training must not decide alone
 
 
@@ -133,6 +133,6 @@ def _scale(features: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
 
 
 def _draw(rows: Rows, generator: np.random.Generator) -> Rows:
-    if len(rows) <= _MOST_ROWS:
+    if len(rows) <= MOST_ROWS:
         return rows
-    return np.sort(generator.choice(rows, size=_MOST_ROWS, replace=False))
+    return np.sort(generator.choice(rows, size=MOST_ROWS, replace=False))

@@ -10,6 +10,8 @@ from torch import nn
 
 from consilia.errors import PlanError
 
+MOST_FEATURES = 4096  # of an image: their covariance is kept, which takes 64 MB then
+
 
 def logits_and_features(model: nn.Module, inputs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Return what the network says of images, and how it sees them, in one pass.
@@ -31,8 +33,10 @@ def logits_and_features(model: nn.Module, inputs: torch.Tensor) -> tuple[torch.T
 
 
 def has_features(model: nn.Module) -> bool:
-    """Say whether the network gives access to its stages, as every one of the shipped search spaces does."""
-    return hasattr(model, "forward_intermediates") and len(getattr(model, "feature_info", ())) >= 2
+    """Say whether the network shows its stages, and not too many features, as all of the shipped spaces do."""
+    if not hasattr(model, "forward_intermediates") or len(getattr(model, "feature_info", ())) < 2:
+        return False
+    return _count(model) <= MOST_FEATURES
 
 
 def count_features(model: nn.Module) -> int:
@@ -43,10 +47,13 @@ def count_features(model: nn.Module) -> int:
     """
     if not has_features(model):
         raise PlanError(
-            f"Unusual images are found by the stages of a network, and timm's {type(model).__name__} does not show "
-            "its own. Let a member of another architecture be the reference."
+            f"Unusual images are found by at most {MOST_FEATURES:,} features of two stages of a network, and timm's "
+            f"{type(model).__name__} does not show its stages, or has more. Let another member be the reference."
         )
-    network: Any = model
+    return _count(model)
+
+
+def _count(network: Any) -> int:
     return sum(int(network.feature_info[depth]["num_chs"]) for depth in _depths(network))
 
 
