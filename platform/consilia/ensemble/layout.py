@@ -34,7 +34,7 @@ def layouts(grey: npt.NDArray[np.uint8]) -> Layouts:
 
 
 def likeness(images: Layouts, mean: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """Return Pearson's correlation of each layout with the mean one, (n_images,); 0 for an image of one grey."""
+    """Return Pearson's correlation of each layout with the mean of many, (n_images,); 0 for an image of one grey."""
     centred, expected = images.reshape(len(images), -1), (mean - mean.mean()).ravel()
     norms = np.linalg.norm(centred, axis=1) * np.linalg.norm(expected)
     result = np.zeros(len(images))

@@ -24,7 +24,7 @@ REJECT_BELOW = 0.001
 REJECT_FROM = 1000  # reference images; with fewer, no p-value is surely below `REJECT_BELOW`
 FLAG_FROM = 100  # reference images; with fewer, no p-value can be below `FLAG_BELOW`
 MOST_ROWS = 10_000  # of either kind: more would refine a percentile nobody reads, and the fit takes their memory
-_LEAST_SPREAD = 0.1  # of the median standard deviation: a channel that was silent in training must not decide alone
+_LEAST_SPREAD = 1e-3  # of the median standard deviation: a channel that was silent in training has none of its own
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -67,15 +67,16 @@ def fit_reference(trained_on: Features, held_out: Features) -> FeatureReference:
         held_out: Features of other images of the same kind, at least 1.
 
     Raises:
-        ValueError: Too few images, unequal numbers of features, or a feature that is not finite.
+        ValueError: Too few images, unequal numbers of features, a feature that is not finite, or none that
+            varies.
     """
     if len(trained_on) < 2 or len(held_out) < 1 or trained_on.shape[1] != held_out.shape[1]:
         raise ValueError(
             f"at least 2 images trained on and 1 held out must have the same features, but got {trained_on.shape} and "
             f"{held_out.shape}"
         )
-    if not (np.isfinite(trained_on).all() and np.isfinite(held_out).all()):
-        raise ValueError("features must be finite: the network's weights are damaged")
+    if not (np.isfinite(trained_on).all() and np.isfinite(held_out).all() and np.ptp(trained_on, axis=0).any()):
+        raise ValueError("features must be finite and differ between images: the network's weights are damaged")
     exact = trained_on.astype(np.float64)
     mean, scale = exact.mean(axis=0), _scale(exact)
     covariance = LedoitWolf(assume_centered=True).fit((exact - mean) / scale).covariance_
@@ -93,7 +94,8 @@ def fit_reference(trained_on: Features, held_out: Features) -> FeatureReference:
 def mahalanobis(features: Features, reference: FeatureReference) -> npt.NDArray[np.float32]:
     """Return each image's Mahalanobis distance from the mean of the training images, (n_images,)."""
     centred = features.astype(np.float32) - reference.mean
-    result: npt.NDArray[np.float32] = np.linalg.norm(centred @ reference.whitening.T, axis=1)
+    with np.errstate(all="ignore"):  # features that are not finite give NaN or infinity, which rank last
+        result: npt.NDArray[np.float32] = np.linalg.norm(centred @ reference.whitening.T, axis=1)
     return result
 
 
@@ -125,10 +127,9 @@ def verdict(p_value: float, *, n_reference: int) -> Verdict:
 
 
 def _scale(features: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """Standard deviation of each feature, so that the shrinkage treats both depths alike; (n_features,)."""
+    """Standard deviation of each feature, so that the shrinkage treats all depths alike; (n_features,)."""
     deviations = features.std(axis=0)
-    least = _LEAST_SPREAD * float(np.median(deviations))
-    result: npt.NDArray[np.float64] = np.maximum(deviations, least if least > 0 else 1.0)
+    result: npt.NDArray[np.float64] = np.maximum(deviations, _LEAST_SPREAD * np.median(deviations[deviations > 0]))
     return result
 
 
