@@ -11,12 +11,13 @@ from consilia.ensemble.unusual import (
     FLAG_BELOW,
     MOST_ROWS,
     fit_reference,
-    join_features,
     mahalanobis,
+    measure_distance,
     p_values,
     rank_p_values,
     reference_rows,
     verdict,
+    views,
 )
 
 N_FEATURES = 20
@@ -24,8 +25,9 @@ MIXING = np.random.default_rng(99).normal(size=(N_FEATURES, N_FEATURES))
 
 
 def draw(generator, n):
-    """Skewed, correlated features: nothing here is normal."""
-    return (generator.gamma(2, size=(n, N_FEATURES)) @ MIXING).astype(np.float32)
+    """Two views of skewed, correlated features: nothing here is normal."""
+    features = (generator.gamma(2, size=(n, N_FEATURES)) @ MIXING).astype(np.float32)
+    return features[:, :12], features[:, 12:]
 
 
 def flags_interval(n_new, n_reference):
@@ -49,36 +51,50 @@ def test_ranks_are_those_that_counting_gives():
 def test_features_that_are_no_numbers_get_the_smallest_p_value():
     reference = fit_reference(draw(np.random.default_rng(0), 200), draw(np.random.default_rng(1), 150))
     broken = draw(np.random.default_rng(2), 2)
-    broken[0, 3], broken[1, 3] = np.nan, np.inf
+    broken[0][0, 3], broken[1][1, 3] = np.nan, np.inf
     assert p_values(broken, reference).tolist() == [1 / 151, 1 / 151]
 
 
 def test_the_distance_is_mahalanobis_under_the_shrunk_covariance():
-    trained_on, new = draw(np.random.default_rng(0), 300), draw(np.random.default_rng(1), 10)
+    trained_on, new = draw(np.random.default_rng(0), 300)[0], draw(np.random.default_rng(1), 10)[0]
     deviations = trained_on.astype(np.float64).std(axis=0)
     inverse = np.linalg.inv(LedoitWolf().fit(trained_on / deviations).covariance_)
     mean = trained_on.mean(axis=0)
     expected = [scipy_mahalanobis(each / deviations, mean / deviations, inverse) for each in new]
-    assert mahalanobis(new, fit_reference(trained_on, new)) == pytest.approx(expected, rel=1e-4)
+    reference = fit_reference((trained_on,), (new,))
+    assert mahalanobis(new, reference.normals[0]) == pytest.approx(expected, rel=1e-4)
 
 
 def test_the_unit_of_a_feature_does_not_matter():
-    parts = [draw(np.random.default_rng(seed), 200) for seed in range(3)]
-    units = np.geomspace(0.1, 10, N_FEATURES).astype(np.float32)
-    own = mahalanobis(parts[2], fit_reference(*parts[:2]))
-    scaled = [part * units for part in parts]
-    assert mahalanobis(scaled[2], fit_reference(*scaled[:2])) == pytest.approx(own, rel=1e-3)
+    sets = [draw(np.random.default_rng(seed), 200) for seed in range(3)]
+    own = measure_distance(sets[2], fit_reference(*sets[:2]))
+    scaled = [tuple(view * np.geomspace(0.1, 10, view.shape[1], dtype=np.float32) for view in each) for each in sets]
+    assert measure_distance(scaled[2], fit_reference(*scaled[:2])) == pytest.approx(own, rel=1e-3)
 
 
 def test_a_channel_that_was_silent_in_training_is_heard_and_gives_no_infinity():
     trained_on, held_out, new = (draw(np.random.default_rng(seed), 200) for seed in range(3))
-    for part in (trained_on, held_out, new):
-        part[:, 5] = 0
+    for each in (trained_on, held_out):
+        each[0][:, 5] = 0
     reference = fit_reference(trained_on, held_out)
-    loud = new.copy()
-    loud[:, 5] = 10 * trained_on.std()
-    assert np.isfinite(mahalanobis(loud, reference)).all()
-    assert (p_values(loud, reference) == 1 / 201).all()
+    new[0][:, 5] = 10 * trained_on[0].std()
+    assert np.isfinite(measure_distance(new, reference)).all()
+    assert (p_values(new, reference) == 1 / 201).all()
+
+
+def test_long_tails_of_one_view_do_not_hide_what_another_shows():
+    generator = np.random.default_rng(8)
+
+    def wild_and_tame(n):
+        return tuple(
+            part.astype(np.float32) for part in (generator.standard_t(1.5, (n, 5)), generator.normal(size=(n, 5)))
+        )
+
+    reference = fit_reference(wild_and_tame(500), wild_and_tame(500))
+    new = wild_and_tame(200)
+    assert (p_values((new[0], new[1] + 4), reference) < FLAG_BELOW).mean() > 0.95
+    together = fit_reference(*[(np.concatenate(wild_and_tame(500), axis=1),) for _ in range(2)])
+    assert (p_values((np.concatenate((new[0], new[1] + 4), axis=1),), together) < FLAG_BELOW).mean() < 0.1
 
 
 @pytest.mark.parametrize("n_reference", [150, 1000])
@@ -88,7 +104,7 @@ def test_new_images_of_the_same_kind_get_uniform_p_values_and_one_flag_in_a_hund
     new = draw(generator, 5000)
     low, high = flags_interval(5000, n_reference)
     assert low <= (p_values(new, reference) < FLAG_BELOW).sum() <= high
-    assert ks_2samp(mahalanobis(new, reference), reference.distances).pvalue > 0.01
+    assert ks_2samp(measure_distance(new, reference), reference.distances).pvalue > 0.01
 
 
 def test_averaged_over_references_a_flag_is_no_more_probable_than_promised():
@@ -103,8 +119,8 @@ def test_averaged_over_references_a_flag_is_no_more_probable_than_promised():
 
 def test_ranking_among_the_images_of_the_fit_would_flag_far_too_many():
     generator = np.random.default_rng(6)
-    # 200 features of 150 images: a network has more features than a small data set has images, too.
-    trained_on, new = (np.concatenate([draw(generator, n) for _ in range(10)], axis=1) for n in (150, 5000))
+    # 192 features of 150 images: a network has more features than a small data set has images, too.
+    trained_on, new = ((np.concatenate([draw(generator, n)[0] for _ in range(16)], axis=1),) for n in (150, 5000))
     dishonest = fit_reference(trained_on, trained_on)
     assert (p_values(new, dishonest) < FLAG_BELOW).sum() > 2 * flags_interval(5000, 150)[1]
 
@@ -132,16 +148,16 @@ def test_a_p_value_of_exactly_one_percent_is_usual():
 )
 def test_what_no_reference_can_be_made_of_is_refused(trained_on, held_out, message):
     with pytest.raises(ValueError, match=message):
-        fit_reference(trained_on, held_out)
+        fit_reference((trained_on,), (held_out,))
 
 
-def test_the_layout_stands_behind_the_pooled_features():
+def test_the_second_view_is_the_layout_which_turns_with_the_image():
     pixels = np.random.default_rng(0).integers(0, 256, (3, 16, 16, 1), dtype=np.uint8)
-    joined = join_features(np.ones((3, 5), dtype=np.float32), pixels)
-    assert joined.shape == (3, 5 + 64)
-    assert (joined[:, :5] == 1).all()
-    turned = join_features(np.ones((3, 5), dtype=np.float32), np.rot90(pixels, 2, axes=(1, 2)))
-    assert turned[:, 5:] == pytest.approx(joined[:, :4:-1])
+    pooled, layout = views(np.ones((3, 5), dtype=np.float32), pixels)
+    assert pooled.shape == (3, 5)
+    assert layout.shape == (3, 64)
+    turned = views(pooled, np.rot90(pixels, 2, axes=(1, 2)))[1]
+    assert turned == pytest.approx(layout[:, ::-1])
 
 
 def test_the_reference_network_ranks_among_images_it_never_saw():

@@ -9,11 +9,15 @@ from consilia.ensemble.unusual_file import UnusualReference, read_unusual, write
 from consilia.errors import BundleError
 
 N_POOLED = 6
-NAMES = ("mean", "whitening", "distances", "histogram", "layout", "limits")
+NAMES = (
+    *("network_mean", "network_whitening", "cells_mean", "cells_whitening", "units", "distances"),
+    *("histogram", "layout", "limits"),
+)
 
 
 def features(n, seed):
-    return np.random.default_rng(seed).normal(size=(n, N_POOLED + 64)).astype(np.float32)
+    generator = np.random.default_rng(seed)
+    return tuple(generator.normal(size=(n, width)).astype(np.float32) for width in (N_POOLED, 64))
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +46,7 @@ def rewrite(path, arrays):
 
 def test_a_stored_reference_says_exactly_what_the_fitted_one_says(reference, file):
     stored = read_unusual(file, n_pooled=N_POOLED)
-    new = features(20, 2) * 1.3
+    new = features(20, 2)
     assert (p_values(new, stored.features) == p_values(new, reference.features)).all()
     pixels = np.random.default_rng(3).integers(0, 256, (4, 16, 16, 1), dtype=np.uint8)
     measures = [measure_inputs(pixels, each.inputs, aspect=np.ones(4)) for each in (stored, reference)]
@@ -91,7 +95,7 @@ def test_a_lacking_array_or_one_of_another_kind_is_named(file, name):
 
 
 def test_a_reference_of_another_network_is_refused(file):
-    with pytest.raises(BundleError, match="`mean` must have shape"):
+    with pytest.raises(BundleError, match="`network_mean` must have shape"):
         read_unusual(file, n_pooled=N_POOLED + 1)
 
 
@@ -99,6 +103,12 @@ def test_a_reference_of_another_network_is_refused(file):
 def test_distances_that_no_image_can_be_ranked_among_are_refused(file, distances):
     rewrite(file, {**arrays_of(file), "distances": np.array(distances, dtype=np.float32)})
     with pytest.raises(BundleError, match="ascending"):
+        read_unusual(file, n_pooled=N_POOLED)
+
+
+def test_units_that_cannot_be_divided_by_are_refused(file):
+    rewrite(file, {**arrays_of(file), "units": np.array([1, 0], dtype=np.float32)})
+    with pytest.raises(BundleError, match="positive"):
         read_unusual(file, n_pooled=N_POOLED)
 
 
@@ -110,6 +120,6 @@ def test_an_archive_that_unpacks_to_more_than_any_reference_needs_is_not_unpacke
 
 
 def test_no_object_is_unpickled(file):
-    rewrite(file, {**arrays_of(file), "mean": np.array([{"a": 1}], dtype=object)})
+    rewrite(file, {**arrays_of(file), "units": np.array([{"a": 1}], dtype=object)})
     with pytest.raises(BundleError, match=r"unusual\.npz"):
         read_unusual(file, n_pooled=N_POOLED)

@@ -16,23 +16,32 @@ from consilia.data.folds import FoldPlan
 from consilia.ensemble.layout import grey_values, layouts
 from consilia.records import Rows
 
-Features = npt.NDArray[np.float32]  # (n_images, n_features), of `join_features`
+Features = npt.NDArray[np.float32]  # (n_images, n_features)
+Views = tuple[Features, ...]  # of the same images
+Distances = npt.NDArray[np.float32]  # (n_images,)
 Verdict = Literal["usual", "unusual", "reject"]
 
 FLAG_BELOW = 0.01  # p-value
 REJECT_BELOW = 0.001
 REJECT_FROM = 1000  # reference images; with fewer, no p-value is surely below `REJECT_BELOW`
-FLAG_FROM = 100  # reference images; with fewer, no p-value can be below `FLAG_BELOW`
 MOST_ROWS = 10_000  # of either kind: more would refine a percentile nobody reads, and the fit takes their memory
 _LEAST_SPREAD = 1e-3  # of the median standard deviation: a channel that was silent in training has none of its own
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class FeatureReference:
-    """What the features of usual images look like to one network."""
+class Normal:
+    """Mean and covariance of one view of the training images."""
 
     mean: npt.NDArray[np.float32]  # (n_features,)
     whitening: npt.NDArray[np.float32]  # (n_features, n_features), lower triangular; makes the covariance 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class FeatureReference:
+    """What usual images look like to one network, and at 8 x 8 pixels."""
+
+    normals: tuple[Normal, ...]  # one a view
+    units: npt.NDArray[np.float32]  # (n_views,), what each view's distances are measured in
     distances: npt.NDArray[np.float32]  # (n_reference,), ascending; of images that the network was not trained on
 
 
@@ -46,8 +55,8 @@ def reference_rows(folds: FoldPlan, fold: int, *, seed: int) -> tuple[Rows, Rows
     return _draw(folds.training(fold), generator), _draw(folds.validation(fold), generator)
 
 
-def join_features(pooled: npt.NDArray[np.float32], pixels: npt.NDArray[np.uint8]) -> Features:
-    """Return the network's features with the image's layout behind them, (n_images, n_pooled + 64).
+def views(pooled: Features, pixels: npt.NDArray[np.uint8]) -> Views:
+    """Return what images are judged by: the network's features, and the layout, (n_images, 64).
 
     Pooling forgets where things are, so that an image upside down differs little: the layout knows.
 
@@ -55,58 +64,53 @@ def join_features(pooled: npt.NDArray[np.float32], pixels: npt.NDArray[np.uint8]
         pooled: Of `models.features.logits_and_features`, (n_images, n_pooled).
         pixels: Of the same images, as stored, (n_images, size, size, channels).
     """
-    places = layouts(grey_values(pixels)).reshape(len(pixels), -1)
-    return np.concatenate([pooled, places.astype(np.float32)], axis=1)
+    return pooled, layouts(grey_values(pixels)).reshape(len(pixels), -1).astype(np.float32)
 
 
-def fit_reference(trained_on: Features, held_out: Features) -> FeatureReference:
+def fit_reference(trained_on: Views, held_out: Views) -> FeatureReference:
     """Describe usual images.
 
     Args:
-        trained_on: Features of images that the network was trained on, at least 2; mean and covariance are theirs.
-        held_out: Features of other images of the same kind, at least 1.
+        trained_on: Views of images that the network was trained on, at least 2; means and covariances are theirs.
+        held_out: The same views of other images of the same kind, at least 1.
 
     Raises:
-        ValueError: Too few images, unequal numbers of features, a feature that is not finite, or none that
-            varies.
+        ValueError: Too few images, unequal numbers of features, a feature that is not finite, or a view in which no
+            feature varies.
     """
-    if len(trained_on) < 2 or len(held_out) < 1 or trained_on.shape[1] != held_out.shape[1]:
-        raise ValueError(
-            f"at least 2 images trained on and 1 held out must have the same features, but got {trained_on.shape} and "
-            f"{held_out.shape}"
-        )
-    if not (np.isfinite(trained_on).all() and np.isfinite(held_out).all() and np.ptp(trained_on, axis=0).any()):
-        raise ValueError("features must be finite and differ between images: the network's weights are damaged")
-    exact = trained_on.astype(np.float64)
-    mean, scale = exact.mean(axis=0), _scale(exact)
-    covariance = LedoitWolf(assume_centered=True).fit((exact - mean) / scale).covariance_
-    identity = np.eye(len(mean))
-    whitening = solve_triangular(np.linalg.cholesky(covariance), identity, lower=True) / scale
-    reference = FeatureReference(
-        mean=mean.astype(np.float32),
-        whitening=whitening.astype(np.float32),
-        distances=np.empty(0, dtype=np.float32),
-    )
-    distances = np.sort(mahalanobis(held_out, reference)).astype(np.float32)
-    return FeatureReference(mean=reference.mean, whitening=reference.whitening, distances=distances)
+    normals = tuple(_fit_normal(*pair) for pair in zip(trained_on, held_out, strict=True))
+    own = [mahalanobis(view, normal) for view, normal in zip(held_out, normals, strict=True)]
+    # Where one in a hundred lies beyond the unit of either view, both have a say in which images are flagged, however
+    # long the tails of one of them are.
+    units = np.array([np.quantile(each, 1 - FLAG_BELOW) for each in own], dtype=np.float32)
+    units = np.where(units > 0, units, np.float32(1))
+    free = FeatureReference(normals=normals, units=units, distances=np.empty(0, dtype=np.float32))
+    return FeatureReference(normals=normals, units=units, distances=np.sort(measure_distance(held_out, free)))
 
 
-def mahalanobis(features: Features, reference: FeatureReference) -> npt.NDArray[np.float32]:
-    """Return each image's Mahalanobis distance from the mean of the training images, (n_images,)."""
-    centred = features.astype(np.float32) - reference.mean
-    with np.errstate(all="ignore"):  # features that are not finite give NaN or infinity, which rank last
-        result: npt.NDArray[np.float32] = np.linalg.norm(centred @ reference.whitening.T, axis=1)
+def measure_distance(images: Views, reference: FeatureReference) -> Distances:
+    """Return the largest of each image's distances in its views, in their units, (n_images,)."""
+    each = [mahalanobis(view, normal) for view, normal in zip(images, reference.normals, strict=True)]
+    result: Distances = (np.stack(each, axis=1) / reference.units).max(axis=1)
     return result
 
 
-def p_values(features: Features, reference: FeatureReference) -> npt.NDArray[np.float64]:
+def mahalanobis(features: Features, normal: Normal) -> Distances:
+    """Return each image's Mahalanobis distance from the mean of the training images, (n_images,)."""
+    centred = features.astype(np.float32) - normal.mean
+    with np.errstate(all="ignore"):  # features that are not finite give NaN or infinity, which rank last
+        result: Distances = np.linalg.norm(centred @ normal.whitening.T, axis=1)
+    return result
+
+
+def p_values(images: Views, reference: FeatureReference) -> npt.NDArray[np.float64]:
     """Return, for each image, how often a usual one would lie as far away or farther, (n_images,).
 
     (1 + number of reference distances at least as large) / (n_reference + 1). Over usual images, and over references,
-    a value of at most p comes up with a probability of at most p. An image whose features are not finite gets the
-    smallest value there is.
+    a value of at most p comes up with a probability of about p at most. An image whose features are not finite gets
+    the smallest value there is.
     """
-    return rank_p_values(mahalanobis(features, reference), reference.distances)
+    return rank_p_values(measure_distance(images, reference), reference.distances)
 
 
 def rank_p_values(distances: npt.NDArray[np.floating], reference: npt.NDArray[np.floating]) -> npt.NDArray[np.float64]:
@@ -124,6 +128,21 @@ def verdict(p_value: float, *, n_reference: int) -> Verdict:
     if p_value < REJECT_BELOW and n_reference >= REJECT_FROM:
         return "reject"
     return "unusual" if p_value < FLAG_BELOW else "usual"
+
+
+def _fit_normal(trained_on: Features, held_out: Features) -> Normal:
+    if len(trained_on) < 2 or len(held_out) < 1 or trained_on.shape[1] != held_out.shape[1]:
+        raise ValueError(
+            f"at least 2 images trained on and 1 held out must have the same features, but got {trained_on.shape} and "
+            f"{held_out.shape}"
+        )
+    if not (np.isfinite(trained_on).all() and np.isfinite(held_out).all() and np.ptp(trained_on, axis=0).any()):
+        raise ValueError("features must be finite and differ between images: weights or images are damaged")
+    exact = trained_on.astype(np.float64)
+    mean, scale = exact.mean(axis=0), _scale(exact)
+    covariance = LedoitWolf(assume_centered=True).fit((exact - mean) / scale).covariance_
+    whitening = solve_triangular(np.linalg.cholesky(covariance), np.eye(len(mean)), lower=True) / scale
+    return Normal(mean=mean.astype(np.float32), whitening=whitening.astype(np.float32))
 
 
 def _scale(features: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
