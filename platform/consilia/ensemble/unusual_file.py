@@ -62,7 +62,8 @@ def read_unusual(path: Path, *, n_pooled: int) -> UnusualReference:
     shapes = _shapes(n_pooled)
     arrays = _read_arrays(path, (*shapes, "distances"))
     distances = arrays["distances"]
-    for name, (shape, dtype) in {**shapes, "distances": ((distances.size,), np.float32)}.items():
+    shapes["distances"] = (distances.size,), np.float32
+    for name, (shape, dtype) in shapes.items():
         _check(path, name, arrays[name], shape, dtype)
     if not 1 <= distances.size <= MOST_ROWS or (np.diff(distances) < 0).any():
         raise BundleError(f"{path}: `distances` must be 1 to {MOST_ROWS} ascending numbers.")
