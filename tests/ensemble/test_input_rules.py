@@ -1,0 +1,136 @@
+"""Each rule sees what it is for, and nothing in usual images."""
+
+import numpy as np
+import pytest
+
+from consilia.ensemble.input_rules import (
+    RULES,
+    describe_unusual,
+    fit_inputs,
+    measure_colour,
+    measure_inputs,
+)
+from consilia.ensemble.layout import gain_when_turned, grey_values, layouts, likeness
+
+SIZE = 32
+
+
+def usual(n, *, seed=0, channels=1):
+    """Grey images that are bright at the top and dark at the bottom, each a little otherwise."""
+    generator = np.random.default_rng(seed)
+    ramp = np.linspace(190, 60, SIZE)[:, None, None]
+    images = ramp + generator.normal(0, 12, (n, 1, 1, 1)) + generator.normal(0, 6, (n, SIZE, SIZE, 1))
+    return np.repeat(np.clip(images, 1, 254).astype(np.uint8), channels, axis=3)
+
+
+@pytest.fixture(scope="module")
+def reference():
+    return fit_inputs(usual(500), aspect=np.ones(500))
+
+
+def findings(images, reference, *, aspect=1.0, colour=None):
+    measures = measure_inputs(images, reference, aspect=np.full(len(images), aspect), colour=colour)
+    return [describe_unusual(each, reference) for each in measures]
+
+
+def test_hardly_any_usual_image_breaks_a_rule(reference):
+    assert sum(map(bool, findings(usual(1000, seed=1), reference))) <= 5
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        (lambda image: np.where(np.arange(SIZE)[:, None, None] < 8, 0, image), "share of black pixels is 25%"),
+        (lambda image: np.where(np.arange(SIZE)[:, None, None] < 8, 255, image), "share of white pixels is 25%"),
+        (lambda image: image // 2, "mean difference of grey values"),
+        (lambda image: 255 - image, "gain of that likeness when turned or inverted is 2.00"),
+        (lambda image: image[::-1], "gain of that likeness when turned or inverted is 2.00"),
+        (lambda image: np.rot90(image), "likeness to the mean training image is 0.00"),
+        (lambda image: np.full_like(image, 120), "likeness to the mean training image is 0.00"),
+        (
+            lambda image: np.random.default_rng(3).permutation(image.ravel()).reshape(image.shape),
+            "likeness to the mean",
+        ),
+    ],
+    ids=["black", "white", "dark", "inverted", "upside down", "turned", "blank", "shuffled"],
+)
+def test_a_changed_image_is_described_by_its_rule(reference, change, expected):
+    (found,) = findings(change(usual(1, seed=2)[0])[None].astype(np.uint8), reference)
+    assert any(phrase.startswith(expected) for phrase in found), found
+
+
+def test_a_long_image_is_described_with_what_training_showed(reference):
+    (found,) = findings(usual(1, seed=2), reference, aspect=2.5)
+    assert found == ("width over height is 2.50; in training images it is at most 1.20",)
+
+
+def test_colour_is_unusual_where_training_was_grey():
+    grey = fit_inputs(usual(300, channels=3), aspect=np.ones(300))
+    coloured = usual(1, seed=2, channels=3)
+    coloured[..., 0] //= 2
+    assert any(phrase.startswith("colour, in levels") for phrase in findings(coloured, grey)[0])
+
+
+def test_grey_is_unusual_where_training_was_in_colour():
+    images = usual(300, channels=3)
+    images[..., 2] //= 3
+    coloured = fit_inputs(images, aspect=np.ones(300))
+    assert any("at least" in phrase for phrase in findings(usual(1, seed=2, channels=3), coloured)[0])
+
+
+def test_the_colour_of_a_file_counts_where_stored_pixels_have_lost_it(reference):
+    red = np.zeros((20, 20, 3), dtype=np.uint8)
+    red[..., 0] = 200
+    assert measure_colour(red) == 200
+    (found,) = findings(usual(1, seed=2), reference, colour=np.array([measure_colour(red)]))
+    assert found == ("colour, in levels between channels is 200; in training images it is at most 8",)
+    assert findings(usual(1, seed=2), reference, colour=np.array([np.nan])) == [()]
+
+
+def test_a_colour_that_training_does_not_tell_has_no_limit():
+    unknown = fit_inputs(usual(300), aspect=np.ones(300), colour=np.full(300, np.nan))
+    assert findings(usual(1, seed=2), unknown, colour=np.array([200.0])) == [()]
+
+
+def test_a_few_odd_images_in_training_do_not_teach_the_rules(reference):
+    images = usual(1000)
+    images[:4] = 0
+    spoilt = fit_inputs(images, aspect=np.ones(1000))
+    assert len(findings(np.zeros((1, SIZE, SIZE, 1), dtype=np.uint8), spoilt)[0]) >= 3
+
+
+def test_measures_do_not_depend_on_how_images_are_grouped(reference):
+    images = usual(600, seed=4)
+    whole = measure_inputs(images, reference, aspect=np.ones(600))
+    parts = [measure_inputs(part, reference, aspect=np.ones(len(part))) for part in np.split(images, [1, 300])]
+    assert np.concatenate(parts) == pytest.approx(whole, rel=1e-12)
+    assert whole.shape == (600, len(RULES))
+
+
+def test_no_images_have_no_measures(reference):
+    none = measure_inputs(np.empty((0, SIZE, SIZE, 1), dtype=np.uint8), reference, aspect=np.empty(0))
+    assert none.shape == (0, len(RULES))
+
+
+@pytest.mark.parametrize("size", [8, 28, 37, 64])
+def test_likeness_is_the_correlation_of_cell_means(size):
+    generator = np.random.default_rng(size)
+    images = generator.integers(0, 256, (5, size, size, 1), dtype=np.uint8)
+    edges = [np.arange(8) * size // 8, np.append(np.arange(1, 8) * size // 8, size)]
+    cells = np.array(
+        [[[image[a:b, c:d].mean() for c, d in zip(*edges, strict=True)] for a, b in zip(*edges, strict=True)]
+         for image in images]
+    )  # fmt: skip
+    mean = generator.normal(size=(8, 8))
+    expected = [np.corrcoef(each.ravel(), mean.ravel())[0, 1] for each in cells]
+    assert likeness(layouts(grey_values(images)), mean) == pytest.approx(expected)
+
+
+def test_turning_back_is_worth_what_turning_has_cost():
+    mean = np.random.default_rng(0).normal(size=(1, 8, 8))
+    mean -= mean.mean()
+    for quarters in (1, 2, 3):
+        turned = np.rot90(mean, quarters, axes=(1, 2))
+        assert gain_when_turned(turned, mean[0]) == pytest.approx(1 - likeness(turned, mean[0]))
+    assert gain_when_turned(-mean, mean[0]) == pytest.approx([2])
+    assert gain_when_turned(mean, mean[0])[0] < 0

@@ -1,0 +1,125 @@
+"""What is read is what was written, or an error that names the file."""
+
+import numpy as np
+import pytest
+
+from consilia.ensemble.input_rules import fit_inputs, measure_inputs
+from consilia.ensemble.unusual import fit_reference, p_values
+from consilia.ensemble.unusual_file import UnusualReference, read_unusual, write_unusual
+from consilia.errors import BundleError
+
+N_POOLED = 6
+NAMES = (
+    *("network_mean", "network_whitening", "cells_mean", "cells_whitening", "units", "distances"),
+    *("histogram", "layout", "limits"),
+)
+
+
+def features(n, seed):
+    generator = np.random.default_rng(seed)
+    return tuple(generator.normal(size=(n, width)).astype(np.float32) for width in (N_POOLED, 64))
+
+
+@pytest.fixture(scope="module")
+def reference():
+    pixels = np.random.default_rng(0).integers(0, 256, (50, 16, 16, 1), dtype=np.uint8)
+    inputs = fit_inputs(pixels, aspect=np.linspace(0.8, 1.2, 50))
+    return UnusualReference(features=fit_reference(features(200, 0), features(150, 1)), inputs=inputs)
+
+
+@pytest.fixture
+def file(reference, tmp_path):
+    path = tmp_path / "unusual.npz"
+    write_unusual(path, reference)
+    return path
+
+
+def arrays_of(path):
+    with np.load(path) as stored:
+        return {name: stored[name] for name in NAMES}
+
+
+def rewrite(path, arrays):
+    """Write arrays in place of those of the file; None leaves one out."""
+    np.savez(path, **{name: array for name, array in arrays.items() if array is not None})
+
+
+def test_a_stored_reference_says_exactly_what_the_fitted_one_says(reference, file):
+    stored = read_unusual(file, n_pooled=N_POOLED)
+    new = features(20, 2)
+    assert (p_values(new, stored.features) == p_values(new, reference.features)).all()
+    pixels = np.random.default_rng(3).integers(0, 256, (4, 16, 16, 1), dtype=np.uint8)
+    measures = [measure_inputs(pixels, each.inputs, aspect=np.ones(4)) for each in (stored, reference)]
+    assert (measures[0] == measures[1]).all()
+    assert (stored.inputs.limits == reference.inputs.limits).all()
+
+
+def test_equal_references_are_equal_files(reference, file, tmp_path):
+    write_unusual(tmp_path / "again.npz", reference)
+    assert (tmp_path / "again.npz").read_bytes() == file.read_bytes()
+
+
+@pytest.mark.parametrize("content", [b"", b"no archive", b"PK\x05\x06" + bytes(18)])
+def test_a_file_that_is_no_archive_of_arrays_is_named(file, content):
+    file.write_bytes(content)
+    with pytest.raises(BundleError, match=r"unusual\.npz"):
+        read_unusual(file, n_pooled=N_POOLED)
+
+
+def test_a_missing_file_is_named(tmp_path):
+    with pytest.raises(BundleError, match=r"gone\.npz"):
+        read_unusual(tmp_path / "gone.npz", n_pooled=N_POOLED)
+
+
+@pytest.mark.parametrize("cut", [0.3, 0.7, 0.99])
+def test_a_truncated_file_is_named(file, cut):
+    content = file.read_bytes()
+    file.write_bytes(content[: int(len(content) * cut)])
+    with pytest.raises(BundleError, match=r"unusual\.npz"):
+        read_unusual(file, n_pooled=N_POOLED)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_lacking_array_or_one_of_another_kind_is_named(file, name):
+    arrays = arrays_of(file)
+    array = arrays[name]
+    for wrong, message in (
+        (None, name),
+        (array.astype(np.float16), f"`{name}` must have"),
+        (array[None], f"`{name}` must have"),
+        (np.full_like(array, np.nan), f"`{name}` must hold numbers"),
+    ):
+        rewrite(file, {**arrays, name: wrong})
+        with pytest.raises(BundleError, match=rf"unusual\.npz.*{message}"):
+            read_unusual(file, n_pooled=N_POOLED)
+
+
+def test_a_reference_of_another_network_is_refused(file):
+    with pytest.raises(BundleError, match="`network_mean` must have shape"):
+        read_unusual(file, n_pooled=N_POOLED + 1)
+
+
+@pytest.mark.parametrize("distances", [[], [2, 1], list(range(10_001))])
+def test_distances_that_no_image_can_be_ranked_among_are_refused(file, distances):
+    rewrite(file, {**arrays_of(file), "distances": np.array(distances, dtype=np.float32)})
+    with pytest.raises(BundleError, match="ascending"):
+        read_unusual(file, n_pooled=N_POOLED)
+
+
+def test_units_that_cannot_be_divided_by_are_refused(file):
+    rewrite(file, {**arrays_of(file), "units": np.array([1, 0], dtype=np.float32)})
+    with pytest.raises(BundleError, match="positive"):
+        read_unusual(file, n_pooled=N_POOLED)
+
+
+def test_an_archive_that_unpacks_to_more_than_any_reference_needs_is_not_unpacked(file):
+    np.savez_compressed(file, **arrays_of(file), more=np.zeros(90 * 2**20, dtype=np.uint8))
+    assert file.stat().st_size < 2**20
+    with pytest.raises(BundleError, match="unpacks to"):
+        read_unusual(file, n_pooled=N_POOLED)
+
+
+def test_no_object_is_unpickled(file):
+    rewrite(file, {**arrays_of(file), "units": np.array([{"a": 1}], dtype=object)})
+    with pytest.raises(BundleError, match=r"unusual\.npz"):
+        read_unusual(file, n_pooled=N_POOLED)
