@@ -14,9 +14,9 @@ ANTIALIAS_ABOVE = 1.5  # stored side over image side; below it bilinear interpol
 class Preprocessing(Frozen):
     """Turns stored images into network input; it lies beside the weights it was trained with."""
 
-    size: int = Field(ge=1)  # side of stored images, pixels
+    size: int = Field(ge=1, le=2048)  # side of stored images, pixels
     channels: int = Field(ge=1)
-    image_size: int = Field(ge=1)  # side that the network sees, pixels
+    image_size: int = Field(ge=1, le=2048)  # side that the network sees, pixels
     mean: tuple[float, ...]  # a value a channel, of pixel / 255
     std: tuple[float, ...]
 
