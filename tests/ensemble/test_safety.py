@@ -6,6 +6,7 @@ import pytest
 from consilia.ensemble.bundle import read_bundle
 from consilia.ensemble.calibrators import Identity, Temperature, calibrate, pool_folds
 from consilia.ensemble.conformal import prediction_sets
+from consilia.ensemble.disagreement import mutual_information
 from consilia.ensemble.predictor import load_predictor
 from consilia.ensemble.safety import calibrated_sets, judge, report_safety
 from consilia.ensemble.selection import Truth
@@ -28,10 +29,10 @@ def test_sets_hold_the_truth_as_often_as_promised_and_point_thresholds_keep_thei
     probabilities, truth = drawn(4000, seed=0)
     safety, calibrator = Safety(alpha=0.1, sensitivity=0.9, risk=0.1), Temperature(temperature=1.0)
     sets = calibrated_sets(safety, probabilities, calibrator, truth)
-    report = report_safety(safety, sets, probabilities, truth, CLASSES)
+    report = report_safety(safety, sets, probabilities, truth, CLASSES, disagreement=0.1)
     new, new_truth = drawn(20_000, seed=1)
     folds = np.repeat(new[None], 4, axis=0)
-    judgements = judge(report, sets, new, folds, CLASSES)
+    judgements = judge(report, sets, new, folds, np.zeros(len(new)), CLASSES)
     covered = [CLASSES[label] in each.prediction_set for label, each in zip(new_truth.labels, judgements, strict=True)]
     assert np.mean(covered) == pytest.approx(0.9, abs=0.02)
     for number, point in enumerate(report.operating_points):
@@ -48,21 +49,22 @@ def test_an_image_is_referred_for_the_size_of_its_set_and_for_its_confidence_in_
     probabilities, truth = drawn(4000, seed=0)
     safety = Safety(risk=0.1)
     sets = calibrated_sets(safety, probabilities, Temperature(temperature=1.0), truth)
-    report = report_safety(safety, sets, probabilities, truth, CLASSES)
+    report = report_safety(safety, sets, probabilities, truth, CLASSES, disagreement=0.1)
     sure, torn = [0.98, 0.01, 0.01], [0.5, 0.49, 0.01]
     both = np.array([sure, torn])
-    first, second = judge(report, sets, both, np.repeat(both[None], 4, axis=0), CLASSES)
+    first, second = judge(report, sets, both, np.repeat(both[None], 4, axis=0), np.array([0.1, 0.2]), CLASSES)
     assert (first.prediction_set, first.review) == (("clear",), ())
     assert second.prediction_set == ("clear", "nodule")
     assert second.review[0] == "may be clear or nodule"
     assert second.review[1] == f"confidence 0.500 is below {report.abstention.threshold:.3f}"
+    assert second.review[2].startswith("the members disagree")
 
 
 def test_a_recipe_that_asks_for_no_point_gets_none():
     probabilities, truth = drawn(200, seed=0)
     safety = Safety(sensitivity=None, risk=None)
     sets = calibrated_sets(safety, probabilities, Temperature(temperature=1.0), truth)
-    report = report_safety(safety, sets, probabilities, truth, CLASSES)
+    report = report_safety(safety, sets, probabilities, truth, CLASSES, disagreement=0.1)
     assert (report.operating_points, report.abstention) == ((), None)
 
 
@@ -86,7 +88,11 @@ def test_a_bundle_keeps_what_it_promises_and_its_predictor_says_it(study, tmp_pa
     folds = calibrate(document.calibrator, predictor.networks.probabilities(images[..., None]))
     expected = prediction_sets(predictor.sets, folds)
     predictions = predictor.predict(images)
-    for prediction, members in zip(predictions, expected, strict=True):
+    said = softmax(predictor.networks.logits(images[..., None]))
+    apart = np.median(mutual_information(said, predictor.networks.member_weights), axis=0)
+    for prediction, members, amount in zip(predictions, expected, apart, strict=True):
+        flagged = any("members disagree" in reason for reason in prediction.review)
+        assert flagged == (amount > document.safety.disagreement)
         assert [name in prediction.prediction_set for name in predictor.classes] == members.tolist()
         assert prediction.needs_review == bool(prediction.review)
     np.testing.assert_allclose(predictor.predict_proba(images), pool_folds(Identity(), folds))

@@ -11,6 +11,7 @@ from consilia.data.store import ImageStore
 from consilia.ensemble.bundle import write_bundle
 from consilia.ensemble.calibration import Calibration, choose_calibrator, cross_calibrate_members
 from consilia.ensemble.choice import Choice, choose
+from consilia.ensemble.disagreement import disagreement_limit
 from consilia.ensemble.document import (
     BundleDocument,
     CalibrationReport,
@@ -93,7 +94,14 @@ def build_ensemble(
         members=members,
         calibrator=calibration.calibrator,
         prevalence=tuple(prevalence_of(pool.truth.labels, pool.truth.patients, len(store.classes)).tolist()),
-        safety=report_safety(recipe.safety, sets, calibrated, pool.truth, store.classes),
+        safety=report_safety(
+            recipe.safety,
+            sets,
+            calibrated,
+            pool.truth,
+            store.classes,
+            disagreement=disagreement_limit(pool.candidates, choice.weights, pool.truth.patients),
+        ),
         honesty=honesty,
         selection=_selection_report(pool, choice),
         calibration=CalibrationReport(

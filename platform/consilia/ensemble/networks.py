@@ -37,7 +37,11 @@ class FoldEnsembles:
 
     def probabilities(self, pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.float64]:
         """Return q_f(x), (n_folds, n_images, n_classes), of images (n_images, size, size, channels)."""
-        result: npt.NDArray[np.float64] = np.tensordot(self.member_weights, softmax(self.logits(pixels)), axes=1)
+        return self.pool(softmax(self.logits(pixels)))
+
+    def pool(self, members: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+        """Return q_f(x), (n_folds, n_images, n_classes), of what each member says, (n_members, n_folds, ...)."""
+        result: npt.NDArray[np.float64] = np.tensordot(self.member_weights, members, axes=1)
         return result
 
     def logits(self, pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:

@@ -14,6 +14,7 @@ from consilia.data.store import ImageStore
 from consilia.ensemble.bundle import read_bundle
 from consilia.ensemble.calibrators import calibrate, pool_folds
 from consilia.ensemble.conformal import CalibrationScores
+from consilia.ensemble.disagreement import MemberProbabilities, measure_disagreement
 from consilia.ensemble.document import BundleDocument
 from consilia.ensemble.golden import GOLDEN, check_golden
 from consilia.ensemble.images import Foreign, Frame, ImageLike, Images, read_pixels, single_images, split_frames
@@ -24,6 +25,7 @@ from consilia.ensemble.seen import SEEN, Fingerprints, read_seen
 from consilia.ensemble.sets_file import SETS, read_sets
 from consilia.errors import DataError, ReaderError, UserError
 from consilia.records import Prediction, Probabilities, Rows
+from consilia.scoring.metrics import softmax
 
 BATCH_SIZE = 64
 Result = TypeVar("Result")  # what an image becomes
@@ -231,9 +233,10 @@ class EnsemblePredictor:
         return correct_prior(pooled, trained=np.array(self.document.prevalence), deployed=self.deployed)
 
     def _predictions(self, pixels: npt.NDArray[np.uint8]) -> list[Prediction]:
-        folds = self.networks.probabilities(pixels)
+        members = softmax(self.networks.logits(pixels))
+        folds = self.networks.pool(members)
         probabilities = self._pool(folds)
-        judgements = self._judge(probabilities, folds)
+        judgements = self._judge(probabilities, folds, members)
         return [
             Prediction(
                 label=self.classes[int(row.argmax())],
@@ -245,14 +248,17 @@ class EnsemblePredictor:
             for row, judgement in zip(probabilities, judgements, strict=True)
         ]
 
-    def _judge(self, probabilities: Probabilities, folds: npt.NDArray[np.float64]) -> Sequence[Judgement]:
+    def _judge(
+        self, probabilities: Probabilities, folds: npt.NDArray[np.float64], members: MemberProbabilities
+    ) -> Sequence[Judgement]:
         safety = self.document.safety
         if safety is None or self.sets is None:
             return [UNJUDGED] * len(probabilities)
         if self.deployed is not None:
             safety = safety.model_copy(update={"abstention": None})  # that point was chosen in the other population
         calibrated = calibrate(self.document.calibrator, folds)
-        return judge(safety, self.sets, probabilities, calibrated, self.classes)
+        disagreement = measure_disagreement(members, self.networks.member_weights)
+        return judge(safety, self.sets, probabilities, calibrated, disagreement, self.classes)
 
     def _check_store(self, store: ImageStore) -> None:
         """Refuse a data set with other classes, or one that was read otherwise than the training images."""

@@ -8,6 +8,7 @@ import numpy.typing as npt
 
 from consilia.ensemble.calibrators import AnyCalibrator, calibrate
 from consilia.ensemble.conformal import CalibrationScores, calibrate_sets, conforming_classes, describe_guarantee
+from consilia.ensemble.disagreement import Disagreement
 from consilia.ensemble.selection import Truth
 from consilia.ensemble.thresholds import Goal, OperatingPoint, operating_points
 from consilia.plan.ensemble import Safety
@@ -23,6 +24,7 @@ class SafetyReport(Frozen):
     guarantee: tuple[str, ...]  # sentences: what the sets promise, and of which classes nothing
     operating_points: tuple[OperatingPoint, ...]
     abstention: AbstentionPoint | None  # None: the recipe asks for none
+    disagreement: float | None  # nats, above which members disagree; None: a single member
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,6 +58,8 @@ def report_safety(
     cross_fitted: Probabilities,
     truth: Truth,
     classes: Sequence[str],
+    *,
+    disagreement: float | None,
 ) -> SafetyReport:
     """Choose operating points and the confidence from which on the ensemble answers.
 
@@ -66,6 +70,7 @@ def report_safety(
             profit from what was fitted on the images that they are measured on.
         truth: About the same images.
         classes: Names in label order.
+        disagreement: Of `disagreement_limit`.
     """
     goals: dict[Goal, float | None] = {"sensitivity": safety.sensitivity, "specificity": safety.specificity}
     points = [
@@ -84,6 +89,7 @@ def report_safety(
         guarantee=describe_guarantee(sets, classes),
         operating_points=tuple(points),
         abstention=abstention,
+        disagreement=disagreement,
     )
 
 
@@ -92,6 +98,7 @@ def judge(
     sets: CalibrationScores,
     probabilities: Probabilities,
     calibrated_folds: npt.NDArray[np.float64],
+    disagreement: Disagreement,
     classes: Sequence[str],
 ) -> list[Judgement]:
     """Return the prediction set of each image, and why a person should look at it.
@@ -101,12 +108,13 @@ def judge(
         sets: Of the bundle.
         probabilities: The ensemble's, calibrated and pooled, (n_images, n_classes).
         calibrated_folds: Those of each fold ensemble, (n_folds, n_images, n_classes).
+        disagreement: Of the networks about each image, (n_images,).
         classes: Names in label order.
     """
     conforming = conforming_classes(sets, calibrated_folds)
     least = report.abstention.threshold if report.abstention is not None else None
     judgements = []
-    for row, found in zip(probabilities, conforming, strict=True):
+    for row, found, apart in zip(probabilities, conforming, disagreement, strict=True):
         members = tuple(name for name, is_in in zip(classes, found, strict=True) if is_in)
         review = []
         if not members:
@@ -115,5 +123,7 @@ def judge(
             review.append(f"may be {' or '.join(members)}")
         if least is not None and row.max() < least:
             review.append(f"confidence {row.max():.3f} is below {least:.3f}")
+        if report.disagreement is not None and apart > report.disagreement:
+            review.append("the members disagree more than about 19 of 20 images of the study")
         judgements.append(Judgement(prediction_set=members or tuple(classes), review=tuple(review)))
     return judgements
