@@ -9,6 +9,7 @@ from consilia.ensemble.evaluation import Evaluation, Subject, score_predictions
 from consilia.errors import DataError
 from consilia.scoring.bootstrap import patient_bootstrap
 from consilia.scoring.metrics import METRICS
+from consilia.scoring.patients import pool_images
 
 
 @pytest.fixture(scope="module")
@@ -85,3 +86,39 @@ def test_a_metric_that_the_labels_leave_undefined_is_none_and_not_nan():
     assert evaluation.metrics["macro_auc"] is None
     assert evaluation.metrics["accuracy"].value == 1.0
     assert Evaluation.model_validate_json(evaluation.model_dump_json()) == evaluation
+
+
+def patients_of(labels, *, mixed=()):
+    """Two images a patient, and some patients whose images differ."""
+    labels = np.repeat(labels, 2)
+    patients = np.repeat([f"p{number}" for number in range(len(labels) // 2)], 2)
+    for number in mixed:
+        labels[2 * number] = 1 - labels[2 * number]
+    return labels, patients
+
+
+def test_patients_are_scored_as_a_whole_and_those_of_several_classes_are_left_out():
+    labels, patients = patients_of(np.arange(80) % 2, mixed=(3, 4))
+    generator = np.random.default_rng(0)
+    second = np.clip(0.3 + 0.4 * labels + generator.normal(0, 0.2, len(labels)), 0.01, 0.99)
+    probabilities = np.stack([1 - second, second], axis=1)
+    subject = Subject(labels=labels, patients=patients, classes=("a", "b"), split="external", predictor="it")
+    evaluation = score_predictions(probabilities, probabilities, subject, draws=50)
+    whole = evaluation.by_patient
+    assert (whole.images, whole.patients) == (78, 78)
+    assert "2 of 80 patients are left out: their images are of several classes." in whole.notes
+    _, pooled = pool_images(probabilities, patients)
+    kept = np.setdiff1d(np.arange(80), [list(np.unique(patients)).index("p3"), list(np.unique(patients)).index("p4")])
+    truth = np.array([labels[patients == name][0] for name in np.unique(patients)[kept]])
+    assert whole.metrics["macro_auc"].value == pytest.approx(METRICS["macro_auc"].function(pooled[kept], truth))
+    assert whole.metrics["accuracy"].value > evaluation.metrics["accuracy"].value
+    assert Evaluation.model_validate(evaluation.to_json()) == evaluation
+
+
+def test_where_nobody_has_two_images_nothing_is_told_twice():
+    labels = np.arange(20) % 2
+    subject = Subject(
+        labels=labels, patients=np.arange(20).astype(str), classes=("a", "b"), split="external", predictor="it"
+    )
+    probabilities = np.full((20, 2), 0.5)
+    assert score_predictions(probabilities, probabilities, subject, draws=20).by_patient is None

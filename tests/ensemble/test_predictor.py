@@ -16,6 +16,7 @@ from consilia.errors import DataError, ReaderError, UserError
 from consilia.models.factory import build_model
 from consilia.records import Prediction
 from consilia.scoring.metrics import softmax
+from consilia.scoring.patients import pool_images
 from consilia.training.artifacts import read_weights
 from consilia.training.batches import open_images
 from consilia.training.inference import predict_logits
@@ -237,6 +238,22 @@ def test_a_store_of_other_classes_is_refused(finished_study, predictor):
 def test_no_rows_are_refused(finished_study, predictor):
     with pytest.raises(DataError, match="at least one image"):
         predictor.predict_store(finished_study.store, np.array([], np.int64))
+
+
+def test_patients_are_judged_by_all_their_images_in_the_order_they_came(predictor, images):
+    patients = ["z", "a", "z", "a", "z"]
+    found = predictor.predict_patients(images[:5], patients)
+    singles = predictor.predict(images[:5])
+    names, pooled = pool_images(predictor.predict_proba(images[:5]), np.array(patients))
+    assert found.names == ("z", "a")
+    for name, prediction in zip(found.names, found, strict=True):
+        row = pooled[names.tolist().index(name)]
+        np.testing.assert_allclose(list(prediction.probabilities.values()), row)
+        assert prediction.label == predictor.classes[row.argmax()]
+        own = [each for each, patient in zip(singles, patients, strict=True) if patient == name]
+        assert len(prediction.review) == sum(len(each.review) for each in own)
+    with pytest.raises(UserError, match="one for each of the 5 images, but names 2"):
+        predictor.predict_patients(images[:5], ["z", "a"])
 
 
 def test_a_predictor_for_a_rarer_disease_is_less_ready_to_see_it(predictor, images):

@@ -146,9 +146,15 @@ def _where_time_went(seconds: Mapping[str, float]) -> str:
 
 
 def show_evaluation(evaluation: Evaluation) -> None:
-    """Print one evaluation: headline numbers with intervals, before calibration too, and each class."""
-    console = make_console()
+    """Print one evaluation: headline numbers with intervals, before calibration too, each class, and patients."""
     title = f"{evaluation.split}: {evaluation.images} images of {evaluation.patients} patients"
+    _show_level(evaluation, title=title, unit="images")
+    if (whole := evaluation.by_patient) is not None:
+        _show_level(whole, title=f"{evaluation.split}, patient by patient: {whole.patients} patients", unit="patients")
+
+
+def _show_level(evaluation: Evaluation, *, title: str, unit: str) -> None:
+    console = make_console()
     table = Table("metric", "value", "95 % interval", "uncalibrated", title=title, title_justify="left")
     for name in _HEADLINE:
         estimate, before = evaluation.metrics.get(name), evaluation.uncalibrated.get(name)
@@ -158,7 +164,7 @@ def show_evaluation(evaluation: Evaluation) -> None:
             interval = f"{estimate.low:.4f} ... {estimate.high:.4f}"
             table.add_row(name, f"{estimate.value:.4f}", interval, f"{before.value:.4f}" if before else "")
     console.print(table)
-    classes = Table("class", "images", "precision", "recall", "F1", *(f"as {each.name}" for each in evaluation.classes))
+    classes = Table("class", unit, "precision", "recall", "F1", *(f"as {each.name}" for each in evaluation.classes))
     for each, row in zip(evaluation.classes, evaluation.confusion, strict=True):
         scores = (f"{score:.3f}" for score in (each.precision, each.recall, each.f1))
         classes.add_row(each.name, str(each.images), *scores, *map(str, row))

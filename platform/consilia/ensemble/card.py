@@ -50,7 +50,7 @@ def _summary(document: BundleDocument) -> str:
 
 def _results(document: BundleDocument) -> list[str]:
     splits = {evaluation.split: evaluation for evaluation in document.evaluations}
-    sections = [_evaluation(splits[split]) for split in _ORDER if split in splits]
+    sections = [text for split in _ORDER if split in splits for text in _levels(splits[split])]
     if "test" not in splits:
         sections.insert(0, "No locked test split has been evaluated: every number below is an internal estimate.")
     return sections
@@ -69,7 +69,17 @@ def _honesty(document: BundleDocument) -> str:
     return f"{said}\n\n{_table(['estimate', *(METRICS[name].title for name in names), 'describes'], rows)}"
 
 
-def _evaluation(evaluation: Evaluation) -> str:
+def _levels(evaluation: Evaluation) -> list[str]:
+    """Return the section of an evaluation, and that of its patients as a whole."""
+    title = _TITLES[evaluation.split]
+    whole = evaluation.by_patient
+    return [
+        _evaluation(evaluation, title=title, unit="images"),
+        *([] if whole is None else [_evaluation(whole, title=f"{title}, patient by patient", unit="patients")]),
+    ]
+
+
+def _evaluation(evaluation: Evaluation, *, title: str, unit: str) -> str:
     rows = []
     for name, estimate in evaluation.metrics.items():
         before = _number(evaluation.uncalibrated.get(name)) if name in evaluation.uncalibrated else ""
@@ -86,11 +96,11 @@ def _evaluation(evaluation: Evaluation) -> str:
     names = [report.name for report in evaluation.classes]
     counts = [[name, *row] for name, row in zip(names, evaluation.confusion, strict=True)]
     parts = [
-        f"### {_TITLES[evaluation.split]}",
-        f"{evaluation.images} images of {evaluation.patients} patients; {evaluation.predictor}. "
+        f"### {title}",
+        f"{evaluation.images} {unit} of {evaluation.patients} patients; {evaluation.predictor}. "
         "Intervals: 95 %, bootstrap over patients.",
         _table(["metric", "value", "before calibration"], rows),
-        _table(["class", "images", "patients", "precision", "recall", "F1"], classes),
+        _table(["class", unit, "patients", "precision", "recall", "F1"], classes),
         _table(["true class \\ predicted", *names], counts),
         "\n".join(f"- {note}" for note in evaluation.notes),
     ]

@@ -1,7 +1,7 @@
 """What a predictor is worth, in numbers with intervals. Source: docs/methods.md sections 5 and 8."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -13,7 +13,7 @@ from consilia.scoring.bootstrap import DRAWS, patient_bootstrap
 from consilia.scoring.classes import class_scores, confusion
 from consilia.scoring.estimates import Estimate, as_estimates
 from consilia.scoring.metrics import METRICS
-from consilia.scoring.patients import FEWEST_PATIENTS
+from consilia.scoring.patients import FEWEST_PATIENTS, patient_numbers, pool_images
 
 CALIBRATION_METRICS = ("log_loss", "brier", "ece", "signed_gap")
 
@@ -43,6 +43,7 @@ class Evaluation(Frozen):
     classes: tuple[ClassReport, ...]
     confusion: tuple[tuple[int, ...], ...]  # images by true class (row) and predicted class (column)
     notes: tuple[str, ...] = ()
+    by_patient: "Evaluation | None" = None  # each patient's images combined and counted as one; None: nobody has two
 
     def to_json(self) -> dict[str, Any]:
         """Return the evaluation as plain values that JSON can hold."""
@@ -69,7 +70,7 @@ def score_predictions(
     seed: int = 0,
     draws: int = DRAWS,
 ) -> Evaluation:
-    """Score probabilities, (n_images, n_classes) each, before and after calibration.
+    """Score probabilities, (n_images, n_classes) each, before and after calibration, and patients as a whole.
 
     Args:
         calibrated: What the predictor says.
@@ -78,6 +79,46 @@ def score_predictions(
         seed: Of the bootstrap.
         draws: Number of bootstrap samples.
     """
+    by_patient = _score_patients(calibrated, uncalibrated, subject, seed=seed, draws=draws)
+    return _score(calibrated, uncalibrated, subject, seed=seed, draws=draws).model_copy(
+        update={"by_patient": by_patient}
+    )
+
+
+def _score_patients(
+    calibrated: Probabilities, uncalibrated: Probabilities, subject: Subject, *, seed: int, draws: int
+) -> Evaluation | None:
+    """Score each patient's images as one; a patient whose images are of several classes has no class of its own."""
+    patients, pooled = pool_images(calibrated, subject.patients)
+    if len(patients) == len(subject.patients):
+        return None
+    numbers, n_patients = patient_numbers(subject.patients)
+    first = np.full(n_patients, -1)
+    first[numbers[::-1]] = subject.labels[::-1]
+    is_mixed = np.zeros(n_patients, dtype=np.bool_)
+    is_mixed[numbers[subject.labels != first[numbers]]] = True
+    if is_mixed.all():
+        return None
+    notes = subject.notes
+    if is_mixed.any():
+        notes = (
+            *notes,
+            f"{is_mixed.sum()} of {n_patients} patients are left out: their images are of several classes.",
+        )
+    whole = replace(
+        subject,
+        labels=first[~is_mixed],
+        patients=patients[~is_mixed],
+        predictor=f"{subject.predictor}; all images of a patient combined by their mean log probability",
+        notes=notes,
+    )
+    before = pool_images(uncalibrated, subject.patients)[1]
+    return _score(pooled[~is_mixed], before[~is_mixed], whole, seed=seed, draws=draws)
+
+
+def _score(
+    calibrated: Probabilities, uncalibrated: Probabilities, subject: Subject, *, seed: int, draws: int
+) -> Evaluation:
     labels, patients = subject.labels, subject.patients
 
     def estimates(names: Sequence[str], probabilities: Probabilities) -> dict[str, Estimate | None]:

@@ -26,6 +26,7 @@ from consilia.ensemble.sets_file import SETS, read_sets
 from consilia.errors import DataError, ReaderError, UserError
 from consilia.records import Prediction, Probabilities, Rows
 from consilia.scoring.metrics import softmax
+from consilia.scoring.patients import pool_images
 
 BATCH_SIZE = 64
 Result = TypeVar("Result")  # what an image becomes
@@ -141,6 +142,46 @@ class EnsemblePredictor:
     ) -> Iterator[tuple[str, Prediction | ReaderError]]:
         """Yield as `iterate`, each with its name: the image's path, `scan.dcm[3]` for a frame, or `image 0`."""
         yield from self._stream(images, batch_size, foreign, self._predictions)
+
+    def predict_patients(
+        self, images: Images, patients: Sequence[str], *, batch_size: int = BATCH_SIZE, foreign: Foreign = "refuse"
+    ) -> Predictions:
+        """Return one prediction a patient, in the order of their first images, named by the patient.
+
+        Images of a patient are combined by their mean log probability. A patient has no prediction set, since sets are
+        calibrated for images; whatever asks for a look at one of its images asks for a look at the patient.
+
+        Args:
+            images: One image or many; as of `predict`.
+            patients: Of each image; or whatever else is to be judged as one, such as the study.
+            batch_size: Images in memory at once.
+            foreign: As of `predict`.
+
+        Raises:
+            ReaderError: An image cannot be read; names it.
+            UserError: There are not as many patients as images.
+        """
+        found = self.predict(images, batch_size=batch_size, foreign=foreign)
+        if len(found) != len(patients):
+            raise UserError(f"patients must name one for each of the {len(found)} images, but names {len(patients)}.")
+        rows = np.array([list(each.probabilities.values()) for each in found]).reshape(len(found), len(self.classes))
+        names, pooled = pool_images(rows, np.asarray(patients, dtype=str))
+        row_of = dict(zip(names.tolist(), pooled, strict=True))
+        reviews: dict[str, list[str]] = {str(patient): [] for patient in patients}
+        for name, patient, prediction in zip(found.names, patients, found, strict=True):
+            reviews[str(patient)] += [f"{name}: {reason}" for reason in prediction.review]
+        return Predictions(
+            tuple(reviews),
+            [
+                Prediction(
+                    label=self.classes[int(row_of[patient].argmax())],
+                    confidence=float(row_of[patient].max()),
+                    probabilities=dict(zip(self.classes, row_of[patient].tolist(), strict=True)),
+                    review=tuple(reasons),
+                )
+                for patient, reasons in reviews.items()
+            ],
+        )
 
     def for_prevalence(self, prevalence: Mapping[str, float]) -> "EnsemblePredictor":
         """Return this predictor for a population in which classes are more or less common than in training.
