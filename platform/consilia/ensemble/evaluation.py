@@ -45,6 +45,10 @@ class Evaluation(Frozen):
     notes: tuple[str, ...] = ()
     by_patient: "Evaluation | None" = None  # each patient's images combined and counted as one; None: nobody has two
 
+    def with_note(self, note: str) -> "Evaluation":
+        """Return the evaluation with one more thing that a reader has to know; "" adds none."""
+        return self.model_copy(update={"notes": (*self.notes, note)}) if note else self
+
     def to_json(self) -> dict[str, Any]:
         """Return the evaluation as plain values that JSON can hold."""
         return self.model_dump(mode="json")

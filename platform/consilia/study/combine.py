@@ -56,9 +56,10 @@ def combine(
     if not _is_done(bundle, plan, recipe, has_test=len(folds.test) > 0):
         build_ensemble(list(records.values()), plan=plan, recipe=recipe, folder=folder, store=store, folds=folds)
         if len(folds.test):
-            log_opening(folder, recipe)
             predictor = load_predictor(bundle)
-            record_evaluation(bundle, evaluate(predictor, store, folds.test, seed=plan.seed, bound=folds.bound))
+            remark = log_opening(folder, predictor.document)
+            found = evaluate(predictor, store, folds.test, seed=plan.seed, bound=folds.bound)
+            record_evaluation(bundle, found.with_note(remark))
     document = read_bundle(bundle)
     board = leaderboard(records, metric=plan.search.metric)
     end = read_end(folder)

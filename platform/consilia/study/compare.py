@@ -56,9 +56,10 @@ def compare_on_card(first: Path, second: Path, card: DataCard, *, stores: Path, 
             refuse_seen(predictor.seen, store, rows)
         except DataError as error:
             raise DataError(f"{bundle}: {error}") from error
-    splits = [open_split(bundle, predictor, store) for bundle, predictor in zip(bundles, predictors, strict=True)]
+    opened = [open_split(bundle, predictor, store) for bundle, predictor in zip(bundles, predictors, strict=True)]
+    splits = [split for split, _ in opened]
     one, two = (predictor.predict_store(store, rows) for predictor in predictors)
-    notes = _notes(store, rows)
+    notes = (*_notes(store, rows), *dict.fromkeys(remark for _, remark in opened if remark))
     if splits[0] != splits[1]:
         own = bundles[splits.index("test")]
         notes = (*notes, f"The images are the test split of {own}'s own data; to the other they are foreign.")

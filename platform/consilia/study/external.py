@@ -52,8 +52,9 @@ def evaluate_by_columns(
     store = prepare(card, root=stores.absolute())
     rows = rows_to_measure(store)
     groups = [read_groups(store, rows, each) for each in by]  # a wrong name must not open the test split
-    split = open_split(bundle, predictor, store)
-    return evaluate_groups(predictor, store, rows, groups, split=split)
+    split, remark = open_split(bundle, predictor, store)
+    evaluation, subgroups = evaluate_groups(predictor, store, rows, groups, split=split)
+    return evaluation.with_note(remark), subgroups
 
 
 def rows_to_measure(store: ImageStore) -> Rows:
@@ -62,12 +63,15 @@ def rows_to_measure(store: ImageStore) -> Rows:
     return locked if len(locked) else np.arange(len(store))
 
 
-def open_split(bundle: Path, predictor: EnsemblePredictor, store: ImageStore) -> Literal["test", "external"]:
-    """Say whether these are the ensemble's own data; if so, write the opening to its study, if it lies in one."""
-    provenance = predictor.document.provenance
-    if store.digest != provenance.data_digest:
-        return "external"
+def open_split(
+    bundle: Path, predictor: EnsemblePredictor, store: ImageStore
+) -> tuple[Literal["test", "external"], str]:
+    """Say whether these are the ensemble's own data; if so, write the opening to its study, if it lies in one.
+
+    Returns:
+        Which images they are, and what `log_opening` has to say.
+    """
+    if store.digest != predictor.document.provenance.data_digest:
+        return "external", ""
     folder = StudyFolder(bundle.absolute().parent.parent)
-    if folder.plan.is_file():
-        log_opening(folder, provenance.recipe)
-    return "test"
+    return "test", log_opening(folder, predictor.document) if folder.plan.is_file() else ""
