@@ -1,6 +1,7 @@
 """Commands that run or read a study: search, train, trials."""
 
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
@@ -16,6 +17,7 @@ def register(app: typer.Typer) -> None:
     app.command()(search)
     app.command()(train)
     app.command()(trials)
+    app.command()(suspects)
 
 
 def search(
@@ -108,6 +110,26 @@ def trials(
             console.print(hint, soft_wrap=True)
     else:
         print((board_to_json if output == "json" else board_to_csv)(read()), end="")
+
+
+def suspects(
+    study: StudyName,
+    out: Annotated[Path | None, typer.Option("--out", metavar="DIR", help="Folder; default: the study's own.")] = None,
+    studies: Studies = STUDIES,
+    stores: Stores = STORES,
+) -> None:
+    """List the images whose label a finished study doubts: suspects.csv, and a sheet of pictures.
+
+    Nothing is dropped or relabelled: a doubted label may be a rare finding that is right. Let somebody look.
+
+    Example: consilia suspects pneumonia --out suspects
+    """
+    from consilia.study.suspects import write_suspects
+
+    found = write_suspects(study, studies=studies, stores=stores, out=out)
+    print(f"{found.n_suspects} of {found.n_images} labels are doubted\ntable     {found.table}")
+    if found.sheet is not None:
+        print(f"pictures  {found.sheet}")
 
 
 def _follow(read: "TrialReader", *, every: float) -> None:

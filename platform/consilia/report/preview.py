@@ -18,7 +18,7 @@ N_DRAWS = _ROWS * _COLUMNS
 _GAP = 6  # pixels between the draws; three times as much beside the original
 _CAPTION = 14  # height of the line of text, pixels
 _SMALLEST, _LARGEST = 128, 512  # sides of a shown image, pixels: smaller ones are enlarged, larger ones reduced
-_PAPER, _INK = (24, 24, 24), (220, 220, 220)
+PAPER, INK = (24, 24, 24), (220, 220, 220)
 
 
 def draw_views(image: Picture, *, policy: AugmentationPolicy, strength: float, seed: int = 0) -> Picture:
@@ -52,18 +52,18 @@ def make_sheet(views: Picture) -> Image.Image:
     Args:
         views: Of `draw_views`. One channel is shown grey, three as red, green and blue, others side by side.
     """
-    tiles = [_tile(view) for view in views]
+    tiles = [as_tile(view) for view in views]
     width, height = tiles[0].size
     left = width + 3 * _GAP
     size = (_GAP + left + _COLUMNS * (width + _GAP), _CAPTION + _ROWS * (height + _GAP) + _GAP)
-    sheet = Image.new("RGB", size, _PAPER)
+    sheet = Image.new("RGB", size, PAPER)
     sheet.paste(tiles[0], (_GAP, _CAPTION))
     for number, tile in enumerate(tiles[1:]):
         row, column = divmod(number, _COLUMNS)
         sheet.paste(tile, (_GAP + left + column * (width + _GAP), _CAPTION + row * (height + _GAP)))
     pen = ImageDraw.Draw(sheet)
-    pen.text((_GAP, 1), "original", fill=_INK)
-    pen.text((_GAP + left, 1), f"{N_DRAWS} draws", fill=_INK)
+    pen.text((_GAP, 1), "original", fill=INK)
+    pen.text((_GAP + left, 1), f"{N_DRAWS} draws", fill=INK)
     return sheet
 
 
@@ -86,7 +86,7 @@ def _chance(allowed: bool, probability: float) -> str:
     return f"in {probability:.0%} of the draws" if allowed else "never"
 
 
-def _tile(view: Picture) -> Image.Image:
+def as_tile(view: Picture) -> Image.Image:
     """Return one view in a size that people can look at."""
     size, _, channels = view.shape
     if channels not in (1, 3):

@@ -1,0 +1,106 @@
+"""Labels of a finished study that its own trials doubt: a table and a sheet of pictures for people."""
+
+import csv
+from dataclasses import dataclass
+from pathlib import Path
+
+from PIL import Image
+
+from consilia.data.folds import FoldPlan, load_folds
+from consilia.data.prepare import prepare
+from consilia.data.store import ImageStore
+from consilia.ensemble.calibration import choose_calibrator, cross_calibrate_members
+from consilia.ensemble.choice import choose
+from consilia.ensemble.pool import load_pool
+from consilia.ensemble.selection import combine
+from consilia.errors import StudyError
+from consilia.files import write_atomically
+from consilia.folder import StudyFolder
+from consilia.plan.study import StudyPlan
+from consilia.records import Probabilities, Rows
+from consilia.report.contact_sheet import contact_sheet
+from consilia.scoring.label_errors import Suspects, suspect_labels
+from consilia.search.stored import read_trials
+from consilia.study.folder import find_study
+
+_SHOWN = 50  # pictures on the sheet
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SuspectFiles:
+    """What was written."""
+
+    table: Path
+    sheet: Path | None  # None: no label is doubted
+    n_suspects: int
+    n_images: int  # that were looked at: all of the cross-validation pool
+
+
+def write_suspects(study: str, *, studies: Path, stores: Path, out: Path | None = None) -> SuspectFiles:
+    """Write `suspects.csv`, the most doubtful label first, and `suspects.png` with the first fifty.
+
+    Each image is judged by an ensemble, by the study's own recipe, that was selected and calibrated without its fold.
+    Nothing is dropped or relabelled: a doubted label may be a rare finding that is right.
+
+    Args:
+        study: Name, folder or file of the study.
+        studies: Folder of the studies.
+        stores: Folder of the image stores.
+        out: Folder for both files; None: the study's own.
+
+    Raises:
+        StudyError: There is no such study, it has no folds yet, or its data have changed.
+        RunError: No trial has finished.
+    """
+    plan, folder = find_study(study, studies)
+    if not folder.folds.exists():
+        raise StudyError(f"{folder.root} has no folds yet: `consilia search` must finish a trial first.")
+    folds = load_folds(folder.folds)
+    store = prepare(plan.data, root=stores.absolute())
+    if store.digest != folds.store_digest:
+        raise StudyError(f"{plan.data.path} has changed since {plan.name} was started; restore the data.")
+    images, probabilities = _cross_fitted(plan, folder, store, folds)
+    suspects = suspect_labels(probabilities, store.labels[images])
+    target = folder.root if out is None else out
+    table = target / "suspects.csv"
+    write_atomically(table, lambda temporary: _write_table(temporary, suspects, images, probabilities, store))
+    sheet = target / "suspects.png" if len(suspects.rows) else None
+    if sheet is not None:
+        write_atomically(sheet, _make_sheet(suspects, images, store).save)
+    return SuspectFiles(table=table, sheet=sheet, n_suspects=len(suspects.rows), n_images=len(images))
+
+
+def _cross_fitted(
+    plan: StudyPlan, folder: StudyFolder, store: ImageStore, folds: FoldPlan
+) -> tuple[Rows, Probabilities]:
+    """Return the rows of the pool, and what an ensemble without their fold says of them."""
+    pool = load_pool(list(read_trials(folder).values()), folder=folder, store=store, folds=folds)
+    recipe = plan.ensemble
+    choice = choose(recipe.selection, pool.candidates, pool.truth, seed=plan.seed)
+    kept = choose_calibrator(recipe.calibration, combine(pool.candidates, choice.weights), pool.truth)
+    kind = kept.calibrator.kind
+    return folds.pool, cross_calibrate_members(kind, pool.candidates, choice.fold_weights, pool.truth)
+
+
+def _write_table(path: Path, suspects: Suspects, images: Rows, probabilities: Probabilities, store: ImageStore) -> None:
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["image", "patient", "label", "looks_like", *(f"p_{name}" for name in store.classes)])
+        for row, suggested in zip(suspects.rows, suspects.suggested, strict=True):
+            image = int(images[row])
+            entry = store.index.iloc[image]
+            names = (store.classes[store.labels[image]], store.classes[suggested])
+            writer.writerow([entry["file"], entry["patient_id"], *names, *probabilities[row].tolist()])
+
+
+def _make_sheet(suspects: Suspects, images: Rows, store: ImageStore) -> Image.Image:
+    shown = [int(images[row]) for row in suspects.rows[:_SHOWN]]
+    captions = [
+        (
+            str(store.index["file"].iloc[image]),
+            f"labelled {store.classes[store.labels[image]]}",
+            f"looks like {store.classes[suggested]}",
+        )
+        for image, suggested in zip(shown, suspects.suggested, strict=False)
+    ]
+    return contact_sheet([store.pixels[image] for image in shown], captions)
