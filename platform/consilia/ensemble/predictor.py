@@ -4,11 +4,10 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
-from typing import TypeVar, overload
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
-import pandas as pd
 
 from consilia.data.store import ImageStore
 from consilia.ensemble.bundle import read_bundle
@@ -19,6 +18,7 @@ from consilia.ensemble.document import BundleDocument
 from consilia.ensemble.golden import GOLDEN, check_golden
 from consilia.ensemble.images import Foreign, Frame, ImageLike, Images, read_pixels, single_images, split_frames
 from consilia.ensemble.networks import FoldEnsembles, choose_device
+from consilia.ensemble.predictions import Predictions, combine_patients
 from consilia.ensemble.prior import correct_prior, read_prevalence
 from consilia.ensemble.safety import UNJUDGED, Judgement, judge
 from consilia.ensemble.seen import SEEN, Fingerprints, read_seen
@@ -26,50 +26,9 @@ from consilia.ensemble.sets_file import SETS, read_sets
 from consilia.errors import DataError, ReaderError, UserError
 from consilia.records import Prediction, Probabilities, Rows
 from consilia.scoring.metrics import softmax
-from consilia.scoring.patients import pool_images
 
 BATCH_SIZE = 64
 Result = TypeVar("Result")  # what an image becomes
-
-
-class Predictions(Sequence[Prediction]):
-    """One prediction an image, in the order of the images."""
-
-    def __init__(self, names: Sequence[str], predictions: Sequence[Prediction]) -> None:
-        self.names = tuple(names)  # the image's path, or "image 0" and so on
-        self._predictions = tuple(predictions)
-
-    @overload
-    def __getitem__(self, index: int) -> Prediction: ...
-    @overload
-    def __getitem__(self, index: slice) -> "Predictions": ...
-    def __getitem__(self, index: int | slice) -> "Prediction | Predictions":
-        if isinstance(index, slice):
-            return Predictions(self.names[index], self._predictions[index])
-        return self._predictions[index]
-
-    def __len__(self) -> int:
-        return len(self._predictions)
-
-    def __repr__(self) -> str:
-        return f"Predictions({list(self._predictions)!r})"
-
-    def to_frame(self) -> pd.DataFrame:
-        """Return one row an image: image, label, confidence, prediction_set, review, and probability_<class>."""
-        rows = [
-            {
-                "image": name,
-                "label": prediction.label,
-                "confidence": prediction.confidence,
-                "prediction_set": None if prediction.prediction_set is None else ";".join(prediction.prediction_set),
-                "review": "; ".join(prediction.review),
-                **{f"probability_{key}": value for key, value in prediction.probabilities.items()},
-            }
-            for name, prediction in zip(self.names, self._predictions, strict=True)
-        ]
-        return pd.DataFrame(
-            rows, columns=None if rows else ["image", "label", "confidence", "prediction_set", "review"]
-        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -161,27 +120,7 @@ class EnsemblePredictor:
             ReaderError: An image cannot be read; names it.
             UserError: There are not as many patients as images.
         """
-        found = self.predict(images, batch_size=batch_size, foreign=foreign)
-        if len(found) != len(patients):
-            raise UserError(f"patients must name one for each of the {len(found)} images, but names {len(patients)}.")
-        rows = np.array([list(each.probabilities.values()) for each in found]).reshape(len(found), len(self.classes))
-        names, pooled = pool_images(rows, np.asarray(patients, dtype=str))
-        row_of = dict(zip(names.tolist(), pooled, strict=True))
-        reviews: dict[str, list[str]] = {str(patient): [] for patient in patients}
-        for name, patient, prediction in zip(found.names, patients, found, strict=True):
-            reviews[str(patient)] += [f"{name}: {reason}" for reason in prediction.review]
-        return Predictions(
-            tuple(reviews),
-            [
-                Prediction(
-                    label=self.classes[int(row_of[patient].argmax())],
-                    confidence=float(row_of[patient].max()),
-                    probabilities=dict(zip(self.classes, row_of[patient].tolist(), strict=True)),
-                    review=tuple(reasons),
-                )
-                for patient, reasons in reviews.items()
-            ],
-        )
+        return combine_patients(self.predict(images, batch_size=batch_size, foreign=foreign), patients)
 
     def for_prevalence(self, prevalence: Mapping[str, float]) -> "EnsemblePredictor":
         """Return this predictor for a population in which classes are more or less common than in training.
