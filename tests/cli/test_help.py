@@ -9,7 +9,7 @@ import pytest
 from consilia.cli.app import run
 
 COMMANDS = [
-    *("search", "train", "trials", "suspects", "ensemble", "evaluate", "compare", "predict", "explain"),
+    *("search", "train", "trials", "suspects", "ensemble", "evaluate", "compare", "predict", "explain", "figures"),
     *("submit", "status", "logs", "stop"),
     *("data phantoms", "data prepare", "data audit", "data preview"),
     *("weights list", "weights fetch"),

@@ -21,6 +21,7 @@ def register(app: typer.Typer) -> None:
     app.command()(compare)
     app.command()(predict)
     app.command()(explain)
+    app.command()(figures)
 
 
 def ensemble(
@@ -146,6 +147,32 @@ def explain(
         make_console(stderr=True).print(error, soft_wrap=True)
     print(f"{out}: {done.n_images} images, {len(done.errors)} of them unreadable\n{CAUTION}")
     return 1 if done.errors else 0
+
+
+def figures(
+    bundle: Bundle,
+    card: Card,
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder for the figures and their numbers.")],
+    settings: Settings = None,
+    stores: Stores = STORES,
+    device: Device = "auto",
+) -> None:
+    """Draw an ensemble on a card's test split, or on all images of a card that has none: SVG, PNG, and the numbers.
+
+    Reliability, ROC, precision and recall, risk and coverage, confusion; of several members, how alike they err and
+    what each adds.
+
+    Example: consilia figures studies/pneumonia/ensembles/greedy_calibrated other_card.yaml --out figures
+    """
+    from consilia.study.figures import write_figures
+    from consilia.study.plan import read_card
+
+    written, remark = write_figures(
+        bundle, read_card(card, settings=settings or ()), stores=stores, out=out, device=device
+    )
+    print("\n".join(map(str, written)))
+    if remark:
+        print(f"note      {remark}")
 
 
 def _share(text: str) -> tuple[str, float]:

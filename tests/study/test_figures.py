@@ -1,0 +1,78 @@
+"""Every figure is written as a drawing people can open and as the numbers behind it."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from consilia.cli.app import run
+from consilia.data.phantoms import write_phantoms
+from consilia.data.prepare import prepare
+from consilia.ensemble.predictor import load_predictor
+from consilia.errors import DataError
+from consilia.report.figures import Shown, draw_figures
+from consilia.study.figures import write_figures
+
+ONE_MEMBER = {"reliability", "roc", "precision_recall", "risk_coverage", "confusion"}
+
+
+def test_figures_of_other_images_are_files_whose_numbers_are_the_predictor_s(trained_copy, tmp_path):
+    path = write_phantoms(tmp_path / "others", patients=24, size=32, seed=7)
+    card = trained_copy.plan.data.model_copy(update={"path": str(path)})
+    out = tmp_path / "figures"
+    written, remark = write_figures(trained_copy.bundle, card, stores=trained_copy.stores, out=out, device="cpu")
+    assert remark == ""
+    assert {path.name for path in written} == {
+        f"{name}.{kind}" for name in ONE_MEMBER for kind in ("svg", "png", "parquet")
+    }
+    assert {path.name for path in out.iterdir()} == {path.name for path in written}
+    for name in ONE_MEMBER:
+        assert "<svg" in (out / f"{name}.svg").read_text()
+        with Image.open(out / f"{name}.png") as picture:
+            assert min(picture.size) > 300
+    store = prepare(card, root=trained_copy.stores)
+    rows = np.flatnonzero((store.index["split"] == "test").to_numpy())
+    rows = rows if len(rows) else np.arange(len(store))
+    found = load_predictor(trained_copy.bundle, device="cpu").predict_store(store, rows)
+    counts = pd.read_parquet(out / "confusion.parquet").to_numpy()
+    expected = np.zeros_like(counts)
+    np.add.at(expected, (store.labels[rows], found.argmax(axis=1)), 1)
+    np.testing.assert_array_equal(counts, expected)
+
+
+def test_several_members_are_compared_too(tmp_path):
+    generator = np.random.default_rng(0)
+    members = generator.dirichlet(np.ones(3), size=(2, 60))
+    shown = Shown(
+        probabilities=members.mean(axis=0),
+        labels=np.arange(60) % 3,
+        patients=np.arange(60).astype(str),
+        classes=("a", "b", "c"),
+        members=members,
+        weights=np.array([0.4, 0.6]),
+        trials=(3, 8),
+        title="drawn",
+    )
+    drawings = draw_figures(shown)
+    assert set(drawings) == ONE_MEMBER | {"error_correlation", "loss_by_size"}
+    assert drawings["loss_by_size"].numbers["members"].tolist() == [1, 2]
+    assert drawings["error_correlation"].numbers.index.tolist() == ["trial 3", "trial 8"]
+    assert set(drawings["roc"].numbers["class"]) == {"a", "b", "c"}
+
+
+def test_training_images_are_refused_before_anything_is_written(trained_copy, tmp_path):
+    columns = trained_copy.plan.data.source.columns.model_copy(update={"split": None})
+    source = trained_copy.plan.data.source.model_copy(update={"columns": columns})
+    card = trained_copy.plan.data.model_copy(update={"name": "relabelled", "source": source})
+    with pytest.raises(DataError, match="were in the training"):
+        write_figures(trained_copy.bundle, card, stores=trained_copy.stores, out=tmp_path / "f", device="cpu")
+    assert not (tmp_path / "f").exists()
+
+
+def test_the_command_lists_what_it_wrote(trained_copy, tmp_path, capsys):
+    path = write_phantoms(tmp_path / "others", patients=24, size=32, seed=7)
+    arguments = ["--set", f"path={path}", "--out", str(tmp_path / "figures"), "--stores", str(trained_copy.stores)]
+    card = tmp_path / "card.yaml"
+    card.write_text(trained_copy.plan.data.model_dump_json())
+    assert run(["figures", str(trained_copy.bundle), str(card), *arguments, "--device", "cpu"]) == 0
+    assert str(tmp_path / "figures" / "roc.svg") in capsys.readouterr().out
