@@ -1,6 +1,7 @@
 """Arrays of a bundle, read only where they are what they must be: a header may claim gigabytes, or hold a pickle."""
 
 import zipfile
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Any
@@ -9,6 +10,12 @@ import numpy as np
 import numpy.typing as npt
 
 from consilia.errors import BundleError
+
+MOST_BYTES = 256 * 2**20  # of one array: a few kilobytes may unpack to any number of zeros
+_DAMAGED = (
+    *(OSError, ValueError, KeyError, EOFError, NotImplementedError, RuntimeError),
+    *(zipfile.BadZipFile, zlib.error),
+)
 
 Layout = tuple[tuple[int | None, ...], type[Any]]
 """Shape and type of an array; a side that is None may have any length that the file has bytes for."""
@@ -27,7 +34,7 @@ def read_arrays(path: Path, layouts: Mapping[str, Layout]) -> dict[str, npt.NDAr
     try:
         with zipfile.ZipFile(path) as archive:
             return {name: _read(archive, name, layout) for name, layout in layouts.items()}
-    except (OSError, ValueError, KeyError, EOFError, NotImplementedError, RuntimeError, zipfile.BadZipFile) as error:
+    except _DAMAGED as error:
         raise BundleError(f"{path} must hold the arrays that consilia wrote, but: {error}") from error
 
 
@@ -60,8 +67,12 @@ def _check_and_read(file: IO[bytes], size: int, name: str, layout: Layout) -> np
     if not fits or dtype != np.dtype(kind) or is_fortran:
         sides = ", ".join("any" if side is None else str(side) for side in wanted)
         raise ValueError(f"{name} must have shape ({sides}) and type {np.dtype(kind)}, but has {shape} and {dtype}")
-    count = int(np.prod(shape, dtype=object))
-    if count * dtype.itemsize > size:
-        raise ValueError(f"{name} says that it has {count} numbers, but the file is too small for them")
-    content = file.read(count * dtype.itemsize)
-    return np.frombuffer(content, dtype=dtype, count=count).reshape(shape).copy()
+    n_bytes = int(np.prod(shape, dtype=object)) * dtype.itemsize
+    if n_bytes > MOST_BYTES:
+        raise ValueError(f"{name} may have {MOST_BYTES} bytes, but has {n_bytes}")
+    if n_bytes > size:  # nothing is reserved for what cannot be there
+        raise ValueError(f"{name} says that it has {n_bytes} bytes, but the file is too small for them")
+    content = file.read(n_bytes)
+    if len(content) < n_bytes:
+        raise ValueError(f"{name} must have {n_bytes} bytes, but the file is too small: it ends after {len(content)}")
+    return np.frombuffer(content, dtype=dtype).reshape(shape).copy()

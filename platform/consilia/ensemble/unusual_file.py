@@ -1,8 +1,5 @@
 """What usual images look like, as one file of a bundle: plain arrays, no images."""
 
-import zipfile
-import zlib
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,21 +7,15 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from consilia.ensemble.arrays import Layout, read_arrays
 from consilia.ensemble.input_rules import RULES, InputReference
 from consilia.ensemble.layout import LAYOUT_SIDE
 from consilia.ensemble.unusual import MOST_ROWS, FeatureReference, Normal
 from consilia.errors import BundleError
-from consilia.models.features import MOST_FEATURES
 
 UNUSUAL = "unusual.npz"
 _VIEWS = ("network", "cells")
 _INPUTS = ("histogram", "layout", "limits")
-_MAX_BYTES = 4 * MOST_FEATURES**2 + 2**20  # unpacked: the network's whitening, and little else
-_DAMAGED = (
-    *(OSError, ValueError, KeyError, EOFError, MemoryError, NotImplementedError, RuntimeError),
-    *(zipfile.BadZipFile, zlib.error),
-)
-
 Arrays = dict[str, npt.NDArray[Any]]
 
 
@@ -46,7 +37,8 @@ def write_unusual(path: Path, reference: UnusualReference) -> None:
     for view, normal in zip(_VIEWS, features.normals, strict=True):
         arrays |= {f"{view}_mean": normal.mean, f"{view}_whitening": normal.whitening}
     arrays |= {name: getattr(inputs, name) for name in _INPUTS}
-    np.savez_compressed(path, allow_pickle=False, **arrays)
+    ordered = {name: np.ascontiguousarray(array) for name, array in arrays.items()}  # as they are read
+    np.savez_compressed(path, allow_pickle=False, **ordered)
 
 
 def read_unusual(path: Path, *, n_pooled: int) -> UnusualReference:
@@ -59,12 +51,9 @@ def read_unusual(path: Path, *, n_pooled: int) -> UnusualReference:
     Raises:
         BundleError: The file is missing, damaged, or of another network; names it.
     """
-    shapes = _shapes(n_pooled)
-    arrays = _read_arrays(path, (*shapes, "distances"))
+    arrays = read_arrays(path, _layouts(n_pooled))
+    _check_numbers(path, arrays)
     distances = arrays["distances"]
-    shapes["distances"] = (distances.size,), np.float32
-    for name, (shape, dtype) in shapes.items():
-        _check(path, name, arrays[name], shape, dtype)
     if not 1 <= distances.size <= MOST_ROWS or (np.diff(distances) < 0).any():
         raise BundleError(f"{path}: `distances` must be 1 to {MOST_ROWS} ascending numbers.")
     if (arrays["units"] <= 0).any():
@@ -76,36 +65,20 @@ def read_unusual(path: Path, *, n_pooled: int) -> UnusualReference:
     )
 
 
-def _shapes(n_pooled: int) -> dict[str, tuple[tuple[int, ...], type[np.generic]]]:
-    """Shape and type of every array but the distances, of which there may be any number."""
+def _layouts(n_pooled: int) -> dict[str, Layout]:
     sizes = dict(zip(_VIEWS, (n_pooled, LAYOUT_SIDE**2), strict=True))
     return {
         **{f"{view}_mean": ((size,), np.float32) for view, size in sizes.items()},
         **{f"{view}_whitening": ((size, size), np.float32) for view, size in sizes.items()},
         "units": ((len(_VIEWS),), np.float32),
+        "distances": ((None,), np.float32),
         "histogram": ((256,), np.float64),
         "layout": ((LAYOUT_SIDE, LAYOUT_SIDE), np.float64),
         "limits": ((len(RULES), 2), np.float64),
     }
 
 
-def _read_arrays(path: Path, names: Iterable[str]) -> Arrays:
-    try:
-        with zipfile.ZipFile(path) as archive:
-            unpacked = sum(entry.file_size for entry in archive.infolist())
-        if unpacked > _MAX_BYTES:
-            raise BundleError(f"{path}: it may take {_MAX_BYTES} bytes, but unpacks to {unpacked}.")
-        with np.load(path, allow_pickle=False) as stored:
-            return {name: stored[name] for name in names}
-    except _DAMAGED as error:
-        raise BundleError(f"{path} cannot be read: {error}. Build the ensemble again.") from error
-
-
-def _check(path: Path, name: str, array: npt.NDArray[Any], shape: tuple[int, ...], dtype: type[np.generic]) -> None:
-    if array.shape != shape or array.dtype != dtype:
-        raise BundleError(
-            f"{path}: `{name}` must have shape {shape} and type {np.dtype(dtype)}, but has {array.shape} and "
-            f"{array.dtype}."
-        )
-    if np.isnan(array).any() or (name != "limits" and np.isinf(array).any()):  # a rule without a limit has infinity
-        raise BundleError(f"{path}: `{name}` must hold numbers, but some are not.")
+def _check_numbers(path: Path, arrays: Arrays) -> None:
+    for name, array in arrays.items():
+        if np.isnan(array).any() or (name != "limits" and np.isinf(array).any()):  # a rule without a limit has infinity
+            raise BundleError(f"{path}: {name} must hold numbers, but some are not.")
