@@ -3,11 +3,9 @@
 from pathlib import Path
 
 from consilia.catalog import load
-from consilia.data.folds import load_folds
-from consilia.data.prepare import prepare
-from consilia.errors import StudyError
 from consilia.plan.ensemble import EnsembleRecipe
 from consilia.study.combine import StudyResult, combine
+from consilia.study.data import open_data
 from consilia.study.folder import find_study, hold_study
 
 
@@ -27,10 +25,5 @@ def rebuild(study: str, *, recipe: str, studies: Path, stores: Path) -> StudyRes
     chosen = load("ensembles", recipe, EnsembleRecipe, base=Path.cwd())
     plan, found = find_study(study, studies)
     with hold_study(found) as folder:
-        if not folder.folds.exists():
-            raise StudyError(f"{folder.root} has no folds yet: `consilia search` must finish a trial first.")
-        folds = load_folds(folder.folds)
-        store = prepare(plan.data, root=stores.absolute())
-        if store.digest != folds.store_digest:
-            raise StudyError(f"{plan.data.path} has changed since {plan.name} was started; restore the data.")
+        store, folds = open_data(plan, folder, stores=stores)
         return combine(plan, folder, store, folds, recipe=chosen)

@@ -6,14 +6,12 @@ from pathlib import Path
 
 from PIL import Image
 
-from consilia.data.folds import FoldPlan, load_folds
-from consilia.data.prepare import prepare
+from consilia.data.folds import FoldPlan
 from consilia.data.store import ImageStore
 from consilia.ensemble.calibration import choose_calibrator, cross_calibrate_members
 from consilia.ensemble.choice import choose
 from consilia.ensemble.pool import load_pool
 from consilia.ensemble.selection import combine
-from consilia.errors import StudyError
 from consilia.files import write_atomically
 from consilia.folder import StudyFolder
 from consilia.plan.study import StudyPlan
@@ -21,6 +19,7 @@ from consilia.records import Probabilities, Rows
 from consilia.report.contact_sheet import contact_sheet
 from consilia.scoring.label_errors import Suspects, suspect_labels
 from consilia.search.stored import read_trials
+from consilia.study.data import open_data
 from consilia.study.folder import find_study
 
 _SHOWN = 50  # pictures on the sheet
@@ -53,12 +52,7 @@ def write_suspects(study: str, *, studies: Path, stores: Path, out: Path | None 
         RunError: No trial has finished.
     """
     plan, folder = find_study(study, studies)
-    if not folder.folds.exists():
-        raise StudyError(f"{folder.root} has no folds yet: `consilia search` must finish a trial first.")
-    folds = load_folds(folder.folds)
-    store = prepare(plan.data, root=stores.absolute())
-    if store.digest != folds.store_digest:
-        raise StudyError(f"{plan.data.path} has changed since {plan.name} was started; restore the data.")
+    store, folds = open_data(plan, folder, stores=stores)
     images, probabilities = _cross_fitted(plan, folder, store, folds)
     suspects = suspect_labels(probabilities, store.labels[images])
     target = folder.root if out is None else out
