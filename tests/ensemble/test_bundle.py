@@ -10,6 +10,7 @@ from safetensors.torch import load_file, save_file
 
 from consilia.ensemble import golden, publish
 from consilia.ensemble.bundle import read_bundle, record_evaluation
+from consilia.ensemble.document import SCHEMA_VERSION
 from consilia.ensemble.evaluate import evaluate
 from consilia.ensemble.predictor import load_predictor
 from consilia.ensemble.publish import publish_folder
@@ -81,16 +82,28 @@ def test_a_document_that_is_not_json_is_refused(bundle, text):
 
 
 def test_a_newer_schema_names_the_version_to_install(bundle):
-    rewrite(bundle, lambda content: content.update(schema_version=4, consilia="7.1.0", novelty=[]))
-    refuse(bundle, r"written by consilia 7\.1\.0 with schema version 4.*Install consilia 7\.1\.0 or later")
+    rewrite(bundle, lambda content: content.update(schema_version=5, consilia="7.1.0", novelty=[]))
+    refuse(bundle, r"written by consilia 7\.1\.0 with schema version 5.*Install consilia 7\.1\.0 or later")
 
 
-def test_a_bundle_of_the_schema_before_predicts_what_it_said_and_says_what_it_does_not_know(tmp_path):
-    with zipfile.ZipFile(Path(__file__).parent / "bundle_v2.zip") as archive:
-        archive.extractall(tmp_path / "old")
-    old = load_predictor(tmp_path / "old", device="cpu")  # compares the golden outputs
-    assert json.loads((tmp_path / "old" / "ensemble.json").read_text())["schema_version"] == 2
-    assert old.document.schema_version == 3
+def load_stored(version, folder):
+    """Load the bundle that was stored when that schema was the newest: its golden outputs are compared."""
+    with zipfile.ZipFile(Path(__file__).parent / f"bundle_v{version}.zip") as archive:
+        archive.extractall(folder)
+    assert json.loads((folder / "ensemble.json").read_text())["schema_version"] == version
+    predictor = load_predictor(folder, device="cpu")
+    assert predictor.document.schema_version == SCHEMA_VERSION
+    return predictor
+
+
+def test_a_bundle_of_the_schema_before_predicts_with_all_it_promised(tmp_path):
+    (prediction,) = load_stored(3, tmp_path / "old").predict(np.zeros((40, 40), np.uint8))
+    assert sum(prediction.probabilities.values()) == pytest.approx(1)
+    assert prediction.prediction_set is not None
+
+
+def test_a_bundle_of_the_oldest_schema_predicts_what_it_said_and_says_what_it_does_not_know(tmp_path):
+    old = load_stored(2, tmp_path / "old")
     assert old.document.prevalence is None
     np.testing.assert_allclose(old.predict_proba(np.zeros((3, 40, 40), np.uint8)).sum(axis=1), 1)
     (prediction,) = old.predict(np.zeros((40, 40), np.uint8))

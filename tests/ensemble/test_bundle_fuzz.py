@@ -50,7 +50,7 @@ class Payload:
 def originals(finished_study, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """A bundle of the schema before, and one of this."""
     old = tmp_path_factory.mktemp("fuzz") / "old"
-    with zipfile.ZipFile(Path(__file__).parent / "bundle_v2.zip") as archive:
+    with zipfile.ZipFile(Path(__file__).parent / "bundle_v3.zip") as archive:
         archive.extractall(old)
     recipe = EnsembleRecipe(name="fuzz", selection=BestSingle())
     return old, finished_study.build(recipe, trials=(finished_study.trials[1],))

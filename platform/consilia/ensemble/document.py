@@ -14,7 +14,7 @@ from consilia.plan.reading import ImageKind, Reading
 from consilia.scoring.estimates import HonestReport
 from consilia.training.input import Preprocessing
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 OLDEST_VERSION = 2  # read as the newest, without what it does not hold
 
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
@@ -80,7 +80,7 @@ class Provenance(Frozen):
 class BundleDocument(Frozen):
     """`ensemble.json`."""
 
-    schema_version: Literal[3] = 3
+    schema_version: Literal[4] = 4
     consilia: str  # the version that wrote it
     name: str
     classes: tuple[str, ...] = Field(min_length=2)
