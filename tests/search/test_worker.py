@@ -39,3 +39,9 @@ def test_a_broken_device_ends_the_process_so_that_a_fresh_one_takes_the_trial_up
 def test_a_trial_has_a_name_that_a_person_understands():
     named = task(12, architecture="densenet121", lr=3e-4)
     assert worker.trial_name(named) == "trial 12 densenet121 lr=3e-04"
+
+
+def test_what_libraries_keep_after_the_first_trial_is_no_leak_and_what_later_ones_add_is():
+    held = iter([104 * 2**20, 104 * 2**20, 140 * 2**20, 190 * 2**20])
+    memory = worker.DeviceMemory(lambda: next(held))
+    assert [memory.leaks() for _ in range(4)] == [False, False, False, True]

@@ -31,7 +31,7 @@ _SIGN_SECONDS = 5.0  # between two signs of life; far below any sensible cluster
 
 _WAIT_SECONDS = 7 * 24 * 3600.0  # workers of a slot without a task wait; one that died is noticed at once
 
-_LEAK_BYTES = 64 * 2**20  # more than cuDNN's and cuBLAS's own workspaces vary
+_LEAK_BYTES = 64 * 2**20  # that a process may hold beyond what it held after its first trial
 
 
 def serve(config: dict[str, Any]) -> None:
@@ -52,7 +52,7 @@ def _serve(config: dict[str, Any]) -> None:
     mailbox, run_trial = config["mailbox"], config["run_trial"]
     set_threads(config["n_threads"])
     ray.get(mailbox.join.remote(train.get_context().get_world_rank(), ray.get_runtime_context().current_actor))
-    baseline = _device_bytes()
+    memory = DeviceMemory(_held_bytes)
     group = TorchGroup(timeout_seconds=_WAIT_SECONDS) if train.get_context().get_world_size() > 1 else ALONE
     while (task := group.from_leader(lambda: ray.get(mailbox.take.remote()))) is not None:
         leads = group.rank == 0
@@ -63,7 +63,8 @@ def _serve(config: dict[str, Any]) -> None:
             outcome = _run(run_trial, task, watch)
         if leads:
             ray.get(mailbox.finish.remote(outcome))
-        _free_device_memory(baseline)
+        if memory.leaks():
+            os._exit(1)  # the trial's outcome is stored; only the process is given up, and Ray Train starts a fresh one
     time.sleep(3 * TASK_EVENTS_MILLISECONDS / 1000)  # or the last trial would stand as RUNNING for ever
 
 
@@ -144,15 +145,30 @@ def trial_name(task: TrialTask) -> str:
     return f"trial {task.number} {task.hyperparameters.architecture} lr={task.hyperparameters.lr:.0e}"
 
 
-def _device_bytes() -> int:
-    return torch.cuda.memory_allocated() if torch.cuda.is_available() else 0
+class DeviceMemory:
+    """What of the device stays taken when a trial has ended.
+
+    Libraries keep workspaces for good (cuBLAS 32 MiB for each thread on a Hopper GPU), all of which the first trial has
+    asked for: what it leaves is no leak, what later ones add to it is.
+    """
+
+    def __init__(self, held: Callable[[], int]) -> None:
+        """Take how to learn, between trials, how many bytes are taken."""
+        self._held = held
+        self._level: int | None = None  # after the first trial
+
+    def leaks(self) -> bool:
+        """Say whether clearly more is taken now than after the first trial; to be asked after each."""
+        held = self._held()
+        if self._level is None:
+            self._level = held
+        return held - self._level > _LEAK_BYTES
 
 
-def _free_device_memory(baseline: int) -> None:
-    """Give the trial's device memory back; a leak ends this process, and Ray Train starts a fresh one."""
+def _held_bytes() -> int:
+    """Give back what a trial has freed; return what it has not."""
     if not torch.cuda.is_available():
-        return
+        return 0
     gc.collect()
     torch.cuda.empty_cache()
-    if _device_bytes() - baseline > _LEAK_BYTES:
-        os._exit(1)  # the trial's outcome is stored; only the process is given up
+    return torch.cuda.memory_allocated()
