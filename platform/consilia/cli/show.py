@@ -3,12 +3,13 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from rich.table import Table
+from rich.table import Column, Table
 
 from consilia.audit.document import Audit
 from consilia.data.store import ImageStore
 from consilia.ensemble.document import BundleDocument
 from consilia.ensemble.evaluation import Evaluation
+from consilia.ensemble.promises import promise_rows
 from consilia.files import sha256_of_file
 from consilia.models.weights import find_weights
 from consilia.plan.study import StudyPlan
@@ -169,6 +170,11 @@ def _show_level(evaluation: Evaluation, *, title: str, unit: str) -> None:
         scores = (f"{score:.3f}" for score in (each.precision, each.recall, each.f1))
         classes.add_row(each.name, str(each.images), *scores, *map(str, row))
     console.print(classes)
+    if evaluation.promises is not None and (rows := promise_rows(evaluation.promises)):
+        promises = Table("promise", Column("here (one-sided 95 % bounds)", overflow="fold"))
+        for promise, found in rows:
+            promises.add_row(promise, found)
+        console.print(promises)
     console.print(f"          {evaluation.predictor}", soft_wrap=True)
     for note in evaluation.notes:
         console.print(f"note      {note}", soft_wrap=True)

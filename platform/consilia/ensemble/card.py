@@ -4,6 +4,7 @@ from collections.abc import Iterable, Sequence
 
 from consilia.ensemble.document import BundleDocument
 from consilia.ensemble.evaluation import Evaluation
+from consilia.ensemble.promises import promise_rows
 from consilia.ensemble.wording import describe_reading
 from consilia.scoring.estimates import ESTIMATES, Estimate
 from consilia.scoring.metrics import METRICS
@@ -102,9 +103,15 @@ def _evaluation(evaluation: Evaluation, *, title: str, unit: str) -> str:
         _table(["metric", "value", "before calibration"], rows),
         _table(["class", unit, "patients", "precision", "recall", "F1"], classes),
         _table(["true class \\ predicted", *names], counts),
+        _promises(evaluation),
         "\n".join(f"- {note}" for note in evaluation.notes),
     ]
     return "\n\n".join(part for part in parts if part)
+
+
+def _promises(evaluation: Evaluation) -> str:
+    rows = [] if evaluation.promises is None else promise_rows(evaluation.promises)
+    return _table(["promise", "here (one-sided 95 % bounds)"], rows) if rows else ""
 
 
 def _members(document: BundleDocument) -> str:

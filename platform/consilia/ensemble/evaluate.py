@@ -6,10 +6,11 @@ from typing import Literal
 import numpy as np
 
 from consilia.data.store import ImageStore
-from consilia.ensemble.calibrators import Identity, pool_folds
+from consilia.ensemble.calibrators import Identity, calibrate, pool_folds
 from consilia.ensemble.document import BundleDocument
 from consilia.ensemble.evaluation import Evaluation, Subject, score_predictions
 from consilia.ensemble.predictor import EnsemblePredictor
+from consilia.ensemble.promises import measure_promises
 from consilia.ensemble.seen import refuse_seen
 from consilia.errors import DataError
 from consilia.records import Rows
@@ -73,6 +74,9 @@ def evaluate_groups(
     calibrated = pool_folds(predictor.document.calibrator, folds)
     evaluation = score_predictions(calibrated, pool_folds(Identity(), folds), subject, seed=seed)
     scored = Scored(probabilities=calibrated, labels=subject.labels, patients=subject.patients, classes=subject.classes)
+    if (safety := predictor.document.safety) is not None:
+        seen = measure_promises(safety, predictor.sets, scored, calibrate(predictor.document.calibrator, folds))
+        evaluation = evaluation.model_copy(update={"promises": seen})
     return evaluation, tuple(score_subgroups(scored, each, seed=seed) for each in groups)
 
 

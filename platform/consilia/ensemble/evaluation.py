@@ -7,6 +7,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
+from consilia.ensemble.promises import PromisesSeen
 from consilia.plan.frozen import Frozen
 from consilia.records import Labels, Probabilities
 from consilia.scoring.bootstrap import DRAWS, patient_bootstrap
@@ -44,6 +45,7 @@ class Evaluation(Frozen):
     confusion: tuple[tuple[int, ...], ...]  # images by true class (row) and predicted class (column)
     notes: tuple[str, ...] = ()
     by_patient: "Evaluation | None" = None  # each patient's images combined and counted as one; None: nobody has two
+    promises: PromisesSeen | None = None  # what became of the bundle's; None: it has none, or they were chosen here
 
     def with_note(self, note: str) -> "Evaluation":
         """Return the evaluation with one more thing that a reader has to know; "" adds none."""
