@@ -19,6 +19,7 @@ from consilia.report.console import make_console
 from consilia.report.estimate_tables import comparison_table, honesty_table, subgroups_table
 from consilia.report.progress import StudyProgress
 from consilia.report.tables import counts_table
+from consilia.scoring.patients import count_in_words
 from consilia.scoring.subgroups import Subgroups
 from consilia.study.audit import AuditFiles
 from consilia.study.combine import StudyResult
@@ -115,7 +116,7 @@ def show_comparison(comparison: Comparison) -> None:
     """Print two ensembles beside each other, and what the first is."""
     console = make_console()
     console.print(f"first     {comparison.first}\nsecond    {comparison.second}", soft_wrap=True)
-    title = f"{comparison.images} images of {comparison.patients} patients, the same for both (95 % intervals)"
+    title = f"{count_in_words(comparison.images, comparison.patients)}, the same for both (95 % intervals)"
     console.print(comparison_table(comparison.metrics, title=title))
     for note in comparison.notes:
         console.print(f"note      {note}", soft_wrap=True)
@@ -148,7 +149,7 @@ def _where_time_went(seconds: Mapping[str, float]) -> str:
 
 def show_evaluation(evaluation: Evaluation) -> None:
     """Print one evaluation: headline numbers with intervals, before calibration too, each class, and patients."""
-    title = f"{evaluation.split}: {evaluation.images} images of {evaluation.patients} patients"
+    title = f"{evaluation.split}: {count_in_words(evaluation.images, evaluation.patients)}"
     _show_level(evaluation, title=title, unit="images")
     if (whole := evaluation.by_patient) is not None:
         _show_level(whole, title=f"{evaluation.split}, patient by patient: {whole.patients} patients", unit="patients")

@@ -8,6 +8,7 @@ from consilia.ensemble.promises import promise_rows
 from consilia.ensemble.wording import describe_reading
 from consilia.scoring.estimates import ESTIMATES, Estimate
 from consilia.scoring.metrics import METRICS
+from consilia.scoring.patients import count_in_words
 
 _TITLES = {
     "test": "Locked test split",
@@ -96,10 +97,11 @@ def _evaluation(evaluation: Evaluation, *, title: str, unit: str) -> str:
     ]
     names = [report.name for report in evaluation.classes]
     counts = [[name, *row] for name, row in zip(names, evaluation.confusion, strict=True)]
+    whole = unit == "patients"
+    counted = f"{evaluation.patients} patients" if whole else count_in_words(evaluation.images, evaluation.patients)
     parts = [
         f"### {title}",
-        f"{evaluation.images} {unit} of {evaluation.patients} patients; {evaluation.predictor}. "
-        "Intervals: 95 %, bootstrap over patients.",
+        f"{counted}; {evaluation.predictor}. Intervals: 95 %, bootstrap over patients.",
         _table(["metric", "value", "before calibration"], rows),
         _table(["class", unit, "patients", "precision", "recall", "F1"], classes),
         _table(["true class \\ predicted", *names], counts),

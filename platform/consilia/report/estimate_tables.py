@@ -8,6 +8,7 @@ from rich.text import Text
 from consilia.scoring.estimates import ESTIMATES, Estimate, HonestReport
 from consilia.scoring.metrics import METRICS
 from consilia.scoring.paired import PairedMetric
+from consilia.scoring.patients import count_in_words
 from consilia.scoring.subgroups import Subgroup, Subgroups
 
 HEADLINE = ("log_loss", "macro_auc", "accuracy", "brier", "ece")
@@ -22,7 +23,7 @@ def honesty_table(report: HonestReport) -> Table:
         table.add_column(METRICS[name].title, ratio=1)
     table.add_column("describes", ratio=3)
     for row in report.rows:
-        what = f"{ESTIMATES[row.kind]}\n{row.images:,} images, {row.patients:,} patients"
+        what = f"{ESTIMATES[row.kind]}\n{count_in_words(row.images, row.patients)}"
         table.add_row(what, *(cell(row.metrics.get(name)) for name in HEADLINE), row.predictor)
     return table
 

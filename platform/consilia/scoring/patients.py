@@ -26,6 +26,13 @@ def patient_numbers(patients: npt.NDArray[np.str_]) -> tuple[npt.NDArray[np.int6
     return numbers.astype(np.int64), len(names)
 
 
+def count_in_words(images: int, patients: int) -> str:
+    """Say how many images of how many patients; where nobody has two, patients may not be known at all."""
+    if images == patients:
+        return f"{images:,} images, each taken as a patient of its own"
+    return f"{images:,} images of {patients:,} patients"
+
+
 def pool_images(
     probabilities: Probabilities, patients: npt.NDArray[np.str_]
 ) -> tuple[npt.NDArray[np.str_], Probabilities]:

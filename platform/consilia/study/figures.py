@@ -14,6 +14,7 @@ from consilia.plan.data import DataCard
 from consilia.records import Probabilities, Rows
 from consilia.report.figures import Drawing, Shown, draw_figures
 from consilia.scoring.metrics import softmax
+from consilia.scoring.patients import count_in_words
 from consilia.study.external import open_split, rows_to_measure
 
 
@@ -50,7 +51,7 @@ def write_figures(
         members=_members(predictor, store, rows),
         weights=predictor.networks.member_weights,
         trials=tuple(member.trial for member in predictor.document.members),
-        title=f"{card.name}, {split}: {len(rows)} images of {len(np.unique(patients))} patients",
+        title=f"{card.name}, {split}: {count_in_words(len(rows), len(np.unique(patients)))}",
     )
     written = [path for name, drawing in draw_figures(shown).items() for path in _write(out / name, drawing)]
     return written, remark
