@@ -177,7 +177,7 @@ def test_the_shape_and_the_colour_of_a_file_count_though_the_networks_see_a_grey
         assert grey == grey_in_colours
         assert grey.broken_rules == ()
         assert any(phrase.startswith("colour, in levels between channels is") for phrase in red.broken_rules)
-        assert "width over height is 2.00; in training images it is at most 1.20" in long.broken_rules
+        assert "width over height is 2.00, but at most 1.20 in training images" in long.broken_rules
         assert {red.state, long.state} <= {"unusual", "rejected"}
     assert found[0] == found[1] == found[2]
 

@@ -137,7 +137,7 @@ def describe_unusual(measures: npt.NDArray[np.float64], reference: InputReferenc
             bound = f"at least {rule.shown.format(low)}"
         else:
             continue
-        found.append(f"{rule.title} is {rule.shown.format(value)}; in training images it is {bound}")
+        found.append(f"{rule.title} is {rule.shown.format(value)}, but {bound} in training images")
     return tuple(found)
 
 
