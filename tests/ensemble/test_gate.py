@@ -86,6 +86,23 @@ def expected_flags(n_new, n_reference):
     return betabinom(n_new, c, n_reference + 1 - c).interval(0.99)
 
 
+@pytest.mark.parametrize(
+    ("found", "expected"),
+    [
+        (None, ()),
+        (GateVerdict(state="usual", p_value=0.5), ()),
+        (GateVerdict(state="unusual", p_value=0.5, broken_rules=("it is long",)), ("it is long",)),
+        (GateVerdict(state="unusual", p_value=0.004), ("unusual: unlike most training images (p 0.0040)",)),
+        (
+            GateVerdict(state="rejected", p_value=0.0005, broken_rules=("it is long",)),
+            ("rejected: unlike the training images (p 0.0005)", "it is long"),
+        ),
+    ],
+)
+def test_what_is_unusual_is_said_in_words_the_gravest_first(found, expected):
+    assert reasons(found) == expected
+
+
 @pytest.fixture(scope="module")
 def phantom_study(tmp_path_factory) -> Finished:
     pixels, labels = draw_phantoms(N_IMAGES, seed=0)

@@ -57,8 +57,25 @@ class Gate:
         )
 
 
-def reasons(found: GateVerdict) -> tuple[str, ...]:
-    """Return why a person should look at an image, the gravest first; nothing for a usual one."""
+def look_at(
+    images: Sequence[InputImage], networks: FoldEnsembles, gate: Gate | None
+) -> tuple[npt.NDArray[np.float32], Sequence[GateVerdict | None]]:
+    """Return what each network says of images, and how usual they are, from one pass.
+
+    Returns:
+        Logits (n_members, n_folds, n_images, n_classes); and a verdict on each image, None where there is no gate.
+    """
+    pixels = np.stack([image.pixels for image in images])
+    if gate is None:
+        return networks.logits(pixels), [None] * len(images)
+    logits, features = networks.logits_and_features(pixels, of=gate.network)
+    return logits, gate.judge(features, images)
+
+
+def reasons(found: GateVerdict | None) -> tuple[str, ...]:
+    """Return why a person should look at an image, the gravest first; nothing for one that is usual or unchecked."""
+    if found is None:
+        return ()
     if found.state == "rejected":
         return f"rejected: unlike the training images (p {found.p_value:.4f})", *found.broken_rules
     if found.p_value < FLAG_BELOW:  # rules alone make an image unusual too

@@ -15,7 +15,7 @@ from consilia.ensemble.calibrators import calibrate, pool_folds
 from consilia.ensemble.conformal import CalibrationScores
 from consilia.ensemble.disagreement import MemberProbabilities, measure_disagreement
 from consilia.ensemble.document import BundleDocument
-from consilia.ensemble.gate import Gate, read_gate, reasons
+from consilia.ensemble.gate import Gate, look_at, read_gate, reasons
 from consilia.ensemble.golden import GOLDEN, check_golden
 from consilia.ensemble.images import (
     Foreign,
@@ -34,7 +34,7 @@ from consilia.ensemble.safety import UNJUDGED, Judgement, judge
 from consilia.ensemble.seen import SEEN, Fingerprints, read_seen
 from consilia.ensemble.sets_file import SETS, read_sets
 from consilia.errors import DataError, ReaderError, UserError
-from consilia.records import GateVerdict, Logits, Prediction, Probabilities, Rows
+from consilia.records import Prediction, Probabilities, Rows
 from consilia.scoring.metrics import softmax
 
 BATCH_SIZE = 64
@@ -228,7 +228,7 @@ class EnsemblePredictor:
         return correct_prior(pooled, trained=np.array(self.document.prevalence), deployed=self.deployed)
 
     def _predictions(self, images: Sequence[InputImage]) -> list[Prediction]:
-        logits, verdicts = self._look_at(images)
+        logits, verdicts = look_at(images, self.networks, self.gate)
         members = softmax(logits)
         folds = self.networks.pool(members)
         probabilities = self._pool(folds)
@@ -239,19 +239,11 @@ class EnsemblePredictor:
                 confidence=float(row.max()),
                 probabilities=dict(zip(self.classes, row.tolist(), strict=True)),
                 prediction_set=judgement.prediction_set,
-                review=(*(reasons(unusual) if unusual is not None else ()), *judgement.review),
+                review=(*reasons(unusual), *judgement.review),
                 unusual=unusual,
             )
             for row, judgement, unusual in zip(probabilities, judgements, verdicts, strict=True)
         ]
-
-    def _look_at(self, images: Sequence[InputImage]) -> tuple[Logits, Sequence[GateVerdict | None]]:
-        """Return the logits of every network, and how usual each image is, from one pass."""
-        pixels = np.stack([image.pixels for image in images])
-        if self.gate is None:
-            return self.networks.logits(pixels), [None] * len(images)
-        logits, features = self.networks.logits_and_features(pixels, of=self.gate.network)
-        return logits, self.gate.judge(features, images)
 
     def _judge(
         self, probabilities: Probabilities, folds: npt.NDArray[np.float64], members: MemberProbabilities
