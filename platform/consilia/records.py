@@ -118,6 +118,19 @@ class Interval:
     high: float
 
 
+Familiarity = Literal["usual", "unusual", "rejected"]
+"""unusual: a person should look; rejected: so unlike the training images that the probabilities mean nothing."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GateVerdict:
+    """How an image compares with those of the training."""
+
+    state: Familiarity
+    p_value: float  # how often a usual image lies as far from the training images or farther
+    broken_rules: tuple[str, ...] = ()  # a phrase for each; they make an image unusual, but reject none
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Prediction:
     """What the ensemble says of one image."""
@@ -127,6 +140,7 @@ class Prediction:
     probabilities: Mapping[str, float]  # by class, calibrated, sums to 1
     prediction_set: tuple[str, ...] | None = None  # classes that the image may have; None: an older bundle, or moved
     review: tuple[str, ...] = ()  # why a person should look at this one
+    unusual: GateVerdict | None = None  # None: not checked, since the bundle holds nothing to compare with
 
     @property
     def needs_review(self) -> bool:

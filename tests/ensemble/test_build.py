@@ -150,6 +150,7 @@ def test_the_document_is_json_that_others_can_read(study):
         "golden.npz",
         "seen.npy",
         "sets.npz",
+        "unusual.npz",
         *(f"members/trial-{trial}-fold-{fold}.safetensors" for trial in (0, 1) for fold in range(3)),
     }
 

@@ -100,6 +100,8 @@ def test_a_bundle_of_the_schema_before_predicts_with_all_it_promised(tmp_path):
     (prediction,) = load_stored(3, tmp_path / "old").predict(np.zeros((40, 40), np.uint8))
     assert sum(prediction.probabilities.values()) == pytest.approx(1)
     assert prediction.prediction_set is not None
+    assert prediction.unusual is None  # not checked, which is no reason for a look
+    assert not any("training images" in reason for reason in prediction.review)
 
 
 def test_a_bundle_of_the_oldest_schema_predicts_what_it_said_and_says_what_it_does_not_know(tmp_path):
@@ -107,7 +109,7 @@ def test_a_bundle_of_the_oldest_schema_predicts_what_it_said_and_says_what_it_do
     assert old.document.prevalence is None
     np.testing.assert_allclose(old.predict_proba(np.zeros((3, 40, 40), np.uint8)).sum(axis=1), 1)
     (prediction,) = old.predict(np.zeros((40, 40), np.uint8))
-    assert (prediction.prediction_set, prediction.needs_review) == (None, True)
+    assert (prediction.prediction_set, prediction.unusual, prediction.needs_review) == (None, None, True)
     with pytest.raises(UserError, match="build it again"):
         old.for_prevalence({"nodule": 0.1})
 

@@ -88,8 +88,8 @@ def test_a_mutated_bundle_is_refused_or_harmless(originals: tuple[Path, Path], t
             pytest.fail(f"case {number}, {what}: {type(error).__name__}: {error}")
         else:
             assert is_signed or what.endswith("unchanged"), f"case {number}, {what} was not noticed"
-            if what.startswith(("forged tensors", "arrays of sets")):
-                found.predict(images)  # with sets and thresholds
+            if what.startswith(("forged tensors", "arrays of")):
+                found.predict(images)  # with sets, thresholds and gate
                 np.testing.assert_allclose(found.predict_proba(images), expected, atol=1e-2, err_msg=f"case {number}")
         assert not mark.exists(), f"case {number}, {what}: code of the bundle was run"
         shutil.rmtree(bundle)
@@ -265,10 +265,11 @@ def pickle_file(bundle: Path, chance: random.Random, mark: Path) -> str:
 
 
 def change_only_sets(bundle: Path, chance: random.Random, mark: Path) -> str:
-    if not (bundle / "sets.npz").exists():
-        return "nothing, unchanged"
-    change_sets(bundle / "sets.npz", chance)
-    return "arrays of sets.npz"
+    return change_one_array(bundle / "sets.npz", chance)
+
+
+def change_only_gate(bundle: Path, chance: random.Random, mark: Path) -> str:
+    return change_one_array(bundle / "unusual.npz", chance)
 
 
 def change_array(bundle: Path, chance: random.Random, mark: Path) -> str:
@@ -291,21 +292,26 @@ def change_array(bundle: Path, chance: random.Random, mark: Path) -> str:
     return f"array {kind}"
 
 
-def change_sets(path: Path, chance: random.Random) -> None:
-    """Change one array of the prediction sets' calibration."""
+def change_one_array(path: Path, chance: random.Random) -> str:
+    """Change one array of the prediction sets' calibration, or of the gate."""
+    if not path.exists():
+        return "nothing, unchanged"
     with np.load(path, allow_pickle=False) as stored:
         arrays = dict(stored)
     name = chance.choice(sorted(arrays))
-    change = chance.randrange(4)
+    change = chance.randrange(5)
     if change == 0:
         del arrays[name]
     elif change == 1:
-        arrays[name] = arrays[name].astype(np.float32)
+        arrays[name] = arrays[name].astype(np.float16)
     elif change == 2:
-        arrays[name] = arrays[name] * 0 - 1
+        arrays[name] = np.zeros_like(arrays[name]) - 1
+    elif change == 3 and arrays[name].dtype.kind == "f":
+        arrays[name] = np.full_like(arrays[name], chance.choice((0, 1e-45, 3e38)))
     else:
         arrays[name] = np.full(np.shape(arrays[name]), 2**40 if arrays[name].dtype == np.int64 else np.nan)
     np.savez(path, **arrays)
+    return f"arrays of {path.name}"
 
 
 def bomb(bundle: Path, chance: random.Random, mark: Path) -> str:
@@ -333,6 +339,8 @@ SIGNED = (
     change_array,
     change_only_sets,
     change_only_sets,
+    change_only_gate,
+    change_only_gate,
     bomb,
     add_files,
 )

@@ -61,7 +61,7 @@ def test_a_changed_image_is_described_by_its_rule(reference, change, expected):
 
 def test_a_long_image_is_described_with_what_training_showed(reference):
     (found,) = findings(usual(1, seed=2), reference, aspect=2.5)
-    assert found == ("width over height is 2.50; in training images it is at most 1.20",)
+    assert found == ("width over height is 2.50, but at most 1.20 in training images",)
 
 
 def test_colour_is_unusual_where_training_was_grey():
@@ -83,7 +83,7 @@ def test_the_colour_of_a_file_counts_where_stored_pixels_have_lost_it(reference)
     red[..., 0] = 200
     assert measure_colour(red) == 200
     (found,) = findings(usual(1, seed=2), reference, colour=np.array([measure_colour(red)]))
-    assert found == ("colour, in levels between channels is 200; in training images it is at most 8",)
+    assert found == ("colour, in levels between channels is 200, but at most 8 in training images",)
     assert findings(usual(1, seed=2), reference, colour=np.array([np.nan])) == [()]
 
 

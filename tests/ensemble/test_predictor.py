@@ -95,8 +95,8 @@ def test_predictions_are_a_sequence_and_a_frame(predictor, images, tmp_path):
     assert isinstance(predictions[0], Prediction)
     assert isinstance(predictions[:1], Predictions)
     frame = predictions.to_frame()
-    named = ["image", "label", "confidence", "prediction_set", "review", "probability_clear", "probability_nodule"]
-    assert frame.columns.tolist() == named
+    said = ["label", "confidence", "unusual", "unusual_p_value", "prediction_set", "review"]
+    assert frame.columns.tolist() == ["image", *said, "probability_clear", "probability_nodule"]
     assert frame["image"].tolist() == [str(path), "image 1"]
     assert frame["confidence"].tolist() == [prediction.confidence for prediction in predictions]
     assert frame.iloc[:1].equals(predictions[:1].to_frame())
@@ -105,6 +105,8 @@ def test_predictions_are_a_sequence_and_a_frame(predictor, images, tmp_path):
 def test_no_image_gives_no_prediction(predictor):
     assert len(predictor.predict([])) == 0
     assert predictor.predict([]).to_frame().empty
+    one = predictor.predict(np.zeros((9, 9), np.uint8)).to_frame()
+    assert predictor.predict([]).to_frame().columns.tolist() == one.columns[:7].tolist()
     assert predictor.predict_proba([]).shape == (0, 2)
 
 

@@ -126,7 +126,7 @@ def test_ranking_among_the_images_of_the_fit_would_flag_far_too_many():
 
 
 @pytest.mark.parametrize(
-    ("n_reference", "expected"), [(99, "usual"), (100, "unusual"), (999, "unusual"), (1000, "reject")]
+    ("n_reference", "expected"), [(99, "usual"), (100, "unusual"), (999, "unusual"), (1000, "rejected")]
 )
 def test_the_farthest_image_is_judged_by_what_the_reference_can_tell(n_reference, expected):
     assert verdict(1 / (n_reference + 1), n_reference=n_reference) == expected

@@ -112,6 +112,23 @@ def test_units_that_cannot_be_divided_by_are_refused(file):
         read_unusual(file, n_pooled=N_POOLED)
 
 
+@pytest.mark.parametrize(
+    ("name", "number"), [("histogram", 1e300), ("histogram", -1), ("layout", 9), ("layout", -1e300)]
+)
+def test_numbers_that_no_image_has_are_refused(file, name, number):
+    arrays = arrays_of(file)
+    rewrite(file, {**arrays, name: np.full_like(arrays[name], number)})
+    with pytest.raises(BundleError, match=rf"unusual\.npz: {name} must lie in"):
+        read_unusual(file, n_pooled=N_POOLED)
+
+
+def test_a_histogram_whose_shares_add_up_to_a_little_more_than_one_is_read(file):
+    arrays = arrays_of(file)
+    arrays["histogram"][-1] = 1 + 1e-12
+    rewrite(file, arrays)
+    assert read_unusual(file, n_pooled=N_POOLED).inputs.histogram[-1] > 1
+
+
 def test_distances_that_unpack_to_more_than_any_reference_needs_are_not_unpacked(file):
     np.savez_compressed(file, **{**arrays_of(file), "distances": np.zeros(80 * 2**20, dtype=np.float32)})
     assert file.stat().st_size < 2**20

@@ -5,13 +5,13 @@ import csv
 import pytest
 
 from consilia.errors import ReaderError
-from consilia.records import Prediction
+from consilia.records import GateVerdict, Prediction
 from consilia.report.predictions import print_predictions, write_predictions
 
 CLASSES = ("clear", "[b]odd")
 
 
-def prediction(confidence: float) -> Prediction:
+def prediction(confidence: float, unusual: GateVerdict | None = None) -> Prediction:
     probabilities = {"clear": confidence, "[b]odd": 1 - confidence}
     return Prediction(
         label="clear",
@@ -19,6 +19,7 @@ def prediction(confidence: float) -> Prediction:
         probabilities=probabilities,
         prediction_set=CLASSES,
         review=("may be clear or [b]odd", "confidence is low"),
+        unusual=unusual,
     )
 
 
@@ -34,11 +35,24 @@ def test_the_csv_is_read_back_with_every_digit(tmp_path):
     assert write_predictions(iter(ROWS), CLASSES, path) == (3, 1)
     with path.open(newline="", encoding="utf-8") as file:
         header, *rows = list(csv.reader(file))
-    assert header == ["image", "label", "confidence", "p_clear", "p_[b]odd", "prediction_set", "review", "error"]
+    notes = ["prediction_set", "unusual", "unusual_p_value", "review"]
+    assert header == ["image", "label", "confidence", "p_clear", "p_[b]odd", *notes, "error"]
     assert [row[0] for row in rows] == [image for image, _ in ROWS]
     assert [float(number) for number in rows[2][2:5]] == [1 / 3, 1 / 3, 1 - 1 / 3]
-    assert rows[2][5:] == ["clear;[b]odd", "may be clear or [b]odd; confidence is low", ""]
-    assert rows[1] == ["scan[/].png", "", "", "", "", "", "", "scan[/].png: the file is empty (0 bytes)."]
+    assert rows[2][5:] == ["clear;[b]odd", "", "", "may be clear or [b]odd; confidence is low", ""]
+    assert rows[1] == ["scan[/].png", *[""] * 8, "scan[/].png: the file is empty (0 bytes)."]
+
+
+def test_a_rejected_image_keeps_its_numbers_and_is_marked_where_nobody_can_miss_it(tmp_path, capsys):
+    states = ("usual", "unusual", "rejected")
+    rows = [(f"{state}.png", prediction(0.75, GateVerdict(state=state, p_value=0.0005))) for state in states]
+    write_predictions(rows, CLASSES, tmp_path / "p.csv")
+    with (tmp_path / "p.csv").open(newline="", encoding="utf-8") as file:
+        found = list(csv.DictReader(file))
+    assert [row["unusual"] for row in found] == ["usual", "unusual", "rejected: unlike the training images"]
+    assert {(row["label"], row["p_clear"], row["unusual_p_value"]) for row in found} == {("clear", "0.75", "0.0005")}
+    print_predictions(rows, CLASSES)
+    assert capsys.readouterr().out.count("rejected (clear)") == 1
 
 
 def test_a_stream_that_breaks_leaves_the_older_file(tmp_path):

@@ -23,7 +23,9 @@ from consilia.ensemble.document import (
 )
 from consilia.ensemble.evaluate import NO_PATIENTS
 from consilia.ensemble.evaluation import Evaluation, Subject, score_predictions
+from consilia.ensemble.gate_fit import fit_gate
 from consilia.ensemble.honesty import Chosen, honest_report
+from consilia.ensemble.networks import choose_device
 from consilia.ensemble.pool import Pool, keep_with_weights, load_pool
 from consilia.ensemble.prior import prevalence_of
 from consilia.ensemble.safety import calibrated_sets, report_safety
@@ -82,8 +84,9 @@ def build_ensemble(
     uncalibrated, calibrated = _cross_fitted(pool, choice, calibration)
     chosen = Chosen(recipe=recipe, pool=pool, choice=choice, calibration=calibration)
     honesty = honest_report(chosen, everyone=everyone, n_trials=len(trials), seed=plan.seed)
-    warnings = _warnings(store, folds, _without_weights(everyone, pool, recipe, seed=plan.seed))
     members, weights = _members(pool, choice, folder, folds.k)
+    gate, no_gate = fit_gate(members, weights, store=store, folds=folds, seed=plan.seed, device=choose_device("auto"))
+    warnings = _warnings(store, folds, _without_weights(everyone, pool, recipe, seed=plan.seed)) + no_gate
     document = BundleDocument(
         consilia=consilia.__version__,
         name=f"{plan.name}-{recipe.name}",
@@ -103,6 +106,7 @@ def build_ensemble(
             disagreement=disagreement_limit(pool.candidates, choice.weights, pool.truth.patients),
         ),
         honesty=honesty,
+        gate=None if gate is None else gate.report,
         selection=_selection_report(pool, choice),
         calibration=CalibrationReport(
             reason=calibration.reason,
@@ -116,7 +120,8 @@ def build_ensemble(
         files=dict.fromkeys(weights, FileRecord(bytes=0, sha256="0" * 64)),
     )
     bundle = folder.bundle(recipe.name)
-    write_bundle(bundle, document, weights, seen=fingerprints(store, folds.pool), sets=sets)
+    unusual = None if gate is None else gate.reference
+    write_bundle(bundle, document, weights, seen=fingerprints(store, folds.pool), sets=sets, unusual=unusual)
     return bundle
 
 

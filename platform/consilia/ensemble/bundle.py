@@ -6,7 +6,7 @@ Nothing in a bundle is run: weights are safetensors, the rest is JSON and arrays
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -24,6 +24,7 @@ from consilia.ensemble.networks import FoldEnsembles
 from consilia.ensemble.publish import publish_folder
 from consilia.ensemble.seen import SEEN, Fingerprints, write_seen
 from consilia.ensemble.sets_file import SETS, write_sets
+from consilia.ensemble.unusual_file import UNUSUAL, UnusualReference, write_unusual
 from consilia.errors import BundleError
 from consilia.files import sha256_of_file, sha256_of_json, write_json, write_text
 
@@ -38,6 +39,7 @@ def write_bundle(
     *,
     seen: Fingerprints,
     sets: CalibrationScores,
+    unusual: UnusualReference | None,
 ) -> None:
     """Write a bundle to a temporary folder and publish it as `final`, in place of an older one.
 
@@ -47,6 +49,7 @@ def write_bundle(
         weights: Where each network's safetensors file lies now, by its name in the bundle.
         seen: Of the images that the networks were trained on.
         sets: The calibration of its prediction sets.
+        unusual: What usual images look like; None where the document has no gate.
 
     Raises:
         BundleError: A weights file does not fit its model.
@@ -62,6 +65,8 @@ def write_bundle(
         write_golden(folder / GOLDEN, networks, document.calibrator, document.reading)
         write_seen(folder / SEEN, seen)
         write_sets(folder / SETS, sets)
+        if unusual is not None:
+            write_unusual(folder / UNUSUAL, unusual)
         _finish(folder, document.model_copy(update={"environment": environment(device)}))
 
     publish_folder(final, fill)
@@ -108,12 +113,19 @@ def read_bundle(path: Path) -> BundleDocument:
         raise BundleError(f"{path / DOCUMENT}: {key or 'the document'}: {first['msg']}. {_AGAIN}") from error
     for name, record in document.files.items():
         _check_file(path, name, record)
-    for needed in (GOLDEN, SEEN, CARD, *([SETS] if document.safety is not None else [])):
-        if needed not in document.files:
+    for needed, is_needed in _NEEDED.items():
+        if is_needed(document) and needed not in document.files:
             raise BundleError(f"{path / DOCUMENT}: files must list {needed}. {_AGAIN}")
     return document
 
 
+_NEEDED: Mapping[str, Callable[[BundleDocument], bool]] = {
+    GOLDEN: lambda document: True,
+    SEEN: lambda document: True,
+    CARD: lambda document: True,
+    SETS: lambda document: document.safety is not None,
+    UNUSUAL: lambda document: document.gate is not None,
+}
 _AGAIN = "Copy the bundle again, or build it again: consilia ensemble STUDY"
 
 

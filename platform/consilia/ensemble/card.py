@@ -4,6 +4,7 @@ from collections.abc import Iterable, Sequence
 
 from consilia.ensemble.document import BundleDocument
 from consilia.ensemble.evaluation import Evaluation
+from consilia.ensemble.gate_report import describe_gate
 from consilia.ensemble.promises import promise_rows
 from consilia.ensemble.wording import describe_reading
 from consilia.scoring.estimates import ESTIMATES, Estimate
@@ -35,6 +36,7 @@ def model_card(document: BundleDocument) -> str:
         _members(document),
         f"## Calibration\n\n{document.calibration.reason}",
         _safety(document),
+        _gate(document),
         _input(document),
         _provenance(document),
     ]
@@ -142,6 +144,12 @@ def _safety(document: BundleDocument) -> str:
         "the shipped predictor averages the networks of all folds."
     )
     return "\n\n".join([_list("## What it promises, and when it asks for a person", facts), where])
+
+
+def _gate(document: BundleDocument) -> str:
+    if document.gate is None:
+        return "## Unusual images\n\nNo image is compared with those of the training: any image gets an answer."
+    return _list("## Unusual images", describe_gate(document.gate))
 
 
 def _input(document: BundleDocument) -> str:

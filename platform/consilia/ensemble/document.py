@@ -6,6 +6,7 @@ from pydantic import Field, model_validator
 
 from consilia.ensemble.calibrators import AnyCalibrator, Calibrator, Isotonic, TemperatureBias
 from consilia.ensemble.evaluation import Evaluation
+from consilia.ensemble.gate_report import GateReport
 from consilia.ensemble.safety import SafetyReport
 from consilia.models.factory import ModelSpec
 from consilia.plan.ensemble import EnsembleRecipe
@@ -92,6 +93,7 @@ class BundleDocument(Frozen):
     prevalence: tuple[float, ...] | None = None  # of each class in training, every patient weighing 1; None before 3
     safety: SafetyReport | None = None  # None before 3
     honesty: HonestReport | None = None  # None before 3
+    gate: GateReport | None = None  # None before 4, or where a warning says why there is none
     selection: SelectionReport
     calibration: CalibrationReport
     evaluations: tuple[Evaluation, ...]
@@ -105,6 +107,18 @@ class BundleDocument(Frozen):
         """Number of networks that each member has."""
         return len(self.members[0].networks)
 
+    @property
+    def gate_network(self) -> tuple[int, int] | None:
+        """Places, from 0, of the network that the gate sees by: its member, and its fold among the member's."""
+        if self.gate is None:
+            return None
+        places = ((i, j) for i, member in enumerate(self.members) for j in range(len(member.networks)))
+        trial, fold = self.gate.trial, self.gate.fold
+        return next(
+            ((i, j) for i, j in places if (self.members[i].trial, self.members[i].networks[j].fold) == (trial, fold)),
+            None,
+        )
+
     @model_validator(mode="after")
     def _must_be_consistent(self) -> "BundleDocument":
         total = sum(member.weight for member in self.members)
@@ -117,6 +131,8 @@ class BundleDocument(Frozen):
         folds = [network.fold for network in self.members[0].networks]
         for member in self.members:
             _check_member(member, folds, self)
+        if self.gate is not None and self.gate_network is None:
+            raise ValueError(f"gate must name a network: there is no trial {self.gate.trial}, fold {self.gate.fold}")
         return self
 
 

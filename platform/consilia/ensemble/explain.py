@@ -78,7 +78,7 @@ def explain(
         raise UserError(f"label must be one of {', '.join(predictor.classes)}, but is {label!r}.")
     chosen = None if label is None else predictor.classes.index(label)
     for batch in predictor.read(images, batch_size=batch_size, foreign=foreign):
-        pixels = [image for _, image in batch if not isinstance(image, ReaderError)]
+        pixels = [image.pixels for _, image in batch if not isinstance(image, ReaderError)]
         found = iter(_explain(predictor, np.stack(pixels), chosen) if pixels else ())
         for name, image in batch:
             yield name, image if isinstance(image, ReaderError) else next(found)

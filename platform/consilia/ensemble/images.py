@@ -11,7 +11,8 @@ import numpy.typing as npt
 from PIL import Image
 
 from consilia.data.dicom import is_dicom
-from consilia.data.reader import count_frames, fit_image, read_image
+from consilia.data.reader import Pixels, count_frames, fit_image, read_image
+from consilia.ensemble.input_rules import measure_colour
 from consilia.ensemble.wording import describe_window
 from consilia.errors import ReaderError
 from consilia.plan.reading import ImageKind, Reading
@@ -30,6 +31,15 @@ class Frame:
 
     path: Path
     number: int  # from 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class InputImage:
+    """One image as the networks get it, and what is lost on the way there."""
+
+    pixels: Pixels  # (size, size, channels)
+    aspect: float  # width / height of the file's image, or of the array
+    colour: float = np.nan  # of an image that is read as grey, by `measure_colour`; NaN: not asked for
 
 
 def single_images(images: Images, *, channels: int) -> Iterator[tuple[str, ImageLike]]:
@@ -81,10 +91,16 @@ def split_frames(images: Iterable[tuple[str, ImageLike]], reading: Reading) -> I
             yield from ((f"{name}[{number}]", Frame(Path(image), number)) for number in range(n_frames))  # type: ignore[arg-type] # a path, as checked above
 
 
-def read_pixels(
-    image: ImageLike | Frame, reading: Reading, *, kinds: Sequence[ImageKind], foreign: Foreign, name: str
-) -> npt.NDArray[np.uint8]:
-    """Return one image as training saw it before its own preprocessing, (size, size, channels) uint8.
+def read_input(
+    image: ImageLike | Frame,
+    reading: Reading,
+    *,
+    kinds: Sequence[ImageKind],
+    foreign: Foreign,
+    name: str,
+    with_colour: bool = False,
+) -> InputImage:
+    """Return one image as training saw it before its own preprocessing, with the facts that this hides.
 
     Args:
         image: A path, a frame of one, an array or a PIL image.
@@ -92,6 +108,8 @@ def read_pixels(
         kinds: Of files in training. An image of another kind has gone through no window or another one.
         foreign: What becomes of an image of another kind: refused, or taken as a viewer displays it.
         name: What an error calls the image.
+        with_colour: Measure the colour that reading as grey takes away. An image that is not stored as grey is decoded
+            once more for that.
 
     Raises:
         ReaderError: The file, shape or type cannot be read, or its kind was not trained on; names the image.
@@ -100,10 +118,34 @@ def read_pixels(
     as_displayed = kind not in kinds
     if as_displayed and foreign == "refuse":
         raise ReaderError(_refusal(name, kind, reading))
-    if isinstance(image, Frame):
-        return read_image(image.path, reading, frame=image.number, as_displayed=as_displayed).pixels
-    if isinstance(image, (str, Path)):
-        return read_image(Path(image), reading, as_displayed=as_displayed).pixels
+    fitted = _fit(image, reading, name=name, as_displayed=as_displayed)
+    colour = np.nan
+    if with_colour and reading.channels == 1:
+        in_colour = reading.model_copy(update={"channels": 3})
+        colour = 0.0
+        if not fitted.is_grey:
+            colour = measure_colour(_fit(image, in_colour, name=name, as_displayed=as_displayed).pixels)
+    return InputImage(pixels=fitted.pixels, aspect=fitted.width / fitted.height, colour=colour)
+
+
+def is_grey(mode: str) -> bool:
+    """Say whether a file's mode, as `Picture` and the index of a store have it, can hold no colour."""
+    return mode.startswith(("I", "F", "MONOCHROME")) or mode in ("1", "L", "LA", "La")
+
+
+@dataclass(frozen=True, slots=True)
+class _Fitted:
+    pixels: Pixels
+    width: int
+    height: int
+    is_grey: bool
+
+
+def _fit(image: ImageLike | Frame, reading: Reading, *, name: str, as_displayed: bool) -> _Fitted:
+    if isinstance(image, (str, Path, Frame)):
+        path, frame = (image.path, image.number) if isinstance(image, Frame) else (Path(image), None)
+        picture = read_image(path, reading, frame=frame, as_displayed=as_displayed)
+        return _Fitted(picture.pixels, picture.width, picture.height, is_grey(picture.mode))
     if not isinstance(image, (np.ndarray, Image.Image)):
         raise ReaderError(f"{name}: {_ACCEPTED}, but got a {type(image).__name__}.")
     if isinstance(image, np.ndarray) and image.ndim != 2 and not (image.ndim == 3 and image.shape[2] in CHANNELS):
@@ -111,7 +153,11 @@ def read_pixels(
             f"{name}: one image must have the shape (h, w), or (h, w, c) with 1 or 3 channels last, "
             f"but got {image.shape}."
         )
-    return fit_image(image, reading, name=name, as_displayed=as_displayed)
+    pixels = fit_image(image, reading, name=name, as_displayed=as_displayed)
+    if isinstance(image, Image.Image):
+        return _Fitted(pixels, image.width, image.height, is_grey(image.mode))
+    height, width = image.shape[:2]
+    return _Fitted(pixels, width, height, image.ndim == 2 or image.shape[2] == 1)
 
 
 def _kind(image: object) -> ImageKind:

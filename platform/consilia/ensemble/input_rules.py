@@ -5,6 +5,7 @@ Source: docs/methods.md section 7.
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -13,6 +14,17 @@ from consilia.ensemble.layout import LAYOUT_SIDE, gain_when_turned, grey_values,
 
 Pixels = npt.NDArray[np.uint8]  # (n_images, size, size, channels), as stored
 Measures = npt.NDArray[np.float64]  # (n_images, n_rules), in the order of RULES; NaN where unknown
+
+
+class ManyPixels(Protocol):
+    """Pixels that need not be in memory together: an array, a memory map, or rows of one."""
+
+    def __len__(self) -> int:
+        """Return the number of images."""
+
+    def __getitem__(self, part: slice, /) -> Pixels:
+        """Return some of them."""
+
 
 _TAIL = 0.005  # share of the training images on either side that a limit may cut off
 _BEYOND = 0.25  # limits lie this much farther from the median than that share's quantile does
@@ -52,7 +64,7 @@ class InputReference:
 
 
 def fit_inputs(
-    pixels: Pixels, *, aspect: npt.NDArray[np.float64], colour: npt.NDArray[np.float64] | None = None
+    pixels: ManyPixels, *, aspect: npt.NDArray[np.float64], colour: npt.NDArray[np.float64] | None = None
 ) -> InputReference:
     """Describe usual images.
 
@@ -61,7 +73,7 @@ def fit_inputs(
     1,600 crosses it.
 
     Args:
-        pixels: Of images of the training, at least 1; may be a memory map.
+        pixels: Of images of the training, at least 1.
         aspect: Width / height of each image's file, (n_images,).
         colour: See `measure_inputs`.
     """
@@ -78,7 +90,7 @@ def fit_inputs(
 
 
 def measure_inputs(
-    pixels: Pixels,
+    pixels: ManyPixels,
     reference: InputReference,
     *,
     aspect: npt.NDArray[np.float64],
@@ -87,7 +99,7 @@ def measure_inputs(
     """Return the numbers that the rules look at.
 
     Args:
-        pixels: Of the images; may be a memory map.
+        pixels: Of the images.
         reference: For the two rules that compare.
         aspect: Width / height of each image's file, (n_images,).
         colour: Of each image's file, (n_images,), by `measure_colour`; NaN: not known. None: that of `pixels`, which
@@ -105,6 +117,11 @@ def measure_colour(pixels: npt.NDArray[np.uint8]) -> float:
     return float((pixels.max(axis=2).astype(np.int16) - pixels.min(axis=2)).mean())
 
 
+def has_colour_limit(reference: InputReference) -> bool:
+    """Say whether an image's colour can be unusual: not where training does not tell it."""
+    return bool(np.isfinite(reference.limits[_COLOUR]).any())
+
+
 def describe_unusual(measures: npt.NDArray[np.float64], reference: InputReference) -> tuple[str, ...]:
     """Return a phrase for each rule that an image breaks; none for a usual one.
 
@@ -120,7 +137,7 @@ def describe_unusual(measures: npt.NDArray[np.float64], reference: InputReferenc
             bound = f"at least {rule.shown.format(low)}"
         else:
             continue
-        found.append(f"{rule.title} is {rule.shown.format(value)}; in training images it is {bound}")
+        found.append(f"{rule.title} is {rule.shown.format(value)}, but {bound} in training images")
     return tuple(found)
 
 
@@ -133,7 +150,7 @@ def _limits(rule: Rule, values: npt.NDArray[np.float64]) -> tuple[float, float]:
     return float(least) if rule.below else -np.inf, float(most) if rule.above else np.inf
 
 
-def _blocks(pixels: Pixels) -> Iterator[Pixels]:
+def _blocks(pixels: ManyPixels) -> Iterator[Pixels]:
     for start in range(0, len(pixels), _BLOCK):
         yield np.asarray(pixels[start : start + _BLOCK])
 

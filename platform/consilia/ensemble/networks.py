@@ -16,9 +16,12 @@ from torch import nn
 from consilia.ensemble.document import Member, Network
 from consilia.errors import BundleError, PlanError, UserError
 from consilia.models.factory import ModelSpec, build_model
+from consilia.models.features import count_features, logits_and_features
 from consilia.scoring.metrics import softmax
 from consilia.training.device import MEMORY_FORMAT
 from consilia.training.input import Preprocessing, network_input
+
+Place = tuple[int, int]  # of a network: its member, and its place among the member's networks; both from 0
 
 
 class FoldEnsembles:
@@ -47,8 +50,35 @@ class FoldEnsembles:
     def logits(self, pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
         """Return what each network says, (n_members, n_folds, n_images, n_classes)."""
         with torch.inference_mode(), exact_convolutions(self.device):
-            logits = [network.module(network.inputs) for network in self.each(pixels)]
-            stacked: npt.NDArray[np.float32] = torch.stack(logits).float().cpu().numpy()
+            return self._by_member([network.module(network.inputs) for network in self.each(pixels)])
+
+    def logits_and_features(
+        self, pixels: npt.NDArray[np.uint8], *, of: Place
+    ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+        """Return what `logits` returns, and the pooled features of one network, (n_images, n_features), in one pass."""
+        with torch.inference_mode(), exact_convolutions(self.device):
+            logits, pooled = [], None
+            for network in self.each(pixels):
+                if (network.member, network.fold) == of:
+                    said, pooled = logits_and_features(network.module, network.inputs)
+                else:
+                    said = network.module(network.inputs)
+                logits.append(said)
+            assert pooled is not None, of
+            features: npt.NDArray[np.float32] = pooled.cpu().numpy()
+            return self._by_member(logits), features
+
+    def count_features(self, of: Place) -> int:
+        """Return how many features `logits_and_features` gives.
+
+        Raises:
+            PlanError: The network has none.
+        """
+        member, fold = of
+        return count_features(self._modules[member][fold])
+
+    def _by_member(self, logits: Sequence[torch.Tensor]) -> npt.NDArray[np.float32]:
+        stacked: npt.NDArray[np.float32] = torch.stack(list(logits)).float().cpu().numpy()
         return stacked.reshape(len(self._modules), -1, *stacked.shape[1:])
 
     def each(self, pixels: npt.NDArray[np.uint8]) -> Iterator["ShownNetwork"]:

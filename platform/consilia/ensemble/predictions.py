@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 
 from consilia.errors import UserError
-from consilia.records import Prediction
+from consilia.records import GateVerdict, Prediction
 from consilia.scoring.patients import pool_images
 
 
@@ -34,21 +34,28 @@ class Predictions(Sequence[Prediction]):
         return f"Predictions({list(self._predictions)!r})"
 
     def to_frame(self) -> pd.DataFrame:
-        """Return one row an image: image, label, confidence, prediction_set, review, and probability_<class>."""
+        """Return one row an image.
+
+        Columns: image, label, confidence, unusual ("usual", "unusual" or "rejected"; None: not checked),
+        unusual_p_value, prediction_set, review, and probability_<class>.
+        """
         rows = [
             {
                 "image": name,
                 "label": prediction.label,
                 "confidence": prediction.confidence,
+                "unusual": None if prediction.unusual is None else prediction.unusual.state,
+                "unusual_p_value": None if prediction.unusual is None else prediction.unusual.p_value,
                 "prediction_set": None if prediction.prediction_set is None else ";".join(prediction.prediction_set),
                 "review": "; ".join(prediction.review),
                 **{f"probability_{key}": value for key, value in prediction.probabilities.items()},
             }
             for name, prediction in zip(self.names, self._predictions, strict=True)
         ]
-        return pd.DataFrame(
-            rows, columns=None if rows else ["image", "label", "confidence", "prediction_set", "review"]
-        )
+        return pd.DataFrame(rows, columns=None if rows else _COLUMNS)
+
+
+_COLUMNS = ["image", "label", "confidence", "unusual", "unusual_p_value", "prediction_set", "review"]
 
 
 def combine_patients(predictions: Predictions, patients: Sequence[str]) -> Predictions:
@@ -66,8 +73,10 @@ def combine_patients(predictions: Predictions, patients: Sequence[str]) -> Predi
     names, pooled = pool_images(rows, np.asarray(patients, dtype=str))
     row_of = dict(zip(names.tolist(), pooled, strict=True))
     reviews: dict[str, list[str]] = {str(patient): [] for patient in patients}
+    verdicts: dict[str, list[GateVerdict]] = {patient: [] for patient in reviews}
     for name, patient, prediction in zip(predictions.names, patients, predictions, strict=True):
         reviews[str(patient)] += [f"{name}: {reason}" for reason in prediction.review]
+        verdicts[str(patient)] += [] if prediction.unusual is None else [prediction.unusual]
     return Predictions(
         tuple(reviews),
         [
@@ -76,7 +85,12 @@ def combine_patients(predictions: Predictions, patients: Sequence[str]) -> Predi
                 confidence=float(row_of[patient].max()),
                 probabilities=dict(zip(classes, row_of[patient].tolist(), strict=True)),
                 review=tuple(reasons),
+                unusual=max(verdicts[patient], key=_gravity, default=None),
             )
             for patient, reasons in reviews.items()
         ],
     )
+
+
+def _gravity(found: GateVerdict) -> tuple[int, float]:
+    return ("usual", "unusual", "rejected").index(found.state), -found.p_value

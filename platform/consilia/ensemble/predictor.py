@@ -15,8 +15,18 @@ from consilia.ensemble.calibrators import calibrate, pool_folds
 from consilia.ensemble.conformal import CalibrationScores
 from consilia.ensemble.disagreement import MemberProbabilities, measure_disagreement
 from consilia.ensemble.document import BundleDocument
+from consilia.ensemble.gate import Gate, look_at, read_gate, reasons
 from consilia.ensemble.golden import GOLDEN, check_golden
-from consilia.ensemble.images import Foreign, Frame, ImageLike, Images, read_pixels, single_images, split_frames
+from consilia.ensemble.images import (
+    Foreign,
+    Frame,
+    ImageLike,
+    Images,
+    InputImage,
+    read_input,
+    single_images,
+    split_frames,
+)
 from consilia.ensemble.networks import FoldEnsembles, choose_device
 from consilia.ensemble.predictions import Predictions, combine_patients
 from consilia.ensemble.prior import correct_prior, read_prevalence
@@ -43,6 +53,7 @@ class EnsemblePredictor:
     networks: FoldEnsembles
     seen: Fingerprints  # of the images that the networks were trained on
     sets: CalibrationScores | None = None  # of the prediction sets; None: the bundle is older than they are
+    gate: Gate | None = None  # for unusual images; None: the bundle has none
     deployed: npt.NDArray[np.float64] | None = None  # prevalence to correct for, (n_classes,); None: as in training
 
     @property
@@ -108,7 +119,8 @@ class EnsemblePredictor:
         """Return one prediction a patient, in the order of their first images, named by the patient.
 
         Images of a patient are combined by their mean log probability. A patient has no prediction set, since sets are
-        calibrated for images; whatever asks for a look at one of its images asks for a look at the patient.
+        calibrated for images; whatever asks for a look at one of its images asks for a look at the patient, whose
+        `unusual` is that of the most unusual image: its probabilities count among the patient's.
 
         Args:
             images: One image or many; as of `predict`.
@@ -147,8 +159,8 @@ class EnsemblePredictor:
 
     def read(
         self, images: Images, *, batch_size: int = BATCH_SIZE, foreign: Foreign = "refuse"
-    ) -> Iterator[list[tuple[str, npt.NDArray[np.uint8] | ReaderError]]]:
-        """Yield batches of what the networks get: each image's name and its pixels (size, size, channels) or its error.
+    ) -> Iterator[list[tuple[str, InputImage | ReaderError]]]:
+        """Yield batches of what the networks get: each image's name, and the image or its error.
 
         Raises:
             ReaderError: `images` itself is of no type or shape that images have.
@@ -161,7 +173,7 @@ class EnsemblePredictor:
             yield [(name, self._read(name, image, foreign)) for name, image in batch]
 
     def predict_store(self, store: ImageStore, rows: Rows, *, batch_size: int = BATCH_SIZE) -> Probabilities:
-        """Return calibrated probabilities of rows of a prepared data set, (n_rows, n_classes).
+        """Return calibrated probabilities of rows of a prepared data set, (n_rows, n_classes); judge no image.
 
         Raises:
             DataError: The store has other classes, another size or other channels than the ensemble.
@@ -187,24 +199,27 @@ class EnsemblePredictor:
         images: Images,
         batch_size: int,
         foreign: Foreign,
-        assess: Callable[[npt.NDArray[np.uint8]], Iterable[Result]],
+        assess: Callable[[Sequence[InputImage]], Iterable[Result]],
     ) -> Iterator[tuple[str, Result | ReaderError]]:
-        """Yield name and result, or name and error, of one image after the other; `assess` takes a batch of pixels."""
+        """Yield name and result, or name and error, of one image after the other; `assess` takes a batch."""
         for batch in self.read(images, batch_size=batch_size, foreign=foreign):
-            pixels = [image for _, image in batch if not isinstance(image, ReaderError)]
-            found = iter(assess(np.stack(pixels)) if pixels else ())
+            readable = [image for _, image in batch if not isinstance(image, ReaderError)]
+            found = iter(assess(readable) if readable else ())
             for name, image in batch:
                 yield name, image if isinstance(image, ReaderError) else next(found)
 
-    def _read(self, name: str, image: ImageLike | Frame, foreign: Foreign) -> npt.NDArray[np.uint8] | ReaderError:
+    def _read(self, name: str, image: ImageLike | Frame, foreign: Foreign) -> InputImage | ReaderError:
         document = self.document
+        with_colour = self.gate is not None and self.gate.asks_for_colour
         try:
-            return read_pixels(image, document.reading, kinds=document.kinds, foreign=foreign, name=name)
+            return read_input(
+                image, document.reading, kinds=document.kinds, foreign=foreign, name=name, with_colour=with_colour
+            )
         except ReaderError as error:
             return error
 
-    def _probabilities(self, pixels: npt.NDArray[np.uint8]) -> Probabilities:
-        return self._pool(self.networks.probabilities(pixels))
+    def _probabilities(self, images: Sequence[InputImage]) -> Probabilities:
+        return self._pool(self.networks.probabilities(np.stack([image.pixels for image in images])))
 
     def _pool(self, fold_probabilities: npt.NDArray[np.float64]) -> Probabilities:
         pooled = pool_folds(self.document.calibrator, fold_probabilities)
@@ -212,8 +227,9 @@ class EnsemblePredictor:
             return pooled
         return correct_prior(pooled, trained=np.array(self.document.prevalence), deployed=self.deployed)
 
-    def _predictions(self, pixels: npt.NDArray[np.uint8]) -> list[Prediction]:
-        members = softmax(self.networks.logits(pixels))
+    def _predictions(self, images: Sequence[InputImage]) -> list[Prediction]:
+        logits, verdicts = look_at(images, self.networks, self.gate)
+        members = softmax(logits)
         folds = self.networks.pool(members)
         probabilities = self._pool(folds)
         judgements = self._judge(probabilities, folds, members)
@@ -223,9 +239,10 @@ class EnsemblePredictor:
                 confidence=float(row.max()),
                 probabilities=dict(zip(self.classes, row.tolist(), strict=True)),
                 prediction_set=judgement.prediction_set,
-                review=judgement.review,
+                review=(*reasons(unusual), *judgement.review),
+                unusual=unusual,
             )
-            for row, judgement in zip(probabilities, judgements, strict=True)
+            for row, judgement, unusual in zip(probabilities, judgements, verdicts, strict=True)
         ]
 
     def _judge(
@@ -277,4 +294,7 @@ def load_predictor(path: str | Path, *, device: str = "auto") -> EnsemblePredict
     sets = None
     if document.safety is not None:
         sets = read_sets(bundle / SETS, n_folds=document.n_folds, n_classes=len(document.classes))
-    return EnsemblePredictor(document=document, networks=networks, seen=read_seen(bundle / SEEN), sets=sets)
+    gate = None
+    if document.gate is not None and document.gate_network is not None:
+        gate = read_gate(bundle, document.gate, networks, document.gate_network)
+    return EnsemblePredictor(document=document, networks=networks, seen=read_seen(bundle / SEEN), sets=sets, gate=gate)

@@ -5,7 +5,6 @@ for the distance; Bates et al., Testing for Outliers with Conformal p-values, An
 """
 
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -14,17 +13,16 @@ from sklearn.covariance import LedoitWolf
 
 from consilia.data.folds import FoldPlan
 from consilia.ensemble.layout import grey_values, layouts
-from consilia.records import Rows
+from consilia.records import Familiarity, Rows
 
 Features = npt.NDArray[np.float32]  # (n_images, n_features)
 Views = tuple[Features, ...]  # of the same images
 Distances = npt.NDArray[np.float32]  # (n_images,)
-Verdict = Literal["usual", "unusual", "reject"]
 
 FLAG_BELOW = 0.01  # p-value
 REJECT_BELOW = 0.001
 REJECT_FROM = 1000  # reference images; with fewer, no p-value is surely below `REJECT_BELOW`
-MOST_ROWS = 10_000  # of either kind: more would refine a percentile nobody reads, and the fit takes their memory
+MOST_ROWS = 2000  # of either kind: one pass of each through a network is what an ensemble's gate costs to build
 _LEAST_SPREAD = 1e-3  # of the median standard deviation: a channel that was silent in training has none of its own
 
 
@@ -49,7 +47,8 @@ def reference_rows(folds: FoldPlan, fold: int, *, seed: int) -> tuple[Rows, Rows
     """Return the rows to fit the reference of `fold`'s network on, and those whose distances are ranked against.
 
     The former are images it was trained on, the latter those that the fold held out: to a network its own training
-    images lie nearer than new ones do. At most 10,000 of each, drawn at random.
+    images lie nearer than new ones do. At most 2,000 of each, drawn at random: images and not whole patients, since the
+    more patients there are among them, the less a p-value depends on the draw.
     """
     generator = np.random.default_rng([seed, fold])
     return _draw(folds.training(fold), generator), _draw(folds.validation(fold), generator)
@@ -91,7 +90,8 @@ def fit_reference(trained_on: Views, held_out: Views) -> FeatureReference:
 def measure_distance(images: Views, reference: FeatureReference) -> Distances:
     """Return the largest of each image's distances in its views, in their units, (n_images,)."""
     each = [mahalanobis(view, normal) for view, normal in zip(images, reference.normals, strict=True)]
-    result: Distances = (np.stack(each, axis=1) / reference.units).max(axis=1)
+    with np.errstate(all="ignore"):
+        result: Distances = (np.stack(each, axis=1) / reference.units).max(axis=1)
     return result
 
 
@@ -120,13 +120,13 @@ def rank_p_values(distances: npt.NDArray[np.floating], reference: npt.NDArray[np
     return result
 
 
-def verdict(p_value: float, *, n_reference: int) -> Verdict:
+def verdict(p_value: float, *, n_reference: int) -> Familiarity:
     """Say what becomes of an image.
 
     A reference of fewer than 100 images calls none unusual, and one of fewer than 1,000 rejects none.
     """
     if p_value < REJECT_BELOW and n_reference >= REJECT_FROM:
-        return "reject"
+        return "rejected"
     return "unusual" if p_value < FLAG_BELOW else "usual"
 
 
@@ -140,7 +140,8 @@ def _fit_normal(trained_on: Features, held_out: Features) -> Normal:
         raise ValueError("features must be finite and differ between images: weights or images are damaged")
     exact = trained_on.astype(np.float64)
     mean, scale = exact.mean(axis=0), _scale(exact)
-    covariance = LedoitWolf(assume_centered=True).fit((exact - mean) / scale).covariance_
+    estimator = LedoitWolf(assume_centered=True, store_precision=False)  # its inverse would take most of the time
+    covariance = estimator.fit((exact - mean) / scale).covariance_
     whitening = solve_triangular(np.linalg.cholesky(covariance), np.eye(len(mean)), lower=True) / scale
     return Normal(mean=mean.astype(np.float32), whitening=whitening.astype(np.float32))
 

@@ -15,6 +15,7 @@ from consilia.errors import BundleError
 
 UNUSUAL = "unusual.npz"
 _VIEWS = ("network", "cells")
+_ROUNDING = 1e-6  # of a mean of shares, which may end just above 1
 _INPUTS = ("histogram", "layout", "limits")
 Arrays = dict[str, npt.NDArray[Any]]
 
@@ -82,3 +83,6 @@ def _check_numbers(path: Path, arrays: Arrays) -> None:
     for name, array in arrays.items():
         if np.isnan(array).any() or (name != "limits" and np.isinf(array).any()):  # a rule without a limit has infinity
             raise BundleError(f"{path}: {name} must hold numbers, but some are not.")
+    for name, least, most in (("histogram", 0, 1), ("layout", -LAYOUT_SIDE, LAYOUT_SIDE)):
+        if arrays[name].min() < least or arrays[name].max() > most + _ROUNDING:
+            raise BundleError(f"{path}: {name} must lie in {least} ... {most}.")

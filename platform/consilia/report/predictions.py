@@ -11,7 +11,8 @@ from consilia.files import write_atomically
 from consilia.records import Prediction
 from consilia.report.console import make_console
 
-_NOTES = ("prediction_set", "review")
+_NOTES = ("prediction_set", "unusual", "unusual_p_value", "review")
+REJECTED = "rejected: unlike the training images"
 Row = tuple[str, Prediction | Exception]  # the image's name
 
 
@@ -29,7 +30,7 @@ def print_predictions(rows: Iterable[Row], classes: Sequence[str]) -> int:
             table.add_row(name, "error")
         else:
             numbers = (f"{result.probabilities[each]:.3f}" for each in classes)
-            table.add_row(name, result.label, f"{result.confidence:.3f}", *numbers, "; ".join(result.review))
+            table.add_row(name, _label(result), f"{result.confidence:.3f}", *numbers, "; ".join(result.review))
     make_console().print(table)
     for error in errors:
         make_console(stderr=True).print(error, soft_wrap=True)
@@ -37,7 +38,10 @@ def print_predictions(rows: Iterable[Row], classes: Sequence[str]) -> int:
 
 
 def write_predictions(rows: Iterable[Row], classes: Sequence[str], path: Path) -> tuple[int, int]:
-    """Write one row an image, as they come: image, label, confidence, p_<class>, prediction_set, review, error.
+    """Write one row an image, as they come.
+
+    Columns: image, label, confidence, p_<class>, prediction_set, unusual ("usual", "unusual" or "rejected: unlike the
+    training images"; empty: not checked), unusual_p_value, review, error.
 
     Returns:
         Number of images, and of those with an error.
@@ -58,8 +62,22 @@ def write_predictions(rows: Iterable[Row], classes: Sequence[str], path: Path) -
     return n_images, n_errors
 
 
+def _label(prediction: Prediction) -> str:
+    """Return the label as a table shows it: nobody may read that of a rejected image as a finding."""
+    if prediction.unusual is not None and prediction.unusual.state == "rejected":
+        return f"rejected ({prediction.label})"
+    return prediction.label
+
+
+def _unusual(prediction: Prediction) -> tuple[str, float | str]:
+    found = prediction.unusual
+    if found is None:
+        return "", ""
+    return REJECTED if found.state == "rejected" else found.state, found.p_value
+
+
 def _fields(result: Prediction | Exception, classes: Sequence[str]) -> list[Any]:
     if isinstance(result, Exception):
         return ["", "", *("" for _ in classes), *("" for _ in _NOTES), str(result)]
-    notes = [";".join(result.prediction_set or ()), "; ".join(result.review)]
+    notes = [";".join(result.prediction_set or ()), *_unusual(result), "; ".join(result.review)]
     return [result.label, result.confidence, *(result.probabilities[name] for name in classes), *notes, ""]

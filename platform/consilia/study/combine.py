@@ -102,6 +102,7 @@ def _write_report(plan: StudyPlan, folder: StudyFolder, records: list[TrialRecor
         "calibration": document.calibration.model_dump(mode="json"),
         "honesty": None if document.honesty is None else document.honesty.model_dump(mode="json"),
         "safety": None if document.safety is None else document.safety.model_dump(mode="json"),
+        "gate": None if document.gate is None else document.gate.model_dump(mode="json"),
         "evaluations": [evaluation.to_json() for evaluation in document.evaluations],
         "warnings": list(document.warnings),
     }

@@ -1,0 +1,169 @@
+"""What a bundle holds of its gate: of which images, of which network, and nothing that does not fit."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from consilia.data.folds import DROPPED, LOCKED
+from consilia.ensemble import gate_fit
+from consilia.ensemble.bundle import read_bundle, record_evaluation
+from consilia.ensemble.evaluate import evaluate
+from consilia.ensemble.gate_fit import fit_gate
+from consilia.ensemble.gate_report import GateReport, describe_gate
+from consilia.ensemble.predictor import load_predictor
+from consilia.ensemble.unusual_file import write_unusual
+from consilia.errors import BundleError
+from consilia.files import sha256_of_json
+from consilia.plan.ensemble import BestSingle, EnsembleRecipe
+
+BEST = EnsembleRecipe(name="best", selection=BestSingle())
+
+
+def with_noise(study, rows):
+    """The study, with other pixels and file sizes in these rows."""
+    pixels = np.array(study.store.pixels)
+    pixels[rows] = np.random.default_rng(5).integers(0, 256, pixels[rows].shape, dtype=np.uint8)
+    index = study.store.index.copy()
+    index.loc[rows, "width"] *= 3
+    return dataclasses.replace(study, store=dataclasses.replace(study.store, pixels=pixels, index=index))
+
+
+def sign(bundle, change):
+    """Change the document, then sign it again, as someone would who knows the format."""
+    path = bundle / "ensemble.json"
+    content = json.loads(path.read_text())
+    change(content)
+    content.pop("digest")
+    path.write_text(json.dumps({**content, "digest": sha256_of_json(content)}))
+
+
+def fit(study, document, **changes):
+    files = {
+        network.file: study.folder.trial(member.trial).fold(network.fold).weights
+        for member in document.members
+        for network in member.networks
+    }
+    members = changes.pop("members", document.members)
+    given = {"store": study.store, "folds": study.folds, "seed": 0, "device": torch.device("cpu")} | changes
+    return fit_gate(members, files, **given)
+
+
+def test_neither_test_images_nor_those_that_were_left_out_have_a_part_in_it(study, tmp_path):
+    document = read_bundle(study.build(BEST, trials=study.trials[:1]))
+    fold = study.folds.fold.copy()
+    fold[study.folds.pool[:4]] = DROPPED
+    assert LOCKED in fold
+    study = dataclasses.replace(study, folds=dataclasses.replace(study.folds, fold=fold))
+
+    def written(changed):
+        gate, _ = fit(changed, document)
+        write_unusual(tmp_path / "unusual.npz", gate.reference)
+        return gate.report, (tmp_path / "unusual.npz").read_bytes()
+
+    report, expected = written(study)
+    assert (report.fitted_on, report.compared_with) == (len(study.folds.training(0)), len(study.folds.validation(0)))
+    assert written(with_noise(study, np.flatnonzero(fold < 0)))[1] == expected
+    for row in (study.folds.training(0)[0], study.folds.validation(0)[0]):
+        assert written(with_noise(study, [row]))[1] != expected
+
+
+def test_the_heaviest_member_s_first_fold_sees_ties_go_to_the_earlier(study, built_bundle):
+    document = read_bundle(built_bundle)
+    assert (document.gate.trial, document.gate.fold) == (0, 0)
+    assert document.gate_network == (0, 0)
+    lighter, heavier = document.members
+    members = (lighter.model_copy(update={"weight": 0.4}), heavier.model_copy(update={"weight": 0.6}))
+    found, warnings = fit(study, document, members=members)
+    assert (found.report.trial, found.report.fold, warnings) == (1, 0, ())
+
+
+def test_the_same_study_gives_the_same_file(study):
+    first, second = ((study.build(BEST) / "unusual.npz").read_bytes() for _ in range(2))
+    assert first == second
+
+
+def test_a_network_without_stages_gives_way_and_where_there_is_none_the_bundle_says_so(study, monkeypatch):
+    document = read_bundle(study.build(study.plan.ensemble))
+    monkeypatch.setattr(gate_fit, "has_features", lambda model: type(model).__name__ == "EfficientNet")
+    found, _ = fit(study, document)
+    assert (found.report.trial, found.report.fold) == (1, 0)
+    monkeypatch.setattr(gate_fit, "has_features", lambda model: False)
+    bundle = study.build(study.plan.ensemble)
+    predictor = load_predictor(bundle, device="cpu")
+    (warning,) = predictor.document.warnings
+    assert warning.startswith("Images that are unlike those of the training are not told from others: no member's")
+    assert not (bundle / "unusual.npz").exists()
+    assert "any image gets an answer" in (bundle / "card.md").read_text()
+    assert predictor.predict(np.zeros((32, 32), np.uint8))[0].unusual is None
+
+
+def test_images_that_do_not_differ_are_no_reference_and_the_bundle_says_so(study):
+    store = dataclasses.replace(study.store, pixels=np.zeros_like(study.store.pixels))
+    (warning,) = read_bundle(dataclasses.replace(study, store=store).build(BEST)).warnings
+    assert "features must be finite and differ between images" in warning
+
+
+@pytest.mark.parametrize(
+    ("n", "flags", "rejects", "said"),
+    [
+        (99, False, False, "too few for an image to be unusual by its distance, which takes 100"),
+        (100, True, False, "Rejecting takes 1,000 images"),
+        (1000, True, True, "p < 0.001: rejected"),
+    ],
+)
+def test_the_report_says_what_so_many_images_can_tell(n, flags, rejects, said):
+    report = GateReport(trial=3, fold=0, fitted_on=200, compared_with=n)
+    assert (report.can_flag, report.can_reject) == (flags, rejects)
+    text = " ".join(describe_gate(report))
+    assert said in text
+    assert f"those of {n:,} images that the fold held out" in text
+    assert "trial 3, fold 0" in text
+
+
+def test_the_card_says_what_the_gate_compares_with(built_bundle):
+    card = (built_bundle / "card.md").read_text()
+    for sentence in describe_gate(read_bundle(built_bundle).gate):
+        assert sentence in card
+
+
+def test_a_gate_whose_file_is_not_listed_is_refused(bundle):
+    sign(bundle, lambda content: content["files"].pop("unusual.npz"))
+    with pytest.raises(BundleError, match=r"files must list unusual\.npz"):
+        load_predictor(bundle, device="cpu")
+
+
+def test_a_changed_file_is_refused(bundle):
+    path = bundle / "unusual.npz"
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(BundleError, match=r"unusual\.npz has been changed"):
+        load_predictor(bundle, device="cpu")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"trial": 9}, "gate must name a network: there is no trial 9, fold 0"),
+        ({"fold": 3}, "gate must name a network: there is no trial 0, fold 3"),
+        ({"trial": 1}, r"unusual\.npz.*network_mean must have shape"),
+        ({"compared_with": 1000}, r"unusual\.npz must hold the distances of 1,000 images, but holds 20"),
+        ({"compared_with": 0}, r"gate\.compared_with"),
+        ({"more": 1}, r"gate\.more"),
+    ],
+)
+def test_a_report_that_does_not_fit_the_file_or_the_members_is_refused(bundle, change, message):
+    sign(bundle, lambda content: content["gate"].update(change))
+    with pytest.raises(BundleError, match=message):
+        load_predictor(bundle, device="cpu")
+
+
+def test_an_evaluation_that_is_recorded_leaves_the_gate_as_it_is(bundle, finished_study):
+    before = (bundle / "unusual.npz").read_bytes()
+    predictor = load_predictor(bundle, device="cpu")
+    record_evaluation(bundle, evaluate(predictor, finished_study.store, finished_study.folds.test))
+    assert (bundle / "unusual.npz").read_bytes() == before
+    assert load_predictor(bundle, device="cpu").document.gate == predictor.document.gate
