@@ -23,7 +23,7 @@ import pytest
 from consilia.ensemble.predictor import load_predictor
 from consilia.errors import BundleError
 from consilia.files import sha256_of_file, sha256_of_json
-from consilia.plan.ensemble import BestSingle, EnsembleRecipe
+from consilia.plan.ensemble import BestSingle, EnsembleRecipe, Stacked
 
 DOCUMENT = "ensemble.json"
 CASES, PARTS = 5040, 8
@@ -47,13 +47,18 @@ class Payload:
 
 
 @pytest.fixture(scope="module")
-def originals(finished_study, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """A bundle of the schema before, and one of this."""
+def originals(finished_study, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, ...]:
+    """A bundle of the schema before, and two of this: of one trial, and of a stack."""
     old = tmp_path_factory.mktemp("fuzz") / "old"
     with zipfile.ZipFile(Path(__file__).parent / "bundle_v3.zip") as archive:
         archive.extractall(old)
     recipe = EnsembleRecipe(name="fuzz", selection=BestSingle())
-    return old, finished_study.build(recipe, trials=(finished_study.trials[1],))
+    stack = EnsembleRecipe(name="fuzz-stack", selection=Stacked(members=2, strengths=(10.0,)))
+    return (
+        old,
+        finished_study.build(recipe, trials=(finished_study.trials[1],)),
+        finished_study.build(stack, trials=finished_study.trials[:2]),
+    )
 
 
 @pytest.fixture(autouse=True)
@@ -66,8 +71,8 @@ def little_memory():
 
 
 @pytest.mark.parametrize("part", range(PARTS))
-def test_a_mutated_bundle_is_refused_or_harmless(originals: tuple[Path, Path], tmp_path: Path, part: int):
-    original = originals[part % 2]
+def test_a_mutated_bundle_is_refused_or_harmless(originals: tuple[Path, ...], tmp_path: Path, part: int):
+    original = originals[part % 3]
     images = np.random.default_rng(0).integers(0, 256, (3, 40, 36), dtype=np.uint8)
     expected = load_predictor(original, device="cpu").predict_proba(images)
     refused = 0

@@ -200,3 +200,16 @@ def test_a_missed_optimum_is_no_silent_result(monkeypatch):
     members, labels = some_members()
     with pytest.raises(RunError, match=r"strength 0\.1 must reach its optimum, but after 1 steps"):
         fit(members, labels, strengths=(0.1,))
+
+
+def test_a_vote_outlives_single_certain_errors_better_than_a_stack_of_few_images():
+    generator = np.random.default_rng(0)
+    labels = generator.integers(0, 2, 4300)
+    seen = np.where(generator.random((8, 4300)) < 0.1, generator.integers(0, 2, (8, 4300)), labels)
+    members = softmax(5 * np.eye(2)[seen] + generator.normal(size=(8, 4300, 2)))
+    fitted, new = slice(0, 300), slice(300, None)
+    stack = fit(members[:, fitted], labels[fitted], strengths=(1.0, 10.0, 100.0, 1000.0))
+    known = Truth(labels=labels[fitted], patients=np.arange(300).astype(str), folds=folds_of(300))
+    vote = calibrate(fit_temperature(members[:, fitted].mean(axis=0), known), members[:, new].mean(axis=0))
+    losses = [image_log_loss(each, labels[new]).mean() for each in (vote, combine(members[:, new], stack))]
+    assert losses[0] < losses[1]

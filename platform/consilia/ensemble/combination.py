@@ -38,10 +38,6 @@ class LinearPool(Frozen):
         """How much each candidate's opinion counts where it is asked how far members disagree."""
         return np.array(self.weights, dtype=np.float64)
 
-    def without_others(self) -> "LinearPool":
-        """Return the pool of the members alone."""
-        return LinearPool(weights=tuple(self.weights[number] for number in self.members))
-
 
 class Stack(Frozen):
     """A multinomial logistic regression on the centred log-probabilities; `ensemble.stacking` fits one."""
