@@ -1,6 +1,7 @@
 import numpy as np
 
 from consilia.ensemble.combination import LinearPool, combine
+from consilia.ensemble.conformal import calibrate_sets, conforming_classes
 from consilia.ensemble.selection import Truth, select, weighted_log_loss
 from consilia.ensemble.unseen import combine_unseen
 from consilia.plan.ensemble import Stacked
@@ -63,3 +64,22 @@ def test_on_the_images_that_it_was_fitted_to_a_stack_looks_better_than_it_is():
         seen, unseen = combine(candidates, stack), combine_unseen(candidates, stack, truth)
         flattery.append(weighted_log_loss(unseen, truth) - weighted_log_loss(seen, truth))
     assert min(flattery) > 0
+
+
+def test_prediction_sets_of_a_stack_cover_new_images_only_if_made_of_unseen_ones():
+    covered = {"seen": [], "unseen": []}
+    for seed in range(20):
+        generator = np.random.default_rng(seed)
+        labels = generator.integers(0, 3, 2100)
+        common = 1.2 * np.eye(3)[labels] + 0.5 * generator.normal(size=(2100, 3))
+        pool, new = softmax(common + generator.normal(size=(2, 4, 2100, 3)))  # images to fit it to, new ones
+        candidates, new = pool[:, :100], new[:, 100:]
+        truth = Truth(labels=labels[:100], patients=np.arange(100).astype(str), folds=np.arange(100) % 5)
+        stack = select(Stacked(members=4, strengths=(1.0,)), candidates, truth, seed=0)
+        folds = np.repeat(combine(new, stack)[None], 5, axis=0)
+        made_of = {"seen": combine(candidates, stack), "unseen": combine_unseen(candidates, stack, truth)}
+        for name, probabilities in made_of.items():
+            conforming = conforming_classes(calibrate_sets(probabilities, truth, alpha=0.1), folds)
+            covered[name].append(conforming[np.arange(2000), labels[100:]].mean())
+    assert np.mean(covered["seen"]) < 0.87
+    assert np.mean(covered["unseen"]) > 0.9 - 3 * np.std(covered["unseen"]) / np.sqrt(20)
