@@ -3,11 +3,13 @@ import dataclasses
 import numpy as np
 import pytest
 
+from consilia.ensemble import stacking
 from consilia.ensemble.bbc import bias_corrected, out_of_bag_scores
 from consilia.ensemble.calibration import cross_calibrate
 from consilia.ensemble.choice import choose
 from consilia.ensemble.combination import combine
 from consilia.ensemble.selection import Truth, cross_fit, select
+from consilia.errors import FitError
 from consilia.plan.ensemble import BestSingle, EnsembleRecipe, Greedy, SoftVote, Stacked
 from consilia.scoring.metrics import METRICS, softmax
 
@@ -105,6 +107,14 @@ def test_labels_of_the_patients_left_out_reach_neither_selection_nor_calibration
     assert len(chosen) == 5
     for found, found_flipped in chosen:
         assert found == found_flipped
+
+
+def test_a_stack_that_misses_its_optimum_is_no_draw_without_a_choice(monkeypatch):
+    monkeypatch.setattr(stacking, "_STEPS", 1)
+    candidates, truth = noise(n_candidates=3, signal=1.0)
+    recipe = EnsembleRecipe(name="stack", selection=Stacked(strengths=(0.001,)))
+    with pytest.raises(FitError, match="must reach its optimum"):
+        bias_corrected(recipe, candidates, truth, metric_names=["accuracy"], draws=2)
 
 
 def test_the_same_seed_gives_the_same_estimate_and_another_seed_another():

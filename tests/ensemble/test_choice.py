@@ -58,7 +58,7 @@ def test_a_stack_of_trials_that_add_to_each_other_earns_its_place():
     assert isinstance(choice.combination, Stack)
     assert all(isinstance(each, Stack) for each in choice.fold_combinations)
     assert choice.gain > choice.standard_error > 0
-    assert "calibrated" in choice.reason
+    assert "best single trial with a temperature" in choice.reason
 
 
 def test_a_stack_that_only_calibrates_does_not_earn_its_place():

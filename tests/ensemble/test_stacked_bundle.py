@@ -6,6 +6,7 @@ import shutil
 import numpy as np
 import pytest
 
+from consilia.cli.show import show_result
 from consilia.ensemble.bundle import read_bundle
 from consilia.ensemble.calibration import fit_temperature
 from consilia.ensemble.calibrators import Temperature, pool_folds
@@ -20,7 +21,9 @@ from consilia.ensemble.unseen import combine_unseen
 from consilia.errors import BundleError
 from consilia.files import sha256_of_json
 from consilia.plan.ensemble import EnsembleRecipe, Stacked
+from consilia.record_files import write_trial
 from consilia.scoring.metrics import softmax
+from consilia.study.combine import combine as combine_trials
 from consilia.study.openings import log_opening
 
 RECIPE = EnsembleRecipe(name="stack", selection=Stacked(members=2, strengths=(3.0, 30.0)))
@@ -54,7 +57,7 @@ def test_the_bundle_holds_the_stack_that_the_out_of_fold_predictions_give(built_
     assert [(member.trial, member.weight) for member in document.members] == [(0, None), (1, None)]
     in_sample = weighted_log_loss(combine(pool.candidates, expected), pool.truth)
     assert document.selection.in_sample_loss == pytest.approx(in_sample)
-    assert "calibrated" in document.selection.reason
+    assert "best single trial with a temperature" in document.selection.reason
 
 
 def test_its_calibrator_is_fitted_to_what_stacks_say_of_images_that_they_have_not_seen(built_stack, pool):
@@ -100,6 +103,18 @@ def test_card_and_terminal_name_shares_and_no_weights(built_stack):
     assert f"strength {document.stack.strength:g}" in card
     first, second = document.stack.shares
     assert describe_members(document).startswith(f"stack of trial 0 ({first:.2f}), trial 1 ({second:.2f}); ")
+
+
+def test_a_study_ends_with_a_stack_and_reports_no_weights(study, capsys):
+    for trial in study.trials:
+        write_trial(study.folder.trial(trial.number).record, trial)
+    result = combine_trials(study.plan, study.folder, study.store, study.folds, recipe=RECIPE)
+    show_result(result)
+    assert f"ensemble  {describe_members(result.document)}" in capsys.readouterr().out
+    reported = json.loads(result.report.read_text())["ensembles"]["stack"]
+    assert reported["members"] == {"0": None, "1": None}
+    assert reported["stack"] == result.document.stack.model_dump(mode="json")
+    assert [evaluation["split"] for evaluation in reported["evaluations"]] == ["cross_fitted", "test"]
 
 
 def test_another_fit_of_the_same_members_is_another_choice_for_the_test_split(study, built_stack):

@@ -11,7 +11,7 @@ from consilia.ensemble.calibrators import calibrate
 from consilia.ensemble.combination import centred_logs, combine
 from consilia.ensemble.selection import Truth
 from consilia.ensemble.stacking import fit_stack, predict_left_out
-from consilia.errors import RunError
+from consilia.errors import FitError
 from consilia.scoring.metrics import image_log_loss, softmax
 
 
@@ -198,7 +198,7 @@ def test_certain_members_and_a_class_that_a_fold_lacks_leave_finite_coefficients
 def test_a_missed_optimum_is_no_silent_result(monkeypatch):
     monkeypatch.setattr(stacking, "_STEPS", 1)
     members, labels = some_members()
-    with pytest.raises(RunError, match=r"strength 0\.1 must reach its optimum, but after 1 steps"):
+    with pytest.raises(FitError, match=r"strength 0\.1 must reach its optimum, but after 1 steps"):
         fit(members, labels, strengths=(0.1,))
 
 

@@ -49,9 +49,7 @@ def choose(selection: Selection, candidates: Candidates, truth: Truth, *, seed: 
         reason = "The selection itself kept a single trial: no other lowers the out-of-fold log loss."
         return _without_comparison(combination, single_folds, reason)
     folds = cross_fit(selection, candidates, truth, seed=seed)
-    alone, name = combine_cross_fitted(candidates, single_folds, truth), "the best single trial"
-    if isinstance(selection, Stacked):
-        alone, name = cross_calibrate_members("temperature", candidates, single_folds, truth), f"{name}, calibrated,"
+    alone, name = _yardstick(selection, candidates, single_folds, truth)
     gain, error = _gain(combine_cross_fitted(candidates, folds, truth), alone, truth, seed=seed)
     measured = (
         f"its cross-fitted log loss is {abs(gain):.4f} {'below' if gain > 0 else 'above'} "
@@ -71,6 +69,16 @@ def choose(selection: Selection, candidates: Candidates, truth: Truth, *, seed: 
         gain=gain,
         standard_error=error,
     )
+
+
+def _yardstick(
+    selection: Selection, candidates: Candidates, single_folds: tuple[AnyCombination, ...], truth: Truth
+) -> tuple[Probabilities, str]:
+    """Return what the best single trial of the other folds says of each image, and its name."""
+    if isinstance(selection, Stacked):
+        calibrated = cross_calibrate_members("temperature", candidates, single_folds, truth)
+        return calibrated, "the best single trial with a temperature"
+    return combine_cross_fitted(candidates, single_folds, truth), "the best single trial"
 
 
 def _without_comparison(combination: AnyCombination, folds: tuple[AnyCombination, ...], reason: str) -> Choice:

@@ -56,7 +56,7 @@ def select(selection: Selection, candidates: Candidates, truth: Truth, *, seed: 
         seed: Of the random halves of the pool that `Greedy` draws.
 
     Raises:
-        RunError: The fit of a stack misses its optimum.
+        FitError: The fit of a stack misses its optimum.
 
     Source: docs/methods.md section 4.
     """

@@ -24,7 +24,7 @@ from scipy.optimize import minimize
 from scipy.special import logsumexp
 
 from consilia.ensemble.combination import Stack, centred_logs
-from consilia.errors import RunError
+from consilia.errors import FitError
 from consilia.records import Labels, Probabilities
 from consilia.scoring.metrics import Weights, softmax
 
@@ -50,7 +50,7 @@ def fit_stack(members: Members, labels: Labels, weights: Weights, folds: Folds, 
         strengths: To choose from, in any order.
 
     Raises:
-        RunError: A fit misses its optimum.
+        FitError: A fit misses its optimum.
     """
     regression = _pose(members, labels, weights)
     strength = _choose_strength(regression, folds, sorted(strengths, reverse=True))
@@ -163,7 +163,7 @@ def _minimise(regression: _Regression, strength: float, root: npt.NDArray[np.flo
     options = {"gtol": _TOLERANCE, "ftol": 0.0, "maxiter": _STEPS, "maxcor": 20}
     result = minimize(penalised, (start @ root.T).ravel(), jac=True, method="L-BFGS-B", options=options)
     if not np.abs(result.jac).max() <= _LOOSE:  # true for NaN too
-        raise RunError(
+        raise FitError(
             f"A stack of regularisation strength {strength:g} must reach its optimum, but after {result.nit} steps its "
             f"gradient is {np.abs(result.jac).max():.2g}. Leave that strength out of the recipe, or choose soft_vote."
         )

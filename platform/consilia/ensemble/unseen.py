@@ -33,7 +33,7 @@ def combine_unseen(
         fitted: Which of the images the combination was fitted to, (n_images,); None: all.
 
     Raises:
-        RunError: A fit misses its optimum.
+        FitError: A fit misses its optimum.
     """
     result = combine(candidates, combination)
     rows = np.ones(len(truth.labels), dtype=bool) if fitted is None else fitted
