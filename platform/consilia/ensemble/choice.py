@@ -22,7 +22,7 @@ class Choice:
     combination: AnyCombination  # of the candidates
     fold_combinations: tuple[AnyCombination, ...]  # (n_folds,), each selected without its fold
     reason: str
-    gain: float | None  # cross-fitted log loss of the best single trial minus the ensemble's
+    gain: float | None  # cross-fitted log loss of the yardstick, the best single trial, minus the ensemble's
     standard_error: float | None  # of the gain, over patients
 
 
