@@ -23,10 +23,10 @@ import pytest
 from consilia.ensemble.predictor import load_predictor
 from consilia.errors import BundleError
 from consilia.files import sha256_of_file, sha256_of_json
-from consilia.plan.ensemble import BestSingle, EnsembleRecipe
+from consilia.plan.ensemble import BestSingle, EnsembleRecipe, Stacked
 
 DOCUMENT = "ensemble.json"
-CASES, PARTS = 5040, 8
+CASES, PARTS, STACKS = 5040, 8, 300
 SPARE_BYTES = 3 * 2**30  # of address space that loading may take beyond what the process has
 WILD: tuple[Any, ...] = (
     *(None, True, -1, 0, 1, 2, 10**9, 10**30, 1e308, -0.5, "", "x" * 5000, "\ud800", "a\0b"),
@@ -94,6 +94,29 @@ def test_a_mutated_bundle_is_refused_or_harmless(originals: tuple[Path, Path], t
         assert not mark.exists(), f"case {number}, {what}: code of the bundle was run"
         shutil.rmtree(bundle)
     assert refused > CASES / PARTS / 2
+
+
+def test_a_mutated_stack_is_refused_or_harmless(finished_study, tmp_path: Path):
+    recipe = EnsembleRecipe(name="fuzz-stack", selection=Stacked(members=2, strengths=(10.0,)))
+    bundle = shutil.copytree(finished_study.build(recipe, trials=finished_study.trials[:2]), tmp_path / "bundle")
+    original = (bundle / DOCUMENT).read_text()
+    images = np.random.default_rng(0).integers(0, 256, (3, 40, 36), dtype=np.uint8)
+    expected = load_predictor(bundle, device="cpu").predict_proba(images)
+    refused = 0
+    for number in range(STACKS):
+        chance, content = random.Random(number), json.loads(original)
+        found = [(content, "stack"), *places(content["stack"]), *[(each, "weight") for each in content["members"]]]
+        for holder, key in chance.sample(found, chance.choice((1, 1, 2))):
+            holder[key] = chance.choice((*WILD, 0.3, {"kind": "stack"}))
+        (bundle / DOCUMENT).write_text(json.dumps(content), encoding="utf-8")
+        sign(bundle)
+        try:
+            predictor = load_predictor(bundle, device="cpu")
+        except BundleError:
+            refused += 1
+        else:
+            np.testing.assert_allclose(predictor.predict_proba(images), expected, atol=1e-2, err_msg=f"case {number}")
+    assert refused > STACKS / 2
 
 
 def sign(bundle: Path) -> None:

@@ -19,6 +19,7 @@ from consilia.ensemble.calibrators import (
     calibrate,
     pool_folds,
 )
+from consilia.ensemble.combination import LinearPool
 from consilia.ensemble.selection import Truth, weighted_log_loss
 from consilia.errors import RunError
 from consilia.scoring.metrics import softmax
@@ -198,7 +199,8 @@ def test_cross_fitted_members_and_temperature_come_from_the_other_folds():
     candidates = np.stack([planted(2.0, n=300)[0], planted(0.5, n=300)[0]])
     _, _, truth = planted(2.0, n=300)
     weights = np.array([[1.0, 0.0], [0.3, 0.7], [0.0, 1.0]])
-    result = cross_calibrate_members("temperature", candidates, weights, truth)
+    pools = [LinearPool(weights=tuple(each)) for each in weights.tolist()]
+    result = cross_calibrate_members("temperature", candidates, pools, truth)
     for fold in range(3):
         held_out = truth.folds == fold
         mixed = np.tensordot(weights[fold], candidates, axes=1)

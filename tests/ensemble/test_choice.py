@@ -2,8 +2,9 @@ import numpy as np
 import pytest
 
 from consilia.ensemble.choice import choose
+from consilia.ensemble.combination import LinearPool, Stack
 from consilia.ensemble.selection import Truth
-from consilia.plan.ensemble import BestSingle, Greedy, SoftVote
+from consilia.plan.ensemble import BestSingle, Greedy, SoftVote, Stacked
 from consilia.scoring.metrics import softmax
 
 
@@ -20,15 +21,15 @@ def candidates_with(noise_of_each, *, n_images=300, seed=0):
 @pytest.mark.parametrize("recipe", [SoftVote(members=4), Greedy(bags=5)], ids=lambda recipe: recipe.kind)
 def test_an_ensemble_of_independent_errors_earns_its_place(recipe):
     choice = choose(recipe, *candidates_with([1.5] * 4), seed=0)
-    assert np.count_nonzero(choice.weights) > 1
+    assert len(choice.combination.members) > 1
     assert choice.gain > choice.standard_error > 0
     assert "earned its place" in choice.reason
 
 
 def test_an_ensemble_that_gains_nothing_is_not_shipped():
     choice = choose(SoftVote(members=4), *candidates_with([0.2, 3.0, 3.0, 3.0]), seed=0)
-    assert choice.weights.tolist() == [1.0, 0.0, 0.0, 0.0]
-    assert choice.fold_weights.tolist() == [[1.0, 0.0, 0.0, 0.0]] * 3
+    assert choice.combination == LinearPool(weights=(1.0, 0.0, 0.0, 0.0))
+    assert choice.fold_combinations == (choice.combination,) * 3
     assert choice.gain < choice.standard_error
     assert "best single trial is shipped" in choice.reason
     assert f"{abs(choice.gain):.4f}" in choice.reason
@@ -37,16 +38,39 @@ def test_an_ensemble_that_gains_nothing_is_not_shipped():
 def test_a_gain_within_one_standard_error_does_not_count():
     candidates, truth = candidates_with([0.5, 0.52], n_images=30, seed=3)
     choice = choose(SoftVote(members=2), candidates, truth, seed=0)
-    assert (np.count_nonzero(choice.weights) == 2) == (choice.gain > choice.standard_error)
+    assert (len(choice.combination.members) == 2) == (choice.gain > choice.standard_error)
 
 
 def test_a_recipe_for_one_trial_is_not_compared():
     choice = choose(BestSingle(), *candidates_with([1.0, 1.0]), seed=0)
     assert (choice.gain, choice.standard_error) == (None, None)
-    assert np.count_nonzero(choice.weights) == 1
+    assert len(choice.combination.members) == 1
 
 
 def test_a_selection_of_one_trial_says_so():
     choice = choose(Greedy(), *candidates_with([1.0]), seed=0)
-    assert choice.weights.tolist() == [1.0]
+    assert choice.combination == LinearPool(weights=(1.0,))
+    assert "kept a single trial" in choice.reason
+
+
+def test_a_stack_of_trials_that_add_to_each_other_earns_its_place():
+    choice = choose(Stacked(members=4), *candidates_with([1.5] * 4), seed=0)
+    assert isinstance(choice.combination, Stack)
+    assert all(isinstance(each, Stack) for each in choice.fold_combinations)
+    assert choice.gain > choice.standard_error > 0
+    assert "best single trial with a temperature" in choice.reason
+
+
+def test_a_stack_that_only_calibrates_does_not_earn_its_place():
+    candidates, truth = candidates_with([1.0], n_images=600)
+    sure = softmax(4 * np.log(candidates))  # far too sure, so any regression on it lowers the loss
+    choice = choose(Stacked(members=2), np.concatenate([sure, sure]), truth, seed=0)
+    assert choice.combination == LinearPool(weights=(1.0, 0.0))
+    assert choice.gain <= choice.standard_error
+    assert "best single trial is shipped" in choice.reason
+
+
+def test_of_one_trial_nothing_is_stacked():
+    choice = choose(Stacked(), *candidates_with([1.0]), seed=0)
+    assert choice.combination == LinearPool(weights=(1.0,))
     assert "kept a single trial" in choice.reason

@@ -5,12 +5,17 @@ import pytest
 import torch
 
 from consilia.ensemble.calibrators import Identity, Temperature, TemperatureBias, pool_folds
+from consilia.ensemble.combination import LinearPool, Stack, combine
 from consilia.ensemble.evidence import cell_contributions, contributions, odds_gradient
 from consilia.models.factory import ModelSpec, build_model
 from consilia.plan.space import Architecture
 from consilia.scoring.metrics import softmax
 
-WEIGHTS = np.array([0.2, 0.5, 0.3])
+POOL = LinearPool(weights=(0.2, 0.5, 0.3))
+STACK = Stack(
+    coefficients=np.random.default_rng(3).normal(size=(3, 3, 3)).tolist(), intercepts=(0.3, 0.0, -0.2), strength=1.0
+)
+BOTH = pytest.mark.parametrize("combination", [POOL, STACK], ids=lambda each: each.kind)
 
 
 @pytest.fixture
@@ -18,38 +23,41 @@ def images():
     return np.random.default_rng(1).integers(0, 256, (5, 32, 32), dtype=np.uint8)
 
 
-def log_odds(logits, calibrator, labels):
-    """Of the predictor's own probabilities; no fold's is under its clip in these tests."""
-    probabilities = pool_folds(calibrator, np.tensordot(WEIGHTS, softmax(logits), axes=1))
+def log_odds(logits, combination, calibrator, labels):
+    """Of the predictor's own probabilities; nothing is under a clip in these tests."""
+    probabilities = pool_folds(calibrator, combine(softmax(logits), combination))
     own = probabilities[np.arange(len(labels)), labels]
     return np.log(own) - np.log1p(-own)
 
 
+@BOTH
 @pytest.mark.parametrize(
     "calibrator",
     [Identity(), Temperature(temperature=1.7), TemperatureBias(temperature=1.7, biases=(0.5, -0.7, 0.2))],
 )
-def test_the_gradient_is_the_slope_of_the_predictor_s_log_odds(calibrator):
+def test_the_gradient_is_the_slope_of_the_predictor_s_log_odds(combination, calibrator):
     generator = np.random.default_rng(0)
     logits = generator.normal(size=(3, 2, 4, 3))
     labels = np.array([0, 1, 2, 1])
-    gradient = odds_gradient(logits, WEIGHTS, calibrator, labels)
+    gradient = odds_gradient(logits, combination, calibrator, labels)
     for _ in range(5):
         step = 1e-5 * generator.normal(size=logits.shape)
-        slope = log_odds(logits + step, calibrator, labels) - log_odds(logits - step, calibrator, labels)
+        slope = log_odds(logits + step, combination, calibrator, labels)
+        slope -= log_odds(logits - step, combination, calibrator, labels)
         expected = 2 * (gradient * step).sum(axis=(0, 1, 3))
         np.testing.assert_allclose(slope, expected, rtol=1e-5, atol=1e-10)
 
 
-def test_what_all_classes_share_is_no_evidence_for_any():
+@BOTH
+def test_what_all_classes_share_is_no_evidence_for_any(combination):
     logits = np.random.default_rng(0).normal(size=(3, 2, 4, 3))
-    gradient = odds_gradient(logits, WEIGHTS, Identity(), np.zeros(4, np.int64))
+    gradient = odds_gradient(logits, combination, Identity(), np.zeros(4, np.int64))
     np.testing.assert_allclose(gradient.sum(axis=-1), 0, atol=1e-15)
 
 
 def test_a_fold_that_is_sure_beyond_the_clip_counts_as_much_as_one_that_is_not():
     logits = np.array([[[[60.0, 0.0]], [[0.3, 0.0]]]])  # one member, two folds
-    gradient = odds_gradient(logits, np.ones(1), Temperature(temperature=2.0), np.array([0]))
+    gradient = odds_gradient(logits, LinearPool(weights=(1.0,)), Temperature(temperature=2.0), np.array([0]))
     np.testing.assert_allclose(gradient[0, :, 0], [[0.25, -0.25]] * 2, rtol=1e-12)  # 1 / (folds * temperature)
 
 
@@ -81,7 +89,7 @@ def test_the_map_of_the_ensemble_adds_what_all_its_networks_say(predictor, image
     pixels = images[..., None]
     networks = predictor.networks
     logits = networks.logits(pixels)
-    gradient = odds_gradient(logits, networks.member_weights, predictor.document.calibrator, np.zeros(5, np.int64))
+    gradient = odds_gradient(logits, networks.combination, predictor.document.calibrator, np.zeros(5, np.int64))
     evidence, cell = contributions(networks, pixels, gradient)
     biases = np.zeros_like(logits)
     for network in networks.each(pixels):

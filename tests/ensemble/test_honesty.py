@@ -5,10 +5,11 @@ import pytest
 
 from consilia.ensemble.calibration import choose_calibrator
 from consilia.ensemble.choice import choose
+from consilia.ensemble.combination import combine
 from consilia.ensemble.evaluation import Subject, score_predictions
 from consilia.ensemble.honesty import Chosen, honest_report, with_test
 from consilia.ensemble.pool import Pool
-from consilia.ensemble.selection import Truth, combine, weighted_log_loss
+from consilia.ensemble.selection import Truth, weighted_log_loss
 from consilia.plan.ensemble import EnsembleRecipe, Greedy
 from consilia.scoring.estimates import HonestReport
 from consilia.scoring.metrics import METRICS, softmax
@@ -28,7 +29,7 @@ def noise_pool(n_candidates=30, n_images=200):
 
 def chosen_from(pool):
     choice = choose(RECIPE.selection, pool.candidates, pool.truth, seed=0)
-    calibration = choose_calibrator(RECIPE.calibration, combine(pool.candidates, choice.weights), pool.truth)
+    calibration = choose_calibrator(RECIPE.calibration, combine(pool.candidates, choice.combination), pool.truth)
     return Chosen(recipe=RECIPE, pool=pool, choice=choice, calibration=calibration)
 
 

@@ -27,4 +27,4 @@ def test_a_shipped_recipe_builds(path, study):
 
 def test_every_kind_of_selection_is_shipped():
     kinds = {yaml.safe_load(path.read_text())["selection"]["kind"] for path in FILES}
-    assert kinds == {"best_single", "soft_vote", "greedy"}
+    assert kinds == {"best_single", "soft_vote", "greedy", "stacked"}

@@ -1,16 +1,16 @@
 import numpy as np
 import pytest
 
+from consilia.ensemble.combination import LinearPool, combine
 from consilia.ensemble.selection import (
     Truth,
-    combine,
     combine_cross_fitted,
     cross_fit,
     select,
     select_greedily,
     weighted_log_loss,
 )
-from consilia.plan.ensemble import BestSingle, Greedy, SoftVote
+from consilia.plan.ensemble import BestSingle, Greedy, SoftVote, Stacked
 from consilia.scoring.metrics import softmax
 
 RECIPES = [BestSingle(), SoftVote(members=3), Greedy(bags=5, members=3)]
@@ -62,25 +62,24 @@ def test_more_additions_never_raise_the_loss(seed):
     losses = []
     for additions in range(1, 20):
         counts = select_greedily(true_probabilities(candidates, truth), image_weights(truth), additions=additions)
-        losses.append(weighted_log_loss(combine(candidates, counts / counts.sum()), truth))
+        losses.append(weighted_log_loss(np.average(candidates, axis=0, weights=counts), truth))
     assert np.all(np.diff(losses) <= 1e-12)
 
 
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda recipe: recipe.kind)
 def test_weights_are_not_negative_and_sum_to_one(recipe):
     candidates, truth = some_candidates()
-    weights = select(recipe, candidates, truth, seed=0)
-    assert weights.min() >= 0
-    assert weights.sum() == pytest.approx(1)
-    assert np.count_nonzero(weights) <= getattr(recipe, "members", 1)
+    pool = select(recipe, candidates, truth, seed=0)
+    assert min(pool.weights) >= 0
+    assert sum(pool.weights) == pytest.approx(1)
+    assert len(pool.members) <= getattr(recipe, "members", 1)
 
 
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda recipe: recipe.kind)
 def test_of_equal_candidates_the_earliest_is_taken(recipe):
     candidates, truth = some_candidates(n_candidates=1)
-    weights = select(recipe, np.repeat(candidates, 6, axis=0), truth, seed=0)
-    chosen = np.flatnonzero(weights)
-    assert chosen.tolist() == list(range(len(chosen)))
+    chosen = select(recipe, np.repeat(candidates, 6, axis=0), truth, seed=0).members
+    assert chosen == tuple(range(len(chosen)))
 
 
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda recipe: recipe.kind)
@@ -90,13 +89,13 @@ def test_a_candidate_after_the_chosen_that_is_worse_changes_nothing(recipe):
     wrong[0, np.arange(len(truth.labels)), (truth.labels + 1) % 3] = 1 - 2e-6
     recipe = recipe.model_copy(update={"pool": 3}) if isinstance(recipe, Greedy) else recipe
     without = select(recipe, candidates, truth, seed=0)
-    np.testing.assert_array_equal(select(recipe, np.concatenate([candidates, wrong]), truth, seed=0)[:3], without)
+    assert select(recipe, np.concatenate([candidates, wrong]), truth, seed=0).weights[:3] == without.weights
 
 
 def test_the_best_single_has_the_lowest_patient_weighted_loss():
     candidates, truth = some_candidates()
     losses = [weighted_log_loss(candidate, truth) for candidate in candidates]
-    assert select(BestSingle(), candidates, truth, seed=0).argmax() == np.argmin(losses)
+    assert select(BestSingle(), candidates, truth, seed=0).members == (np.argmin(losses),)
 
 
 def test_many_images_of_one_patient_do_not_outvote_the_others():
@@ -104,7 +103,7 @@ def test_many_images_of_one_patient_do_not_outvote_the_others():
     candidates = np.array([[good] * 20 + [bad] * 4, [bad] * 20 + [good] * 4])
     patients = np.array(["a"] * 20 + ["b", "c", "d", "e"])
     truth = Truth(labels=np.zeros(24, int), patients=patients, folds=np.arange(24) % 2)
-    assert select(BestSingle(), candidates, truth, seed=0).tolist() == [0.0, 1.0]  # 4 patients against 1
+    assert select(BestSingle(), candidates, truth, seed=0).weights == (0.0, 1.0)  # 4 patients against 1
 
 
 def test_independent_errors_are_averaged_away():
@@ -120,10 +119,10 @@ def test_independent_errors_are_averaged_away():
 def test_the_same_seed_gives_the_same_weights():
     candidates, truth = some_candidates()
     first = select(Greedy(bags=3), candidates, truth, seed=5)
-    np.testing.assert_array_equal(select(Greedy(bags=3), candidates, truth, seed=5), first)
+    assert select(Greedy(bags=3), candidates, truth, seed=5) == first
 
 
-@pytest.mark.parametrize("recipe", RECIPES, ids=lambda recipe: recipe.kind)
+@pytest.mark.parametrize("recipe", [*RECIPES, Stacked(members=3)], ids=lambda recipe: recipe.kind)
 def test_labels_of_a_fold_do_not_reach_the_selection_that_predicts_it(recipe):
     candidates, truth = some_candidates()
     changed = Truth(
@@ -132,14 +131,14 @@ def test_labels_of_a_fold_do_not_reach_the_selection_that_predicts_it(recipe):
         folds=truth.folds,
     )
     first, second = (cross_fit(recipe, candidates, facts, seed=0) for facts in (truth, changed))
-    np.testing.assert_array_equal(first[1], second[1])
-    assert not np.array_equal(first[[0, 2]], second[[0, 2]])
+    assert first[1] == second[1]
+    assert (first[0], first[2]) != (second[0], second[2])
 
 
 def test_cross_fitted_predictions_take_each_fold_from_its_own_weights():
     candidates, truth = some_candidates()
-    fold_weights = np.eye(len(candidates))[[4, 2, 7]]
-    combined = combine_cross_fitted(candidates, fold_weights, truth)
+    pools = [LinearPool(weights=tuple(weights)) for weights in np.eye(len(candidates))[[4, 2, 7]].tolist()]
+    combined = combine_cross_fitted(candidates, pools, truth)
     for fold, candidate in enumerate([4, 2, 7]):
         rows = truth.folds == fold
         np.testing.assert_allclose(combined[rows], candidates[candidate][rows])

@@ -8,7 +8,7 @@ import pytest
 from search_records import epoch
 
 from consilia.plan.data import DataCard, FolderSource
-from consilia.plan.ensemble import BestSingle, EnsembleRecipe, Greedy, Selection, SoftVote
+from consilia.plan.ensemble import BestSingle, EnsembleRecipe, Greedy, Selection, SoftVote, Stacked
 from consilia.plan.space import Architecture, SearchSpace
 from consilia.plan.study import (
     Curtailment,
@@ -352,6 +352,7 @@ def test_settings_of_the_plan_reach_the_racing():
         (BestSingle(), 200, 5),
         (SoftVote(members=3), 200, 5),
         (SoftVote(members=9), 200, 9),
+        (Stacked(members=9), 200, 9),
     ],
 )
 def test_the_stopping_must_not_harm_what_the_ensemble_takes(selection: Selection, trials: int, n_best: int):

@@ -9,6 +9,7 @@ from consilia.audit.document import Audit
 from consilia.data.store import ImageStore
 from consilia.ensemble.document import BundleDocument
 from consilia.ensemble.evaluation import Evaluation
+from consilia.ensemble.member_wording import describe_members
 from consilia.ensemble.promises import promise_rows
 from consilia.files import sha256_of_file
 from consilia.models.weights import find_weights
@@ -94,8 +95,7 @@ def show_result(result: StudyResult) -> None:
     document = result.document
     if result.ended_by:
         console.print(f"search    {result.ended_by}{_where_time_went(result.seconds)}", soft_wrap=True)
-    members = ", ".join(f"trial {member.trial} ({member.weight:.2f})" for member in document.members)
-    console.print(f"ensemble  {members}", soft_wrap=True)
+    console.print(f"ensemble  {describe_members(document)}", soft_wrap=True)
     console.print(f"          {document.selection.reason}", soft_wrap=True)
     for evaluation in document.evaluations:
         show_evaluation(evaluation)

@@ -14,7 +14,9 @@ import numpy as np
 from consilia.ensemble.calibration import choose_calibrator
 from consilia.ensemble.calibrators import AnyCalibrator, calibrate
 from consilia.ensemble.choice import choose
-from consilia.ensemble.selection import Candidates, CandidateWeights, Truth, combine
+from consilia.ensemble.combination import AnyCombination, combine
+from consilia.ensemble.selection import Candidates, Truth
+from consilia.ensemble.unseen import combine_unseen
 from consilia.errors import RunError
 from consilia.plan.ensemble import EnsembleRecipe
 from consilia.records import Interval, Probabilities
@@ -88,21 +90,22 @@ def _predict_out_of_bag(
     if not out.any() or len(np.unique(truth.folds[~out])) < 2:
         return None
     try:
-        weights, calibrator = _choose_in_bag(recipe, candidates, truth, drawn, seed=seed)
+        combination, calibrator = _choose_in_bag(recipe, candidates, truth, drawn, seed=seed)
     except RunError:  # a calibrator that the recipe names, and all patients support, may be refused to the drawn ones
         return None
-    return calibrate(calibrator, combine(candidates[:, out], weights))
+    return calibrate(calibrator, combine(candidates[:, out], combination))
 
 
 def _choose_in_bag(
     recipe: EnsembleRecipe, candidates: Candidates, truth: Truth, drawn: Weights, *, seed: int
-) -> tuple[CandidateWeights, AnyCalibrator]:
+) -> tuple[AnyCombination, AnyCalibrator]:
     """Select and calibrate on the drawn patients, each as often as `drawn` says of its images, (n_images,)."""
     bag = drawn > 0
     sample = Truth(labels=truth.labels, patients=truth.patients, folds=truth.folds, drawn=drawn).subset(bag)
     inside = candidates[:, bag]
     choice = choose(recipe.selection, inside, sample, seed=seed)
-    return choice.weights, choose_calibrator(recipe.calibration, combine(inside, choice.weights), sample).calibrator
+    unseen = combine_unseen(inside, choice.combination, sample)
+    return choice.combination, choose_calibrator(recipe.calibration, unseen, sample).calibrator
 
 
 def _mean_of_defined(values: Scores) -> float:

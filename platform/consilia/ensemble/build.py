@@ -11,6 +11,7 @@ from consilia.data.store import ImageStore
 from consilia.ensemble.bundle import write_bundle
 from consilia.ensemble.calibration import Calibration, choose_calibrator, cross_calibrate_members
 from consilia.ensemble.choice import Choice, choose
+from consilia.ensemble.combination import LinearPool, combine
 from consilia.ensemble.disagreement import disagreement_limit
 from consilia.ensemble.document import (
     BundleDocument,
@@ -30,12 +31,8 @@ from consilia.ensemble.pool import Pool, keep_with_weights, load_pool
 from consilia.ensemble.prior import prevalence_of
 from consilia.ensemble.safety import calibrated_sets, report_safety
 from consilia.ensemble.seen import fingerprints
-from consilia.ensemble.selection import (
-    combine,
-    combine_cross_fitted,
-    select,
-    weighted_log_loss,
-)
+from consilia.ensemble.selection import combine_cross_fitted, select, weighted_log_loss
+from consilia.ensemble.unseen import combine_unseen
 from consilia.folder import StudyFolder
 from consilia.plan.ensemble import BestSingle, EnsembleRecipe
 from consilia.plan.study import StudyPlan
@@ -78,7 +75,7 @@ def build_ensemble(
     everyone = load_pool(trials, folder=folder, store=store, folds=folds)
     pool = keep_with_weights(everyone, folder=folder, k=folds.k)
     choice = choose(recipe.selection, pool.candidates, pool.truth, seed=plan.seed)
-    out_of_fold = combine(pool.candidates, choice.weights)
+    out_of_fold = combine_unseen(pool.candidates, choice.combination, pool.truth)
     calibration = choose_calibrator(recipe.calibration, out_of_fold, pool.truth)
     sets = calibrated_sets(recipe.safety, out_of_fold, calibration.calibrator, pool.truth)
     uncalibrated, calibrated = _cross_fitted(pool, choice, calibration)
@@ -95,6 +92,7 @@ def build_ensemble(
         kinds=store.manifest.kinds,
         modality=plan.data.modality,
         members=members,
+        stack=None if isinstance(choice.combination, LinearPool) else choice.combination.without_others(),
         calibrator=calibration.calibrator,
         prevalence=tuple(prevalence_of(pool.truth.labels, pool.truth.patients, len(store.classes)).tolist()),
         safety=report_safety(
@@ -103,7 +101,7 @@ def build_ensemble(
             calibrated,
             pool.truth,
             store.classes,
-            disagreement=disagreement_limit(pool.candidates, choice.weights, pool.truth.patients),
+            disagreement=disagreement_limit(pool.candidates, choice.combination.votes, pool.truth.patients),
         ),
         honesty=honesty,
         gate=None if gate is None else gate.report,
@@ -129,8 +127,8 @@ def _without_weights(everyone: Pool, pool: Pool, recipe: EnsembleRecipe, *, seed
     """Return the trials that would be chosen if the weights of all were still on disk, but cannot be."""
     if pool.numbers == everyone.numbers:
         return []
-    weights = select(recipe.selection, everyone.candidates, everyone.truth, seed=seed)
-    chosen = [number for number, weight in zip(everyone.numbers, weights, strict=True) if weight > 0]
+    wanted = select(recipe.selection, everyone.candidates, everyone.truth, seed=seed)
+    chosen = [everyone.numbers[place] for place in wanted.members]
     return [number for number in chosen if number not in pool.numbers]
 
 
@@ -160,17 +158,20 @@ def _warnings(store: ImageStore, folds: FoldPlan, without_weights: Sequence[int]
 def _members(pool: Pool, choice: Choice, folder: StudyFolder, k: int) -> tuple[tuple[Member, ...], Mapping[str, Path]]:
     """Return the members, and the weights file of each of their networks by its name in the bundle."""
     members, files = [], {}
-    for number, weight in zip(pool.numbers, choice.weights, strict=True):
-        if weight == 0:
-            continue
-        networks = []
+    weights = choice.combination.weights if isinstance(choice.combination, LinearPool) else None
+    for place in choice.combination.members:
+        number, networks = pool.numbers[place], []
         for fold in range(k):
             source = folder.trial(number).fold(fold).weights
             model, preprocessing, _ = read_weights(source)
             name = f"members/trial-{number}-fold-{fold}.safetensors"
             networks.append(Network(file=name, fold=fold, preprocessing=preprocessing))
             files[name] = source
-        members.append(Member(trial=number, weight=float(weight), model=model, networks=tuple(networks)))
+        members.append(
+            Member(
+                trial=number, weight=None if weights is None else weights[place], model=model, networks=tuple(networks)
+            )
+        )
     return tuple(members), files
 
 
@@ -180,7 +181,7 @@ def _selection_report(pool: Pool, choice: Choice) -> SelectionReport:
         reason=choice.reason,
         candidates=len(pool.numbers),
         best_single_loss=weighted_log_loss(combine(pool.candidates, single), pool.truth),
-        in_sample_loss=weighted_log_loss(combine(pool.candidates, choice.weights), pool.truth),
+        in_sample_loss=weighted_log_loss(combine(pool.candidates, choice.combination), pool.truth),
         gain=choice.gain,
         standard_error=choice.standard_error,
     )
@@ -188,9 +189,9 @@ def _selection_report(pool: Pool, choice: Choice) -> SelectionReport:
 
 def _cross_fitted(pool: Pool, choice: Choice, calibration: Calibration) -> tuple[Probabilities, Probabilities]:
     """Return each image by an ensemble that was selected without its fold, and by one calibrated without it too."""
-    uncalibrated = combine_cross_fitted(pool.candidates, choice.fold_weights, pool.truth)
+    uncalibrated = combine_cross_fitted(pool.candidates, choice.fold_combinations, pool.truth)
     kind = calibration.calibrator.kind
-    return uncalibrated, cross_calibrate_members(kind, pool.candidates, choice.fold_weights, pool.truth)
+    return uncalibrated, cross_calibrate_members(kind, pool.candidates, choice.fold_combinations, pool.truth)
 
 
 def _evaluate_cross_fitted(

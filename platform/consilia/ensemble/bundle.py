@@ -61,7 +61,7 @@ def write_bundle(
         for name, source in weights.items():
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(source, folder / name)
-        networks = FoldEnsembles(document.members, folder, device=device)
+        networks = FoldEnsembles(document.members, folder, combination=document.combination, device=device)
         write_golden(folder / GOLDEN, networks, document.calibrator, document.reading)
         write_seen(folder / SEEN, seen)
         write_sets(folder / SETS, sets)

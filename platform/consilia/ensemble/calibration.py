@@ -4,7 +4,7 @@ Out-of-fold probabilities come from one fold's networks, but the predictor has t
 fitted to pairs of one fold ensemble's probabilities and labels; `calibrators.pool_folds` pools after it.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,7 +20,9 @@ from consilia.ensemble.calibrators import (
     TemperatureBias,
     calibrate,
 )
-from consilia.ensemble.selection import Candidates, Truth, combine, weighted_log_loss
+from consilia.ensemble.combination import AnyCombination, LinearPool
+from consilia.ensemble.selection import Candidates, Truth, weighted_log_loss
+from consilia.ensemble.unseen import combine_unseen
 from consilia.errors import RunError
 from consilia.plan.ensemble import CalibrationKind
 from consilia.records import Probabilities
@@ -48,7 +50,7 @@ def choose_calibrator(kind: CalibrationKind, probabilities: Probabilities, truth
     Args:
         kind: The recipe's calibration. `auto` tries a temperature, and one with biases where the data support them:
             the lowest cross-fitted loss wins, a tie goes to the simpler one.
-        probabilities: Each image by the fold ensemble that never saw it, (n_images, n_classes).
+        probabilities: Each image by the fold ensemble that never saw it, (n_images, n_classes): of `combine_unseen`.
         truth: About the same images.
 
     Raises:
@@ -150,24 +152,24 @@ def fit_isotonic(probabilities: Probabilities, truth: Truth) -> Isotonic:
 def cross_calibrate(kind: str, probabilities: Probabilities, truth: Truth) -> Probabilities:
     """Return each image's probabilities, (n_images, n_classes), by a calibrator fitted without its fold."""
     folds = np.unique(truth.folds)
-    return cross_calibrate_members(kind, probabilities[None], np.ones((len(folds), 1)), truth)
+    return cross_calibrate_members(kind, probabilities[None], [LinearPool(weights=(1.0,))] * len(folds), truth)
 
 
 def cross_calibrate_members(
-    kind: str, candidates: Candidates, fold_weights: npt.NDArray[np.float64], truth: Truth
+    kind: str, candidates: Candidates, fold_combinations: Sequence[AnyCombination], truth: Truth
 ) -> Probabilities:
     """Return each image as an ensemble that was selected and calibrated without its fold sees it.
 
     Args:
         kind: Of the calibrator.
         candidates: Out-of-fold probabilities, (n_candidates, n_images, n_classes).
-        fold_weights: Of the candidates, selected without each fold, (n_folds, n_candidates).
+        fold_combinations: Of the candidates, one a fold, selected without it.
         truth: About the images.
     """
     result = np.empty(candidates.shape[1:])
-    for fold, weights in zip(np.unique(truth.folds), fold_weights, strict=True):
+    for fold, combination in zip(np.unique(truth.folds), fold_combinations, strict=True):
         held_out = truth.folds == fold
-        probabilities = combine(candidates, weights)
+        probabilities = combine_unseen(candidates, combination, truth, fitted=~held_out)
         calibrator = _FITS[kind](probabilities[~held_out], truth.subset(~held_out))
         result[held_out] = calibrate(calibrator, probabilities[held_out])
     return result

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Sequence
 from consilia.ensemble.document import BundleDocument
 from consilia.ensemble.evaluation import Evaluation
 from consilia.ensemble.gate_report import describe_gate
+from consilia.ensemble.member_wording import SHARE, describe_stack
 from consilia.ensemble.promises import promise_rows
 from consilia.ensemble.wording import describe_reading
 from consilia.scoring.estimates import ESTIMATES, Estimate
@@ -119,18 +120,21 @@ def _promises(evaluation: Evaluation) -> str:
 
 
 def _members(document: BundleDocument) -> str:
+    stack = document.stack
+    shares = document.combination.votes if stack is None else stack.shares
     rows = [
-        [member.trial, member.model.architecture.timm, f"{member.weight:.3f}", len(member.networks)]
-        for member in document.members
+        [member.trial, member.model.architecture.timm, f"{share:.3f}", len(member.networks)]
+        for member, share in zip(document.members, shares, strict=True)
     ]
-    table = _table(["trial", "architecture", "weight", "networks"], rows)
+    share_of = "weight" if stack is None else SHARE
+    table = _table(["trial", "architecture", share_of, "networks"], rows)
     selection = document.selection
     chosen = (
         f"{selection.reason} {selection.candidates} fully evaluated trials could be chosen from. The "
         "out-of-fold log loss that was minimised, and is therefore optimistic, is "
         f"{selection.in_sample_loss:.4f}; that of the best single trial is {selection.best_single_loss:.4f}."
     )
-    return f"## Members\n\n{chosen}\n\n{table}"
+    return "\n\n".join(["## Members", chosen, *([] if stack is None else [describe_stack(stack)]), table])
 
 
 def _safety(document: BundleDocument) -> str:

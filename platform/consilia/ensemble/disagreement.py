@@ -8,7 +8,8 @@ import numpy as np
 import numpy.typing as npt
 from scipy.special import entr
 
-from consilia.ensemble.selection import Candidates, CandidateWeights
+from consilia.ensemble.combination import Shares
+from consilia.ensemble.selection import Candidates
 from consilia.scoring.patients import patient_weights
 
 MemberProbabilities = npt.NDArray[np.float64]  # (n_members, n_folds, n_images, n_classes)
@@ -35,7 +36,7 @@ def mutual_information(probabilities: npt.NDArray[np.float64], weights: npt.NDAr
     return result
 
 
-def measure_disagreement(members: MemberProbabilities, weights: CandidateWeights) -> Disagreement:
+def measure_disagreement(members: MemberProbabilities, weights: Shares) -> Disagreement:
     """Return what a loaded ensemble's networks disagree about each image, (n_images,).
 
     Between the members inside each fold ensemble, and of these the median: it exceeds the limit where most of the fold
@@ -44,7 +45,7 @@ def measure_disagreement(members: MemberProbabilities, weights: CandidateWeights
 
     Args:
         members: What each network says, before calibration.
-        weights: Of the members, (n_members,), of sum 1.
+        weights: Of the members, (n_members,), of sum 1: the votes of their combination.
     """
     if len(members) == 1:
         folds = members[0]
@@ -53,9 +54,7 @@ def measure_disagreement(members: MemberProbabilities, weights: CandidateWeights
     return result
 
 
-def disagreement_limit(
-    candidates: Candidates, weights: CandidateWeights, patients: npt.NDArray[np.str_]
-) -> float | None:
+def disagreement_limit(candidates: Candidates, weights: Shares, patients: npt.NDArray[np.str_]) -> float | None:
     """Return the 95th percentile of the disagreement about out-of-fold images, each patient counting once.
 
     Only the networks of one fold never saw an image of the cross-validation pool, so this is the disagreement inside
@@ -63,7 +62,7 @@ def disagreement_limit(
 
     Args:
         candidates: Out-of-fold probabilities before calibration.
-        weights: Of the candidates; those of weight 0 are not members.
+        weights: Of the candidates, the votes of their combination; those of weight 0 are not members.
         patients: Of each image, (n_images,).
 
     Returns:

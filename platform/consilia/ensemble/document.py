@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from consilia.ensemble.calibrators import AnyCalibrator, Calibrator, Isotonic, TemperatureBias
+from consilia.ensemble.combination import AnyCombination, LinearPool, Stack
 from consilia.ensemble.evaluation import Evaluation
 from consilia.ensemble.gate_report import GateReport
 from consilia.ensemble.safety import SafetyReport
@@ -40,7 +41,7 @@ class Member(Frozen):
     """One trial of the ensemble, with one network a fold."""
 
     trial: int = Field(ge=0)
-    weight: float = Field(gt=0, le=1)
+    weight: float | None = Field(default=None, gt=0, le=1)  # in the linear pool; None: the members are stacked
     model: ModelSpec
     networks: tuple[Network, ...] = Field(min_length=1)
 
@@ -89,6 +90,7 @@ class BundleDocument(Frozen):
     kinds: tuple[ImageKind, ...] = Field(min_length=1)  # of the files it was trained on; others are refused
     modality: str
     members: tuple[Member, ...] = Field(min_length=1)
+    stack: Stack | None = None  # how the members are combined; None: by the linear pool of their weights
     calibrator: Calibrator
     prevalence: tuple[float, ...] | None = None  # of each class in training, every patient weighing 1; None before 3
     safety: SafetyReport | None = None  # None before 3
@@ -119,11 +121,16 @@ class BundleDocument(Frozen):
             None,
         )
 
+    @property
+    def combination(self) -> AnyCombination:
+        """How the members become one probability."""
+        if self.stack is not None:
+            return self.stack
+        return LinearPool(weights=tuple(member.weight or 0.0 for member in self.members))
+
     @model_validator(mode="after")
     def _must_be_consistent(self) -> "BundleDocument":
-        total = sum(member.weight for member in self.members)
-        if abs(total - 1) > 1e-6:
-            raise ValueError(f"the members' weights must sum to 1, but sum to {total}")
+        _check_combination(self)
         if self.prevalence is not None:
             _check_prevalence(self.prevalence, self.classes)
         if (n_classes := _n_classes(self.calibrator)) not in (None, len(self.classes)):
@@ -134,6 +141,20 @@ class BundleDocument(Frozen):
         if self.gate is not None and self.gate_network is None:
             raise ValueError(f"gate must name a network: there is no trial {self.gate.trial}, fold {self.gate.fold}")
         return self
+
+
+def _check_combination(document: BundleDocument) -> None:
+    weights, stack = [member.weight for member in document.members], document.stack
+    if stack is None:
+        total = sum(weight or 0.0 for weight in weights)
+        if None in weights or abs(total - 1) > 1e-6:
+            raise ValueError(f"the members' weights must sum to 1, but are {weights}")
+        return
+    if set(weights) != {None}:
+        raise ValueError(f"members of a stack have no weights, but these have {weights}")
+    expected, found = (len(weights), len(document.classes)), (len(stack.members), len(stack.intercepts))
+    if expected != found or len(stack.coefficients) != len(weights):
+        raise ValueError(f"the stack must be of (members, classes) {expected}, but is of {found}")
 
 
 def _check_prevalence(prevalence: tuple[float, ...], classes: tuple[str, ...]) -> None:

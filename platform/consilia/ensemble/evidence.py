@@ -3,14 +3,15 @@
 What is explained is the ensemble's calibrated log odds of the class c, written in the networks' logits z_mf
 (member m, fold f), as `ensemble.calibrators` pools them:
 
-    q_f   = sum_m w_m softmax(z_mf)                       linear pool over members
+    q_f   = sum_m w_m softmax(z_mf)                       linear pool over members, or
+    q_f   = softmax(sum_m (z_mf - mean z_mf) C_m + b)     a stack of them (`ensemble.stacking`)
     p     = softmax(mean_f log(q_f) / T)                  calibrated in each fold, logarithms averaged over folds
     odds  = log(p_c) - log(1 - p_c)
 
 (The calibrator's normaliser in each fold is the same for every class, so the last softmax takes it away.) The log
 odds have the gradient of log(p_c) divided by 1 - p_c: for one image that is the same map, and it does not vanish
-where the ensemble is sure. The clip of fold probabilities at 1e-5 is left out of the derivative: beyond it the
-surest networks would count for nothing.
+where the ensemble is sure. The clips of fold probabilities and of a stack's members at 1e-5 are left out of the
+derivative: beyond them the surest networks would count for nothing.
 
 By the chain rule a network's share is g_mf = d odds / d z_mf (n_classes), and with its last feature map A, before it
 is pooled over the image, cell (i, j) contributes
@@ -38,6 +39,7 @@ from captum.attr import LayerGradientXActivation
 from torch import nn
 
 from consilia.ensemble.calibrators import AnyCalibrator, Identity, Isotonic, Temperature, TemperatureBias
+from consilia.ensemble.combination import AnyCombination, LinearPool
 from consilia.ensemble.networks import FoldEnsembles, exact_convolutions
 from consilia.models.cells import cell_centres
 from consilia.models.factory import pooling_layer
@@ -45,7 +47,7 @@ from consilia.models.factory import pooling_layer
 
 def odds_gradient(
     logits: npt.NDArray[np.float32] | npt.NDArray[np.float64],
-    weights: npt.NDArray[np.float64],
+    combination: AnyCombination,
     calibrator: AnyCalibrator,
     labels: npt.NDArray[np.int64],
 ) -> npt.NDArray[np.float64]:
@@ -53,7 +55,7 @@ def odds_gradient(
 
     Args:
         logits: (n_members, n_folds, n_images, n_classes).
-        weights: Of the members, (n_members,).
+        combination: Of the members.
         calibrator: Applied to each fold.
         labels: The class to explain of each image, (n_images,).
 
@@ -61,9 +63,7 @@ def odds_gradient(
         An array of the shape of `logits`; over the classes of a network it sums to 0.
     """
     z = torch.tensor(logits, dtype=torch.float64, requires_grad=True)
-    log_weights = torch.log(torch.tensor(weights, dtype=torch.float64)).view(-1, 1, 1, 1)
-    log_q = torch.logsumexp(F.log_softmax(z, dim=-1) + log_weights, dim=0)
-    scores = _calibrated(log_q.mean(dim=0), calibrator)  # (n_images, n_classes)
+    scores = _calibrated(_combined(z, combination).mean(dim=0), calibrator)  # (n_images, n_classes)
     own = F.one_hot(torch.from_numpy(labels), scores.shape[1]).bool()
     others = torch.logsumexp(scores.masked_fill(own, -torch.inf), dim=1)
     odds = scores[own] - others
@@ -116,6 +116,16 @@ def cell_contributions(module: nn.Module, inputs: torch.Tensor, share: torch.Ten
     products: torch.Tensor = method.attribute(inputs, attribute_to_layer_input=True)
     result: npt.NDArray[np.float64] = products.detach().sum(dim=1).cpu().double().numpy()
     return result
+
+
+def _combined(z: torch.Tensor, combination: AnyCombination) -> torch.Tensor:
+    """Return log q_f, (n_folds, n_images, n_classes), of the members' logits."""
+    if isinstance(combination, LinearPool):
+        log_weights = torch.log(torch.tensor(combination.weights, dtype=torch.float64)).view(-1, 1, 1, 1)
+        return torch.logsumexp(F.log_softmax(z, dim=-1) + log_weights, dim=0)
+    centred = z - z.mean(dim=-1, keepdim=True)
+    scores = torch.einsum("mfij,mjk->fik", centred, torch.tensor(combination.coefficients, dtype=torch.float64))
+    return F.log_softmax(scores + torch.tensor(combination.intercepts, dtype=torch.float64), dim=-1)
 
 
 def _calibrated(scores: torch.Tensor, calibrator: AnyCalibrator) -> torch.Tensor:

@@ -87,9 +87,9 @@ def explain(
 def _explain(predictor: EnsemblePredictor, pixels: npt.NDArray[np.uint8], chosen: int | None) -> list[Explanation]:
     networks, calibrator = predictor.networks, predictor.document.calibrator
     logits = networks.logits(pixels)
-    probabilities = pool_folds(calibrator, np.tensordot(networks.member_weights, softmax(logits), axes=1))
+    probabilities = pool_folds(calibrator, networks.pool(softmax(logits)))
     labels = probabilities.argmax(axis=1) if chosen is None else np.full(len(pixels), chosen)
-    gradient = odds_gradient(logits, networks.member_weights, calibrator, labels)
+    gradient = odds_gradient(logits, networks.combination, calibrator, labels)
     evidence, cell = contributions(networks, pixels, gradient)
     return [
         Explanation(

@@ -10,6 +10,7 @@ import torch
 
 from consilia.data.folds import FoldPlan
 from consilia.data.store import ImageStore
+from consilia.ensemble.combination import LinearPool
 from consilia.ensemble.document import Member, Network
 from consilia.ensemble.gate_report import GateReport
 from consilia.ensemble.images import is_grey
@@ -66,7 +67,7 @@ def fit_gate(
     source = files[network.file]
     there = network.model_copy(update={"file": source.name})
     alone = member.model_copy(update={"weight": 1.0, "networks": (there,)})
-    networks = FoldEnsembles([alone], source.parent, device=device)
+    networks = FoldEnsembles([alone], source.parent, combination=LinearPool(weights=(1.0,)), device=device)
     trained_on, held_out = reference_rows(folds, network.fold, seed=seed)
     try:
         features = fit_reference(_see(networks, store, trained_on), _see(networks, store, held_out))
@@ -96,8 +97,8 @@ class _Chosen:
 
 
 def _reference_network(members: Sequence[Member]) -> tuple[Member, Network] | None:
-    """Return the network of the first fold of the heaviest member that has features, ties to the earlier one."""
-    for member in sorted(members, key=lambda each: -each.weight):
+    """Return the first fold's network of the heaviest member that has features; of a stack, of the first member."""
+    for member in sorted(members, key=lambda each: -(each.weight or 0.0)):
         with torch.device("meta"):
             model = build_model(member.model)
         if has_features(model):

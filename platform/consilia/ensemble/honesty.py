@@ -9,9 +9,10 @@ from consilia.ensemble.bbc import DRAWS, bias_corrected
 from consilia.ensemble.calibration import Calibration, cross_calibrate_members
 from consilia.ensemble.calibrators import calibrate
 from consilia.ensemble.choice import Choice
+from consilia.ensemble.combination import combine
 from consilia.ensemble.evaluation import Evaluation
 from consilia.ensemble.pool import Pool
-from consilia.ensemble.selection import combine, select
+from consilia.ensemble.selection import select
 from consilia.plan.ensemble import BestSingle, EnsembleRecipe
 from consilia.records import Probabilities
 from consilia.scoring.bootstrap import patient_bootstrap
@@ -41,11 +42,11 @@ def honest_report(chosen: Chosen, *, everyone: Pool, n_trials: int, seed: int, d
         draws: Bootstrap samples of the bias-corrected row.
     """
     pool, choice, calibrator = chosen.pool, chosen.choice, chosen.calibration.calibrator
-    best = int(np.argmax(select(BestSingle(), everyone.candidates, everyone.truth, seed=seed)))
-    crossed = cross_calibrate_members(calibrator.kind, pool.candidates, choice.fold_weights, pool.truth)
-    shipped = calibrate(calibrator, combine(pool.candidates, choice.weights))
+    (best,) = select(BestSingle(), everyone.candidates, everyone.truth, seed=seed).members
+    crossed = cross_calibrate_members(calibrator.kind, pool.candidates, choice.fold_combinations, pool.truth)
+    shipped = calibrate(calibrator, combine(pool.candidates, choice.combination))
     corrected = bias_corrected(chosen.recipe, everyone.candidates, everyone.truth, draws=draws, seed=seed)
-    members = np.count_nonzero(choice.weights)
+    members = len(choice.combination.members)
     trials = "the shipped trial" if members == 1 else f"the {members} shipped trials"
     rows = (
         _row(

@@ -13,6 +13,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 
+from consilia.ensemble.combination import AnyCombination, combine
 from consilia.ensemble.document import Member, Network
 from consilia.errors import BundleError, PlanError, UserError
 from consilia.models.factory import ModelSpec, build_model
@@ -25,16 +26,18 @@ Place = tuple[int, int]  # of a network: its member, and its place among the mem
 
 
 class FoldEnsembles:
-    """For each fold, the linear pool of the members' networks of that fold. Source: docs/methods.md section 5."""
+    """For each fold, the members' networks of that fold combined. Source: docs/methods.md section 5."""
 
-    def __init__(self, members: Sequence[Member], root: Path, *, device: torch.device) -> None:
-        """Load every network from its safetensors file below `root`.
+    def __init__(
+        self, members: Sequence[Member], root: Path, *, combination: AnyCombination, device: torch.device
+    ) -> None:
+        """Load every network from its safetensors file below `root`; `combination` is that of the members.
 
         Raises:
             BundleError: A file's tensors are not exactly those of its model.
         """
         self.device = device
-        self.member_weights = np.array([member.weight for member in members])  # (n_members,)
+        self.combination = combination
         self._members = tuple(members)
         self._modules = [_load_member(member, root, device) for member in members]
 
@@ -44,8 +47,7 @@ class FoldEnsembles:
 
     def pool(self, members: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
         """Return q_f(x), (n_folds, n_images, n_classes), of what each member says, (n_members, n_folds, ...)."""
-        result: npt.NDArray[np.float64] = np.tensordot(self.member_weights, members, axes=1)
-        return result
+        return combine(members, self.combination)
 
     def logits(self, pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
         """Return what each network says, (n_members, n_folds, n_images, n_classes)."""

@@ -254,7 +254,7 @@ class EnsemblePredictor:
         if self.deployed is not None:
             safety = safety.model_copy(update={"abstention": None})  # that point was chosen in the other population
         calibrated = calibrate(self.document.calibrator, folds)
-        disagreement = measure_disagreement(members, self.networks.member_weights)
+        disagreement = measure_disagreement(members, self.networks.combination.votes)
         return judge(safety, self.sets, probabilities, calibrated, disagreement, self.classes)
 
     def _check_store(self, store: ImageStore) -> None:
@@ -289,7 +289,7 @@ def load_predictor(path: str | Path, *, device: str = "auto") -> EnsemblePredict
     bundle = Path(path)
     chosen = choose_device(device)
     document = read_bundle(bundle)
-    networks = FoldEnsembles(document.members, bundle, device=chosen)
+    networks = FoldEnsembles(document.members, bundle, combination=document.combination, device=chosen)
     check_golden(bundle / GOLDEN, networks, document)
     sets = None
     if document.safety is not None:

@@ -1,14 +1,17 @@
-"""Which trials join the ensemble, and with which weights. Source: docs/methods.md section 4.
+"""Which trials join the ensemble, and how they are combined. Source: docs/methods.md section 4.
 
 Pure functions on arrays. Candidates come in the order of their trial numbers: a tie goes to the earlier one.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
-from consilia.plan.ensemble import BestSingle, Greedy, Selection, SoftVote
+from consilia.ensemble.combination import AnyCombination, LinearPool, Stack, combine
+from consilia.ensemble.stacking import fit_stack
+from consilia.plan.ensemble import BestSingle, Greedy, Selection, SoftVote, Stacked
 from consilia.records import Labels
 from consilia.scoring.metrics import SMALLEST_PROBABILITY, Weights, image_log_loss
 from consilia.scoring.patients import patient_weights
@@ -41,24 +44,32 @@ class Truth:
         return Truth(labels=self.labels[kept], patients=self.patients[kept], folds=self.folds[kept], drawn=drawn)
 
 
-def select(selection: Selection, candidates: Candidates, truth: Truth, *, seed: int) -> CandidateWeights:
-    """Return the weight of every candidate; those that are left out weigh 0.
+def select(selection: Selection, candidates: Candidates, truth: Truth, *, seed: int) -> AnyCombination:
+    """Return how the candidates are combined; those that are left out weigh 0.
 
     The objective is the log loss, each image weighted 1 / (images of its patient); lower is better.
 
     Args:
         selection: The recipe's selection.
-        candidates: At least one.
+        candidates: At least one; of a single one nothing is stacked.
         truth: About the same images.
         seed: Of the random halves of the pool that `Greedy` draws.
 
+    Raises:
+        FitError: The fit of a stack misses its optimum.
+
     Source: docs/methods.md section 4.
     """
-    return _select(selection, _true_probabilities(candidates, truth.labels), truth.weights, seed=seed)
+    true = _true_probabilities(candidates, truth.labels)
+    if isinstance(selection, Stacked):
+        return _stack(selection, candidates, true, truth)
+    return _pool(_select(selection, true, truth.weights, seed=seed))
 
 
-def _select(selection: Selection, true: npt.NDArray[np.float64], weights: Weights, *, seed: int) -> CandidateWeights:
-    """Do what `select` says, given the (n_candidates, n_images) probabilities of the true class."""
+def _select(
+    selection: BestSingle | SoftVote | Greedy, true: npt.NDArray[np.float64], weights: Weights, *, seed: int
+) -> CandidateWeights:
+    """Return the weights of a linear pool, given the (n_candidates, n_images) probabilities of the true class."""
     ranked = np.argsort(_losses(true, weights), kind="stable")  # best first, ties to the earlier candidate
     if isinstance(selection, BestSingle):
         return _equal_weights(ranked[:1], len(true))
@@ -89,40 +100,49 @@ def select_greedily(
     return _add_greedily(_factorise(true, weights), np.arange(len(true)), additions=additions)
 
 
-def combine(candidates: Candidates, weights: CandidateWeights) -> npt.NDArray[np.float64]:
-    """Return the weighted mean of the candidates' probabilities, (n_images, n_classes)."""
-    result: npt.NDArray[np.float64] = np.tensordot(weights, candidates, axes=1)
-    return result
-
-
-def cross_fit(selection: Selection, candidates: Candidates, truth: Truth, *, seed: int) -> npt.NDArray[np.float64]:
-    """Select anew for each fold on the images of the other folds.
-
-    Returns:
-        (n_folds, n_candidates): row j holds the weights for the j-th of the sorted fold numbers.
-    """
+def cross_fit(selection: Selection, candidates: Candidates, truth: Truth, *, seed: int) -> tuple[AnyCombination, ...]:
+    """Select anew for each fold on the images of the other folds; the j-th is for the j-th of the sorted folds."""
     true, weights = _true_probabilities(candidates, truth.labels), truth.weights
-    rows = []
+    found: list[AnyCombination] = []
     for fold in np.unique(truth.folds):
         others = truth.folds != fold  # a patient is of one fold, so the others' weights stay what they are
-        rows.append(_select(selection, true[:, others], weights[others], seed=seed))
-    return np.stack(rows)
+        if isinstance(selection, Stacked):
+            found.append(_stack(selection, candidates[:, others], true[:, others], truth.subset(others)))
+        else:
+            found.append(_pool(_select(selection, true[:, others], weights[others], seed=seed)))
+    return tuple(found)
 
 
 def combine_cross_fitted(
-    candidates: Candidates, fold_weights: npt.NDArray[np.float64], truth: Truth
+    candidates: Candidates, fold_combinations: Sequence[AnyCombination], truth: Truth
 ) -> npt.NDArray[np.float64]:
     """Return, for each image, the ensemble that was selected without its fold, (n_images, n_classes)."""
     result = np.empty(candidates.shape[1:])
-    for fold, weights in zip(np.unique(truth.folds), fold_weights, strict=True):
+    for fold, combination in zip(np.unique(truth.folds), fold_combinations, strict=True):
         rows = truth.folds == fold
-        result[rows] = combine(candidates[:, rows], weights)
+        result[rows] = combine(candidates[:, rows], combination)
     return result
 
 
 def weighted_log_loss(probabilities: npt.NDArray[np.float64], truth: Truth) -> float:
     """Return the log loss with the images weighted as the truth weighs them."""
     return float(np.average(image_log_loss(probabilities, truth.labels), weights=truth.weights))
+
+
+def _pool(weights: CandidateWeights) -> LinearPool:
+    return LinearPool(weights=tuple(weights.tolist()))
+
+
+def _stack(selection: Stacked, candidates: Candidates, true: npt.NDArray[np.float64], truth: Truth) -> AnyCombination:
+    """Stack the best candidates, given the (n_candidates, n_images) probabilities of the true class."""
+    if len(candidates) == 1:
+        return LinearPool(weights=(1.0,))
+    weights = truth.weights
+    best = np.sort(np.argsort(_losses(true, weights), kind="stable")[: selection.members])
+    fitted = fit_stack(candidates[best], truth.labels, weights, truth.folds, strengths=selection.strengths)
+    coefficients = np.zeros((len(candidates), *candidates.shape[2:], *candidates.shape[2:]))
+    coefficients[best] = fitted.coefficients
+    return Stack(coefficients=coefficients.tolist(), intercepts=fitted.intercepts, strength=fitted.strength)
 
 
 def _select_in_bags(

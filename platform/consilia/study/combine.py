@@ -97,7 +97,8 @@ def _write_report(plan: StudyPlan, folder: StudyFolder, records: list[TrialRecor
         ensembles = json.loads(folder.report.read_text(encoding="utf-8"))["ensembles"]
     ensembles[document.provenance.recipe.name] = {
         "bundle": str(folder.bundle(document.provenance.recipe.name)),
-        "members": {str(member.trial): member.weight for member in document.members},
+        "members": {str(member.trial): member.weight for member in document.members},  # null in a stack
+        "stack": None if document.stack is None else document.stack.model_dump(mode="json"),
         "selection": document.selection.model_dump(mode="json"),
         "calibration": document.calibration.model_dump(mode="json"),
         "honesty": None if document.honesty is None else document.honesty.model_dump(mode="json"),

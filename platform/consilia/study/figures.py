@@ -49,7 +49,7 @@ def write_figures(
         patients=patients,
         classes=predictor.classes,
         members=_members(predictor, store, rows),
-        weights=predictor.networks.member_weights,
+        weights=None if predictor.document.stack is not None else predictor.networks.combination.votes,
         trials=tuple(member.trial for member in predictor.document.members),
         title=f"{card.name}, {split}: {count_in_words(len(rows), len(np.unique(patients)))}",
     )

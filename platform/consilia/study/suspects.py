@@ -11,7 +11,7 @@ from consilia.data.store import ImageStore
 from consilia.ensemble.calibration import choose_calibrator, cross_calibrate_members
 from consilia.ensemble.choice import choose
 from consilia.ensemble.pool import load_pool
-from consilia.ensemble.selection import combine
+from consilia.ensemble.unseen import combine_unseen
 from consilia.files import write_atomically
 from consilia.folder import StudyFolder
 from consilia.plan.study import StudyPlan
@@ -71,9 +71,9 @@ def _cross_fitted(
     pool = load_pool(list(read_trials(folder).values()), folder=folder, store=store, folds=folds)
     recipe = plan.ensemble
     choice = choose(recipe.selection, pool.candidates, pool.truth, seed=plan.seed)
-    kept = choose_calibrator(recipe.calibration, combine(pool.candidates, choice.weights), pool.truth)
-    kind = kept.calibrator.kind
-    return folds.pool, cross_calibrate_members(kind, pool.candidates, choice.fold_weights, pool.truth)
+    unseen = combine_unseen(pool.candidates, choice.combination, pool.truth)
+    kind = choose_calibrator(recipe.calibration, unseen, pool.truth).calibrator.kind
+    return folds.pool, cross_calibrate_members(kind, pool.candidates, choice.fold_combinations, pool.truth)
 
 
 def _write_table(path: Path, suspects: Suspects, images: Rows, probabilities: Probabilities, store: ImageStore) -> None:
