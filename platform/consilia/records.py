@@ -149,8 +149,9 @@ class Prediction:
     label: str
     confidence: float  # calibrated probability of `label`
     probabilities: Mapping[str, float]  # by class, calibrated, sums to 1
-    prediction_set: tuple[str, ...] | None = None  # classes that the image may have; None: an older bundle, or moved
+    prediction_set: tuple[str, ...] | None = None  # classes that the image may have; None: see `without_set`
     review: tuple[str, ...] = ()  # why a person should look at this one
+    without_set: str = ""  # why there is no prediction set
 
     @property
     def needs_review(self) -> bool:

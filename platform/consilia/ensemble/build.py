@@ -8,6 +8,7 @@ from pathlib import Path
 import consilia
 from consilia.data.folds import FoldPlan
 from consilia.data.store import ImageStore
+from consilia.ensemble.builds import INTERNAL
 from consilia.ensemble.bundle import write_bundle
 from consilia.ensemble.calibration import Calibration, choose_calibrator, cross_calibrate_members
 from consilia.ensemble.choice import Choice, choose
@@ -26,6 +27,7 @@ from consilia.ensemble.evaluation import Evaluation, Subject, score_predictions
 from consilia.ensemble.honesty import Chosen, honest_report
 from consilia.ensemble.pool import Pool, keep_with_weights, load_pool
 from consilia.ensemble.prior import prevalence_of
+from consilia.ensemble.refits import refit_members
 from consilia.ensemble.safety import calibrated_sets, report_safety
 from consilia.ensemble.seen import fingerprints
 from consilia.ensemble.selection import (
@@ -55,8 +57,9 @@ def build_ensemble(
 ) -> Path:
     """Select members, calibrate them, and write the bundle of this recipe.
 
-    Only trials that finished every fold can be chosen, and of these only those whose weights are still on
-    disk; the bundle's warnings say when that changed the choice.
+    Only trials that finished every fold can be chosen. A max build ships their folds' networks, so it chooses among
+    those whose weights are still on disk; the bundle's warnings say when that changed the choice. A fast build ships
+    their refits.
 
     Args:
         trials: Of the study, in any state.
@@ -70,20 +73,23 @@ def build_ensemble(
         Folder of the bundle.
 
     Raises:
-        RunError: No trial finished, or none has its weights.
+        RunError: No trial finished, none has its weights, or a chosen one has no refit.
         StudyError: A trial's files are damaged or of other folds.
     """
     everyone = load_pool(trials, folder=folder, store=store, folds=folds)
-    pool = keep_with_weights(everyone, folder=folder, k=folds.k)
+    is_fast = recipe.build == "fast"
+    pool = everyone if is_fast else keep_with_weights(everyone, folder=folder, k=folds.k)
     choice = choose(recipe.selection, pool.candidates, pool.truth, seed=plan.seed)
     out_of_fold = combine(pool.candidates, choice.weights)
     calibration = choose_calibrator(recipe.calibration, out_of_fold, pool.truth)
-    sets = calibrated_sets(recipe.safety, out_of_fold, calibration.calibrator, pool.truth)
+    sets = None if is_fast else calibrated_sets(recipe.safety, out_of_fold, calibration.calibrator, pool.truth)
     uncalibrated, calibrated = _cross_fitted(pool, choice, calibration)
     chosen = Chosen(recipe=recipe, pool=pool, choice=choice, calibration=calibration)
     honesty = honest_report(chosen, everyone=everyone, n_trials=len(trials), seed=plan.seed)
     warnings = _warnings(store, folds, _without_weights(everyone, pool, recipe, seed=plan.seed))
-    members, weights = _members(pool, choice, folder, folds.k)
+    members, weights = (
+        refit_members(pool, choice, folder, folds) if is_fast else _members(pool, choice, folder, folds.k)
+    )
     document = BundleDocument(
         consilia=consilia.__version__,
         name=f"{plan.name}-{recipe.name}",
@@ -91,6 +97,7 @@ def build_ensemble(
         reading=store.manifest.reading,
         kinds=store.manifest.kinds,
         modality=plan.data.modality,
+        build=recipe.build,
         members=members,
         calibrator=calibration.calibrator,
         prevalence=tuple(prevalence_of(pool.truth.labels, pool.truth.patients, len(store.classes)).tolist()),
@@ -109,7 +116,9 @@ def build_ensemble(
             loss_before=calibration.loss_before,
             loss_after=calibration.loss_after,
         ),
-        evaluations=(_evaluate_cross_fitted(pool, uncalibrated, calibrated, store, seed=plan.seed),),
+        evaluations=(
+            _evaluate_cross_fitted(pool, uncalibrated, calibrated, store, note=INTERNAL[recipe.build], seed=plan.seed),
+        ),
         warnings=warnings,
         provenance=_provenance(plan, recipe, folder, store, folds),
         environment={},  # `write_bundle` fills in these two
@@ -189,7 +198,7 @@ def _cross_fitted(pool: Pool, choice: Choice, calibration: Calibration) -> tuple
 
 
 def _evaluate_cross_fitted(
-    pool: Pool, uncalibrated: Probabilities, calibrated: Probabilities, store: ImageStore, *, seed: int
+    pool: Pool, uncalibrated: Probabilities, calibrated: Probabilities, store: ImageStore, *, note: str, seed: int
 ) -> Evaluation:
     subject = Subject(
         labels=pool.truth.labels,
@@ -197,15 +206,9 @@ def _evaluate_cross_fitted(
         classes=store.classes,
         split="cross_fitted",
         predictor="fold ensembles, each selected and calibrated without the fold that it is scored on",
-        notes=(INTERNAL,),
+        notes=(note,),
     )
     return score_predictions(calibrated, uncalibrated, subject, seed=seed)
-
-
-INTERNAL = (
-    "An internal estimate: hyperparameters were searched on these images, and one fold's networks are "
-    "scored, where the shipped predictor averages those of all folds."
-)
 
 
 def _provenance(

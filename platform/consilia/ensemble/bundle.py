@@ -37,7 +37,7 @@ def write_bundle(
     weights: Mapping[str, Path],
     *,
     seen: Fingerprints,
-    sets: CalibrationScores,
+    sets: CalibrationScores | None,
 ) -> None:
     """Write a bundle to a temporary folder and publish it as `final`, in place of an older one.
 
@@ -46,7 +46,7 @@ def write_bundle(
         document: Complete but for `files` and `environment`, which are filled in here.
         weights: Where each network's safetensors file lies now, by its name in the bundle.
         seen: Of the images that the networks were trained on.
-        sets: The calibration of its prediction sets.
+        sets: The calibration of its prediction sets; None: it gives none.
 
     Raises:
         BundleError: A weights file does not fit its model.
@@ -61,7 +61,8 @@ def write_bundle(
         networks = FoldEnsembles(document.members, folder, device=device)
         write_golden(folder / GOLDEN, networks, document.calibrator, document.reading)
         write_seen(folder / SEEN, seen)
-        write_sets(folder / SETS, sets)
+        if sets is not None:
+            write_sets(folder / SETS, sets)
         _finish(folder, document.model_copy(update={"environment": environment(device)}))
 
     publish_folder(final, fill)
@@ -108,7 +109,7 @@ def read_bundle(path: Path) -> BundleDocument:
         raise BundleError(f"{path / DOCUMENT}: {key or 'the document'}: {first['msg']}. {_AGAIN}") from error
     for name, record in document.files.items():
         _check_file(path, name, record)
-    for needed in (GOLDEN, SEEN, CARD, *([SETS] if document.safety is not None else [])):
+    for needed in (GOLDEN, SEEN, CARD, *([SETS] if document.has_sets else [])):
         if needed not in document.files:
             raise BundleError(f"{path / DOCUMENT}: files must list {needed}. {_AGAIN}")
     return document

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 
+from consilia.ensemble.builds import CALIBRATOR, MEMBERS, THRESHOLDS
 from consilia.ensemble.document import BundleDocument
 from consilia.ensemble.evaluation import Evaluation
 from consilia.ensemble.wording import describe_reading
@@ -31,7 +32,7 @@ def model_card(document: BundleDocument) -> str:
         _honesty(document),
         *_results(document),
         _members(document),
-        f"## Calibration\n\n{document.calibration.reason}",
+        f"## Calibration\n\n{document.calibration.reason} {CALIBRATOR[document.build]}".rstrip(),
         _safety(document),
         _input(document),
         _provenance(document),
@@ -119,7 +120,7 @@ def _members(document: BundleDocument) -> str:
         "out-of-fold log loss that was minimised, and is therefore optimistic, is "
         f"{selection.in_sample_loss:.4f}; that of the best single trial is {selection.best_single_loss:.4f}."
     )
-    return f"## Members\n\n{chosen}\n\n{table}"
+    return "\n\n".join(part for part in ("## Members", chosen, MEMBERS[document.build], table) if part)
 
 
 def _safety(document: BundleDocument) -> str:
@@ -128,11 +129,8 @@ def _safety(document: BundleDocument) -> str:
         return ""
     abstention = [] if safety.abstention is None else [safety.abstention.reason]
     facts = [*safety.guarantee, *(point.reason for point in safety.operating_points), *abstention]
-    where = (
-        "Measured on cross-validated images, each by an ensemble that was selected and calibrated without its fold; "
-        "the shipped predictor averages the networks of all folds."
-    )
-    return "\n\n".join([_list("## What it promises, and when it asks for a person", facts), where])
+    title = "## What it promises, and when it asks for a person"
+    return "\n\n".join([_list(title, facts), THRESHOLDS[document.build]])
 
 
 def _input(document: BundleDocument) -> str:

@@ -6,6 +6,7 @@ from typing import Literal
 import numpy as np
 
 from consilia.ensemble.bbc import DRAWS, bias_corrected
+from consilia.ensemble.builds import describe_trials
 from consilia.ensemble.calibration import Calibration, cross_calibrate_members
 from consilia.ensemble.calibrators import calibrate
 from consilia.ensemble.choice import Choice
@@ -45,8 +46,7 @@ def honest_report(chosen: Chosen, *, everyone: Pool, n_trials: int, seed: int, d
     crossed = cross_calibrate_members(calibrator.kind, pool.candidates, choice.fold_weights, pool.truth)
     shipped = calibrate(calibrator, combine(pool.candidates, choice.weights))
     corrected = bias_corrected(chosen.recipe, everyone.candidates, everyone.truth, draws=draws, seed=seed)
-    members = np.count_nonzero(choice.weights)
-    trials = "the shipped trial" if members == 1 else f"the {members} shipped trials"
+    trials = describe_trials(chosen.recipe.build, n_members=int(np.count_nonzero(choice.weights)))
     rows = (
         _row(
             "best_single",

@@ -76,6 +76,7 @@ def combine_patients(predictions: Predictions, patients: Sequence[str]) -> Predi
                 confidence=float(row_of[patient].max()),
                 probabilities=dict(zip(classes, row_of[patient].tolist(), strict=True)),
                 review=tuple(reasons),
+                without_set="prediction sets are calibrated for images, not for patients",
             )
             for patient, reasons in reviews.items()
         ],
