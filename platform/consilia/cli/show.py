@@ -92,7 +92,8 @@ def show_result(result: StudyResult) -> None:
     document = result.document
     if result.ended_by:
         console.print(f"search    {result.ended_by}{_where_time_went(result.seconds)}", soft_wrap=True)
-    members = ", ".join(f"trial {member.trial} ({member.weight:.2f})" for member in document.members)
+    kind = "refit of trial" if document.build == "fast" else "trial"
+    members = ", ".join(f"{kind} {member.trial} ({member.weight:.2f})" for member in document.members)
     console.print(f"ensemble  {members}", soft_wrap=True)
     console.print(f"          {document.selection.reason}", soft_wrap=True)
     for evaluation in document.evaluations:
@@ -139,9 +140,13 @@ def _where_time_went(seconds: Mapping[str, float]) -> str:
     if reserved <= 0:
         return ""
     share = {name: amount / reserved for name, amount in seconds.items()}
-    training = sum(share.get(name, 0.0) for name in ("useful", "stopped", "failed"))
+    training = sum(share.get(name, 0.0) for name in ("useful", "refit", "stopped", "failed"))
     parts = [f"{training:.0%} of the slots' {reserved / 3600:.2f} hours in training"]
-    parts += [f"{share[name]:.0%} {name}" for name in ("stopped", "lost", "start-up") if share.get(name, 0.0) >= 0.005]
+    parts += [
+        f"{share[name]:.0%} {name}"
+        for name in ("refit", "stopped", "lost", "start-up")
+        if share.get(name, 0.0) >= 0.005
+    ]
     return f"; {', '.join(parts)}"
 
 
