@@ -48,6 +48,9 @@ def test_with_refit_it_trains_what_is_missing_and_builds_and_a_second_call_train
     printed = capsys.readouterr().out
     assert "1 refit on all" in printed
     assert "ensemble  refit of trial 0 (1.00)" in printed
+    image = next((Path(trained_copy.plan.data.path) / "images").iterdir())
+    assert run(["predict", str(trained_copy.folder.bundle("fast")), str(image)]) == 0
+    assert "no prediction sets: the networks were trained on all images" in capsys.readouterr().out
     document = read_bundle(trained_copy.folder.bundle("fast"))
     assert document.build == "fast"
     assert [each.split for each in document.evaluations] == ["cross_fitted", "test"]
@@ -116,3 +119,8 @@ def test_a_refit_is_expected_to_take_longer_than_a_fold_as_it_sees_more_images(t
     record = read_trial(trained.folder.trial(0).record)
     a_fold = sum(fold.seconds for fold in record.folds) / 2
     assert refit_seconds([record, record], k=2) == pytest.approx(2 * 2 * a_fold)
+
+
+def test_an_address_without_anything_to_train_there_is_refused(trained_copy, capsys):
+    assert run(["ensemble", "tiny-train", "--recipe", "fast", "--address", "auto", "--studies", "nowhere"]) == 2
+    assert "add --refit" in capsys.readouterr().err

@@ -89,6 +89,8 @@ def test_refits_in_slots_have_the_weights_of_those_in_one_process_and_leave_noth
     book = refit_in_slots(tasks, context, folder, view, profile=PROFILE, capacity=CAPACITY, nodes=living_nodes())
     assert (sorted(book.finished), book.failed, book.n_open) == ([0, 4], {}, 0)
     assert view.seen[-1].n_finished == 2
+    heard = {(task.number, said.epoch) for progress in view.seen for task, said in progress.running if said is not None}
+    assert heard == {(0, 1), (4, 1)}
     assert refit_here(tasks, here, other, View()).finished == [0, 4]
     for number in (0, 4):
         mine, theirs = load_file(folder.trial(number).refit.weights), load_file(other.trial(number).refit.weights)

@@ -30,6 +30,9 @@ def ensemble(
     refit: Annotated[
         bool, typer.Option("--refit", help="Train the networks that a recipe with build: fast ships, where missing.")
     ] = False,
+    address: Annotated[
+        str | None, typer.Option("--address", help="A running Ray cluster for --refit. Without it, the study's own.")
+    ] = None,
     studies: Studies = STUDIES,
     stores: Stores = STORES,
 ) -> None:
@@ -40,13 +43,18 @@ def ensemble(
     Example: consilia ensemble pneumonia --recipe soft_vote
     """
     from consilia.cli.show import show_result, watch
+    from consilia.errors import UserError
     from consilia.study.folder import find_study
     from consilia.study.rebuild import rebuild
 
+    if address is not None and not refit:
+        raise UserError(
+            "--address is where --refit trains; without it nothing is trained. Leave it out, or add --refit."
+        )
     if refit:
         plan, _ = find_study(study, studies)
         with watch(plan) as view:
-            result = rebuild(study, recipe=recipe, studies=studies, stores=stores, view=view)
+            result = rebuild(study, recipe=recipe, studies=studies, stores=stores, view=view, address=address)
     else:
         result = rebuild(study, recipe=recipe, studies=studies, stores=stores)
     show_result(result)

@@ -13,7 +13,15 @@ from consilia.study.refit import missing_refits, refuse_missing, train_refits
 from consilia.study.view import StudyView
 
 
-def rebuild(study: str, *, recipe: str, studies: Path, stores: Path, view: StudyView | None = None) -> StudyResult:
+def rebuild(
+    study: str,
+    *,
+    recipe: str,
+    studies: Path,
+    stores: Path,
+    view: StudyView | None = None,
+    address: str | None = None,
+) -> StudyResult:
     """Build a recipe's ensemble from the predictions that a study's trials have left.
 
     Args:
@@ -22,6 +30,7 @@ def rebuild(study: str, *, recipe: str, studies: Path, stores: Path, view: Study
         studies: Folder of the studies.
         stores: Folder of the image stores; the study's is opened, or prepared again from the card.
         view: Told of the refits that are trained if they are missing; None: none is trained.
+        address: Of a running Ray cluster to train them on; None: where the study says.
 
     Raises:
         StudyError: There is no such study, it has no folds yet, its data have changed, or refits are missing.
@@ -34,6 +43,8 @@ def rebuild(study: str, *, recipe: str, studies: Path, stores: Path, view: Study
             f"--refit trains what a recipe with build: fast ships, but {recipe} has build: max. Leave it out."
         )
     plan, found = find_study(study, studies)
+    if address is not None:
+        plan = plan.model_copy(update={"cluster": plan.cluster.model_copy(update={"address": address})})
     with hold_study(found) as folder:
         store, folds = open_data(plan, folder, stores=stores)
         if not is_built(plan, folder, folds, recipe=chosen):
