@@ -11,7 +11,7 @@ import pytest
 
 from consilia.folder import StudyFolder
 from consilia.plan.study import StudyPlan
-from consilia.records import EpochReport, TrialRecord, TrialTask
+from consilia.records import EpochReport, RefitProgress, TrialRecord, TrialTask
 
 ROOT = Path(__file__).parent.parent
 
@@ -33,6 +33,7 @@ class SilentView:
         self.epochs: list[EpochReport] = []
         self.ended: list[TrialRecord] = []
         self.notes: list[str] = []
+        self.refits: list[RefitProgress] = []
         self.n_prepared = 0
 
     def preparing(self, done: int, total: int) -> None:
@@ -55,6 +56,9 @@ class SilentView:
 
     def trial_ended(self, record: TrialRecord) -> None:
         self.ended.append(record)
+
+    def refitting(self, progress: RefitProgress) -> None:
+        self.refits.append(progress)
 
 
 @dataclass(frozen=True)

@@ -7,13 +7,15 @@ from consilia.errors import StudyError
 from consilia.plan.hyperparameters import Hyperparameters
 from consilia.record_files import (
     read_fold_result,
+    read_refit_result,
     read_trial,
     trial_from_json,
     trial_to_json,
     write_fold_result,
+    write_refit_result,
     write_trial,
 )
-from consilia.records import FoldResult, TrialRecord
+from consilia.records import FoldResult, RefitResult, TrialRecord
 
 FOLD = FoldResult(fold=1, epochs=3, metrics={"log_loss": 0.25, "ece": 0.0}, n_images=30, seconds=1.5)
 TRIAL = TrialRecord(
@@ -32,6 +34,16 @@ def test_records_come_back_equal(tmp_path):
     assert read_fold_result(tmp_path / "result.json") == FOLD
     assert read_trial(tmp_path / "trial.json") == TRIAL
     assert trial_from_json(json.loads(json.dumps(trial_to_json(TRIAL)))) == TRIAL
+
+
+def test_a_refit_comes_back_equal_and_a_damaged_one_is_named(tmp_path):
+    path = tmp_path / "result.json"
+    refit = RefitResult(number=12, epochs=3, n_images=90, folds_digest="ab" * 32, seconds=2.5)
+    write_refit_result(path, refit)
+    assert read_refit_result(path) == refit
+    write_fold_result(path, FOLD)
+    with pytest.raises(StudyError, match=r"result\.json must be a refit result"):
+        read_refit_result(path)
 
 
 def test_an_undefined_metric_is_null_on_disk_and_nan_again_when_read(tmp_path):

@@ -121,9 +121,14 @@ class Run:
 
 
 def train(
-    group: TorchGroup, task: TrialTask, context: TrainingContext, folder: Path, disturbance: Disturbance = Disturbance()
+    group: TorchGroup,
+    task: TrialTask,
+    context: TrainingContext,
+    folder: Path,
+    disturbance: Disturbance = Disturbance(),
+    how: Callable[..., TrialOutcome] = cross_validate,
 ) -> Run:
-    """Train a trial whose files go to a folder of this worker alone, so that it shows who writes."""
+    """Train a trial, or its refit, whose files go to a folder of this worker alone, so that it shows who writes."""
     run, n_polls = Run(), 0
 
     def stopped() -> bool:
@@ -141,7 +146,7 @@ def train(
             raise disturbance.error()
 
     try:
-        run.outcome = cross_validate(task, replace(context, trials=folder), report=report, stopped=stopped, group=group)
+        run.outcome = how(task, replace(context, trials=folder), report=report, stopped=stopped, group=group)
     except GroupLost as error:
         run.error, run.lost_outcome = error, error.outcome
     except Exception as error:

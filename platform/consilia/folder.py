@@ -7,6 +7,7 @@ studies/<name>/
   optuna.journal      Optuna's JournalStorage
   trials/<number>/    trial.json
     fold-<i>/         weights.safetensors, oof.parquet, history.parquet, result.json; checkpoint.pt while it runs
+    refit/            the same without oof.parquet, of the network trained on all folds; where a recipe asked for it
   tensorboard/        curves by trial and fold: trial-<number>-<architecture>/fold-<i>/; may be deleted
   ensembles/<recipe>/ the bundle
   ledger.parquet      seconds by run, trial, fold and purpose
@@ -21,7 +22,7 @@ from pathlib import Path
 
 @dataclass(frozen=True, slots=True)
 class FoldFolder:
-    """Files of one fold of one trial; `result` is written last, so a fold that has it is finished."""
+    """Files of one fold of one trial, or of its refit; `result` is written last, so what has it is finished."""
 
     root: Path
 
@@ -42,7 +43,7 @@ class FoldFolder:
 
     @property
     def result(self) -> Path:
-        """JSON: the FoldResult."""
+        """JSON: the FoldResult, or the RefitResult."""
         return self.root / "result.json"
 
     @property
@@ -65,6 +66,11 @@ class TrialFolder:
     def fold(self, fold: int) -> FoldFolder:
         """Files of fold 0 ... k-1."""
         return FoldFolder(self.root / f"fold-{fold}")
+
+    @property
+    def refit(self) -> FoldFolder:
+        """Files of the network that was trained on the images of all folds."""
+        return FoldFolder(self.root / "refit")
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,9 +9,10 @@ from pydantic import TypeAdapter, ValidationError
 
 from consilia.errors import StudyError
 from consilia.files import write_json
-from consilia.records import FoldResult, TrialRecord
+from consilia.records import FoldResult, RefitResult, TrialRecord
 
 _FOLD_RESULT = TypeAdapter(FoldResult)
+_REFIT_RESULT = TypeAdapter(RefitResult)
 _TRIAL_RECORD = TypeAdapter(TrialRecord)
 
 
@@ -58,6 +59,23 @@ def read_fold_result(path: Path) -> FoldResult:
         return fold_result_from_json(_read_object(path))
     except ValidationError as error:
         raise StudyError(_complaint(path, "fold result", error)) from error
+
+
+def write_refit_result(path: Path, result: RefitResult) -> None:
+    """Write a refit's result.json atomically."""
+    write_json(path, _REFIT_RESULT.dump_python(result, mode="json"))
+
+
+def read_refit_result(path: Path) -> RefitResult:
+    """Read a refit's result.json.
+
+    Raises:
+        StudyError: The file is missing or is no refit result; names it.
+    """
+    try:
+        return _REFIT_RESULT.validate_python(_read_object(path))
+    except ValidationError as error:
+        raise StudyError(_complaint(path, "refit result", error)) from error
 
 
 def write_trial(path: Path, record: TrialRecord) -> None:

@@ -14,6 +14,9 @@ Probabilities = npt.NDArray[np.float64]  # (n_images, n_classes), rows sum to 1
 Labels = npt.NDArray[np.int64]  # (n_images,), class numbers
 Rows = npt.NDArray[np.int64]  # (n,), row numbers of the image store
 
+ALL_FOLDS = -1
+"""In place of a fold's number: of a refit, which trains on the images of all folds and holds none out."""
+
 TrialState = Literal["running", "paused", "finished", "stopped", "failed"]
 """paused: left at its checkpoint, since the search ended before it did; the next run of the study goes on with it."""
 
@@ -41,9 +44,9 @@ class EpochReport:
     """What a worker says after each epoch."""
 
     number: int  # of the trial
-    fold: int  # 0 ... k-1
+    fold: int  # 0 ... k-1, or ALL_FOLDS
     epoch: int  # 1 ... epochs
-    score: float  # the study's metric on the validation fold, with EMA weights
+    score: float  # the study's metric on the validation fold, with EMA weights; NaN of a refit
     train_loss: float
     seconds: float
     images: int  # seen in training
@@ -64,8 +67,29 @@ class FoldResult:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RefitResult:
+    """A finished refit: a trial's configuration, trained on every image outside the test split."""
+
+    number: int  # of the trial
+    epochs: int
+    n_images: int  # trained on
+    folds_digest: str  # of the FoldPlan whose pool these images are
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RefitProgress:
+    """How far the refits of a study are."""
+
+    n_finished: int
+    n_all: int  # that are to be trained now
+    n_slots: int
+    running: tuple[tuple[TrialTask, EpochReport | None], ...]  # each with its last epoch
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class TrialOutcome:
-    """How a trial ended on its worker."""
+    """How a trial, or its refit, ended on its worker."""
 
     number: int
     state: TrialState
@@ -138,9 +162,10 @@ class Prediction:
     label: str
     confidence: float  # calibrated probability of `label`
     probabilities: Mapping[str, float]  # by class, calibrated, sums to 1
-    prediction_set: tuple[str, ...] | None = None  # classes that the image may have; None: an older bundle, or moved
+    prediction_set: tuple[str, ...] | None = None  # classes that the image may have; None: see `without_set`
     review: tuple[str, ...] = ()  # why a person should look at this one
     unusual: GateVerdict | None = None  # None: not checked, since the bundle holds nothing to compare with
+    without_set: str = ""  # why there is no prediction set
 
     @property
     def needs_review(self) -> bool:

@@ -57,6 +57,13 @@ def test_prepare_prints_both_sides_of_each_format_and_their_ratio(tmp_path: Path
     assert [each["syntax"] for each in figures["dicom"]] == ["Explicit VR Little Endian", "RLE Lossless"]
 
 
+def test_builds_prints_each_build_of_each_recipe_with_a_fast_one_of_a_network_a_member(tmp_path: Path):
+    means = run("builds.py", ray_folder=tmp_path)["means"]
+    assert len(means) == 6
+    for name in ("best_single", "soft_vote", "greedy"):
+        assert means[f"{name}, max"]["networks"] == 2 * means[f"{name}, fast"]["networks"]
+
+
 def test_duplicates_prints_growth_memory_and_what_was_found(tmp_path: Path):
     figures = run("duplicates.py", "--images=1500", ray_folder=tmp_path)
     assert (figures["n_small"], figures["n_large"]) == (150, 1500)

@@ -93,6 +93,7 @@ def load_stored(version, folder):
     assert json.loads((folder / "ensemble.json").read_text())["schema_version"] == version
     predictor = load_predictor(folder, device="cpu")
     assert predictor.document.schema_version == SCHEMA_VERSION
+    assert predictor.document.build == "max"  # there was no other
     return predictor
 
 

@@ -6,7 +6,7 @@ import pytest
 from rich.console import Console
 
 from consilia.plan.hyperparameters import Hyperparameters
-from consilia.records import EpochReport, FoldResult, TrialRecord, TrialTask
+from consilia.records import ALL_FOLDS, EpochReport, FoldResult, RefitProgress, TrialRecord, TrialTask
 from consilia.report.progress import PrepareProgress, StudyProgress
 
 
@@ -104,6 +104,38 @@ def test_a_trial_without_an_epoch_is_starting(clock):
         view.trial_started(TrialTask(number=0, hyperparameters=configuration()))
         assert "starting" in last_frame(output)
         assert "no score yet" in last_frame(output)
+
+
+def refits(number: int = 5) -> RefitProgress:
+    running = (
+        (TrialTask(number=3, hyperparameters=configuration()), None),
+        (
+            TrialTask(number=number, hyperparameters=configuration("densenet121")),
+            epoch(number, fold=ALL_FOLDS, epoch=2),
+        ),
+    )
+    return RefitProgress(n_finished=1, n_all=3, n_slots=2, running=running)
+
+
+def test_refits_stand_in_a_table_of_their_own_with_epoch_and_training_loss_and_no_score(clock):
+    view, output = on_terminal(clock)
+    with view:
+        view.refitting(refits())
+        text = output.getvalue()
+    assert "1/3 refits finished  ·  2 running in 2 slots" in text
+    cells = [[cell.strip() for cell in line.split("│")[1:-1]] for line in text.splitlines() if "e-04" in line]
+    assert cells == [
+        ["3", "resnet18", "3.0e-04", "", "starting"],
+        ["5", "densenet121", "3.0e-04", "2/4", "0.7000"],
+    ]
+    assert "nan" not in text
+
+
+def test_without_a_terminal_refits_say_nothing_but_their_notes(clock):
+    view, output = in_a_file(clock)
+    with view:
+        view.refitting(refits())
+    assert output.getvalue() == ""
 
 
 def test_without_a_terminal_there_is_one_line_for_each_ended_trial(clock):

@@ -1,5 +1,7 @@
 """Whoever opens the test split again for another choice is told so, and so is the reader of the card."""
 
+import json
+
 import pytest
 
 from consilia.ensemble.bundle import read_bundle
@@ -14,6 +16,19 @@ def test_an_opening_for_the_same_ensemble_is_no_second_choice(trained_copy):
     before = trained_copy.folder.test_openings.read_text().splitlines()
     assert log_opening(trained_copy.folder, document) == ""
     assert len(trained_copy.folder.test_openings.read_text().splitlines()) == len(before) + 1
+
+
+def test_an_opening_from_before_there_were_two_builds_is_the_same_choice_as_a_max_build_of_now(trained_copy):
+    path = trained_copy.folder.test_openings
+    older = [json.loads(line) for line in path.read_text().splitlines()]
+    for line in older:
+        del line["for"]["build"]
+    path.write_text("".join(json.dumps(line) + "\n" for line in older))
+    document = read_bundle(trained_copy.bundle)
+    assert log_opening(trained_copy.folder, document) == ""
+    fast = document.provenance.recipe.model_copy(update={"build": "fast"})
+    other = document.model_copy(update={"provenance": document.provenance.model_copy(update={"recipe": fast})})
+    assert "opened before for another choice" in log_opening(trained_copy.folder, other)
 
 
 def test_a_second_ensemble_says_in_its_card_that_the_test_was_open(trained_copy, tmp_path):

@@ -8,8 +8,8 @@ from consilia.plan.space import Choice, IntRange
 from consilia.plan.study import StudyPlan
 from consilia.plan.weights import FROM_SCRATCH
 from consilia.search.space import join_spaces
+from consilia.study.context import training_context
 from consilia.study.plan import read_plan
-from consilia.study.run import training_context
 from consilia.study.steps import demanding_steps, largest_image_size
 from consilia.training.context import TrainingContext
 from consilia.training.probe import StepCase, estimate_step

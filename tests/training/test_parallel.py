@@ -22,6 +22,7 @@ from consilia.training.crossval import cross_validate
 from consilia.training.input import network_input
 from consilia.training.order import check_workers
 from consilia.training.parallel import ALONE
+from consilia.training.refit import refit
 from consilia.training.tables import read_fold_logits, read_history
 from worker_pair import Disturbance, UnpicklableError, WorkerPair, add_up, normalise, take_part, train
 
@@ -110,6 +111,22 @@ def test_two_workers_train_a_trial_as_one_worker_does(pair, context, make_task, 
     assert first.epochs == [(report.fold, report.epoch) for report in heard]
     assert [report.images for report in first.heard] == [report.images for report in heard]
     assert second.outcome.folds == first.outcome.folds
+
+
+def test_two_workers_train_a_refit_as_one_does_and_only_the_first_writes(pair, context, make_task, folders, tmp_path):
+    task = make_task(**EXACT)
+    first, second = pair.call(partial(train, how=refit), task, context, each=[(folder,) for folder in folders])
+    alone = []
+    refit(task, replace(context, trials=tmp_path / "alone"), report=alone.append, stopped=lambda: False)
+    assert first.outcome.state == second.outcome.state == "finished", first.outcome
+    assert (len(first.heard), second.heard, folders[1].exists()) == (2, [], False)
+    losses = [[report.train_loss for report in heard] for heard in (first.heard, alone)]
+    np.testing.assert_allclose(*losses, rtol=2e-3)
+    weights, expected = (
+        load_file(in_folder(context, folder).refit.weights) for folder in (folders[0], tmp_path / "alone")
+    )
+    for name in expected:  # twice the steps of a fold: see `assert_close_files`
+        torch.testing.assert_close(weights[name], expected[name], atol=6e-2, rtol=0)
 
 
 def first_step(context, folder):

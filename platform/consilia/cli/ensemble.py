@@ -27,17 +27,37 @@ def register(app: typer.Typer) -> None:
 def ensemble(
     study: StudyName,
     recipe: Annotated[str, typer.Option(help="Name of a recipe, or a file of your own.")] = "greedy_calibrated",
+    refit: Annotated[
+        bool, typer.Option("--refit", help="Train the networks that a recipe with build: fast ships, where missing.")
+    ] = False,
+    address: Annotated[
+        str | None, typer.Option("--address", help="A running Ray cluster for --refit. Without it, the study's own.")
+    ] = None,
     studies: Studies = STUDIES,
     stores: Stores = STORES,
 ) -> None:
     """Build another ensemble from a study's stored predictions, without training.
 
+    A recipe such as `fast` ships networks that are trained on all images; --refit trains those that are missing.
+
     Example: consilia ensemble pneumonia --recipe soft_vote
     """
-    from consilia.cli.show import show_result
+    from consilia.cli.show import show_result, watch
+    from consilia.errors import UserError
+    from consilia.study.folder import find_study
     from consilia.study.rebuild import rebuild
 
-    show_result(rebuild(study, recipe=recipe, studies=studies, stores=stores))
+    if address is not None and not refit:
+        raise UserError(
+            "--address is where --refit trains; without it nothing is trained. Leave it out, or add --refit."
+        )
+    if refit:
+        plan, _ = find_study(study, studies)
+        with watch(plan) as view:
+            result = rebuild(study, recipe=recipe, studies=studies, stores=stores, view=view, address=address)
+    else:
+        result = rebuild(study, recipe=recipe, studies=studies, stores=stores)
+    show_result(result)
 
 
 def evaluate(
@@ -116,6 +136,8 @@ def predict(
     else:
         n_images, n_bad = write_predictions(rows, predictor.classes, out)
         print(f"{out}: {n_images} images, {n_bad} of them unreadable")
+    if predictor.without_sets:
+        print(f"no prediction sets: {predictor.without_sets}")
     return 1 if n_bad else 0
 
 

@@ -141,9 +141,13 @@ def _where_time_went(seconds: Mapping[str, float]) -> str:
     if reserved <= 0:
         return ""
     share = {name: amount / reserved for name, amount in seconds.items()}
-    training = sum(share.get(name, 0.0) for name in ("useful", "stopped", "failed"))
+    training = sum(share.get(name, 0.0) for name in ("useful", "refit", "stopped", "failed"))
     parts = [f"{training:.0%} of the slots' {reserved / 3600:.2f} hours in training"]
-    parts += [f"{share[name]:.0%} {name}" for name in ("stopped", "lost", "start-up") if share.get(name, 0.0) >= 0.005]
+    parts += [
+        f"{share[name]:.0%} {name}"
+        for name in ("refit", "stopped", "lost", "start-up")
+        if share.get(name, 0.0) >= 0.005
+    ]
     return f"; {', '.join(parts)}"
 
 

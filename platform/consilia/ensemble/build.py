@@ -8,6 +8,7 @@ from pathlib import Path
 import consilia
 from consilia.data.folds import FoldPlan
 from consilia.data.store import ImageStore
+from consilia.ensemble.builds import INTERNAL
 from consilia.ensemble.bundle import write_bundle
 from consilia.ensemble.calibration import Calibration, choose_calibrator, cross_calibrate_members
 from consilia.ensemble.choice import Choice, choose
@@ -29,6 +30,7 @@ from consilia.ensemble.honesty import Chosen, honest_report
 from consilia.ensemble.networks import choose_device
 from consilia.ensemble.pool import Pool, keep_with_weights, load_pool
 from consilia.ensemble.prior import prevalence_of
+from consilia.ensemble.refits import refit_members
 from consilia.ensemble.safety import calibrated_sets, report_safety
 from consilia.ensemble.seen import fingerprints
 from consilia.ensemble.selection import combine_cross_fitted, select, weighted_log_loss
@@ -54,8 +56,9 @@ def build_ensemble(
 ) -> Path:
     """Select members, calibrate them, and write the bundle of this recipe.
 
-    Only trials that finished every fold can be chosen, and of these only those whose weights are still on
-    disk; the bundle's warnings say when that changed the choice.
+    Only trials that finished every fold can be chosen. A max build ships their folds' networks, so it chooses among
+    those whose weights are still on disk; the bundle's warnings say when that changed the choice. A fast build ships
+    their refits.
 
     Args:
         trials: Of the study, in any state.
@@ -69,19 +72,22 @@ def build_ensemble(
         Folder of the bundle.
 
     Raises:
-        RunError: No trial finished, or none has its weights.
+        RunError: No trial finished, none has its weights, or a chosen one has no refit.
         StudyError: A trial's files are damaged or of other folds.
     """
     everyone = load_pool(trials, folder=folder, store=store, folds=folds)
-    pool = keep_with_weights(everyone, folder=folder, k=folds.k)
+    is_fast = recipe.build == "fast"
+    pool = everyone if is_fast else keep_with_weights(everyone, folder=folder, k=folds.k)
     choice = choose(recipe.selection, pool.candidates, pool.truth, seed=plan.seed)
     out_of_fold = combine_unseen(pool.candidates, choice.combination, pool.truth)
     calibration = choose_calibrator(recipe.calibration, out_of_fold, pool.truth)
-    sets = calibrated_sets(recipe.safety, out_of_fold, calibration.calibrator, pool.truth)
+    sets = None if is_fast else calibrated_sets(recipe.safety, out_of_fold, calibration.calibrator, pool.truth)
     uncalibrated, calibrated = _cross_fitted(pool, choice, calibration)
     chosen = Chosen(recipe=recipe, pool=pool, choice=choice, calibration=calibration)
     honesty = honest_report(chosen, everyone=everyone, n_trials=len(trials), seed=plan.seed)
-    members, weights = _members(pool, choice, folder, folds.k)
+    members, weights = (
+        refit_members(pool, choice, folder, folds) if is_fast else _members(pool, choice, folder, folds.k)
+    )
     gate, no_gate = fit_gate(members, weights, store=store, folds=folds, seed=plan.seed, device=choose_device("auto"))
     warnings = _warnings(store, folds, _without_weights(everyone, pool, recipe, seed=plan.seed)) + no_gate
     document = BundleDocument(
@@ -91,6 +97,7 @@ def build_ensemble(
         reading=store.manifest.reading,
         kinds=store.manifest.kinds,
         modality=plan.data.modality,
+        build=recipe.build,
         members=members,
         stack=None if isinstance(choice.combination, LinearPool) else choice.combination.without_others(),
         calibrator=calibration.calibrator,
@@ -111,7 +118,9 @@ def build_ensemble(
             loss_before=calibration.loss_before,
             loss_after=calibration.loss_after,
         ),
-        evaluations=(_evaluate_cross_fitted(pool, uncalibrated, calibrated, store, seed=plan.seed),),
+        evaluations=(
+            _evaluate_cross_fitted(pool, uncalibrated, calibrated, store, note=INTERNAL[recipe.build], seed=plan.seed),
+        ),
         warnings=warnings,
         provenance=_provenance(plan, recipe, folder, store, folds),
         environment={},  # `write_bundle` fills in these two
@@ -158,7 +167,6 @@ def _warnings(store: ImageStore, folds: FoldPlan, without_weights: Sequence[int]
 def _members(pool: Pool, choice: Choice, folder: StudyFolder, k: int) -> tuple[tuple[Member, ...], Mapping[str, Path]]:
     """Return the members, and the weights file of each of their networks by its name in the bundle."""
     members, files = [], {}
-    weights = choice.combination.weights if isinstance(choice.combination, LinearPool) else None
     for place in choice.combination.members:
         number, networks = pool.numbers[place], []
         for fold in range(k):
@@ -167,11 +175,8 @@ def _members(pool: Pool, choice: Choice, folder: StudyFolder, k: int) -> tuple[t
             name = f"members/trial-{number}-fold-{fold}.safetensors"
             networks.append(Network(file=name, fold=fold, preprocessing=preprocessing))
             files[name] = source
-        members.append(
-            Member(
-                trial=number, weight=None if weights is None else weights[place], model=model, networks=tuple(networks)
-            )
-        )
+        weight = choice.combination.weight_of(place)
+        members.append(Member(trial=number, weight=weight, model=model, networks=tuple(networks)))
     return tuple(members), files
 
 
@@ -195,7 +200,7 @@ def _cross_fitted(pool: Pool, choice: Choice, calibration: Calibration) -> tuple
 
 
 def _evaluate_cross_fitted(
-    pool: Pool, uncalibrated: Probabilities, calibrated: Probabilities, store: ImageStore, *, seed: int
+    pool: Pool, uncalibrated: Probabilities, calibrated: Probabilities, store: ImageStore, *, note: str, seed: int
 ) -> Evaluation:
     subject = Subject(
         labels=pool.truth.labels,
@@ -203,15 +208,9 @@ def _evaluate_cross_fitted(
         classes=store.classes,
         split="cross_fitted",
         predictor="fold ensembles, each selected and calibrated without the fold that it is scored on",
-        notes=(INTERNAL,),
+        notes=(note,),
     )
     return score_predictions(calibrated, uncalibrated, subject, seed=seed)
-
-
-INTERNAL = (
-    "An internal estimate: hyperparameters were searched on these images, and one fold's networks are "
-    "scored, where the shipped predictor averages those of all folds."
-)
 
 
 def _provenance(

@@ -38,7 +38,7 @@ def write_bundle(
     weights: Mapping[str, Path],
     *,
     seen: Fingerprints,
-    sets: CalibrationScores,
+    sets: CalibrationScores | None,
     unusual: UnusualReference | None,
 ) -> None:
     """Write a bundle to a temporary folder and publish it as `final`, in place of an older one.
@@ -48,7 +48,7 @@ def write_bundle(
         document: Complete but for `files` and `environment`, which are filled in here.
         weights: Where each network's safetensors file lies now, by its name in the bundle.
         seen: Of the images that the networks were trained on.
-        sets: The calibration of its prediction sets.
+        sets: The calibration of its prediction sets; None: it gives none.
         unusual: What usual images look like; None where the document has no gate.
 
     Raises:
@@ -64,7 +64,8 @@ def write_bundle(
         networks = FoldEnsembles(document.members, folder, combination=document.combination, device=device)
         write_golden(folder / GOLDEN, networks, document.calibrator, document.reading)
         write_seen(folder / SEEN, seen)
-        write_sets(folder / SETS, sets)
+        if sets is not None:
+            write_sets(folder / SETS, sets)
         if unusual is not None:
             write_unusual(folder / UNUSUAL, unusual)
         _finish(folder, document.model_copy(update={"environment": environment(device)}))
@@ -123,7 +124,7 @@ _NEEDED: Mapping[str, Callable[[BundleDocument], bool]] = {
     GOLDEN: lambda document: True,
     SEEN: lambda document: True,
     CARD: lambda document: True,
-    SETS: lambda document: document.safety is not None,
+    SETS: lambda document: document.has_sets,
     UNUSUAL: lambda document: document.gate is not None,
 }
 _AGAIN = "Copy the bundle again, or build it again: consilia ensemble STUDY"

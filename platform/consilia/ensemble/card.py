@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 
+from consilia.ensemble.builds import CALIBRATOR, MEMBERS, THRESHOLDS
 from consilia.ensemble.document import BundleDocument
 from consilia.ensemble.evaluation import Evaluation
 from consilia.ensemble.gate_report import describe_gate
@@ -35,7 +36,7 @@ def model_card(document: BundleDocument) -> str:
         _honesty(document),
         *_results(document),
         _members(document),
-        f"## Calibration\n\n{document.calibration.reason}",
+        f"## Calibration\n\n{document.calibration.reason} {CALIBRATOR[document.build]}".rstrip(),
         _safety(document),
         _gate(document),
         _input(document),
@@ -134,7 +135,8 @@ def _members(document: BundleDocument) -> str:
         "out-of-fold log loss that was minimised, and is therefore optimistic, is "
         f"{selection.in_sample_loss:.4f}; that of the best single trial is {selection.best_single_loss:.4f}."
     )
-    return "\n\n".join(["## Members", chosen, *([] if stack is None else [describe_stack(stack)]), table])
+    told = ["## Members", chosen, MEMBERS[document.build], "" if stack is None else describe_stack(stack), table]
+    return "\n\n".join(part for part in told if part)
 
 
 def _safety(document: BundleDocument) -> str:
@@ -143,11 +145,8 @@ def _safety(document: BundleDocument) -> str:
         return ""
     abstention = [] if safety.abstention is None else [safety.abstention.reason]
     facts = [*safety.guarantee, *(point.reason for point in safety.operating_points), *abstention]
-    where = (
-        "Measured on cross-validated images, each by an ensemble that was selected and calibrated without its fold; "
-        "the shipped predictor averages the networks of all folds."
-    )
-    return "\n\n".join([_list("## What it promises, and when it asks for a person", facts), where])
+    title = "## What it promises, and when it asks for a person"
+    return "\n\n".join([_list(title, facts), THRESHOLDS[document.build]])
 
 
 def _gate(document: BundleDocument) -> str:

@@ -38,6 +38,10 @@ class LinearPool(Frozen):
         """How much each candidate's opinion counts where it is asked how far members disagree."""
         return np.array(self.weights, dtype=np.float64)
 
+    def weight_of(self, candidate: int) -> float | None:
+        """Return the weight that a bundle states for a member."""
+        return self.weights[candidate]
+
 
 class Stack(Frozen):
     """A multinomial logistic regression on the centred log-probabilities; `ensemble.stacking` fits one."""
@@ -73,6 +77,10 @@ class Stack(Frozen):
         sizes = np.abs(self.coefficients).sum(axis=(1, 2))
         result: Shares = sizes / sizes.sum()
         return result
+
+    def weight_of(self, candidate: int) -> float | None:
+        """Return None: a stack has no weights."""
+        return None
 
     def without_others(self) -> "Stack":
         """Return the stack of the members alone."""

@@ -4,6 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
+from consilia.ensemble.builds import Build
 from consilia.ensemble.calibrators import AnyCalibrator, Calibrator, Isotonic, TemperatureBias
 from consilia.ensemble.combination import AnyCombination, LinearPool, Stack
 from consilia.ensemble.evaluation import Evaluation
@@ -30,15 +31,15 @@ class FileRecord(Frozen):
 
 
 class Network(Frozen):
-    """One trained network: a member's weights from one fold."""
+    """One trained network: a member's weights from one fold, or from all."""
 
     file: str  # relative to the bundle
-    fold: int = Field(ge=0)
-    preprocessing: Preprocessing  # mean and standard deviation are those of the fold's training images
+    fold: Annotated[int, Field(ge=0)] | None  # that it was not trained on; None: a refit, trained on the images of all
+    preprocessing: Preprocessing  # mean and standard deviation are those of its training images
 
 
 class Member(Frozen):
-    """One trial of the ensemble, with one network a fold."""
+    """One trial of the ensemble, with one network a fold, or one of all folds."""
 
     trial: int = Field(ge=0)
     weight: float | None = Field(default=None, gt=0, le=1)  # in the linear pool; None: the members are stacked
@@ -89,6 +90,7 @@ class BundleDocument(Frozen):
     reading: Reading  # how files became stored pixels in training, and become them at prediction
     kinds: tuple[ImageKind, ...] = Field(min_length=1)  # of the files it was trained on; others are refused
     modality: str
+    build: Build = "max"  # fast: the members are refits; older ones know no other than max
     members: tuple[Member, ...] = Field(min_length=1)
     stack: Stack | None = None  # how the members are combined; None: by the linear pool of their weights
     calibrator: Calibrator
@@ -106,7 +108,7 @@ class BundleDocument(Frozen):
 
     @property
     def n_folds(self) -> int:
-        """Number of networks that each member has."""
+        """Number of networks that each member has, and so of fold ensembles; 1 in a fast build."""
         return len(self.members[0].networks)
 
     @property
@@ -128,6 +130,11 @@ class BundleDocument(Frozen):
             return self.stack
         return LinearPool(weights=tuple(member.weight or 0.0 for member in self.members))
 
+    @property
+    def has_sets(self) -> bool:
+        """Say whether it gives prediction sets: not before version 3, and never from refits."""
+        return self.safety is not None and self.build == "max"
+
     @model_validator(mode="after")
     def _must_be_consistent(self) -> "BundleDocument":
         _check_combination(self)
@@ -136,6 +143,8 @@ class BundleDocument(Frozen):
         if (n_classes := _n_classes(self.calibrator)) not in (None, len(self.classes)):
             raise ValueError(f"the calibrator must be one of {len(self.classes)} classes, but is one of {n_classes}")
         folds = [network.fold for network in self.members[0].networks]
+        if (self.build == "fast") != (folds == [None]) or (None in folds and len(folds) > 1):
+            raise ValueError(f"a {self.build} build cannot have members of networks of the folds {folds}")
         for member in self.members:
             _check_member(member, folds, self)
         if self.gate is not None and self.gate_network is None:
@@ -169,7 +178,7 @@ def _n_classes(calibrator: AnyCalibrator) -> int | None:
     return 2 if isinstance(calibrator, Isotonic) else None
 
 
-def _check_member(member: Member, folds: list[int], document: BundleDocument) -> None:
+def _check_member(member: Member, folds: list[int | None], document: BundleDocument) -> None:
     name = f"trial {member.trial}"
     if [network.fold for network in member.networks] != folds or len(set(folds)) != len(folds):
         raise ValueError(f"every member must have one network for each of the folds {folds}: {name} has not")

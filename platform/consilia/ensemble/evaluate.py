@@ -6,6 +6,7 @@ from typing import Literal
 import numpy as np
 
 from consilia.data.store import ImageStore
+from consilia.ensemble.builds import describe_shipped
 from consilia.ensemble.calibrators import Identity, calibrate, pool_folds
 from consilia.ensemble.document import BundleDocument
 from consilia.ensemble.evaluation import Evaluation, Subject, score_predictions
@@ -98,6 +99,4 @@ NO_PATIENTS = (
 
 def describe(document: BundleDocument) -> str:
     """Return in words which predictor the bundle ships."""
-    members, folds = len(document.members), document.n_folds
-    trials = "one trial" if members == 1 else f"{members} trials"
-    return f"the shipped predictor: {trials}, the average of its {folds} fold ensembles"
+    return describe_shipped(document.build, n_members=len(document.members), n_folds=document.n_folds)

@@ -64,6 +64,8 @@ def fit_gate(
     if chosen is None:
         return None, (f"{_NO_GATE}no member's network shows its stages, which images are compared by.",)
     member, network = chosen
+    if network.fold is None:
+        return None, (f"{_NO_GATE}networks that were trained on all images leave none to compare new ones with.",)
     source = files[network.file]
     there = network.model_copy(update={"file": source.name})
     alone = member.model_copy(update={"weight": 1.0, "networks": (there,)})
@@ -102,7 +104,7 @@ def _reference_network(members: Sequence[Member]) -> tuple[Member, Network] | No
         with torch.device("meta"):
             model = build_model(member.model)
         if has_features(model):
-            return member, min(member.networks, key=lambda network: network.fold)
+            return member, min(member.networks, key=lambda network: network.fold or 0)
     return None
 
 

@@ -6,6 +6,7 @@ from typing import Literal
 import numpy as np
 
 from consilia.ensemble.bbc import DRAWS, bias_corrected
+from consilia.ensemble.builds import describe_trials
 from consilia.ensemble.calibration import Calibration, cross_calibrate_members
 from consilia.ensemble.calibrators import calibrate
 from consilia.ensemble.choice import Choice
@@ -46,8 +47,7 @@ def honest_report(chosen: Chosen, *, everyone: Pool, n_trials: int, seed: int, d
     crossed = cross_calibrate_members(calibrator.kind, pool.candidates, choice.fold_combinations, pool.truth)
     shipped = calibrate(calibrator, combine(pool.candidates, choice.combination))
     corrected = bias_corrected(chosen.recipe, everyone.candidates, everyone.truth, draws=draws, seed=seed)
-    members = len(choice.combination.members)
-    trials = "the shipped trial" if members == 1 else f"the {members} shipped trials"
+    trials = describe_trials(chosen.recipe.build, n_members=len(choice.combination.members))
     rows = (
         _row(
             "best_single",

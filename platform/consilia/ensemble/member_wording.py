@@ -10,8 +10,9 @@ def describe_members(document: BundleDocument) -> str:
     """Return the trials in one line, each with its weight, or in a stack with its share of absolute coefficients."""
     stack = document.stack
     shares = document.combination.votes if stack is None else stack.shares
+    kind = "refit of trial" if document.build == "fast" else "trial"
     members = zip(document.members, shares, strict=True)
-    listed = ", ".join(f"trial {member.trial} ({share:.2f})" for member, share in members)
+    listed = ", ".join(f"{kind} {member.trial} ({share:.2f})" for member, share in members)
     return listed if stack is None else f"stack of {listed}; in brackets each one's {SHARE}, which is no weight"
 
 

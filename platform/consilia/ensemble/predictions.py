@@ -86,6 +86,7 @@ def combine_patients(predictions: Predictions, patients: Sequence[str]) -> Predi
                 probabilities=dict(zip(classes, row_of[patient].tolist(), strict=True)),
                 review=tuple(reasons),
                 unusual=max(verdicts[patient], key=_gravity, default=None),
+                without_set="prediction sets are calibrated for images, not for patients",
             )
             for patient, reasons in reviews.items()
         ],

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from consilia.data.store import ImageStore
+from consilia.ensemble.builds import WITHOUT_SET
 from consilia.ensemble.bundle import read_bundle
 from consilia.ensemble.calibrators import calibrate, pool_folds
 from consilia.ensemble.conformal import CalibrationScores
@@ -52,7 +53,7 @@ class EnsemblePredictor:
     document: BundleDocument
     networks: FoldEnsembles
     seen: Fingerprints  # of the images that the networks were trained on
-    sets: CalibrationScores | None = None  # of the prediction sets; None: the bundle is older than they are
+    sets: CalibrationScores | None = None  # of the prediction sets; None: there are none
     gate: Gate | None = None  # for unusual images; None: the bundle has none
     deployed: npt.NDArray[np.float64] | None = None  # prevalence to correct for, (n_classes,); None: as in training
 
@@ -60,6 +61,11 @@ class EnsemblePredictor:
     def classes(self) -> tuple[str, ...]:
         """Names of the classes, in the order of `predict_proba`'s columns."""
         return self.document.classes
+
+    @property
+    def without_sets(self) -> str:
+        """Why it gives no prediction sets; "" where it does."""
+        return UNJUDGED.without_set if self.document.safety is None else WITHOUT_SET[self.document.build]
 
     def predict(self, images: Images, *, batch_size: int = BATCH_SIZE, foreign: Foreign = "refuse") -> Predictions:
         """Return a prediction for each image; for each frame of a file where training took each.
@@ -241,6 +247,7 @@ class EnsemblePredictor:
                 prediction_set=judgement.prediction_set,
                 review=(*reasons(unusual), *judgement.review),
                 unusual=unusual,
+                without_set=judgement.without_set,
             )
             for row, judgement, unusual in zip(probabilities, judgements, verdicts, strict=True)
         ]
@@ -249,7 +256,7 @@ class EnsemblePredictor:
         self, probabilities: Probabilities, folds: npt.NDArray[np.float64], members: MemberProbabilities
     ) -> Sequence[Judgement]:
         safety = self.document.safety
-        if safety is None or self.sets is None:
+        if safety is None:
             return [UNJUDGED] * len(probabilities)
         if self.deployed is not None:
             safety = safety.model_copy(update={"abstention": None})  # that point was chosen in the other population
@@ -292,7 +299,7 @@ def load_predictor(path: str | Path, *, device: str = "auto") -> EnsemblePredict
     networks = FoldEnsembles(document.members, bundle, combination=document.combination, device=chosen)
     check_golden(bundle / GOLDEN, networks, document)
     sets = None
-    if document.safety is not None:
+    if document.has_sets:
         sets = read_sets(bundle / SETS, n_folds=document.n_folds, n_classes=len(document.classes))
     gate = None
     if document.gate is not None and document.gate_network is not None:

@@ -60,7 +60,7 @@ def measure_promises(
         scored: The images, with the ensemble's calibrated probabilities.
         calibrated_folds: Those of each fold ensemble, (n_folds, n_images, n_classes).
     """
-    seen = None if sets is None else _see_sets(1 - safety.alpha, conforming_classes(sets, calibrated_folds), scored)
+    seen = None if sets is None else _see_sets(1 - sets.alpha, conforming_classes(sets, calibrated_folds), scored)
     return PromisesSeen(
         points=tuple(_see_point(point, scored) for point in safety.operating_points if point.threshold is not None),
         sets=seen,

@@ -1,11 +1,12 @@
 """What a predictor promises beyond a probability, and when it asks for a person. Source: docs/methods.md section 6."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 
+from consilia.ensemble.builds import NO_SETS, WITHOUT_SET
 from consilia.ensemble.calibrators import AnyCalibrator, calibrate
 from consilia.ensemble.conformal import CalibrationScores, calibrate_sets, conforming_classes, describe_guarantee
 from consilia.ensemble.disagreement import Disagreement
@@ -20,7 +21,7 @@ from consilia.scoring.risk_coverage import AbstentionPoint, choose_abstention
 class SafetyReport(Frozen):
     """What of it stands in `ensemble.json`; the calibration scores of the sets are a file of their own."""
 
-    alpha: float  # the sets aim at covering 1 - alpha
+    alpha: float | None  # the sets aim at covering 1 - alpha; None: there are none
     guarantee: tuple[str, ...]  # sentences: what the sets promise, and of which classes nothing
     operating_points: tuple[OperatingPoint, ...]
     abstention: AbstentionPoint | None  # None: the recipe asks for none
@@ -33,9 +34,14 @@ class Judgement:
 
     prediction_set: tuple[str, ...] | None
     review: tuple[str, ...]  # why a person should look at it; empty: nothing speaks for it
+    without_set: str = ""  # why there is no prediction set
 
 
-UNJUDGED = Judgement(prediction_set=None, review=("the ensemble is older than prediction sets: nothing was checked",))
+UNJUDGED = Judgement(
+    prediction_set=None,
+    review=("the ensemble is older than prediction sets: nothing was checked",),
+    without_set="the ensemble is older than prediction sets",
+)
 
 
 def calibrated_sets(
@@ -54,7 +60,7 @@ def calibrated_sets(
 
 def report_safety(
     safety: Safety,
-    sets: CalibrationScores,
+    sets: CalibrationScores | None,
     cross_fitted: Probabilities,
     truth: Truth,
     classes: Sequence[str],
@@ -65,7 +71,7 @@ def report_safety(
 
     Args:
         safety: Of the recipe.
-        sets: The calibration of its prediction sets.
+        sets: The calibration of its prediction sets; None of refits, which can give none.
         cross_fitted: Each image by an ensemble that was selected and calibrated without its fold: thresholds must not
             profit from what was fitted on the images that they are measured on.
         truth: About the same images.
@@ -85,8 +91,8 @@ def report_safety(
     if safety.risk is not None:
         abstention = choose_abstention(cross_fitted, truth.labels, truth.patients, target=safety.risk)
     return SafetyReport(
-        alpha=safety.alpha,
-        guarantee=describe_guarantee(sets, classes),
+        alpha=None if sets is None else sets.alpha,
+        guarantee=(NO_SETS,) if sets is None else describe_guarantee(sets, classes),
         operating_points=tuple(points),
         abstention=abstention,
         disagreement=disagreement,
@@ -95,7 +101,7 @@ def report_safety(
 
 def judge(
     report: SafetyReport,
-    sets: CalibrationScores,
+    sets: CalibrationScores | None,
     probabilities: Probabilities,
     calibrated_folds: npt.NDArray[np.float64],
     disagreement: Disagreement,
@@ -105,25 +111,39 @@ def judge(
 
     Args:
         report: Of the bundle.
-        sets: Of the bundle.
+        sets: Of the bundle; None of refits: then there is no prediction set, and an image is not looked at for it.
         probabilities: The ensemble's, calibrated and pooled, (n_images, n_classes).
         calibrated_folds: Those of each fold ensemble, (n_folds, n_images, n_classes).
         disagreement: Of the networks about each image, (n_images,).
         classes: Names in label order.
     """
-    conforming = conforming_classes(sets, calibrated_folds)
     least = report.abstention.threshold if report.abstention is not None else None
     judgements = []
-    for row, found, apart in zip(probabilities, conforming, disagreement, strict=True):
-        members = tuple(name for name, is_in in zip(classes, found, strict=True) if is_in)
-        review = []
-        if not members:
-            review.append("no class conforms: unlike the images that the ensemble was calibrated on")
-        elif len(members) > 1:
-            review.append(f"may be {' or '.join(members)}")
+    for row, found, apart in zip(
+        probabilities, _judge_sets(sets, calibrated_folds, classes), disagreement, strict=True
+    ):
+        review = list(found.review)
         if least is not None and row.max() < least:
             review.append(f"confidence {row.max():.3f} is below {least:.3f}")
         if report.disagreement is not None and apart > report.disagreement:
             review.append("the members disagree more than about 19 of 20 images of the study")
-        judgements.append(Judgement(prediction_set=members or tuple(classes), review=tuple(review)))
+        judgements.append(replace(found, review=tuple(review)))
+    return judgements
+
+
+def _judge_sets(
+    sets: CalibrationScores | None, calibrated_folds: npt.NDArray[np.float64], classes: Sequence[str]
+) -> list[Judgement]:
+    """Return each image's prediction set, and what of it asks for a person."""
+    if sets is None:
+        return [Judgement(prediction_set=None, review=(), without_set=WITHOUT_SET["fast"])] * calibrated_folds.shape[1]
+    judgements = []
+    for found in conforming_classes(sets, calibrated_folds):
+        members = tuple(name for name, is_in in zip(classes, found, strict=True) if is_in)
+        review: tuple[str, ...] = ()
+        if not members:
+            review = ("no class conforms: unlike the images that the ensemble was calibrated on",)
+        elif len(members) > 1:
+            review = (f"may be {' or '.join(members)}",)
+        judgements.append(Judgement(prediction_set=members or tuple(classes), review=review))
     return judgements

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from consilia.plan.frozen import Frozen
 
@@ -62,3 +62,13 @@ class EnsembleRecipe(Frozen):
     selection: Selection
     calibration: CalibrationKind = "temperature"
     safety: Safety = Safety()
+    build: Literal["max", "fast"] = "max"  # ship the networks of all folds, or one refit of each member
+
+    @model_validator(mode="after")
+    def _must_use_what_it_says(self) -> "EnsembleRecipe":
+        if self.build == "fast" and self.safety.alpha != Safety().alpha:
+            raise ValueError(
+                f"safety.alpha is of prediction sets, which a fast build cannot give, but is {self.safety.alpha}: "
+                "leave it out, or take build: max"
+            )
+        return self

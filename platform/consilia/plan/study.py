@@ -128,6 +128,8 @@ class StudyPlan(Frozen):
         """SHA-256 of the plan; where it runs and where its data lie do not count: they do not change the result."""
         content = self.model_dump(mode="json", exclude={"cluster": True, "data": {"path"}})
         content["search"]["warm_start"] = [PurePath(each).name for each in self.search.warm_start]
+        if self.ensemble.build == "max":
+            del content["ensemble"]["build"]  # studies from before there was another keep their digest
         if self.training.weights not in ("none", "imagenet"):
             content["training"]["weights"] = "path"  # the files themselves are noted in the study's weights.json
         return sha256_of_json(content)

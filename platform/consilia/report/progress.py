@@ -10,7 +10,8 @@ from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
 from rich.table import Table
 
-from consilia.records import EpochReport, TrialRecord, TrialTask
+from consilia.records import EpochReport, RefitProgress, TrialRecord, TrialTask
+from consilia.report.refits import refits_picture
 from consilia.scoring.metrics import METRICS
 
 _RATE_SECONDS = 60.0  # the rate of the last minute tells the time that is left
@@ -179,6 +180,12 @@ class StudyProgress:
             self._records[record.number] = record
         self._console.print(self._line(record), highlight=False, markup=False, soft_wrap=True)
         self._show()
+
+    def refitting(self, progress: RefitProgress) -> None:
+        """Show the refits in place of the search, which is over."""
+        if self._live:
+            self._live.start()
+            self._live.update(refits_picture(progress, epochs=self._epochs), refresh=True)
 
     def _line(self, record: TrialRecord) -> str:
         score = "" if record.objective is None else f"  {self._metric} {record.objective:.4f}"

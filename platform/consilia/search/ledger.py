@@ -17,14 +17,14 @@ from consilia.records import EpochReport, TrialState
 
 logger = logging.getLogger(__name__)
 
-Purpose = Literal["useful", "stopped", "failed", "lost", "start-up", "overhead", "reserved", "wall"]
+Purpose = Literal["useful", "refit", "stopped", "failed", "lost", "start-up", "overhead", "reserved", "wall"]
 """What seconds went to.
 
-useful: epochs of trials that finished, or are to go on; stopped: of trials that racing stopped; failed: of failed
-ones; lost: computed in vain, because a process died, or waited until another had taken its trial up; start-up: until a
-worker took a trial for the first time; overhead: what lies between epochs (networks, files, messages). These are parts
-of `reserved`, the time that slots were held, summed over slots; what is missing to it is idle time. wall is the
-clock's.
+useful: epochs of trials that finished, or are to go on; refit: the same of refits; stopped: of trials that racing
+stopped; failed: of failed ones; lost: computed in vain, because a process died, or waited until another had taken its
+trial up; start-up: until a worker took a trial for the first time; overhead: what lies between epochs (networks, files,
+messages). These are parts of `reserved`, the time that slots were held, summed over slots; what is missing to it is
+idle time. wall is the clock's.
 """
 
 _PURPOSE_OF: Mapping[TrialState, Purpose] = {
@@ -57,14 +57,21 @@ class Ledger:
     Args:
         path: The file; None keeps the account in memory.
         devices: GPUs that one slot holds; CPUs where it holds no GPU.
+        useful: What epochs of trials that finished, or are to go on, count as.
         clock: Returns seconds and never jumps; tests and simulations pass their own.
     """
 
     def __init__(
-        self, path: Path | None = None, *, devices: float = 1.0, clock: Callable[[], float] = time.monotonic
+        self,
+        path: Path | None = None,
+        *,
+        devices: float = 1.0,
+        useful: Purpose = "useful",
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._path = path
         self._devices = devices
+        self._useful = useful
         self._clock = clock
         self._earlier = read_ledger(path) if path is not None and path.exists() else pd.DataFrame(columns=_COLUMNS)
         self._run = 0 if self._earlier.empty else int(self._earlier["run"].max()) + 1
@@ -108,7 +115,7 @@ class Ledger:
         purpose = rest.get(state, "overhead") if timeline.taken else timeline.until_taken
         self._add(number, timeline.fold, purpose, self._gap(timeline), timeline)
         for fold, seconds in timeline.epochs.items():
-            self._add(number, fold, _PURPOSE_OF[state], seconds, timeline)
+            self._add(number, fold, self._purpose_of(state), seconds, timeline)
 
     def lost(self, number: int) -> None:
         """A trial's slot or driver has died: what it did last is lost, and so is the wait for another worker."""
@@ -154,7 +161,7 @@ class Ledger:
             return
         rows = self._rows.copy()
         for number, timeline in self._timelines.items():
-            open_rows: list[tuple[int, Purpose, float]] = [(f, "useful", s) for f, s in timeline.epochs.items()]
+            open_rows: list[tuple[int, Purpose, float]] = [(f, self._useful, s) for f, s in timeline.epochs.items()]
             rest: Purpose = "lost" if timeline.taken else timeline.until_taken
             since = max(0.0, self._last - timeline.since)
             for fold, purpose, seconds in [*open_rows, (timeline.fold, rest, since)]:
@@ -169,6 +176,10 @@ class Ledger:
             if error.errno not in (errno.ENOSPC, errno.EDQUOT):
                 raise
             logger.warning("%s could not be written: %s", self._path, error)
+
+    def _purpose_of(self, state: TrialState) -> Purpose:
+        purpose = _PURPOSE_OF[state]
+        return self._useful if purpose == "useful" else purpose
 
     def _gap(self, timeline: _Timeline) -> float:
         now = self._clock()

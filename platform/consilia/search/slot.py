@@ -33,7 +33,8 @@ class SlotOptions:
     """What every slot of a search shares."""
 
     run_trial: RunTrial
-    n_folds: int
+    n_folds: int  # named in the dashboard; 0 of a refit, which has none
+    noun: str = "trial"  # what a task is called there
     share: Share  # of each worker
     roomy: Share | None = None  # for a trial that ran out of memory
     n_workers: int = 1
@@ -194,6 +195,7 @@ def _make_trainer(options: SlotOptions, share: Share, mailbox: Any) -> TorchTrai
             "run_trial": options.run_trial,
             "n_threads": n_threads,
             "n_folds": options.n_folds,
+            "noun": options.noun,
         },
         scaling_config=train.ScalingConfig(
             num_workers=options.n_workers,

@@ -39,7 +39,7 @@ def serve(config: dict[str, Any]) -> None:
 
     Args:
         config: `mailbox`, the actor; `run_trial`, a RunTrial; `n_threads`, this worker's share of the cores;
-            `n_folds`, for the names of the folds in the dashboard.
+            `n_folds` and `noun`, for the names of folds and tasks in the dashboard.
     """
     try:
         _serve(config)
@@ -56,7 +56,7 @@ def _serve(config: dict[str, Any]) -> None:
     group = TorchGroup(timeout_seconds=_WAIT_SECONDS) if train.get_context().get_world_size() > 1 else ALONE
     while (task := group.from_leader(lambda: ray.get(mailbox.take.remote()))) is not None:
         leads = group.rank == 0
-        watch = _Watch(mailbox, task, n_folds=config["n_folds"]) if leads else _Follower()
+        watch = _Watch(mailbox, task, n_folds=config["n_folds"], noun=config["noun"]) if leads else _Follower()
         if group.size > 1:
             outcome = _run_together(run_trial, task, watch, group, mailbox)
         else:
@@ -71,11 +71,11 @@ def _serve(config: dict[str, Any]) -> None:
 class _Watch:
     """A trial's rows in the dashboard, which are also how the worker learns that it must stop."""
 
-    def __init__(self, mailbox: Any, task: TrialTask, *, n_folds: int) -> None:
+    def __init__(self, mailbox: Any, task: TrialTask, *, n_folds: int, noun: str = "trial") -> None:
         self._mailbox = mailbox
         self._task = task
         self._n_folds = n_folds
-        self._trial: Any = mailbox.trial.options(name=trial_name(task)).remote(task.number)
+        self._trial: Any = mailbox.trial.options(name=trial_name(task, noun=noun)).remote(task.number)
         self._folds: dict[int, Any] = {}
         self._last_sign = time.monotonic()
         self._open_fold(0)
@@ -140,9 +140,9 @@ def _run(run_trial: RunTrial, task: TrialTask, watch: _Watch | _Follower) -> Tri
         return TrialOutcome(number=task.number, state="failed", reason=f"{type(error).__name__}: {error}")
 
 
-def trial_name(task: TrialTask) -> str:
+def trial_name(task: TrialTask, *, noun: str = "trial") -> str:
     """Return the trial's name in the dashboard, such as 'trial 12 densenet121 lr=3e-04'."""
-    return f"trial {task.number} {task.hyperparameters.architecture} lr={task.hyperparameters.lr:.0e}"
+    return f"{noun} {task.number} {task.hyperparameters.architecture} lr={task.hyperparameters.lr:.0e}"
 
 
 class DeviceMemory:

@@ -53,7 +53,7 @@ def combine(
     """
     records = read_trials(folder)
     bundle = folder.bundle(recipe.name)
-    if not _is_done(bundle, plan, recipe, has_test=len(folds.test) > 0):
+    if not is_built(plan, folder, folds, recipe=recipe):
         build_ensemble(list(records.values()), plan=plan, recipe=recipe, folder=folder, store=store, folds=folds)
         if len(folds.test):
             predictor = load_predictor(bundle)
@@ -75,8 +75,9 @@ def combine(
     return result
 
 
-def _is_done(bundle: Path, plan: StudyPlan, recipe: EnsembleRecipe, *, has_test: bool) -> bool:
-    """Say whether the bundle is whole, of this study and recipe, and evaluated where there is a test split."""
+def is_built(plan: StudyPlan, folder: StudyFolder, folds: FoldPlan, *, recipe: EnsembleRecipe) -> bool:
+    """Say whether the recipe's bundle is whole, of this study, and evaluated where there is a test split."""
+    bundle = folder.bundle(recipe.name)
     if not bundle.exists():
         return False
     try:
@@ -86,6 +87,7 @@ def _is_done(bundle: Path, plan: StudyPlan, recipe: EnsembleRecipe, *, has_test:
         return False
     source = document.provenance
     is_evaluated = any(evaluation.split == "test" for evaluation in document.evaluations)
+    has_test = len(folds.test) > 0
     return source.study_digest == plan.digest and source.recipe == recipe and is_evaluated == has_test
 
 
@@ -97,6 +99,7 @@ def _write_report(plan: StudyPlan, folder: StudyFolder, records: list[TrialRecor
         ensembles = json.loads(folder.report.read_text(encoding="utf-8"))["ensembles"]
     ensembles[document.provenance.recipe.name] = {
         "bundle": str(folder.bundle(document.provenance.recipe.name)),
+        "build": document.build,
         "members": {str(member.trial): member.weight for member in document.members},  # null in a stack
         "stack": None if document.stack is None else document.stack.model_dump(mode="json"),
         "selection": document.selection.model_dump(mode="json"),

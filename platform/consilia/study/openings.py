@@ -51,9 +51,8 @@ def _read_openings(folder: StudyFolder) -> list[dict[str, Any]]:
     for number, text in enumerate(folder.test_openings.read_text(encoding="utf-8").splitlines(), start=1):
         try:
             line: dict[str, Any] = json.loads(text)
-            openings.append(
-                {**line, "for": {**line["for"], "name": str(line["for"]["name"])}, "opened": str(line["opened"])}
-            )
+            recipe = {"build": "max", **line["for"], "name": str(line["for"]["name"])}  # older ones know one build
+            openings.append({**line, "for": recipe, "opened": str(line["opened"])})
         except (ValueError, KeyError, TypeError) as error:
             raise StudyError(
                 f"{folder.test_openings}, line {number}: every opening of the test split must stay readable, but: "

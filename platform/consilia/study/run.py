@@ -2,12 +2,10 @@
 
 import functools
 import logging
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Protocol
 
-from consilia.cluster.connection import connect, joins_cluster
+from consilia.cluster.connection import joins_cluster
 from consilia.cluster.tasks import ray_tasks
 from consilia.data.folds import FoldPlan, check_no_leak, load_folds, make_folds
 from consilia.data.prepare import prepare
@@ -17,39 +15,28 @@ from consilia.folder import StudyFolder
 from consilia.plan.study import StudyPlan
 from consilia.plan.weights import WeightsSource
 from consilia.report.curves import Curves
-from consilia.search.capacity import describe_capacity, plan_capacity
-from consilia.search.demand import worker_demand
 from consilia.search.engine import search_trials
-from consilia.search.nodes import living_nodes, measure_steps
-from consilia.search.observer import Audience, SearchObserver
+from consilia.search.observer import Audience
 from consilia.search.single import train_one
-from consilia.search.space import join_spaces
 from consilia.search.warm_start import Start
-from consilia.study.combine import StudyResult, combine
+from consilia.study.combine import StudyResult, combine, is_built
+from consilia.study.context import training_context
 from consilia.study.end import is_over, settle_end
 from consilia.study.folder import open_study
+from consilia.study.log import log_to
 from consilia.study.preflight import check_disk
-from consilia.study.steps import demanding_steps
+from consilia.study.refit import missing_refits, train_refits
+from consilia.study.slots import open_slots
+from consilia.study.view import StudyView
 from consilia.study.warm_start import read_warm_start
 from consilia.study.weights import check_unchanged, check_weights, resolve_weights
-from consilia.training.context import TrainingContext
 from consilia.training.order import check_workers
 
 logger = logging.getLogger(__name__)
 
 
-class StudyView(SearchObserver, Protocol):
-    """Who watches a study."""
-
-    def preparing(self, done: int, total: int) -> None:
-        """Images decoded so far."""
-
-    def connected(self, *, dashboard: str, token_file: str) -> None:
-        """Ray is there, and can be watched at this address with this file's token."""
-
-
 def run_study(plan: StudyPlan, *, studies: Path, stores: Path, view: StudyView) -> StudyResult:
-    """Prepare, search, combine and evaluate.
+    """Prepare, search, train again what a fast build ships, combine and evaluate.
 
     Args:
         plan: The resolved study.
@@ -60,10 +47,10 @@ def run_study(plan: StudyPlan, *, studies: Path, stores: Path, view: StudyView) 
     Raises:
         UserError: The plan does not fit the data, the folder or the disk.
         InterruptedStudyError: Ctrl-C; the same call goes on where this one stopped.
-        RunError: No trial finished, the cluster cannot be used, or the disk is full.
+        RunError: No trial finished, a refit failed, the cluster cannot be used, or the disk is full.
     """
     start = read_warm_start(plan, studies)  # before the folder is made: its study.yaml would keep a name that is wrong
-    with open_study(plan, studies) as folder, _log_to(folder.log):
+    with open_study(plan, studies) as folder, log_to(folder.log):
         for remark in start.remarks:
             logger.info("%s", remark)
             view.noted(remark)
@@ -81,6 +68,9 @@ def run_study(plan: StudyPlan, *, studies: Path, stores: Path, view: StudyView) 
             check_disk(plan, folder)
             check_workers(plan.cluster.workers_per_trial, folds=folds, training=plan.training)
             _run_trials(plan, store, folds, folder, view, weights=weights, starts=start.starts)
+        if not is_built(plan, folder, folds, recipe=plan.ensemble):
+            missing = missing_refits(plan, folder, store, folds, recipe=plan.ensemble)
+            train_refits(missing, plan, folder, store, folds, view=view)
         return combine(plan, folder, store, folds, recipe=plan.ensemble)
 
 
@@ -112,25 +102,6 @@ def load_or_make_folds(plan: StudyPlan, store: ImageStore, folder: StudyFolder) 
     return folds
 
 
-def training_context(
-    plan: StudyPlan, store: ImageStore, folds: FoldPlan, folder: StudyFolder, *, device: str, weights: WeightsSource
-) -> TrainingContext:
-    """Return what all trials of a study share."""
-    return TrainingContext(
-        store_folder=store.folder,
-        folds=folds,
-        training=plan.training,
-        policy=plan.data.augmentation,
-        architectures=join_spaces(plan.spaces, weights=plan.training.weights).architectures,
-        metric=plan.search.metric,
-        trials=folder.trials,
-        seed=plan.seed,
-        device=device,
-        weights=weights,
-        image_size=plan.image_size,
-    )
-
-
 def _run_trials(
     plan: StudyPlan,
     store: ImageStore,
@@ -146,35 +117,8 @@ def _run_trials(
     if plan.search.configuration is not None:
         settle_end(plan, folder, train_one(plan, prepare_context(device="auto"), folder, audience))
         return
-    with connect(plan.cluster) as connection:
-        view.connected(dashboard=connection.dashboard, token_file=connection.token_file)
-        nodes = living_nodes()
-        measured = measure_steps(demanding_steps(plan, prepare_context(device="auto")), plan.cluster, nodes)
-        demand = worker_demand(
-            plan.cluster,
-            [node.total for node in nodes.values()],
-            measured=measured,
-            images_bytes=store.pixels.nbytes,
+    with open_slots(plan, lambda device: prepare_context(device=device), view, n_tasks=plan.search.trials) as slots:
+        book = search_trials(
+            plan, slots.context, folder, audience, capacity=slots.capacity, nodes=slots.nodes, starts=starts
         )
-        capacity = plan_capacity(nodes, plan.cluster, demand=demand, n_trials=plan.search.trials)
-        logger.info("%s", describe_capacity(capacity, demand))
-        device = "cuda" if capacity.share.gpus else "cpu"
-        context = prepare_context(device=device)
-        view.noted(describe_capacity(capacity, demand))
-        book = search_trials(plan, context, folder, audience, capacity=capacity, nodes=nodes, starts=starts)
     settle_end(plan, folder, book)
-
-
-@contextmanager
-def _log_to(path: Path) -> Iterator[None]:
-    """Append what consilia logs to the study's run.log."""
-    handler = logging.FileHandler(path, encoding="utf-8")
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
-    logger = logging.getLogger("consilia")
-    logger.addHandler(handler)
-    logger.setLevel(logging.INFO)
-    try:
-        yield
-    finally:
-        logger.removeHandler(handler)
-        handler.close()

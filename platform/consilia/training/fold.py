@@ -1,4 +1,4 @@
-"""One fold of one trial: what is to be trained, the state while it is, and its files at the end."""
+"""One fold of one trial, or its refit: the state while it is trained, and the fold's files at the end."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -7,92 +7,25 @@ import numpy as np
 import torch
 from torch import nn
 
-from consilia.data.statistics import intensity
 from consilia.errors import RunError
-from consilia.files import sha256_of_json
-from consilia.folder import FoldFolder
-from consilia.models.factory import ModelSpec, build_model, pretrained_normalisation
+from consilia.models.factory import build_model
 from consilia.plan.weights import FROM_SCRATCH
 from consilia.record_files import write_fold_result
-from consilia.records import EpochReport, FoldResult, Labels, Logits, Rows, TrialTask
+from consilia.records import FoldResult, Logits
 from consilia.scoring.metrics import score, softmax
 from consilia.training.artifacts import write_weights
 from consilia.training.average import WeightAverage
 from consilia.training.checkpoint import UnusableCheckpointError, load_checkpoint, save_checkpoint
-from consilia.training.context import TrainingContext
-from consilia.training.device import MEMORY_FORMAT, resolve_device
+from consilia.training.device import MEMORY_FORMAT
 from consilia.training.disk import writing
-from consilia.training.input import Preprocessing
-from consilia.training.losses import Loss, make_loss
+from consilia.training.job import FoldJob
 from consilia.training.optimiser import make_optimiser
-from consilia.training.order import EpochShare, batch_slices, check_workers, epoch_share
-from consilia.training.parallel import ALONE, Group
 from consilia.training.seeds import Purpose, seed_torch
 from consilia.training.tables import HistoryRow, write_history, write_out_of_fold
 
 
 class TrainingError(RunError):
     """A trial cannot go on with this configuration; others may."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FoldJob:
-    """Everything that decides what a fold's training computes."""
-
-    task: TrialTask
-    fold: int
-    context: TrainingContext
-    spec: ModelSpec
-    preprocessing: Preprocessing
-    training_rows: Rows
-    validation_rows: Rows
-    labels: Labels  # of the whole store
-    batches: list[slice]  # of an epoch's order; those of all workers together
-    share: EpochShare  # this worker's
-    loss: Loss
-    device: torch.device
-    group: Group
-
-    @property
-    def folder(self) -> FoldFolder:
-        """Where the fold's files go."""
-        return self.context.trial(self.task.number).fold(self.fold)
-
-    @property
-    def title(self) -> str:
-        """The fold as people count."""
-        return f"fold {self.fold + 1}/{self.context.folds.k}"
-
-    @property
-    def fingerprint(self) -> str:
-        """Digest of all that a checkpoint depends on."""
-        context = self.context
-        parts = {
-            "hyperparameters": self.task.hyperparameters.model_dump(mode="json"),
-            "training": context.training.model_dump(mode="json"),
-            "policy": context.policy.model_dump(mode="json"),
-            "model": self.spec.model_dump(mode="json"),
-            "preprocessing": self.preprocessing.model_dump(mode="json"),
-            "place": [context.folds.digest, context.seed, self.fold],
-        }
-        return sha256_of_json(parts)
-
-    def report(
-        self, row: HistoryRow, result: FoldResult | None = None, *, is_repeat: bool = False, note: str = ""
-    ) -> EpochReport:
-        """Return what is said of the epoch in `row`."""
-        return EpochReport(
-            number=self.task.number,
-            fold=self.fold,
-            epoch=int(row["epoch"]),
-            score=float(row[self.context.metric]),
-            train_loss=float(row["train_loss"]),
-            seconds=float(row["seconds"]),
-            images=int(row["images"]),
-            fold_result=result,
-            is_repeat=is_repeat,
-            note=note,
-        )
 
 
 @dataclass(slots=True, kw_only=True)
@@ -104,38 +37,6 @@ class FoldState:
     optimiser: torch.optim.Optimizer
     history: list[HistoryRow]
     note: str = ""  # why the fold starts again although it had a checkpoint; for the next report
-
-
-def make_job(task: TrialTask, fold: int, context: TrainingContext, *, group: Group = ALONE) -> FoldJob:
-    """Gather what the fold's training needs; no network is built yet.
-
-    Raises:
-        PlanError: The study does not know the architecture, or has too few images for the workers.
-        DataError: The training images are all of one grey, or lack a class that the loss needs.
-    """
-    check_workers(group.size, folds=context.folds, training=context.training)
-    labels = context.store.labels
-    rows = context.folds.training(fold)
-    spec = context.model_spec(task.hyperparameters)
-    device = resolve_device(context.device)
-    counts = np.bincount(labels[rows], minlength=spec.n_classes)
-    batches = batch_slices(len(rows), context.training.batch_size, n_workers=group.size)
-    with_partners = task.hyperparameters.mixup > 0
-    return FoldJob(
-        task=task,
-        fold=fold,
-        context=context,
-        spec=spec,
-        preprocessing=_preprocessing(task, context, spec, rows),
-        training_rows=rows,
-        validation_rows=context.folds.validation(fold),
-        labels=labels,
-        batches=batches,
-        share=epoch_share(batches, worker=group.rank, n_workers=group.size, partners=with_partners),
-        loss=make_loss(task.hyperparameters, counts, device),
-        device=device,
-        group=group,
-    )
 
 
 def open_fold(job: FoldJob) -> FoldState:
@@ -168,7 +69,7 @@ def _read_checkpoint(job: FoldJob) -> tuple[dict[str, Any] | None, str]:
 
 
 def _build(job: FoldJob, *, from_scratch: bool) -> nn.Module:
-    seed_torch(job.context.seed, fold=job.fold, epoch=0, purpose=Purpose.WEIGHTS)
+    seed_torch(job.context.seed, fold=job.stream, epoch=0, purpose=Purpose.WEIGHTS)
     weights = FROM_SCRATCH if from_scratch else job.context.weights
     model = build_model(job.spec, weights=weights)
     return model.to(job.device, memory_format=MEMORY_FORMAT)  # type: ignore[call-overload,no-any-return] # torch's stub lacks it
@@ -234,19 +135,3 @@ def finish_fold(job: FoldJob, state: FoldState, logits: Logits) -> FoldResult:
         write_fold_result(folder.result, result)
     folder.checkpoint.unlink(missing_ok=True)
     return result
-
-
-def _preprocessing(task: TrialTask, context: TrainingContext, spec: ModelSpec, rows: Rows) -> Preprocessing:
-    """Normalise as the pretrained weights were, or else by this fold's training images alone."""
-    if context.weights.is_pretrained:
-        mean, std = pretrained_normalisation(spec, context.weights)
-    else:
-        grey = intensity(context.store, rows)
-        mean, std = (grey.mean,) * spec.channels, (grey.std,) * spec.channels
-    return Preprocessing(
-        size=context.store.manifest.size,
-        channels=spec.channels,
-        image_size=context.image_size_of(task.hyperparameters),
-        mean=mean,
-        std=std,
-    )

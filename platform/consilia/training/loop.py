@@ -11,7 +11,6 @@ from consilia.records import EpochReport, FoldResult, Labels, Logits, Rows
 from consilia.training.batches import Images
 from consilia.training.device import MEMORY_FORMAT, autocast
 from consilia.training.fold import (
-    FoldJob,
     FoldState,
     TrainingError,
     finish_fold,
@@ -20,6 +19,7 @@ from consilia.training.fold import (
     store_state,
 )
 from consilia.training.inference import predict_logits
+from consilia.training.job import FoldJob
 from consilia.training.losses import mix
 from consilia.training.optimiser import set_lr
 from consilia.training.order import epoch_order, evaluation_shard, sqrt_sampled_order
@@ -56,12 +56,12 @@ def train_fold(job: FoldJob, images: Images, *, report: Report, stopped: Stopped
     """
     state = open_fold(job)
     group = job.group
-    group.from_leader(lambda: _repeat(job, state, report))
+    group.from_leader(lambda: repeat_epochs(job, state, report))
     plan = job.context.training
     for epoch in range(len(state.history) + 1, plan.epochs + 1):
         started = time.perf_counter()
         with group.lockstep():
-            train_loss = _train_epoch(job, state, images, epoch=epoch, stopped=stopped)
+            train_loss = train_epoch(job, state, images, epoch=epoch, stopped=stopped)
         if train_loss is None:
             return None
         logits = _validate(job, state, images, alive=stopped)
@@ -69,23 +69,24 @@ def train_fold(job: FoldJob, images: Images, *, report: Report, stopped: Stopped
             "epoch": epoch,
             "train_loss": train_loss,
             **score_epoch(job, logits),
-            "lr": _lr(job, epoch * len(job.batches) - 1),
+            "lr": learning_rate(job, epoch * len(job.batches) - 1),
             "seconds": time.perf_counter() - started,
             "images": len(job.training_rows),
         }
         state.history.append(row)
         if epoch < plan.epochs:
-            group.from_leader(lambda: _store(job, state, report))
+            group.from_leader(lambda: store_epoch(job, state, report))
     return group.from_leader(lambda: _finish(job, state, logits, report))
 
 
-def _repeat(job: FoldJob, state: FoldState, report: Report) -> None:
+def repeat_epochs(job: FoldJob, state: FoldState, report: Report) -> None:
     """Report the epochs that the checkpoint holds: whoever listened may not have heard them."""
     for row in state.history:
         report(job.report(row, is_repeat=True))
 
 
-def _store(job: FoldJob, state: FoldState, report: Report) -> None:
+def store_epoch(job: FoldJob, state: FoldState, report: Report) -> None:
+    """Save the state after a complete epoch that is not the last, then report it."""
     store_state(job, state)
     report(job.report(state.history[-1], note=state.note))
     state.note = ""
@@ -114,7 +115,7 @@ def _validate(job: FoldJob, state: FoldState, images: Images, *, alive: Callable
     return group.gather(logits)
 
 
-def _train_epoch(job: FoldJob, state: FoldState, images: Images, *, epoch: int, stopped: Stopped) -> float | None:
+def train_epoch(job: FoldJob, state: FoldState, images: Images, *, epoch: int, stopped: Stopped) -> float | None:
     """Take one step a batch; return the mean loss, or None if stopped.
 
     Every random number derives from the seed, the fold and the epoch, so a resumed fold repeats an
@@ -123,8 +124,8 @@ def _train_epoch(job: FoldJob, state: FoldState, images: Images, *, epoch: int, 
     context, options, group, share = job.context, job.task.hyperparameters, job.group, job.share
     rows, warps = _draw_epoch(job, epoch)
     targets_of_epoch = torch.eye(job.spec.n_classes, device=job.device)[_to_device(job.labels[rows], job)]
-    mixup = generator(context.seed, fold=job.fold, epoch=epoch, purpose=Purpose.MIXUP)
-    seed_torch(context.seed, fold=job.fold, epoch=epoch, purpose=Purpose.DROPOUT, worker=group.rank)
+    mixup = generator(context.seed, fold=job.stream, epoch=epoch, purpose=Purpose.MIXUP)
+    seed_torch(context.seed, fold=job.stream, epoch=epoch, purpose=Purpose.DROPOUT, worker=group.rank)
     state.model.train()
     total = torch.zeros((), device=job.device)
     with closing(images.batches([rows[part] for part in share.batches])) as batches:
@@ -132,7 +133,7 @@ def _train_epoch(job: FoldJob, state: FoldState, images: Images, *, epoch: int, 
             if group.any(stopped()):
                 return None
             step = (epoch - 1) * len(job.batches) + number
-            lr = _lr(job, step)
+            lr = learning_rate(job, step)
             set_lr(state.optimiser, lr)
             inputs = training_input(batch, None if warps is None else warps[part], job.preprocessing)
             targets = targets_of_epoch[part]
@@ -160,7 +161,7 @@ def _draw_epoch(job: FoldJob, epoch: int) -> tuple[Rows, Warps | None]:
     """
     places = job.share.places
     context, options = job.context, job.task.hyperparameters
-    rng = generator(context.seed, fold=job.fold, epoch=epoch, purpose=Purpose.ORDER)
+    rng = generator(context.seed, fold=job.stream, epoch=epoch, purpose=Purpose.ORDER)
     rows = job.training_rows
     if options.imbalance == "sqrt_sampling":
         order = sqrt_sampled_order(rows, job.labels[rows], rng)
@@ -168,12 +169,12 @@ def _draw_epoch(job: FoldJob, epoch: int) -> tuple[Rows, Warps | None]:
         order = epoch_order(rows, rng)
     if options.augmentation == 0:
         return order[places], None
-    rng = generator(context.seed, fold=job.fold, epoch=epoch, purpose=Purpose.WARP)
+    rng = generator(context.seed, fold=job.stream, epoch=epoch, purpose=Purpose.WARP)
     warps = draw_warps(rng, len(order), policy=context.policy, strength=options.augmentation)
     return order[places], warps[torch.from_numpy(places)].to(job.device)
 
 
-def _lr(job: FoldJob, step: int) -> float:
+def learning_rate(job: FoldJob, step: int) -> float:
     """Return the learning rate of the head's neighbours at a step of the whole fold."""
     options = job.task.hyperparameters
     n_steps = job.context.training.epochs * len(job.batches)

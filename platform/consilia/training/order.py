@@ -91,6 +91,22 @@ def check_workers(n_workers: int, *, folds: FoldPlan, training: TrainingPlan) ->
             )
 
 
+def check_refit_workers(n_workers: int, *, folds: FoldPlan, training: TrainingPlan) -> None:
+    """Check as `check_workers` for training on the images of all folds together, where none is validated.
+
+    Raises:
+        PlanError: A worker would be left with less than two images of a batch.
+    """
+    n_images = len(folds.pool)
+    smallest = min(part.stop - part.start for part in batch_slices(n_images, training.batch_size))
+    if n_workers > 1 and n_workers > smallest // 2:
+        raise PlanError(
+            f"Each of {n_workers} workers needs two images of every batch, but a refit has {n_images} training images "
+            f"in batches of {smallest} or more (training.batch_size: {training.batch_size}). "
+            f"Set cluster.workers_per_trial to {max(1, smallest // 2)} or fewer."
+        )
+
+
 def share(batch: slice, *, worker: int, n_workers: int) -> slice:
     """Return the part of a batch that a worker trains on; the workers' parts are disjoint and together the batch.
 

@@ -24,7 +24,7 @@ def generator(seed: int, *, fold: int, epoch: int, purpose: Purpose) -> np.rando
 
     Args:
         seed: The study's.
-        fold: 0 ... k-1.
+        fold: 0 ... k-1; k of a refit, whose streams are then those of no fold.
         epoch: 1 ... epochs; 0 before training.
         purpose: What the numbers are for.
     """
