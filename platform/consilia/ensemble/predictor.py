@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import islice
 from pathlib import Path
 from typing import TypeVar
 
@@ -19,6 +18,7 @@ from consilia.ensemble.golden import GOLDEN, check_golden
 from consilia.ensemble.images import Foreign, Frame, ImageLike, Images, read_pixels, single_images, split_frames
 from consilia.ensemble.networks import FoldEnsembles, choose_device
 from consilia.ensemble.predictions import Predictions, combine_patients
+from consilia.ensemble.prefetch import in_batches, spare_threads, work_ahead
 from consilia.ensemble.prior import correct_prior, read_prevalence
 from consilia.ensemble.safety import UNJUDGED, Judgement, judge
 from consilia.ensemble.seen import SEEN, Fingerprints, read_seen
@@ -36,7 +36,8 @@ class EnsemblePredictor:
     """A loaded ensemble; `load_predictor` makes one.
 
     Images are paths, arrays or PIL images, one or many; `ensemble.images.single_images` says how an array's
-    shape is read. An iterable is read batch by batch, so memory does not grow with the number of images.
+    shape is read. An iterable is read batch by batch, files one batch ahead (`read`), so memory does not grow with the
+    number of images.
     """
 
     document: BundleDocument
@@ -150,15 +151,24 @@ class EnsemblePredictor:
     ) -> Iterator[list[tuple[str, npt.NDArray[np.uint8] | ReaderError]]]:
         """Yield batches of what the networks get: each image's name and its pixels (size, size, channels) or its error.
 
+        Files of the next batch are decoded in threads while the caller is busy with this one, so up to `batch_size` of
+        them are taken from an iterable ahead of their turn; with a batch size of 1, and of images in memory, none are.
+        What the iterable raises is raised after the images before it.
+
         Raises:
             ReaderError: `images` itself is of no type or shape that images have.
         """
         if batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, but got {batch_size}")
         reading = self.document.reading
-        waiting = split_frames(single_images(images, channels=reading.channels), reading)
-        while batch := list(islice(waiting, batch_size)):
-            yield [(name, self._read(name, image, foreign)) for name, image in batch]
+        decoded = work_ahead(
+            split_frames(single_images(images, channels=reading.channels), reading),
+            lambda named: (named[0], self._read(*named, foreign)),
+            is_slow=lambda named: isinstance(named[1], (str, Path, Frame)),
+            ahead=batch_size if batch_size > 1 else 0,
+            n_threads=spare_threads(self.networks.device),
+        )
+        yield from in_batches(decoded, batch_size)
 
     def predict_store(self, store: ImageStore, rows: Rows, *, batch_size: int = BATCH_SIZE) -> Probabilities:
         """Return calibrated probabilities of rows of a prepared data set, (n_rows, n_classes).
