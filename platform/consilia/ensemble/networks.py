@@ -1,7 +1,7 @@
 """The networks of an ensemble in memory: uint8 images to the probabilities of each fold ensemble."""
 
 import copy
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,11 +14,14 @@ from safetensors.torch import load_file
 from torch import nn
 
 from consilia.ensemble.document import Member, Network
+from consilia.ensemble.programs import InTurn, LoadedNetwork, ShownImages
 from consilia.errors import BundleError, PlanError, UserError
 from consilia.models.factory import ModelSpec, build_model
 from consilia.scoring.metrics import softmax
 from consilia.training.device import MEMORY_FORMAT
-from consilia.training.input import Preprocessing, network_input
+
+EnsembleProgram = Callable[[torch.Tensor], torch.Tensor]
+"""uint8 images (n_images, size, size, channels) on the device to logits (n_networks, n_images, n_classes)."""
 
 
 class FoldEnsembles:
@@ -32,8 +35,22 @@ class FoldEnsembles:
         """
         self.device = device
         self.member_weights = np.array([member.weight for member in members])  # (n_members,)
-        self._members = tuple(members)
-        self._modules = [_load_member(member, root, device) for member in members]
+        self.loaded = tuple(
+            LoadedNetwork(
+                member=number, fold=fold, spec=member.model, preprocessing=network.preprocessing, module=module
+            )
+            for number, member in enumerate(members)
+            for fold, (network, module) in enumerate(
+                zip(member.networks, _load_member(member, root, device), strict=True)
+            )
+        )
+        self._program: EnsembleProgram = run_in_turn(self.loaded)
+
+    def running(self, program: EnsembleProgram) -> "FoldEnsembles":
+        """Return these networks, computing as `program` does; `each` stays as it is."""
+        result = copy.copy(self)
+        result._program = program
+        return result
 
     def probabilities(self, pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.float64]:
         """Return q_f(x), (n_folds, n_images, n_classes), of images (n_images, size, size, channels)."""
@@ -47,26 +64,23 @@ class FoldEnsembles:
     def logits(self, pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
         """Return what each network says, (n_members, n_folds, n_images, n_classes)."""
         with torch.inference_mode(), exact_convolutions(self.device):
-            logits = [network.module(network.inputs) for network in self.each(pixels)]
-            stacked: npt.NDArray[np.float32] = torch.stack(logits).float().cpu().numpy()
-        return stacked.reshape(len(self._modules), -1, *stacked.shape[1:])
+            logits: npt.NDArray[np.float32] = self._program(self._to_device(pixels)).float().cpu().numpy()
+        return logits.reshape(len(self.member_weights), -1, *logits.shape[1:])
 
     def each(self, pixels: npt.NDArray[np.uint8]) -> Iterator["ShownNetwork"]:
         """Yield every network with what it is shown of images (n_images, size, size, channels)."""
-        images = torch.from_numpy(np.ascontiguousarray(pixels)).to(self.device)
-        inputs: dict[Preprocessing, torch.Tensor] = {}  # members share most of them
-        for number, member in enumerate(self._members):
-            for fold, network in enumerate(member.networks):
-                preprocessing = network.preprocessing
-                if preprocessing not in inputs:
-                    inputs[preprocessing] = _network_input(images, preprocessing)
-                yield ShownNetwork(
-                    member=number,
-                    fold=fold,
-                    spec=member.model,
-                    module=self._modules[number][fold],
-                    inputs=inputs[preprocessing],
-                )
+        shown = ShownImages(self._to_device(pixels))
+        for network in self.loaded:
+            yield ShownNetwork(
+                member=network.member,
+                fold=network.fold,
+                spec=network.spec,
+                module=network.module,
+                inputs=shown.inputs(network.preprocessing),
+            )
+
+    def _to_device(self, pixels: npt.NDArray[np.uint8]) -> torch.Tensor:
+        return torch.from_numpy(np.ascontiguousarray(pixels)).to(self.device)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,6 +92,12 @@ class ShownNetwork:
     spec: ModelSpec
     module: nn.Module
     inputs: torch.Tensor  # (n_images, channels, image_size, image_size)
+
+
+def run_in_turn(networks: Sequence[LoadedNetwork]) -> EnsembleProgram:
+    """Return the program that others are measured by: one network after the other, in float32."""
+    program = InTurn(networks)
+    return lambda images: torch.stack(program(ShownImages(images)))
 
 
 def choose_device(name: str) -> torch.device:
@@ -144,7 +164,3 @@ def _read_state(expected: Mapping[str, torch.Tensor], network: Network, root: Pa
                 f"{tuple(state[name].shape)} {state[name].dtype}."
             )
     return state
-
-
-def _network_input(images: torch.Tensor, preprocessing: Preprocessing) -> torch.Tensor:
-    return network_input(images, preprocessing).contiguous(memory_format=MEMORY_FORMAT)

@@ -14,12 +14,14 @@ from consilia.ensemble.calibrators import calibrate, pool_folds
 from consilia.ensemble.conformal import CalibrationScores
 from consilia.ensemble.disagreement import MemberProbabilities, measure_disagreement
 from consilia.ensemble.document import BundleDocument
-from consilia.ensemble.golden import GOLDEN, check_golden
+from consilia.ensemble.execution import EnsembleExecution, Execution, Running, start_running
+from consilia.ensemble.golden import GOLDEN, check_golden, golden_images
 from consilia.ensemble.images import Foreign, Frame, ImageLike, Images, read_pixels, single_images, split_frames
 from consilia.ensemble.networks import FoldEnsembles, choose_device
 from consilia.ensemble.predictions import Predictions, combine_patients
 from consilia.ensemble.prefetch import in_batches, spare_threads, work_ahead
 from consilia.ensemble.prior import correct_prior, read_prevalence
+from consilia.ensemble.programs import Precision
 from consilia.ensemble.safety import UNJUDGED, Judgement, judge
 from consilia.ensemble.seen import SEEN, Fingerprints, read_seen
 from consilia.ensemble.sets_file import SETS, read_sets
@@ -45,11 +47,17 @@ class EnsemblePredictor:
     seen: Fingerprints  # of the images that the networks were trained on
     sets: CalibrationScores | None = None  # of the prediction sets; None: the bundle is older than they are
     deployed: npt.NDArray[np.float64] | None = None  # prevalence to correct for, (n_classes,); None: as in training
+    program: EnsembleExecution | None = None  # how the networks compute; None: one after the other in float32
 
     @property
     def classes(self) -> tuple[str, ...]:
         """Names of the classes, in the order of `predict_proba`'s columns."""
         return self.document.classes
+
+    @property
+    def execution(self) -> dict[str, str]:
+        """How the networks of each kind compute: one after the other, or together; on a GPU at which batch sizes."""
+        return {} if self.program is None else self.program.description
 
     def predict(self, images: Images, *, batch_size: int = BATCH_SIZE, foreign: Foreign = "refuse") -> Predictions:
         """Return a prediction for each image; for each frame of a file where training took each.
@@ -268,23 +276,33 @@ class EnsemblePredictor:
             )
 
 
-def load_predictor(path: str | Path, *, device: str = "auto") -> EnsemblePredictor:
+def load_predictor(
+    path: str | Path, *, device: str = "auto", precision: Precision = "float32", execution: Execution = "auto"
+) -> EnsemblePredictor:
     """Load a bundle, check it, and return its predictor.
 
     Args:
         path: Folder of the bundle.
         device: A torch device such as "cpu" or "cuda:0"; "auto" takes the best one present.
+        precision: "bfloat16" is faster on GPUs. It is refused, at load or at the first batch, where it moves one of the
+            ensemble's probabilities by more than 0.01.
+        execution: Whether networks of one kind run as one program: "batched", "sequential", or "auto", which on a GPU
+            measures what is faster and remembers it. Either gives the same probabilities but for the last digits.
 
     Raises:
         BundleError: The bundle is damaged, too new or foreign, or does not reproduce its golden outputs.
-        UserError: torch cannot use the device.
+        UserError: torch cannot use the device, or the networks cannot run with this precision or execution.
     """
     bundle = Path(path)
+    running = Running(precision=precision, execution=execution)
     chosen = choose_device(device)
     document = read_bundle(bundle)
     networks = FoldEnsembles(document.members, bundle, device=chosen)
     check_golden(bundle / GOLDEN, networks, document)
+    golden = golden_images(document.reading)
+    networks, program = start_running(networks, document.calibrator, golden, running, batch_size=BATCH_SIZE)
     sets = None
     if document.safety is not None:
         sets = read_sets(bundle / SETS, n_folds=document.n_folds, n_classes=len(document.classes))
-    return EnsemblePredictor(document=document, networks=networks, seen=read_seen(bundle / SEEN), sets=sets)
+    seen = read_seen(bundle / SEEN)
+    return EnsemblePredictor(document=document, networks=networks, seen=seen, sets=sets, program=program)
