@@ -4,8 +4,8 @@ one network  a single network of the ensemble over the files: what the first mod
 loop         what one would write: a DataLoader with workers, and model after model over all files
 loop, once   the same with one pass over the files: each batch goes through every network
 consilia     `consilia.load(bundle).predict(files)`: calibrated predictions, with sets and reasons for review
-bare         the forward passes of all networks on inputs that lie ready on the device: nothing can be faster, unless
-             networks run as one
+bare         the forward passes of all networks on inputs that lie ready on the device, one network after the other
+together     the same as one program over stacked weights (`execution="batched"`)
 
 The loops end at logits. They decode with Pillow, resize, and normalise on the device; their workers live through the
 rounds and are started before the clock. Files are PNG, read once before the clock, so they are in the page cache. All
@@ -13,6 +13,8 @@ sides run in turn in one process, in float32 (the loops with torch's defaults, w
 TF32; consilia and the bare passes without) or in bfloat16. Memory is that of a fresh process with all that it starts.
 
     python benchmarks/predict.py [--quick] [--device cpu|cuda] [--precision float32|bfloat16] [--bundle DIR]
+
+With --bundle its networks must be of one architecture and image size.
 """
 
 import argparse
@@ -37,14 +39,22 @@ from random_bundle import build_random_bundle, draw_images
 from torch.utils.data import DataLoader, Dataset
 
 import consilia
-from consilia.ensemble.networks import ShownNetwork, exact_convolutions
+from consilia.ensemble.networks import exact_convolutions
 from consilia.ensemble.predictor import EnsemblePredictor
+from consilia.ensemble.programs import InTurn, Precision, Program, ShownImages, Together
 from consilia.training.device import MEMORY_FORMAT
 from consilia.training.input import network_input
 
 FILE_SIDE = 320  # of the image files, pixels
-SIDES = ("one network", "loop", "loop, once", "consilia", "bare")
-SPEEDS = ("b: loop", "b': loop, once", "c: consilia", "d: bare")
+N_FILES = 256  # different ones; they are predicted again and again
+SIDES = ("one network", "loop", "loop, once", "consilia", "bare", "together")
+SPEEDS = ("b: loop", "b': loop, once", "c: consilia", "d: bare", "d': together")
+RATIOS = {
+    "consilia_over_loop": ("loop", "consilia"),
+    "consilia_over_loop_once": ("loop, once", "consilia"),
+    "consilia_over_bare": ("bare", "consilia"),
+    "together_over_bare": ("bare", "together"),
+}
 
 
 @dataclass(frozen=True)
@@ -60,7 +70,7 @@ class Case:
 
 
 CASES = {
-    ("cpu", True): (Case("test_resnet", 64, 256, 64), Case("resnet18", 64, 32, 16)),
+    ("cpu", True): (Case("test_resnet", 28, 256, 64, n_members=2), Case("resnet18", 64, 32, 16, n_members=2)),
     ("cpu", False): (
         Case("test_resnet", 28, 2048, 64),
         Case("test_resnet", 64, 1024, 64),
@@ -87,7 +97,7 @@ def main() -> None:
         cases = tuple(case for case in cases if case.architecture == arguments.architecture)
     n_rounds = arguments.rounds or (2 if arguments.quick else 5)
     with tempfile.TemporaryDirectory() as place:
-        files = draw_images(Path(place) / "files", max(case.n_images for case in cases[: arguments.cases]), FILE_SIDE)
+        files = draw_images(Path(place) / "files", N_FILES, FILE_SIDE)
         measured = [
             measure(case, number, files, Path(place), arguments, n_rounds)
             for number, case in enumerate(cases[: arguments.cases])
@@ -102,6 +112,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--precision", choices=("float32", "bfloat16"), default="float32")
     parser.add_argument("--bundle", type=Path, help="predict with this ensemble in place of random ones")
+    parser.add_argument("--execution", choices=("auto", "sequential", "batched"), default="auto")
     parser.add_argument("--architecture", help="only the cases of this one")
     parser.add_argument("--cases", type=int, help="only the first so many")
     parser.add_argument("--rounds", type=int, help="of all sides, in turn")
@@ -146,10 +157,7 @@ class Contest:
             persistent_workers=arguments.workers > 0,
             pin_memory=self._device.type == "cuda",
         )
-        noise = np.random.default_rng(0).integers(0, 256, (1, reading.size, reading.size, reading.channels))
-        self._networks = list(self.predictor.networks.each(noise.astype(np.uint8)))
-        members = self.predictor.document.members
-        self._preprocessings = [network.preprocessing for member in members for network in member.networks]
+        self._networks = self.predictor.networks.loaded
 
     def run(self, side: str) -> object:
         """Predict all files one way."""
@@ -162,31 +170,40 @@ class Contest:
         return ways[side]()
 
     def _loop(self, chosen: slice) -> list[torch.Tensor]:
-        pairs = list(zip(self._networks, self._preprocessings, strict=True))[chosen]
         logits = []
-        with torch.inference_mode(), self._autocast():
+        with torch.inference_mode(), torch.autocast(self._device.type, dtype=torch.bfloat16, enabled=self._bfloat16):
             for batch in self._loader:
                 images = batch.to(self._device, non_blocking=True)
-                logits += [network.module(shown(images, settings)).float().cpu() for network, settings in pairs]
+                logits += [
+                    network.module(shown(images, network.preprocessing)).float().cpu()
+                    for network in self._networks[chosen]
+                ]
         return logits
 
-    def prepare_bare(self) -> Callable[[], object]:
+    def prepare_bare(self, program: Program) -> Callable[[], object]:
         """Return the forward passes over batches that lie ready; the same batch stands for all of its size."""
-        size = self.predictor.document.reading
-        rng = np.random.default_rng(0)
-        sizes = [
-            min(self._batch_size, len(self.paths) - start) for start in range(0, len(self.paths), self._batch_size)
-        ]
-        shapes = {n: rng.integers(0, 256, (n, size.size, size.size, size.channels), dtype=np.uint8) for n in sizes}
-        ready: dict[int, list[ShownNetwork]] = {n: list(self.predictor.networks.each(shapes[n])) for n in shapes}
+        reading, rng = self.predictor.document.reading, np.random.default_rng(0)
+        n_images, size = len(self.paths), self._batch_size
+        sizes = [min(size, n_images - start) for start in range(0, n_images, size)]
+        ready = {}
+        for n in set(sizes):
+            noise = rng.integers(0, 256, (n, reading.size, reading.size, reading.channels), dtype=np.uint8)
+            ready[n] = ShownImages(torch.from_numpy(noise).to(self._device))  # keeps what its networks are shown
 
         def forward() -> None:
-            with torch.inference_mode(), exact_convolutions(self._device), self._autocast():
+            with torch.inference_mode(), exact_convolutions(self._device):
                 for n in sizes:
-                    for network in ready[n]:
-                        network.module(network.inputs)
+                    program(ready[n])
 
         return forward
+
+    def programs(self, precision: Precision) -> dict[str, Program]:
+        """Return both ways to compute on batches that lie ready."""
+        networks = self._networks
+        return {
+            "bare": InTurn(networks, precision=precision),
+            "together": Together(networks, precision=precision),
+        }
 
     def time(self, work: Callable[[], object]) -> float:
         """Return the seconds until the device has done the work."""
@@ -196,8 +213,14 @@ class Contest:
         self._wait()
         return time.perf_counter() - started
 
-    def _autocast(self) -> torch.autocast:
-        return torch.autocast(self._device.type, dtype=torch.bfloat16, enabled=self._bfloat16)
+    def gpu_mebibytes(self, work: Callable[[], object]) -> float:
+        """Return the most memory of the GPU that was in use at once while the work was done; 0 on a CPU."""
+        if self._device.type != "cuda":
+            work()
+            return 0.0
+        torch.cuda.reset_peak_memory_stats(self._device)
+        self.time(work)
+        return torch.cuda.max_memory_allocated(self._device) / 2**20
 
     def _wait(self) -> None:
         if self._device.type == "cuda":
@@ -210,8 +233,7 @@ def shown(images: torch.Tensor, settings: Any) -> torch.Tensor:
 
 
 def load(bundle: Path, arguments: argparse.Namespace) -> EnsemblePredictor:
-    options = {} if arguments.precision == "float32" else {"precision": arguments.precision}
-    return consilia.load(bundle, device=arguments.device, **options)
+    return consilia.load(bundle, device=arguments.device, precision=arguments.precision, execution=arguments.execution)
 
 
 def measure(
@@ -221,34 +243,37 @@ def measure(
     bundle = arguments.bundle or build_random_bundle(
         place / f"bundle-{number}", case.architecture, side=case.side, n_members=case.n_members, n_folds=case.n_folds
     )
-    contest = Contest(bundle, files[: case.n_images], case.batch_size, arguments)
-    bare = contest.prepare_bare()
-    works = {side: (lambda side=side: contest.run(side)) for side in SIDES if side != "bare"} | {"bare": bare}
-    for work in works.values():
-        work()
+    contest = Contest(bundle, repeated(files, case.n_images), case.batch_size, arguments)
+    works = {side: (lambda side=side: contest.run(side)) for side in SIDES[:4]}
+    works |= {name: contest.prepare_bare(program) for name, program in contest.programs(arguments.precision).items()}
+    gpu_memory = {side: contest.gpu_mebibytes(work) for side, work in works.items()}  # and warm up
     seconds: dict[str, list[float]] = {side: [] for side in SIDES}
     for _ in range(n_rounds):
         for side in SIDES:
             seconds[side].append(contest.time(works[side]))
-    ratios = {
-        "consilia_over_loop": ratio(seconds["loop"], seconds["consilia"]),
-        "consilia_over_loop_once": ratio(seconds["loop, once"], seconds["consilia"]),
-        "consilia_over_bare": ratio(seconds["bare"], seconds["consilia"]),
+    return {
+        **asdict(case),
+        "images_per_second": {side: case.n_images / statistics.median(values) for side, values in seconds.items()},
+        "gpu_memory_mib": gpu_memory,
+        "execution": "; ".join(contest.predictor.execution.values()),
+        **{name: ratio(seconds[other], seconds[side]) for name, (other, side) in RATIOS.items()},
     }
-    speeds = {side: case.n_images / statistics.median(values) for side, values in seconds.items()}
-    execution = str(getattr(contest.predictor, "execution", "sequential"))
-    return {**asdict(case), "images_per_second": speeds, "execution": execution, **ratios}
 
 
-def ratio(others: Sequence[float], consilia_seconds: Sequence[float]) -> float:
-    """Return how many times as fast consilia was: the median over the rounds, each of which measured both."""
-    return statistics.median(other / own for other, own in zip(others, consilia_seconds, strict=True))
+def repeated(paths: Sequence[Path], n_images: int) -> list[Path]:
+    """Return so many paths, each again and again."""
+    return list(stream(paths, n_images))
+
+
+def ratio(others: Sequence[float], own: Sequence[float]) -> float:
+    """Return how many times as fast one's own side was: the median over the rounds, each of which measured both."""
+    return statistics.median(other / seconds for other, seconds in zip(others, own, strict=True))
 
 
 def measure_memory(files: Sequence[Path], place: Path, arguments: argparse.Namespace) -> dict[str, float]:
     """Return the peak memory of a process a side, MiB, by side and number of images."""
     bundle = build_random_bundle(place / "small", "test_resnet", side=28, n_members=2, n_folds=2)
-    few, many = (200, 2_000) if arguments.quick else (1_000, 100_000)
+    few, many = (100, 1_000) if arguments.quick else (1_000, 100_000)
     runs = [(side, few) for side in ("one network", "loop", "consilia") if side == "consilia" or not arguments.quick]
     return {
         f"{side}, {n} images": peak_mebibytes(side, n, bundle, files, arguments)
@@ -269,13 +294,12 @@ def peak_mebibytes(
 def run_alone(arguments: argparse.Namespace) -> None:
     """Predict so many images one way, as the only thing of this process; consilia from an iterable without a length."""
     paths = sorted(arguments.files.rglob("*.png"))
-    many = list(islice(chain.from_iterable(repeat(paths)), arguments.images))
     if arguments.side == "consilia":
         predictor = load(arguments.bundle, arguments)
         n_predicted = sum(1 for _ in predictor.iterate(stream(paths, arguments.images)))
     else:
-        Contest(arguments.bundle, many, 64, arguments).run(arguments.side)
-        n_predicted = len(many)
+        Contest(arguments.bundle, repeated(paths, arguments.images), 64, arguments).run(arguments.side)
+        n_predicted = arguments.images
     print(json.dumps({"images": n_predicted}))
 
 
@@ -290,7 +314,7 @@ def report(
         [
             "{architecture} {side} px, {n_members} members, {n_folds} folds, batch {batch_size}".format(**each),
             *(f"{each['images_per_second'][side]:,.0f}" for side in SIDES),
-            *(f"{each[key]:.2f}" for key in ("consilia_over_loop", "consilia_over_loop_once", "consilia_over_bare")),
+            *(f"{each[key]:.2f}" for key in RATIOS),
             each["execution"],
         ]
         for each in measured
@@ -302,7 +326,7 @@ def report(
     print_figures(
         f"Images per second of prediction on {device} in {arguments.precision}, torch with {torch.get_num_threads()} "
         f"threads, {arguments.workers} DataLoader workers. Goals: c/b 1.5, c/d 0.95.",
-        ["ensemble", "a: one network", *SPEEDS, "c/b", "c/b'", "c/d", "execution"],
+        ["ensemble", "a: one network", *SPEEDS, "c/b", "c/b'", "c/d", "d'/d", "execution"],
         rows,
         {
             "device": device,
