@@ -12,6 +12,7 @@ from consilia.ensemble.programs import InTurn, LoadedNetwork, ShownImages, Toget
 from consilia.ensemble.timing import Timing
 from consilia.errors import UserError
 from consilia.models.factory import ModelSpec, build_model
+from consilia.models.features import logits_and_features
 from consilia.plan.space import Architecture
 from consilia.training.input import Preprocessing
 
@@ -109,7 +110,7 @@ def execution(networks, choice, *, device=CPU, timings=None, measure=None):
     program = EnsembleExecution(
         networks, Running(execution=choice), device=device, timings=timings, measure=measure or no_measurement
     )
-    program.prepare(torch.randint(0, 256, (4, 40, 40, 1), dtype=torch.uint8), batch_size=8)
+    program.prepare(shown(), batch_size=8)
     return program
 
 
@@ -128,8 +129,8 @@ def gpu_name(monkeypatch):
 def test_logits_come_in_the_order_of_the_networks_whatever_runs_together():
     small, large = make_networks(image_size=28), make_networks("test_efficientnet", n=2)
     mixed = [small[0], large[0], small[1], large[1], small[2]]
-    images = torch.randint(0, 256, (5, 40, 40, 1), dtype=torch.uint8)
-    expected = torch.stack(InTurn(mixed)(ShownImages(images)))
+    images = shown(5)
+    expected = torch.stack(InTurn(mixed)(images))
     assert torch.equal(execution(mixed, "sequential")(images), expected)
     torch.testing.assert_close(execution(mixed, "batched")(images), expected, atol=1e-5, rtol=1e-5)
 
@@ -148,11 +149,11 @@ def test_on_a_gpu_the_faster_way_runs_and_is_remembered(gpu_name, tmp_path, toge
         return Timing(in_turn=0.02, together=together)
 
     program = execution(networks, "auto", device=GPU, timings=timings, measure=measure)
-    images = torch.randint(0, 256, (7, 40, 40, 1), dtype=torch.uint8)
+    images = shown(7)
     program(images)  # of the size that was measured at load, but for one
     assert len(measured) == 1
     assert list(program.description.values()) == [f"{expected} at 8 images"]
-    program(images[:2])
+    program(images.repeated(2))
     assert len(measured) == 2
     again = execution(networks, "auto", device=GPU, timings=timings)  # would refuse to measure
     assert torch.equal(again(images), program(images))
@@ -234,3 +235,23 @@ def test_the_sequential_execution_in_float32_is_the_golden_one_bit_for_bit(built
     )
     expected = [network.module(network.inputs).numpy() for network in predictor.networks.each(pixels)]
     np.testing.assert_array_equal(plain.logits(pixels).reshape(len(expected), *expected[0].shape), expected)
+
+
+@pytest.mark.parametrize("options", [{}, {"execution": "batched"}, {"precision": "bfloat16"}])
+def test_features_are_those_of_the_network_itself_and_cost_no_logits(built_bundle, predictor, options):
+    pixels = golden_images(predictor.document.reading)
+    networks = load_predictor(built_bundle, device="cpu", **options).networks
+    logits, features = networks.logits_and_features(pixels, of=(1, 2))
+    (network,) = [each for each in predictor.networks.each(pixels) if (each.member, each.fold) == (1, 2)]
+    expected = logits_and_features(network.module, network.inputs)
+    np.testing.assert_array_equal(logits[1, 2], expected[0])
+    np.testing.assert_array_equal(features, expected[1])
+    np.testing.assert_allclose(logits, networks.logits(pixels), atol=0.02 if "precision" in options else 1e-5)
+
+
+def test_what_is_known_is_not_computed():
+    networks, batch = make_networks(), shown()
+    known = torch.full((4, 3), 7.0)
+    networks[1].module.forward = None
+    found = execution(networks, "sequential")(batch, {1: known})
+    assert torch.equal(found[1], known)

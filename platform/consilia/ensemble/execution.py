@@ -16,7 +16,17 @@ from consilia.ensemble.calibrators import AnyCalibrator, pool_folds
 from consilia.ensemble.golden import environment
 from consilia.ensemble.networks import FoldEnsembles, exact_convolutions, run_in_turn
 from consilia.ensemble.precision import CheckedPrecision
-from consilia.ensemble.programs import InTurn, LoadedNetwork, Precision, Program, ShownImages, Together, kind_of
+from consilia.ensemble.programs import (
+    NOTHING,
+    InTurn,
+    Known,
+    LoadedNetwork,
+    Precision,
+    Program,
+    ShownImages,
+    Together,
+    kind_of,
+)
 from consilia.ensemble.timing import Timing, compare
 from consilia.ensemble.timing_file import recall, remember, timings_file
 from consilia.errors import UserError
@@ -70,7 +80,7 @@ def start_running(
     Raises:
         UserError: What was asked for moves golden outputs too far, or cannot be computed.
     """
-    golden = torch.from_numpy(images).to(networks.device)
+    golden = ShownImages(torch.from_numpy(images).to(networks.device))
     program = EnsembleExecution(networks.loaded, running, device=networks.device)
     with torch.inference_mode(), exact_convolutions(networks.device):
         program.prepare(golden, batch_size=batch_size)
@@ -113,21 +123,21 @@ class EnsembleExecution:
             groups.setdefault(kind_of(network), []).append(position)
         self._groups = [_Group.of(kind, positions, networks, running.precision) for kind, positions in groups.items()]
 
-    def __call__(self, images: torch.Tensor) -> torch.Tensor:
-        """Return float32 logits (n_networks, n_images, n_classes) of uint8 images (n_images, size, size, channels)."""
-        shown = ShownImages(images)
+    def __call__(self, shown: ShownImages, known: Known = NOTHING) -> torch.Tensor:
+        """Return the logits of all networks, float32 (n_networks, n_images, n_classes); see `Program`."""
         logits: dict[int, torch.Tensor] = {}
         for group in self._groups:
-            program = self._choose(group, images)
-            logits |= zip(group.positions, program(shown), strict=True)
-        return torch.stack([logits[position] for position in range(len(logits))]).float()
+            program = self._choose(group, shown)
+            own = {place: known[position] for place, position in enumerate(group.positions) if position in known}
+            logits |= zip(group.positions, program(shown, own), strict=True)
+        return torch.stack([logits[position].float() for position in range(len(logits))])
 
     @property
     def description(self) -> dict[str, str]:
         """How each kind of network runs, by its name and number."""
         return {group.name: self._describe(group) for group in self._groups}
 
-    def prepare(self, golden: torch.Tensor, *, batch_size: int) -> None:
+    def prepare(self, golden: ShownImages, *, batch_size: int) -> None:
         """Build the programs that run networks together, compare them on golden inputs, and choose for `batch_size`.
 
         Raises:
@@ -141,9 +151,9 @@ class EnsembleExecution:
             if len(group.positions) > 1:
                 self._try_together(group, golden)
         if self._running.execution == "auto":
-            self(golden[torch.arange(batch_size, device=golden.device) % len(golden)])
+            self(golden.repeated(batch_size))
 
-    def _try_together(self, group: "_Group", golden: torch.Tensor) -> None:
+    def _try_together(self, group: "_Group", golden: ShownImages) -> None:
         try:
             together = Together(group.networks, precision=self._running.precision)
             difference = _difference(group.in_turn, together, golden)
@@ -160,20 +170,20 @@ class EnsembleExecution:
                 "execution='sequential'."
             )
 
-    def _choose(self, group: "_Group", images: torch.Tensor) -> Program:
+    def _choose(self, group: "_Group", shown: ShownImages) -> Program:
         if group.together is None:
             return group.in_turn
         if self._running.execution == "batched":
             return group.together
-        size = 1 << max(0, len(images) - 1).bit_length()  # so that a last, smaller batch rarely needs its own
+        size = 1 << max(0, len(shown) - 1).bit_length()  # so that a last, smaller batch rarely needs its own
         if size not in group.timings:
-            group.timings[size] = self._time(group, images[torch.arange(size, device=images.device) % len(images)])
+            group.timings[size] = self._time(group, shown.repeated(size))
         return group.together if group.timings[size].is_together_faster else group.in_turn
 
-    def _time(self, group: "_Group", images: torch.Tensor) -> Timing:
+    def _time(self, group: "_Group", shown: ShownImages) -> Timing:
         """Return a remembered timing of so many images, or measure them."""
         key = sha256_of_json(
-            [environment(self._device), self._running.precision, group.kind, len(group.positions), list(images.shape)]
+            [environment(self._device), self._running.precision, group.kind, len(group.positions), shown.shape]
         )
         if (known := recall(self._timings, key)) is not None:
             return known
@@ -181,7 +191,7 @@ class EnsembleExecution:
         assert together is not None, group.name
 
         def run(program: Program) -> None:
-            torch.stack(program(ShownImages(images))).cpu()  # waits for the device
+            torch.stack(program(shown.repeated(len(shown)))).cpu()  # waits for the device
 
         try:
             timing = self._measure(lambda: run(in_turn), lambda: run(together))
@@ -229,8 +239,7 @@ class _Group:
         )
 
 
-def _difference(one: Program, other: Program, golden: torch.Tensor) -> float:
+def _difference(one: Program, other: Program, golden: ShownImages) -> float:
     """Return the largest difference of a network's probability; infinity where one is not finite."""
-    shown = ShownImages(golden)
-    probabilities = [torch.stack(program(shown)).double().softmax(dim=-1) for program in (one, other)]
+    probabilities = [torch.stack(program(golden)).double().softmax(dim=-1) for program in (one, other)]
     return float((probabilities[0] - probabilities[1]).abs().nan_to_num(nan=torch.inf).max())

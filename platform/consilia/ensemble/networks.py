@@ -14,14 +14,17 @@ from safetensors.torch import load_file
 from torch import nn
 
 from consilia.ensemble.document import Member, Network
-from consilia.ensemble.programs import InTurn, LoadedNetwork, ShownImages
+from consilia.ensemble.programs import NOTHING, InTurn, Known, LoadedNetwork, ShownImages
 from consilia.errors import BundleError, PlanError, UserError
 from consilia.models.factory import ModelSpec, build_model
+from consilia.models.features import logits_and_features
 from consilia.scoring.metrics import softmax
 from consilia.training.device import MEMORY_FORMAT
 
-EnsembleProgram = Callable[[torch.Tensor], torch.Tensor]
-"""uint8 images (n_images, size, size, channels) on the device to logits (n_networks, n_images, n_classes)."""
+EnsembleProgram = Callable[[ShownImages, Known], torch.Tensor]
+"""Images, and what is known of them, to the logits of all networks, float32 (n_networks, n_images, n_classes)."""
+
+Place = tuple[int, int]  # of a network: its member, and its place among the member's networks; both from 0
 
 
 class FoldEnsembles:
@@ -64,12 +67,31 @@ class FoldEnsembles:
     def logits(self, pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
         """Return what each network says, (n_members, n_folds, n_images, n_classes)."""
         with torch.inference_mode(), exact_convolutions(self.device):
-            logits: npt.NDArray[np.float32] = self._program(self._to_device(pixels)).float().cpu().numpy()
-        return logits.reshape(len(self.member_weights), -1, *logits.shape[1:])
+            return self._by_member(self._program(self._show(pixels), NOTHING))
+
+    def logits_and_features(
+        self, pixels: npt.NDArray[np.uint8], *, of: Place
+    ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+        """Return what `logits` returns, and the pooled features of one network, (n_images, n_features), in one pass.
+
+        That network computes in float32 by itself, whatever the others do: its features are compared with those of the
+        training.
+        """
+        position = [(network.member, network.fold) for network in self.loaded].index(of)
+        network = self.loaded[position]
+        with torch.inference_mode(), exact_convolutions(self.device):
+            shown = self._show(pixels)
+            said, pooled = logits_and_features(network.module, shown.inputs(network.preprocessing))
+            features: npt.NDArray[np.float32] = pooled.cpu().numpy()
+            return self._by_member(self._program(shown, {position: said})), features
+
+    def _by_member(self, logits: torch.Tensor) -> npt.NDArray[np.float32]:
+        found: npt.NDArray[np.float32] = logits.cpu().numpy()
+        return found.reshape(len(self.member_weights), -1, *found.shape[1:])
 
     def each(self, pixels: npt.NDArray[np.uint8]) -> Iterator["ShownNetwork"]:
         """Yield every network with what it is shown of images (n_images, size, size, channels)."""
-        shown = ShownImages(self._to_device(pixels))
+        shown = self._show(pixels)
         for network in self.loaded:
             yield ShownNetwork(
                 member=network.member,
@@ -79,8 +101,8 @@ class FoldEnsembles:
                 inputs=shown.inputs(network.preprocessing),
             )
 
-    def _to_device(self, pixels: npt.NDArray[np.uint8]) -> torch.Tensor:
-        return torch.from_numpy(np.ascontiguousarray(pixels)).to(self.device)
+    def _show(self, pixels: npt.NDArray[np.uint8]) -> ShownImages:
+        return ShownImages(torch.from_numpy(np.ascontiguousarray(pixels)).to(self.device))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,7 +119,7 @@ class ShownNetwork:
 def run_in_turn(networks: Sequence[LoadedNetwork]) -> EnsembleProgram:
     """Return the program that others are measured by: one network after the other, in float32."""
     program = InTurn(networks)
-    return lambda images: torch.stack(program(ShownImages(images)))
+    return lambda shown, known: torch.stack(program(shown, known)).float()
 
 
 def choose_device(name: str) -> torch.device:

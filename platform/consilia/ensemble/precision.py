@@ -5,13 +5,12 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
-from consilia.ensemble.programs import Precision
+from consilia.ensemble.networks import EnsembleProgram
+from consilia.ensemble.programs import NOTHING, Known, Precision, ShownImages
 from consilia.errors import UserError
 from consilia.records import Probabilities
 
 LARGEST_MOVE = 1e-2  # of the ensemble's calibrated probabilities
-
-Compute = Callable[[torch.Tensor], torch.Tensor]  # `ensemble.networks.EnsembleProgram`
 
 
 class CheckedPrecision:
@@ -21,32 +20,37 @@ class CheckedPrecision:
     """
 
     def __init__(
-        self, fast: Compute, exact: Compute, assess: Callable[[torch.Tensor], Probabilities], *, precision: Precision
+        self,
+        fast: EnsembleProgram,
+        exact: EnsembleProgram,
+        assess: Callable[[torch.Tensor], Probabilities],
+        *,
+        precision: Precision,
     ) -> None:
         """Take the program, its float32 counterpart, and what turns logits into the ensemble's probabilities."""
         self._fast, self._exact, self._assess, self._precision = fast, exact, assess, precision
         self._has_seen_images = False
 
-    def __call__(self, images: torch.Tensor) -> torch.Tensor:
-        """Return logits (n_networks, n_images, n_classes) of uint8 images (n_images, size, size, channels).
+    def __call__(self, shown: ShownImages, known: Known = NOTHING) -> torch.Tensor:
+        """Return logits (n_networks, n_images, n_classes).
 
         Raises:
             UserError: This is the first batch, and a probability differs by more than `LARGEST_MOVE`.
         """
         if self._has_seen_images:
-            return self._fast(images)
-        logits = self.check(images, of="the first batch of images")
+            return self._fast(shown, known)
+        logits = self.check(shown, known, of="the first batch of images")
         self._has_seen_images = True
         return logits
 
-    def check(self, images: torch.Tensor, *, of: str) -> torch.Tensor:
+    def check(self, shown: ShownImages, known: Known = NOTHING, *, of: str) -> torch.Tensor:
         """Return the logits, as `__call__` does, of images that do not count as the first batch.
 
         Raises:
             UserError: A probability differs by more than `LARGEST_MOVE`, or is not finite.
         """
-        logits = self._fast(images)
-        move = float(np.abs(self._assess(logits) - self._assess(self._exact(images))).max())
+        logits = self._fast(shown, known)
+        move = float(np.abs(self._assess(logits) - self._assess(self._exact(shown, NOTHING))).max())
         if not move <= LARGEST_MOVE:  # true for NaN too
             raise UserError(
                 f"precision={self._precision!r} may move a probability by {LARGEST_MOVE} at most, but on {of} it moves "

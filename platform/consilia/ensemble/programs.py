@@ -7,6 +7,7 @@ import copy
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Literal, Protocol
 
 import torch
@@ -18,6 +19,8 @@ from consilia.training.device import MEMORY_FORMAT
 from consilia.training.input import Preprocessing, normalisation, normalised, sized_planes
 
 Precision = Literal["float32", "bfloat16"]
+
+NOTHING: Mapping[int, torch.Tensor] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -40,6 +43,20 @@ class ShownImages:
         self._planes: dict[int, torch.Tensor] = {}
         self._inputs: dict[Preprocessing, torch.Tensor] = {}
 
+    def __len__(self) -> int:
+        """Return the number of images."""
+        return len(self._images)
+
+    @property
+    def shape(self) -> list[int]:
+        """Of the images: (n_images, size, size, channels)."""
+        return list(self._images.shape)
+
+    def repeated(self, n_images: int) -> "ShownImages":
+        """Return so many of these images, each again and again, of which nothing is computed yet."""
+        places = torch.arange(n_images, device=self._images.device) % len(self)
+        return ShownImages(self._images[places])
+
     @property
     def device(self) -> torch.device:
         """Where the images lie."""
@@ -60,11 +77,15 @@ class ShownImages:
         return self._inputs[preprocessing]
 
 
+Known = Mapping[int, torch.Tensor]
+"""Logits that somebody has computed already, by the position of their network among the program's."""
+
+
 class Program(Protocol):
     """Some networks of an ensemble, ready to compute."""
 
-    def __call__(self, shown: ShownImages) -> list[torch.Tensor]:
-        """Return the logits of each network, (n_images, n_classes)."""
+    def __call__(self, shown: ShownImages, known: Known = NOTHING) -> list[torch.Tensor]:
+        """Return the logits of each network, (n_images, n_classes); those that are known as they are."""
         ...
 
 
@@ -77,11 +98,14 @@ class InTurn:
         self._modules = [_with_cast_weights(module) for module in modules] if precision == "bfloat16" else modules
         self._is_bfloat16 = precision == "bfloat16"
 
-    def __call__(self, shown: ShownImages) -> list[torch.Tensor]:
-        """Return the logits of each network, (n_images, n_classes)."""
+    def __call__(self, shown: ShownImages, known: Known = NOTHING) -> list[torch.Tensor]:
+        """Return the logits of each network, (n_images, n_classes); those that are known are not computed."""
         with torch.autocast(shown.device.type, dtype=torch.bfloat16, enabled=self._is_bfloat16):
-            pairs = zip(self._modules, self._preprocessings, strict=True)
-            return [module(shown.inputs(preprocessing)) for module, preprocessing in pairs]
+            pairs = enumerate(zip(self._modules, self._preprocessings, strict=True))
+            return [
+                known[position] if position in known else module(shown.inputs(preprocessing))
+                for position, (module, preprocessing) in pairs
+            ]
 
 
 class Together:
@@ -103,12 +127,12 @@ class Together:
         self._shifts = torch.stack([shift for shift, _ in constants])  # (n_networks, 1, channels, 1, 1)
         self._scales = torch.stack([scale for _, scale in constants])
 
-    def __call__(self, shown: ShownImages) -> list[torch.Tensor]:
-        """Return the logits of each network, (n_images, n_classes)."""
+    def __call__(self, shown: ShownImages, known: Known = NOTHING) -> list[torch.Tensor]:
+        """Return the logits of each network, (n_images, n_classes); those that are known cost the same again."""
         planes = shown.planes(self._preprocessing).contiguous()  # channels last, pooling would fall back to a loop
         run = vmap(self._run_one, in_dims=(0, 0, 0, 0, None))
         stacked: torch.Tensor = run(self._parameters, self._buffers, self._shifts, self._scales, planes)
-        return list(stacked.unbind())
+        return [known.get(position, logits) for position, logits in enumerate(stacked.unbind())]
 
     def _run_one(
         self,
