@@ -19,6 +19,7 @@ With --bundle its networks must be of one architecture and image size.
 
 import argparse
 import json
+import math
 import os
 import statistics
 import sys
@@ -77,7 +78,11 @@ CASES = {
         Case("resnet18", 64, 256, 64),
         Case("resnet18", 64, 32, 1),
     ),
-    ("cuda", True): (Case("test_resnet", 64, 2048, 64), Case("resnet18", 224, 1024, 64)),
+    ("cuda", True): (
+        Case("resnet18", 224, 1024, 64),
+        Case("resnet18", 224, 64, 1),
+        Case("test_resnet", 64, 1024, 64),
+    ),
     ("cuda", False): (
         Case("test_resnet", 64, 4096, 64),
         Case("resnet18", 224, 2048, 64),
@@ -246,17 +251,23 @@ def measure(
     contest = Contest(bundle, repeated(files, case.n_images), case.batch_size, arguments)
     works = {side: (lambda side=side: contest.run(side)) for side in SIDES[:4]}
     works |= {name: contest.prepare_bare(program) for name, program in contest.programs(arguments.precision).items()}
-    gpu_memory = {side: contest.gpu_mebibytes(work) for side, work in works.items()}  # and warm up
-    seconds: dict[str, list[float]] = {side: [] for side in SIDES}
+    gpu_memory = {}
+    for side, work in list(works.items()):
+        try:
+            gpu_memory[side] = contest.gpu_mebibytes(work)  # and warm up
+        except RuntimeError as error:  # not every network can run together on every device
+            print(f"{case.architecture}: {side}: {error}", file=sys.stderr)
+            del works[side]
+    seconds: dict[str, list[float]] = {side: [] for side in works}
     for _ in range(n_rounds):
-        for side in SIDES:
-            seconds[side].append(contest.time(works[side]))
+        for side, work in works.items():
+            seconds[side].append(contest.time(work))
     return {
         **asdict(case),
         "images_per_second": {side: case.n_images / statistics.median(values) for side, values in seconds.items()},
         "gpu_memory_mib": gpu_memory,
         "execution": "; ".join(contest.predictor.execution.values()),
-        **{name: ratio(seconds[other], seconds[side]) for name, (other, side) in RATIOS.items()},
+        **{name: ratio(seconds[other], seconds[side]) for name, (other, side) in RATIOS.items() if side in seconds},
     }
 
 
@@ -313,8 +324,8 @@ def report(
     rows = [
         [
             "{architecture} {side} px, {n_members} members, {n_folds} folds, batch {batch_size}".format(**each),
-            *(f"{each['images_per_second'][side]:,.0f}" for side in SIDES),
-            *(f"{each[key]:.2f}" for key in RATIOS),
+            *(f"{each['images_per_second'].get(side, math.nan):,.0f}" for side in SIDES),
+            *(f"{each.get(key, math.nan):.2f}" for key in RATIOS),
             each["execution"],
         ]
         for each in measured
