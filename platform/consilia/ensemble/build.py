@@ -34,6 +34,7 @@ from consilia.ensemble.selection import (
     select,
     weighted_log_loss,
 )
+from consilia.ensemble.sizes import measure_sizes
 from consilia.folder import StudyFolder
 from consilia.plan.ensemble import BestSingle, EnsembleRecipe
 from consilia.plan.study import StudyPlan
@@ -93,6 +94,7 @@ def build_ensemble(
         modality=plan.data.modality,
         members=members,
         calibrator=calibration.calibrator,
+        sizes=measure_sizes(recipe.calibration, pool.candidates, choice.weights, choice.fold_weights, pool.truth),
         prevalence=tuple(prevalence_of(pool.truth.labels, pool.truth.patients, len(store.classes)).tolist()),
         safety=report_safety(
             recipe.safety,

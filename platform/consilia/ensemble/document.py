@@ -7,6 +7,7 @@ from pydantic import Field, model_validator
 from consilia.ensemble.calibrators import AnyCalibrator, Calibrator, Isotonic, TemperatureBias
 from consilia.ensemble.evaluation import Evaluation
 from consilia.ensemble.safety import SafetyReport
+from consilia.ensemble.sizes import EnsembleSize
 from consilia.models.factory import ModelSpec
 from consilia.plan.ensemble import EnsembleRecipe
 from consilia.plan.frozen import Frozen
@@ -89,6 +90,7 @@ class BundleDocument(Frozen):
     modality: str
     members: tuple[Member, ...] = Field(min_length=1)
     calibrator: Calibrator
+    sizes: tuple[EnsembleSize, ...] = ()  # with 1, 2, ... and all members; empty: not measured, as before 4
     prevalence: tuple[float, ...] | None = None  # of each class in training, every patient weighing 1; None before 3
     safety: SafetyReport | None = None  # None before 3
     honesty: HonestReport | None = None  # None before 3
@@ -114,6 +116,7 @@ class BundleDocument(Frozen):
             _check_prevalence(self.prevalence, self.classes)
         if (n_classes := _n_classes(self.calibrator)) not in (None, len(self.classes)):
             raise ValueError(f"the calibrator must be one of {len(self.classes)} classes, but is one of {n_classes}")
+        _check_sizes(self)
         folds = [network.fold for network in self.members[0].networks]
         for member in self.members:
             _check_member(member, folds, self)
@@ -123,6 +126,15 @@ class BundleDocument(Frozen):
 def _check_prevalence(prevalence: tuple[float, ...], classes: tuple[str, ...]) -> None:
     if len(prevalence) != len(classes) or min(prevalence) < 0 or abs(sum(prevalence) - 1) > 1e-6:
         raise ValueError(f"prevalence must be a share of each of {len(classes)} classes, but is {prevalence}")
+
+
+def _check_sizes(document: "BundleDocument") -> None:
+    found, expected = [size.members for size in document.sizes], list(range(1, len(document.members) + 1))
+    if found not in ([], expected):
+        raise ValueError(f"sizes must be those from one member to all {len(expected)}, but are {found}")
+    for size in document.sizes:
+        if _n_classes(size.calibrator) not in (None, len(document.classes)):
+            raise ValueError(f"the calibrator of {size.members} members must be of {len(document.classes)} classes")
 
 
 def _n_classes(calibrator: AnyCalibrator) -> int | None:

@@ -115,7 +115,7 @@ class EnsembleExecution:
         measure: Callable[[Callable[[], object], Callable[[], object]], Timing] = compare,
     ) -> None:
         """Take what to run; `timings` is the file of remembered timings, by default the user's."""
-        self._device, self._running = device, running
+        self._device, self.running = device, running
         self._timings = timings or timings_file()
         self._measure = measure
         groups: dict[str, list[int]] = {}
@@ -143,28 +143,26 @@ class EnsembleExecution:
         Raises:
             UserError: "batched" was asked for, and networks cannot be run together or say something else then.
         """
-        if self._running.execution == "sequential" or (
-            self._running.execution == "auto" and self._device.type == "cpu"
-        ):
+        if self.running.execution == "sequential" or (self.running.execution == "auto" and self._device.type == "cpu"):
             return
         for group in self._groups:
             if len(group.positions) > 1:
                 self._try_together(group, golden)
-        if self._running.execution == "auto":
+        if self.running.execution == "auto":
             self(golden.repeated(batch_size))
 
     def _try_together(self, group: "_Group", golden: ShownImages) -> None:
         try:
-            together = Together(group.networks, precision=self._running.precision)
+            together = Together(group.networks, precision=self.running.precision)
             difference = _difference(group.in_turn, together, golden)
         except RuntimeError as error:  # an operation that cannot be batched, or too little memory
             group.refusal = f"they cannot be computed together: {str(error).splitlines()[0]}"
         else:
-            if difference <= AGREEMENT[self._running.precision]:
+            if difference <= AGREEMENT[self.running.precision]:
                 group.together = together
                 return
             group.refusal = f"a probability of the golden inputs differs by {difference:.2g}"
-        if self._running.execution == "batched":
+        if self.running.execution == "batched":
             raise UserError(
                 f"execution='batched' must run {group.name} together, but {group.refusal}. Load this ensemble with "
                 "execution='sequential'."
@@ -173,7 +171,7 @@ class EnsembleExecution:
     def _choose(self, group: "_Group", shown: ShownImages) -> Program:
         if group.together is None:
             return group.in_turn
-        if self._running.execution == "batched":
+        if self.running.execution == "batched":
             return group.together
         size = 1 << max(0, len(shown) - 1).bit_length()  # so that a last, smaller batch rarely needs its own
         if size not in group.timings:
@@ -183,7 +181,7 @@ class EnsembleExecution:
     def _time(self, group: "_Group", shown: ShownImages) -> Timing:
         """Return a remembered timing of so many images, or measure them."""
         key = sha256_of_json(
-            [environment(self._device), self._running.precision, group.kind, len(group.positions), shown.shape]
+            [environment(self._device), self.running.precision, group.kind, len(group.positions), shown.shape]
         )
         if (known := recall(self._timings, key)) is not None:
             return known
@@ -204,7 +202,7 @@ class EnsembleExecution:
     def _describe(self, group: "_Group") -> str:
         if group.together is None:
             return "one after the other" + (f", since {group.refusal}" if group.refusal else "")
-        if self._running.execution == "batched":
+        if self.running.execution == "batched":
             return "together"
         sizes = sorted(group.timings)
         together = [str(size) for size in sizes if group.timings[size].is_together_faster]

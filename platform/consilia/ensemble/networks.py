@@ -3,7 +3,7 @@
 import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -53,6 +53,16 @@ class FoldEnsembles:
         """Return these networks, computing as `program` does; `each` stays as it is."""
         result = copy.copy(self)
         result._program = program
+        return result
+
+    def of_members(self, kept: Sequence[int], weights: npt.NDArray[np.float64]) -> "FoldEnsembles":
+        """Return the networks of some members, with these weights, (n_kept,); they compute one after the other."""
+        result = copy.copy(self)
+        result.member_weights = weights
+        result.loaded = tuple(
+            replace(network, member=kept.index(network.member)) for network in self.loaded if network.member in kept
+        )
+        result._program = run_in_turn(result.loaded)
         return result
 
     def probabilities(self, pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.float64]:
