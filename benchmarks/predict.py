@@ -10,7 +10,8 @@ together     the same as one program over stacked weights (`execution="batched"`
 The loops end at logits. They decode with Pillow, resize, and normalise on the device; their workers live through the
 rounds and are started before the clock. Files are PNG, read once before the clock, so they are in the page cache. All
 sides run in turn in one process, in float32 (the loops with torch's defaults, which round convolutions on a GPU to
-TF32; consilia and the bare passes without) or in bfloat16. Memory is that of a fresh process with all that it starts.
+TF32; consilia and the bare passes without) or in bfloat16. Memory is the most that a fresh process held resident
+(VmHWM of Linux); a DataLoader's workers come on top of that.
 
     python benchmarks/predict.py [--quick] [--device cpu|cuda] [--precision float32|bfloat16] [--bundle DIR]
 
@@ -21,7 +22,9 @@ import argparse
 import json
 import math
 import os
+import re
 import statistics
+import subprocess
 import sys
 import tempfile
 import time
@@ -35,7 +38,6 @@ import numpy as np
 import torch
 from figures import print_figures
 from PIL import Image
-from process_tree import run_watched
 from random_bundle import build_random_bundle, draw_images
 from torch.utils.data import DataLoader, Dataset
 
@@ -300,8 +302,8 @@ def peak_mebibytes(
     own = ["--side", side, "--images", str(n_images), "--bundle", str(bundle), "--files", str(files[0].parents[1])]
     options = ["--device", arguments.device, "--precision", arguments.precision, "--workers", str(arguments.workers)]
     command = [sys.executable, __file__, *own, *options]
-    usage = run_watched(command, environment=os.environ, log=bundle / f"{n_images}.log", limit=3600)
-    return max(usage.memory_bytes) / 2**20
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    return float(json.loads(done.stdout.splitlines()[-1])["peak_mib"])
 
 
 def run_alone(arguments: argparse.Namespace) -> None:
@@ -313,7 +315,9 @@ def run_alone(arguments: argparse.Namespace) -> None:
     else:
         Contest(arguments.bundle, repeated(paths, arguments.images), 64, arguments).run(arguments.side)
         n_predicted = arguments.images
-    print(json.dumps({"images": n_predicted}))
+    status = Path("/proc/self/status").read_text(encoding="ascii")
+    peak = re.search(r"^VmHWM:\s*(\d+) kB", status, re.MULTILINE)
+    print(json.dumps({"images": n_predicted, "peak_mib": int(peak[1]) / 1024 if peak else math.nan}))
 
 
 def stream(paths: Sequence[Path], n_images: int) -> Iterator[Path]:
