@@ -75,9 +75,9 @@ class Case:
 CASES = {
     ("cpu", True): (Case("test_resnet", 28, 256, 64, n_members=2), Case("resnet18", 64, 32, 16, n_members=2)),
     ("cpu", False): (
-        Case("test_resnet", 28, 2048, 64),
-        Case("test_resnet", 64, 1024, 64),
-        Case("resnet18", 64, 256, 64),
+        Case("test_resnet", 28, 1024, 64),
+        Case("test_resnet", 64, 512, 64),
+        Case("resnet18", 64, 128, 64),
         Case("resnet18", 64, 32, 1),
     ),
     ("cuda", True): (
