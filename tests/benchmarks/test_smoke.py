@@ -118,3 +118,12 @@ def test_search_efficiency_prints_sides_that_all_reach_the_target_and_their_rati
             assert ratio == pytest.approx(sides[name][cost] / sides["consilia"][cost])
     # One thread and one seed: the same configurations on the same folds give the same scores, whoever searches.
     assert sides["consilia"]["best"] == sides["nested"]["best"] == sides["optuna-1"]["best"]
+
+
+def test_predict_prints_every_side_and_memory(tmp_path: Path):
+    figures = run("predict.py", "--architecture=test_resnet", "--rounds=1", "--workers=1", ray_folder=tmp_path)
+    (case,) = figures["cases"]
+    speeds = case["images_per_second"]
+    assert set(speeds) == {"one network", "loop", "loop, once", "consilia", "bare", "together"}
+    assert case["consilia_over_bare"] == pytest.approx(speeds["consilia"] / speeds["bare"])
+    assert all(value > 0 for value in figures["memory_mib"].values())

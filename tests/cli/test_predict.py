@@ -92,3 +92,8 @@ def test_a_prevalence_corrects_the_probabilities_and_a_wrong_one_is_refused(trai
     ):
         assert predict(trained.bundle, images[:1], "--prevalence", wrong) == 2
         assert problem in capsys.readouterr().err
+
+
+def test_fewer_members_than_one_are_refused_and_more_than_there_are_is_all_of_them(trained, images, capsys):
+    assert predict(trained.bundle, [images[0]], "--max-members", "0") == 2
+    assert predict(trained.bundle, [images[0]], "--max-members", "9") == 0

@@ -1,7 +1,9 @@
 import subprocess
 import sys
 import textwrap
+import threading
 import weakref
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -300,3 +302,44 @@ def test_loading_and_predicting_import_neither_ray_nor_optuna(built_bundle):
     """
     run = subprocess.run([sys.executable, "-c", textwrap.dedent(program)], capture_output=True, text=True)
     assert run.returncode == 0, run.stderr
+
+
+# --- decoding ahead
+
+
+@pytest.fixture
+def files(finished_study):
+    return sorted(Path(finished_study.plan.data.path).glob("*.png"))[:24]
+
+
+@pytest.mark.parametrize(("batch_size", "ahead"), [(1, 0), (4, 4)])
+def test_files_are_taken_at_most_a_batch_ahead(predictor, files, batch_size, ahead):
+    taken = 0
+
+    def source():
+        nonlocal taken
+        for file in files:
+            taken += 1
+            yield file
+
+    for done, _ in enumerate(predictor.iterate(source(), batch_size=batch_size), start=1):
+        assert taken <= done + batch_size - 1 + ahead
+    assert taken == len(files)
+
+
+def test_leaving_a_stream_of_files_early_leaves_no_thread(predictor, files):
+    stream = predictor.iterate(files, batch_size=4)
+    next(stream)
+    stream.close()
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("consilia-decode")]
+
+
+def test_an_error_of_the_iterable_comes_after_the_images_before_it(predictor, files):
+    def source():
+        yield from files[:5]
+        raise RuntimeError("the list of files ended early")
+
+    stream = predictor.iterate(source(), batch_size=4)
+    assert [isinstance(next(stream), Prediction) for _ in range(5)] == [True] * 5
+    with pytest.raises(RuntimeError, match="ended early"):
+        next(stream)

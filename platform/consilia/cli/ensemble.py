@@ -117,6 +117,10 @@ def predict(
             metavar="CLASS=SHARE", help="How common a class is where you predict; all classes but one must be given."
         ),
     ] = None,
+    max_members: Annotated[
+        int | None,
+        typer.Option(metavar="N", min=1, help="Ask only the N members of the largest weights: faster, less accurate."),
+    ] = None,
 ) -> int:
     """Predict images: label, confidence, and every class's calibrated probability.
 
@@ -128,6 +132,8 @@ def predict(
     from consilia.report.predictions import print_predictions, write_predictions
 
     predictor = consilia.load(bundle, device=device)
+    if max_members is not None:
+        predictor = predictor.with_members(max_members)
     if prevalence:
         predictor = predictor.for_prevalence(dict(map(_share, prevalence)))
     rows = predictor.iterate_named(images, foreign=foreign)

@@ -34,6 +34,7 @@ from consilia.ensemble.refits import refit_members
 from consilia.ensemble.safety import calibrated_sets, report_safety
 from consilia.ensemble.seen import fingerprints
 from consilia.ensemble.selection import combine_cross_fitted, select, weighted_log_loss
+from consilia.ensemble.sizes import measure_sizes
 from consilia.ensemble.unseen import combine_unseen
 from consilia.folder import StudyFolder
 from consilia.plan.ensemble import BestSingle, EnsembleRecipe
@@ -101,6 +102,9 @@ def build_ensemble(
         members=members,
         stack=None if isinstance(choice.combination, LinearPool) else choice.combination.without_others(),
         calibrator=calibration.calibrator,
+        sizes=measure_sizes(
+            recipe.calibration, pool.candidates, choice.combination, choice.fold_combinations, pool.truth
+        ),
         prevalence=tuple(prevalence_of(pool.truth.labels, pool.truth.patients, len(store.classes)).tolist()),
         safety=report_safety(
             recipe.safety,

@@ -135,8 +135,21 @@ def _members(document: BundleDocument) -> str:
         "out-of-fold log loss that was minimised, and is therefore optimistic, is "
         f"{selection.in_sample_loss:.4f}; that of the best single trial is {selection.best_single_loss:.4f}."
     )
-    told = ["## Members", chosen, MEMBERS[document.build], "" if stack is None else describe_stack(stack), table]
+    stacked = "" if stack is None else describe_stack(stack)
+    told = ["## Members", chosen, MEMBERS[document.build], stacked, table, _sizes(document)]
     return "\n\n".join(part for part in told if part)
+
+
+def _sizes(document: BundleDocument) -> str:
+    """Tell what fewer members would cost."""
+    if len(document.sizes) < 2:
+        return ""
+    rows = [[size.members, f"{size.loss:.4f}", f"{size.difference:+.4f}"] for size in document.sizes]
+    said = (
+        "Fewer members are faster (`max_members`): those of the largest weights, with a calibrator of their own. They "
+        "give no prediction sets. Cross-fitted log loss, lower is better:"
+    )
+    return f"{said}\n\n{_table(['members', 'log loss', 'difference to all'], rows)}"
 
 
 def _safety(document: BundleDocument) -> str:

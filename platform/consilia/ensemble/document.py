@@ -10,6 +10,7 @@ from consilia.ensemble.combination import AnyCombination, LinearPool, Stack
 from consilia.ensemble.evaluation import Evaluation
 from consilia.ensemble.gate_report import GateReport
 from consilia.ensemble.safety import SafetyReport
+from consilia.ensemble.sizes import EnsembleSize
 from consilia.models.factory import ModelSpec
 from consilia.plan.ensemble import EnsembleRecipe
 from consilia.plan.frozen import Frozen
@@ -94,6 +95,7 @@ class BundleDocument(Frozen):
     members: tuple[Member, ...] = Field(min_length=1)
     stack: Stack | None = None  # how the members are combined; None: by the linear pool of their weights
     calibrator: Calibrator
+    sizes: tuple[EnsembleSize, ...] = ()  # with 1, 2, ... and all members; empty: not measured, as before 4
     prevalence: tuple[float, ...] | None = None  # of each class in training, every patient weighing 1; None before 3
     safety: SafetyReport | None = None  # None before 3
     honesty: HonestReport | None = None  # None before 3
@@ -142,6 +144,7 @@ class BundleDocument(Frozen):
             _check_prevalence(self.prevalence, self.classes)
         if (n_classes := _n_classes(self.calibrator)) not in (None, len(self.classes)):
             raise ValueError(f"the calibrator must be one of {len(self.classes)} classes, but is one of {n_classes}")
+        _check_sizes(self)
         folds = [network.fold for network in self.members[0].networks]
         if (self.build == "fast") != (folds == [None]) or (None in folds and len(folds) > 1):
             raise ValueError(f"a {self.build} build cannot have members of networks of the folds {folds}")
@@ -169,6 +172,15 @@ def _check_combination(document: BundleDocument) -> None:
 def _check_prevalence(prevalence: tuple[float, ...], classes: tuple[str, ...]) -> None:
     if len(prevalence) != len(classes) or min(prevalence) < 0 or abs(sum(prevalence) - 1) > 1e-6:
         raise ValueError(f"prevalence must be a share of each of {len(classes)} classes, but is {prevalence}")
+
+
+def _check_sizes(document: "BundleDocument") -> None:
+    found, expected = [size.members for size in document.sizes], list(range(1, len(document.members) + 1))
+    if found not in ([], expected):
+        raise ValueError(f"sizes must be those from one member to all {len(expected)}, but are {found}")
+    for size in document.sizes:
+        if _n_classes(size.calibrator) not in (None, len(document.classes)):
+            raise ValueError(f"the calibrator of {size.members} members must be of {len(document.classes)} classes")
 
 
 def _n_classes(calibrator: AnyCalibrator) -> int | None:

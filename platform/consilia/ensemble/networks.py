@@ -1,9 +1,9 @@
 """The networks of an ensemble in memory: uint8 images to the probabilities of each fold ensemble."""
 
 import copy
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -15,12 +15,15 @@ from torch import nn
 
 from consilia.ensemble.combination import AnyCombination, combine
 from consilia.ensemble.document import Member, Network
+from consilia.ensemble.programs import NOTHING, InTurn, Known, LoadedNetwork, ShownImages
 from consilia.errors import BundleError, PlanError, UserError
 from consilia.models.factory import ModelSpec, build_model
 from consilia.models.features import count_features, logits_and_features
 from consilia.scoring.metrics import softmax
 from consilia.training.device import MEMORY_FORMAT
-from consilia.training.input import Preprocessing, network_input
+
+EnsembleProgram = Callable[[ShownImages, Known], torch.Tensor]
+"""Images, and what is known of them, to the logits of all networks, float32 (n_networks, n_images, n_classes)."""
 
 Place = tuple[int, int]  # of a network: its member, and its place among the member's networks; both from 0
 
@@ -38,8 +41,37 @@ class FoldEnsembles:
         """
         self.device = device
         self.combination = combination
-        self._members = tuple(members)
-        self._modules = [_load_member(member, root, device) for member in members]
+        self.loaded = tuple(
+            LoadedNetwork(
+                member=number, fold=fold, spec=member.model, preprocessing=network.preprocessing, module=module
+            )
+            for number, member in enumerate(members)
+            for fold, (network, module) in enumerate(
+                zip(member.networks, _load_member(member, root, device), strict=True)
+            )
+        )
+        self._program: EnsembleProgram = run_in_turn(self.loaded)
+
+    @property
+    def n_members(self) -> int:
+        """Members that are asked."""
+        return len(self.combination.votes)
+
+    def running(self, program: EnsembleProgram) -> "FoldEnsembles":
+        """Return these networks, computing as `program` does; `each` stays as it is."""
+        result = copy.copy(self)
+        result._program = program
+        return result
+
+    def of_members(self, kept: Sequence[int], combination: AnyCombination) -> "FoldEnsembles":
+        """Return the networks of some members, combined so; they compute one after the other."""
+        result = copy.copy(self)
+        result.combination = combination
+        result.loaded = tuple(
+            replace(network, member=kept.index(network.member)) for network in self.loaded if network.member in kept
+        )
+        result._program = run_in_turn(result.loaded)
+        return result
 
     def probabilities(self, pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.float64]:
         """Return q_f(x), (n_folds, n_images, n_classes), of images (n_images, size, size, channels)."""
@@ -52,23 +84,23 @@ class FoldEnsembles:
     def logits(self, pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
         """Return what each network says, (n_members, n_folds, n_images, n_classes)."""
         with torch.inference_mode(), exact_convolutions(self.device):
-            return self._by_member([network.module(network.inputs) for network in self.each(pixels)])
+            return self._by_member(self._program(self._show(pixels), NOTHING))
 
     def logits_and_features(
         self, pixels: npt.NDArray[np.uint8], *, of: Place
     ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
-        """Return what `logits` returns, and the pooled features of one network, (n_images, n_features), in one pass."""
+        """Return what `logits` returns, and the pooled features of one network, (n_images, n_features), in one pass.
+
+        That network computes in float32 by itself, whatever the others do: its features are compared with those of the
+        training.
+        """
+        position = [(network.member, network.fold) for network in self.loaded].index(of)
+        network = self.loaded[position]
         with torch.inference_mode(), exact_convolutions(self.device):
-            logits, pooled = [], None
-            for network in self.each(pixels):
-                if (network.member, network.fold) == of:
-                    said, pooled = logits_and_features(network.module, network.inputs)
-                else:
-                    said = network.module(network.inputs)
-                logits.append(said)
-            assert pooled is not None, of
+            shown = self._show(pixels)
+            said, pooled = logits_and_features(network.module, shown.inputs(network.preprocessing))
             features: npt.NDArray[np.float32] = pooled.cpu().numpy()
-            return self._by_member(logits), features
+            return self._by_member(self._program(shown, {position: said})), features
 
     def count_features(self, of: Place) -> int:
         """Return how many features `logits_and_features` gives.
@@ -76,29 +108,27 @@ class FoldEnsembles:
         Raises:
             PlanError: The network has none.
         """
-        member, fold = of
-        return count_features(self._modules[member][fold])
+        (module,) = (network.module for network in self.loaded if (network.member, network.fold) == of)
+        return count_features(module)
 
-    def _by_member(self, logits: Sequence[torch.Tensor]) -> npt.NDArray[np.float32]:
-        stacked: npt.NDArray[np.float32] = torch.stack(list(logits)).float().cpu().numpy()
-        return stacked.reshape(len(self._modules), -1, *stacked.shape[1:])
+    def _by_member(self, logits: torch.Tensor) -> npt.NDArray[np.float32]:
+        found: npt.NDArray[np.float32] = logits.cpu().numpy()
+        return found.reshape(self.n_members, -1, *found.shape[1:])
 
     def each(self, pixels: npt.NDArray[np.uint8]) -> Iterator["ShownNetwork"]:
         """Yield every network with what it is shown of images (n_images, size, size, channels)."""
-        images = torch.from_numpy(np.ascontiguousarray(pixels)).to(self.device)
-        inputs: dict[Preprocessing, torch.Tensor] = {}  # members share most of them
-        for number, member in enumerate(self._members):
-            for fold, network in enumerate(member.networks):
-                preprocessing = network.preprocessing
-                if preprocessing not in inputs:
-                    inputs[preprocessing] = _network_input(images, preprocessing)
-                yield ShownNetwork(
-                    member=number,
-                    fold=fold,
-                    spec=member.model,
-                    module=self._modules[number][fold],
-                    inputs=inputs[preprocessing],
-                )
+        shown = self._show(pixels)
+        for network in self.loaded:
+            yield ShownNetwork(
+                member=network.member,
+                fold=network.fold,
+                spec=network.spec,
+                module=network.module,
+                inputs=shown.inputs(network.preprocessing),
+            )
+
+    def _show(self, pixels: npt.NDArray[np.uint8]) -> ShownImages:
+        return ShownImages(torch.from_numpy(np.ascontiguousarray(pixels)).to(self.device))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -110,6 +140,12 @@ class ShownNetwork:
     spec: ModelSpec
     module: nn.Module
     inputs: torch.Tensor  # (n_images, channels, image_size, image_size)
+
+
+def run_in_turn(networks: Sequence[LoadedNetwork]) -> EnsembleProgram:
+    """Return the program that others are measured by: one network after the other, in float32."""
+    program = InTurn(networks)
+    return lambda shown, known: torch.stack(program(shown, known)).float()
 
 
 def choose_device(name: str) -> torch.device:
@@ -176,7 +212,3 @@ def _read_state(expected: Mapping[str, torch.Tensor], network: Network, root: Pa
                 f"{tuple(state[name].shape)} {state[name].dtype}."
             )
     return state
-
-
-def _network_input(images: torch.Tensor, preprocessing: Preprocessing) -> torch.Tensor:
-    return network_input(images, preprocessing).contiguous(memory_format=MEMORY_FORMAT)

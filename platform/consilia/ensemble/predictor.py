@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import islice
 from pathlib import Path
 from typing import TypeVar
 
@@ -14,10 +13,12 @@ from consilia.ensemble.builds import WITHOUT_SET
 from consilia.ensemble.bundle import read_bundle
 from consilia.ensemble.calibrators import calibrate, pool_folds
 from consilia.ensemble.conformal import CalibrationScores
+from consilia.ensemble.cut import cut_document, is_cut
 from consilia.ensemble.disagreement import MemberProbabilities, measure_disagreement
 from consilia.ensemble.document import BundleDocument
+from consilia.ensemble.execution import EnsembleExecution, Execution, Running, start_running
 from consilia.ensemble.gate import Gate, look_at, read_gate, reasons
-from consilia.ensemble.golden import GOLDEN, check_golden
+from consilia.ensemble.golden import GOLDEN, check_golden, golden_images
 from consilia.ensemble.images import (
     Foreign,
     Frame,
@@ -30,8 +31,10 @@ from consilia.ensemble.images import (
 )
 from consilia.ensemble.networks import FoldEnsembles, choose_device
 from consilia.ensemble.predictions import Predictions, combine_patients
+from consilia.ensemble.prefetch import in_batches, spare_threads, work_ahead
 from consilia.ensemble.prior import correct_prior, read_prevalence
-from consilia.ensemble.safety import UNJUDGED, Judgement, judge
+from consilia.ensemble.programs import Precision
+from consilia.ensemble.safety import UNJUDGED, Judgement, judge, unjudged_part
 from consilia.ensemble.seen import SEEN, Fingerprints, read_seen
 from consilia.ensemble.sets_file import SETS, read_sets
 from consilia.errors import DataError, ReaderError, UserError
@@ -47,7 +50,8 @@ class EnsemblePredictor:
     """A loaded ensemble; `load_predictor` makes one.
 
     Images are paths, arrays or PIL images, one or many; `ensemble.images.single_images` says how an array's
-    shape is read. An iterable is read batch by batch, so memory does not grow with the number of images.
+    shape is read. An iterable is read batch by batch, files one batch ahead (`read`), so memory does not grow with the
+    number of images.
     """
 
     document: BundleDocument
@@ -56,6 +60,8 @@ class EnsemblePredictor:
     sets: CalibrationScores | None = None  # of the prediction sets; None: there are none
     gate: Gate | None = None  # for unusual images; None: the bundle has none
     deployed: npt.NDArray[np.float64] | None = None  # prevalence to correct for, (n_classes,); None: as in training
+    cut_from: int | None = None  # members of the ensemble that this is a part of; None: of no larger one
+    program: EnsembleExecution | None = None  # how the networks compute; None: one after the other in float32
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -67,18 +73,33 @@ class EnsemblePredictor:
         """Why it gives no prediction sets; "" where it does."""
         return UNJUDGED.without_set if self.document.safety is None else WITHOUT_SET[self.document.build]
 
-    def predict(self, images: Images, *, batch_size: int = BATCH_SIZE, foreign: Foreign = "refuse") -> Predictions:
+    @property
+    def execution(self) -> dict[str, str]:
+        """How the networks of each kind compute: one after the other, or together; on a GPU at which batch sizes."""
+        return {} if self.program is None else self.program.description
+
+    def predict(
+        self,
+        images: Images,
+        *,
+        batch_size: int = BATCH_SIZE,
+        foreign: Foreign = "refuse",
+        max_members: int | None = None,
+    ) -> Predictions:
         """Return a prediction for each image; for each frame of a file where training took each.
 
         Args:
             images: One image or many.
             batch_size: Images in memory at once.
+            max_members: Ask only so many members, as of `with_members`, which is the faster way for many calls.
             foreign: An ensemble trained on DICOM refuses other images, and the other way round, since it knows no
                 window for them; "as_displayed" takes them as a viewer shows them.
 
         Raises:
             ReaderError: An image cannot be read; names it. `iterate` goes on past such an image.
         """
+        if max_members is not None:
+            return self.with_members(max_members).predict(images, batch_size=batch_size, foreign=foreign)
         names: list[str] = []
         predictions: list[Prediction] = []
         for name, result in self.iterate_named(images, batch_size=batch_size, foreign=foreign):
@@ -163,10 +184,43 @@ class EnsemblePredictor:
             raise UserError(f"Ensemble {self.document.name} has seen no image of {never}: no prevalence corrects that.")
         return replace(self, deployed=read_prevalence(prevalence, self.classes))
 
+    def with_members(self, most: int) -> "EnsemblePredictor":
+        """Return a predictor that asks only the members of the largest weights, which is faster and less accurate.
+
+        How much less, `document.sizes` and the model card say. Its probabilities are calibrated for its size. What else
+        the ensemble promises holds for all members only: it gives no prediction sets, and asks for review of every
+        image, saying why.
+
+        Args:
+            most: Members to ask, at least 1; with as many as there are, or more, it is this predictor itself.
+
+        Raises:
+            UserError: `most` is below 1, or the bundle does not know how to calibrate fewer members.
+        """
+        if not is_cut(self.document, most):
+            return self
+        document, kept = cut_document(self.document, most)
+        networks, program = start_running(
+            self.networks.of_members(kept, document.combination),
+            document.calibrator,
+            golden_images(document.reading),
+            self.program.running if self.program is not None else Running(),
+            batch_size=BATCH_SIZE,
+        )
+        cut_from = self.cut_from or len(self.document.members)
+        gate = None  # without its network no image can be compared
+        if self.gate is not None and document.gate_network is not None:
+            gate = replace(self.gate, network=document.gate_network)
+        return replace(self, document=document, networks=networks, program=program, gate=gate, cut_from=cut_from)
+
     def read(
         self, images: Images, *, batch_size: int = BATCH_SIZE, foreign: Foreign = "refuse"
     ) -> Iterator[list[tuple[str, InputImage | ReaderError]]]:
         """Yield batches of what the networks get: each image's name, and the image or its error.
+
+        Files of the next batch are decoded in threads while the caller is busy with this one, so up to `batch_size` of
+        them are taken from an iterable ahead of their turn; with a batch size of 1, and of images in memory, none are.
+        What the iterable raises is raised after the images before it.
 
         Raises:
             ReaderError: `images` itself is of no type or shape that images have.
@@ -174,9 +228,14 @@ class EnsemblePredictor:
         if batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, but got {batch_size}")
         reading = self.document.reading
-        waiting = split_frames(single_images(images, channels=reading.channels), reading)
-        while batch := list(islice(waiting, batch_size)):
-            yield [(name, self._read(name, image, foreign)) for name, image in batch]
+        decoded = work_ahead(
+            split_frames(single_images(images, channels=reading.channels), reading),
+            lambda named: (named[0], self._read(*named, foreign)),
+            is_slow=lambda named: isinstance(named[1], (str, Path, Frame)),
+            ahead=batch_size if batch_size > 1 else 0,
+            n_threads=spare_threads(self.networks.device),
+        )
+        yield from in_batches(decoded, batch_size)
 
     def predict_store(self, store: ImageStore, rows: Rows, *, batch_size: int = BATCH_SIZE) -> Probabilities:
         """Return calibrated probabilities of rows of a prepared data set, (n_rows, n_classes); judge no image.
@@ -256,6 +315,8 @@ class EnsemblePredictor:
         self, probabilities: Probabilities, folds: npt.NDArray[np.float64], members: MemberProbabilities
     ) -> Sequence[Judgement]:
         safety = self.document.safety
+        if self.cut_from is not None:
+            return [unjudged_part(len(self.document.members), self.cut_from)] * len(probabilities)
         if safety is None:
             return [UNJUDGED] * len(probabilities)
         if self.deployed is not None:
@@ -282,26 +343,36 @@ class EnsemblePredictor:
             )
 
 
-def load_predictor(path: str | Path, *, device: str = "auto") -> EnsemblePredictor:
+def load_predictor(
+    path: str | Path, *, device: str = "auto", precision: Precision = "float32", execution: Execution = "auto"
+) -> EnsemblePredictor:
     """Load a bundle, check it, and return its predictor.
 
     Args:
         path: Folder of the bundle.
         device: A torch device such as "cpu" or "cuda:0"; "auto" takes the best one present.
+        precision: "bfloat16" is faster on GPUs. It is refused, at load or at the first batch, where it moves one of the
+            ensemble's probabilities by more than 0.01.
+        execution: Whether networks of one kind run as one program: "batched", "sequential", or "auto", which on a GPU
+            measures what is faster and remembers it. Either gives the same probabilities but for the last digits.
 
     Raises:
         BundleError: The bundle is damaged, too new or foreign, or does not reproduce its golden outputs.
-        UserError: torch cannot use the device.
+        UserError: torch cannot use the device, or the networks cannot run with this precision or execution.
     """
     bundle = Path(path)
+    running = Running(precision=precision, execution=execution)
     chosen = choose_device(device)
     document = read_bundle(bundle)
     networks = FoldEnsembles(document.members, bundle, combination=document.combination, device=chosen)
     check_golden(bundle / GOLDEN, networks, document)
+    golden = golden_images(document.reading)
+    networks, program = start_running(networks, document.calibrator, golden, running, batch_size=BATCH_SIZE)
     sets = None
     if document.has_sets:
         sets = read_sets(bundle / SETS, n_folds=document.n_folds, n_classes=len(document.classes))
     gate = None
     if document.gate is not None and document.gate_network is not None:
         gate = read_gate(bundle, document.gate, networks, document.gate_network)
-    return EnsemblePredictor(document=document, networks=networks, seen=read_seen(bundle / SEEN), sets=sets, gate=gate)
+    seen = read_seen(bundle / SEEN)
+    return EnsemblePredictor(document=document, networks=networks, seen=seen, sets=sets, gate=gate, program=program)

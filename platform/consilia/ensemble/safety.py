@@ -44,6 +44,12 @@ UNJUDGED = Judgement(
 )
 
 
+def unjudged_part(n_members: int, n_all: int) -> Judgement:
+    """Return what is said of an image that only some members of an ensemble were asked about."""
+    reason = f"only {n_members} of {n_all} members were asked: prediction sets and limits hold for all of them"
+    return Judgement(prediction_set=None, review=(reason,), without_set=reason)
+
+
 def calibrated_sets(
     safety: Safety, probabilities: Probabilities, calibrator: AnyCalibrator, truth: Truth
 ) -> CalibrationScores:

@@ -39,12 +39,28 @@ def network_input(images: torch.Tensor, preprocessing: Preprocessing) -> torch.T
     Returns:
         float32 (b, channels, image_size, image_size) on the same device.
     """
+    return normalised(sized_planes(images, preprocessing), preprocessing)
+
+
+def sized_planes(images: torch.Tensor, preprocessing: Preprocessing) -> torch.Tensor:
+    """Return float32 planes (b, channels, image_size, image_size) in 0 ... 255: what networks of one size share."""
     planes = resized_planes(images, preprocessing)
     side = preprocessing.image_size
     if planes.shape[-1] != side:
         planes = F.interpolate(planes, size=(side, side), mode="bilinear", align_corners=False)
-    mean, std = channel_constants(preprocessing, planes)
-    return torch.addcmul(-mean / std, planes, 1 / (255 * std))
+    return planes
+
+
+def normalised(planes: torch.Tensor, preprocessing: Preprocessing) -> torch.Tensor:
+    """Return planes of `sized_planes` as the network of this preprocessing takes them, of the same shape."""
+    shift, scale = normalisation(preprocessing, planes)
+    return torch.addcmul(shift, planes, scale)
+
+
+def normalisation(preprocessing: Preprocessing, like: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return shift and scale as (1, channels, 1, 1): network input is shift + scale * planes."""
+    mean, std = channel_constants(preprocessing, like)
+    return -mean / std, 1 / (255 * std)
 
 
 def resized_planes(images: torch.Tensor, preprocessing: Preprocessing) -> torch.Tensor:

@@ -1,0 +1,108 @@
+"""Images are decoded by a few threads while the networks run: results in order, a bounded number of them under way."""
+
+import os
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from functools import partial
+from typing import Generic, TypeVar
+
+import torch
+
+MOST_THREADS = 8  # more decode no faster: the interpreter's own part of decoding is done by one at a time
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+def work_ahead(
+    items: Iterable[Item],
+    work: Callable[[Item], Result],
+    *,
+    is_slow: Callable[[Item], bool],
+    ahead: int,
+    n_threads: int,
+) -> Generator[Result]:
+    """Yield `work(item)` of each item, in order; slow items are worked on in threads before their turn.
+
+    Items are taken in the thread of the caller. Past a slow item at most `ahead` others are taken before it is yielded,
+    past any other none, so that a source which waits for what became of its last image is not kept waiting. What
+    `items` or `work` raises is raised at its place, after the results before it. No thread outlives this generator,
+    wherever it is closed.
+
+    Args:
+        items: Taken one at a time.
+        work: Done in a thread, or, of an item that is not slow, by the caller when its turn comes.
+        is_slow: Says whether a thread is worth its while; Pillow and file systems let others compute meanwhile.
+        ahead: Items under way at once beside the one that is yielded; 0 works on each when it is asked for.
+        n_threads: At least 1; none is started before the first slow item.
+    """
+    source = _Source(items)
+    waiting: deque[Callable[[], Result]] = deque()
+    pool = ThreadPoolExecutor(n_threads, thread_name_prefix="consilia-decode")
+    try:
+        take_more = True
+        while True:
+            while take_more and len(waiting) <= ahead and source.advance():
+                take_more = ahead > 0 and is_slow(source.item)
+                waiting.append(pool.submit(work, source.item).result if take_more else partial(work, source.item))
+            if not waiting:
+                break
+            yield waiting.popleft()()
+            take_more = take_more or not waiting
+        source.raise_failure()
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def in_batches(results: Generator[Result], size: int) -> Iterator[list[Result]]:
+    """Yield lists of `size` results, the last one shorter; what `results` raises is raised after those before it."""
+    batch: list[Result] = []
+    with closing(results):
+        try:
+            for result in results:
+                batch.append(result)
+                if len(batch) == size:
+                    yield batch
+                    batch = []
+        except Exception:
+            if batch:
+                yield batch
+            raise
+        if batch:
+            yield batch
+
+
+def spare_threads(device: torch.device) -> int:
+    """Return how many threads may decode without taking cores from those that torch computes with on `device`."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    busy = torch.get_num_threads() if device.type == "cpu" else 1
+    return min(MOST_THREADS, max(1, cores - busy))
+
+
+class _Source(Generic[Item]):
+    """An iterable that is taken from ahead of time: its error waits until its place is reached."""
+
+    item: Item  # the last one taken
+
+    def __init__(self, items: Iterable[Item]) -> None:
+        self._items = iter(items)
+        self._has_ended = False
+        self._failure: Exception | None = None
+
+    def advance(self) -> bool:
+        """Take the next item; say whether there was one."""
+        if self._has_ended:
+            return False
+        try:
+            self.item = next(self._items)
+        except StopIteration:
+            self._has_ended = True
+        except Exception as error:
+            self._has_ended, self._failure = True, error
+        return not self._has_ended
+
+    def raise_failure(self) -> None:
+        if self._failure is not None:
+            raise self._failure
