@@ -29,7 +29,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import chain, islice, repeat
 from pathlib import Path
 from typing import Any
@@ -102,6 +102,8 @@ def main() -> None:
     cases = CASES[arguments.device, arguments.quick]
     if arguments.architecture:
         cases = tuple(case for case in cases if case.architecture == arguments.architecture)
+    if arguments.images:
+        cases = tuple(replace(case, n_images=arguments.images) for case in cases)
     n_rounds = arguments.rounds or (2 if arguments.quick else 5)
     with tempfile.TemporaryDirectory() as place:
         files = draw_images(Path(place) / "files", N_FILES, FILE_SIDE)
@@ -127,7 +129,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--no-memory", dest="memory", action="store_false", help="leave out the memory of each side")
     parser.add_argument("--side", choices=SIDES, help=argparse.SUPPRESS)  # of one process whose memory is watched
     parser.add_argument("--files", type=Path, help=argparse.SUPPRESS)
-    parser.add_argument("--images", type=int, help=argparse.SUPPRESS)
+    parser.add_argument("--images", type=int, help="files that a case predicts")
     return parser.parse_args()
 
 

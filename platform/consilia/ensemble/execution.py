@@ -101,8 +101,8 @@ class EnsembleExecution:
     """The program of a whole ensemble: networks of one kind and image size together where that is faster.
 
     "auto" tries it on GPUs, once for each power of two of images at once, and remembers what was faster. On a CPU it
-    never does: there running together was slower wherever it was measured (docs/performance.md), and equal input has
-    equal output without a choice by the clock.
+    never does: there running together was nearly always slower (docs/performance.md), and so equal input has equal
+    output without a choice by the clock.
     """
 
     def __init__(
