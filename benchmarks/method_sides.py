@@ -1,0 +1,155 @@
+"""What `methods.py` compares on one draw: calibrations, prediction sets, selections; what ships is consilia's own."""
+
+import numpy as np
+import numpy.typing as npt
+from auc_selection import select_on_auc
+from half_draws import Figures, HalfDraw, Sides
+
+from consilia.ensemble.calibration import choose_calibrator, fit_isotonic, fit_temperature, fit_temperature_bias
+from consilia.ensemble.calibrators import Identity, calibrate, pool_folds
+from consilia.ensemble.choice import choose
+from consilia.ensemble.conformal import CalibrationScores, Members, calibrate_sets, prediction_sets
+from consilia.ensemble.selection import CandidateWeights, Truth, combine, select
+from consilia.plan.ensemble import BestSingle, Greedy, SoftVote
+from consilia.records import Labels, Probabilities
+from consilia.scoring.metrics import ECE_BINS, METRICS
+
+TEMPERATURE = "temperature, log pool"  # what recipes ask for
+PLUS = "CV+"
+ON_LOSS = "greedy on log loss"
+
+FoldProbabilities = npt.NDArray[np.float64]  # (n_folds, n_images, n_classes)
+
+
+def calibrations(draw: HalfDraw, weights: CandidateWeights) -> Sides:
+    """Score each way to calibrate and pool the fold ensembles, on the held-out images."""
+    oof, folds = combine(draw.candidates, weights), fold_ensembles(draw, weights)
+    average = folds.mean(axis=0)
+    as_shipped = {kind: choose_calibrator(kind, oof, draw.truth).calibrator for kind in ("temperature", "auto")}
+    sides = {
+        "average of folds, uncalibrated": average,
+        "log pool, uncalibrated": pool_folds(Identity(), folds),
+        "OOF temperature on the average": calibrate(fit_temperature(oof, draw.truth), average),
+        TEMPERATURE: pool_folds(as_shipped["temperature"], folds),
+        "temperature + bias, log pool": pool_folds(fit_temperature_bias(oof, draw.truth), folds),
+        "isotonic, log pool": pool_folds(fit_isotonic(oof, draw.truth), folds),
+        "auto, log pool": pool_folds(as_shipped["auto"], folds),
+        "best temperature, seen on the held-out images": calibrate(fit_temperature(average, draw.held_out), average),
+    }
+    return {name: _calibration_figures(probabilities, draw.held_out.labels) for name, probabilities in sides.items()}
+
+
+def sets(draw: HalfDraw, weights: CandidateWeights, *, alpha: float) -> Sides:
+    """Score prediction sets by CV+, and those of an out-of-fold quantile that is put on the average of the folds."""
+    oof = combine(draw.candidates, weights)
+    calibrator = choose_calibrator("temperature", oof, draw.truth).calibrator
+    oof, folds = calibrate(calibrator, oof), calibrate(calibrator, fold_ensembles(draw, weights))
+    pooled = pool_folds(Identity(), folds)[None]
+    plus = calibrate_sets(oof, draw.truth, alpha=alpha)
+    quantile = calibrate_sets(oof, _one_fold(draw.truth), alpha=alpha)
+    return {
+        PLUS: _set_figures(plus, folds, draw.held_out.labels),
+        "OOF quantile on the average": _set_figures(quantile, pooled, draw.held_out.labels),
+        "OOF quantile on one fold": _mean_figures(
+            [_set_figures(quantile, fold[None], draw.held_out.labels) for fold in folds]
+        ),
+    }
+
+
+def selections(draw: HalfDraw) -> Sides:
+    """Score ensembles and single trials, out of fold and on the held-out images."""
+    candidates, truth, greedy, seed = draw.candidates, draw.truth, Greedy(), draw.seed
+    chosen = {
+        ON_LOSS: select(greedy, candidates, truth, seed=seed),
+        "greedy on AUC": select_on_auc(greedy, candidates, truth, seed=seed),
+        "greedy, if it earns its place": choose(greedy, candidates, truth, seed=seed).weights,
+        "soft vote of 5": select(SoftVote(), candidates, truth, seed=seed),
+        "best single": select(BestSingle(), candidates, truth, seed=seed),
+    }
+    sides = {name: _selection_figures(draw, weights) for name, weights in chosen.items()}
+    sides["any trial"] = _mean_figures([_selection_figures(draw, weights) for weights in np.eye(len(candidates))])
+    return {name: _with_optimism(figures, sides["any trial"]) for name, figures in sides.items()}
+
+
+def fold_ensembles(draw: HalfDraw, weights: CandidateWeights) -> FoldProbabilities:
+    """Return what each fold's networks say together of the held-out images."""
+    result: FoldProbabilities = np.tensordot(weights, draw.fold_candidates, axes=1)
+    return result
+
+
+def debiased_square(probabilities: Probabilities, labels: Labels) -> float:
+    """Return the mean squared calibration error of the most probable class, less what chance adds to it in each bin.
+
+    It may be negative. In 15 bins of equally many images.
+
+    Source: Kumar, Liang and Ma, Verified Uncertainty Calibration, NeurIPS 2019, section 4.1.
+    """
+    confidence = probabilities.max(axis=1)
+    right = (probabilities.argmax(axis=1) == labels).astype(np.float64)
+    total = 0.0
+    for rows in np.array_split(np.argsort(confidence, kind="stable"), min(ECE_BINS, len(labels) // 2)):
+        accuracy = right[rows].mean()
+        square = (confidence[rows].mean() - accuracy) ** 2
+        total += len(rows) * (square - accuracy * (1 - accuracy) / (len(rows) - 1))
+    return float(total / len(labels))
+
+
+def _calibration_figures(probabilities: Probabilities, labels: Labels) -> Figures:
+    figures = {name: METRICS[name].function(probabilities, labels) for name in ("log_loss", "ece", "signed_gap")}
+    return {**figures, "debiased_square": debiased_square(probabilities, labels)}
+
+
+def _selection_figures(draw: HalfDraw, weights: CandidateWeights) -> Figures:
+    """Return log loss and AUC of the average of folds, of single networks, and out of fold."""
+    oof, folds, labels = combine(draw.candidates, weights), fold_ensembles(draw, weights), draw.held_out.labels
+    average = pool_folds(choose_calibrator("temperature", oof, draw.truth).calibrator, folds)
+    singles = _one_network_an_image(folds)
+    figures: dict[str, float] = {"members": float(np.count_nonzero(weights))}
+    for name in ("log_loss", "macro_auc"):
+        score = METRICS[name].function
+        figures[f"average_{name}"] = score(average, labels)
+        figures[f"single_{name}"] = float(np.mean([score(single, labels) for single in singles]))
+        figures[f"oof_{name}"] = score(oof, draw.truth.labels)
+    return figures
+
+
+def _with_optimism(figures: Figures, unselected: Figures) -> Figures:
+    """Add how much better it looks out of fold than on held-out images, beyond what trials do that nobody selected.
+
+    Whether the pool's images happen to be the easier ones cancels. Above 0: flattered by its selection.
+    """
+    better = {"log_loss": -1.0, "macro_auc": 1.0}
+
+    def flattery(of: Figures, name: str) -> float:
+        return better[name] * (of[f"oof_{name}"] - of[f"single_{name}"])
+
+    optimism = {f"optimism_{name}": flattery(figures, name) - flattery(unselected, name) for name in better}
+    return {**figures, **optimism}
+
+
+def _one_network_an_image(folds: FoldProbabilities) -> list[Probabilities]:
+    """Deal the images out to the fold ensembles, one an image as out of fold, in k ways; (n_images, n_classes) each."""
+    images = np.arange(folds.shape[1])
+    return [folds[(images + shift) % len(folds), images] for shift in range(len(folds))]
+
+
+def _set_figures(calibration: CalibrationScores, folds: FoldProbabilities, labels: Labels) -> Figures:
+    members: Members = prediction_sets(calibration, folds)
+    covered = members[np.arange(len(labels)), labels]
+    classes = {f"coverage_{number}": float(covered[labels == number].mean()) for number in range(members.shape[1])}
+    sizes = members.sum(axis=1)
+    return {
+        "coverage": float(covered.mean()),
+        **classes,
+        "size": float(sizes.mean()),
+        "alone": float((sizes == 1).mean()),
+    }
+
+
+def _mean_figures(figures: list[Figures]) -> Figures:
+    return {name: float(np.mean([each[name] for each in figures])) for name in figures[0]}
+
+
+def _one_fold(truth: Truth) -> Truth:
+    """Return the truth as if one fold had held all images out, so that any network is compared with all of them."""
+    return Truth(labels=truth.labels, patients=truth.patients, folds=np.zeros_like(truth.folds))
