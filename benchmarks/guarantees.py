@@ -6,6 +6,7 @@
 """
 
 import argparse
+from collections.abc import Mapping
 
 import numpy as np
 from figures import print_figures
@@ -33,7 +34,7 @@ def main() -> None:
     arguments = parser.parse_args()
     n_draws = arguments.draws or (5 if arguments.quick else 200)
     n_pools = arguments.pools or (20 if arguments.quick else 2000)
-    figures = {
+    figures: dict[str, Mapping[str, tuple[float, float | None]]] = {
         "sets": {name: measure(n_draws) for name, measure in SET_SIMULATIONS.items()},
         "thresholds": measure_thresholds(n_pools),
         "disagreement_flags": {f"folds: {n}": (disagreement_flags(n), None) for n in FOLDS},

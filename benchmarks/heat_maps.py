@@ -9,7 +9,7 @@ lesion of the image and, for what chance would hit, those of all others.
 
 import argparse
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,7 @@ from consilia.data.phantoms import write_phantoms
 from consilia.ensemble import evidence
 from consilia.ensemble.explain import Explanation, explain
 from consilia.ensemble.predictor import EnsemblePredictor
+from consilia.models.cells import cell_centres
 from consilia.models.factory import ModelSpec
 from consilia.records import EpochReport, TrialRecord, TrialTask
 from consilia.study.run import run_study
@@ -165,10 +166,9 @@ def likeness(found: Sequence[Explanation], fresh: Sequence[Explanation]) -> floa
 @contextmanager
 def by_a_ruler() -> Iterator[None]:
     """Draw cell i of n at (i + 1/2) / n of the side, wherever it looks."""
-    measured: Callable[[ModelSpec, int], npt.NDArray[np.float64]] = evidence.cell_centres
 
     def ruler(spec: ModelSpec, image_size: int) -> npt.NDArray[np.float64]:
-        n = len(measured(spec, image_size))
+        n = len(cell_centres(spec, image_size))
         return (np.arange(n) + 0.5) / n
 
     with patch.object(evidence, "cell_centres", ruler):
@@ -182,7 +182,7 @@ def forget(predictor: EnsemblePredictor) -> None:
         for network in predictor.networks.each(np.zeros((1, SIZE, SIZE, 1), np.uint8)):
             for layer in network.module.modules():
                 if hasattr(layer, "reset_parameters"):
-                    layer.reset_parameters()
+                    layer.reset_parameters()  # type: ignore[operator] # of every layer with weights
 
 
 class _Quiet:

@@ -1,15 +1,23 @@
 """What `methods.py` compares on one draw: calibrations, prediction sets, selections; what ships is consilia's own."""
 
+from collections.abc import Callable
+
 import numpy as np
 import numpy.typing as npt
 from auc_selection import select_on_auc
 from half_draws import Figures, HalfDraw, Sides
 
-from consilia.ensemble.calibration import choose_calibrator, fit_isotonic, fit_temperature, fit_temperature_bias
-from consilia.ensemble.calibrators import Identity, calibrate, pool_folds
-from consilia.ensemble.choice import choose
-from consilia.ensemble.conformal import CalibrationScores, Members, calibrate_sets, prediction_sets
-from consilia.ensemble.selection import CandidateWeights, Truth, combine, select
+from consilia.ensemble.calibration import (
+    choose_calibrator,
+    cross_calibrate,
+    fit_isotonic,
+    fit_temperature,
+    fit_temperature_bias,
+)
+from consilia.ensemble.calibrators import AnyCalibrator, Identity, calibrate, pool_folds
+from consilia.ensemble.choice import choose as choose_or_single
+from consilia.ensemble.conformal import CalibrationScores, calibrate_sets, conforming_classes, prediction_sets
+from consilia.ensemble.selection import CandidateWeights, Truth, combine, select, weighted_log_loss
 from consilia.plan.ensemble import BestSingle, Greedy, SoftVote
 from consilia.records import Labels, Probabilities
 from consilia.scoring.metrics import ECE_BINS, METRICS
@@ -19,10 +27,12 @@ PLUS = "CV+"
 ON_LOSS = "greedy on log loss"
 
 FoldProbabilities = npt.NDArray[np.float64]  # (n_folds, n_images, n_classes)
+Chooser = Callable[[HalfDraw], CandidateWeights]
 
 
-def calibrations(draw: HalfDraw, weights: CandidateWeights) -> Sides:
+def calibrations(draw: HalfDraw, *, choose: Chooser) -> Sides:
     """Score each way to calibrate and pool the fold ensembles, on the held-out images."""
+    weights = choose(draw)
     oof, folds = combine(draw.candidates, weights), fold_ensembles(draw, weights)
     average = folds.mean(axis=0)
     as_shipped = {kind: choose_calibrator(kind, oof, draw.truth).calibrator for kind in ("temperature", "auto")}
@@ -34,13 +44,15 @@ def calibrations(draw: HalfDraw, weights: CandidateWeights) -> Sides:
         "temperature + bias, log pool": pool_folds(fit_temperature_bias(oof, draw.truth), folds),
         "isotonic, log pool": pool_folds(fit_isotonic(oof, draw.truth), folds),
         "auto, log pool": pool_folds(as_shipped["auto"], folds),
+        "auto, however few images": pool_folds(_auto_without_limits(oof, draw.truth), folds),
         "best temperature, seen on the held-out images": calibrate(fit_temperature(average, draw.held_out), average),
     }
     return {name: _calibration_figures(probabilities, draw.held_out.labels) for name, probabilities in sides.items()}
 
 
-def sets(draw: HalfDraw, weights: CandidateWeights, *, alpha: float) -> Sides:
+def sets(draw: HalfDraw, *, choose: Chooser, alpha: float) -> Sides:
     """Score prediction sets by CV+, and those of an out-of-fold quantile that is put on the average of the folds."""
+    weights = choose(draw)
     oof = combine(draw.candidates, weights)
     calibrator = choose_calibrator("temperature", oof, draw.truth).calibrator
     oof, folds = calibrate(calibrator, oof), calibrate(calibrator, fold_ensembles(draw, weights))
@@ -62,7 +74,7 @@ def selections(draw: HalfDraw) -> Sides:
     chosen = {
         ON_LOSS: select(greedy, candidates, truth, seed=seed),
         "greedy on AUC": select_on_auc(greedy, candidates, truth, seed=seed),
-        "greedy, if it earns its place": choose(greedy, candidates, truth, seed=seed).weights,
+        "greedy, if it earns its place": choose_or_single(greedy, candidates, truth, seed=seed).weights,
         "soft vote of 5": select(SoftVote(), candidates, truth, seed=seed),
         "best single": select(BestSingle(), candidates, truth, seed=seed),
     }
@@ -92,6 +104,13 @@ def debiased_square(probabilities: Probabilities, labels: Labels) -> float:
         square = (confidence[rows].mean() - accuracy) ** 2
         total += len(rows) * (square - accuracy * (1 - accuracy) / (len(rows) - 1))
     return float(total / len(labels))
+
+
+def _auto_without_limits(oof: Probabilities, truth: Truth) -> AnyCalibrator:
+    """Return what `auto` would choose if temperature + bias needed no least number of images."""
+    fits = {"identity": lambda *_: Identity(), "temperature": fit_temperature, "temperature_bias": fit_temperature_bias}
+    losses = {kind: weighted_log_loss(cross_calibrate(kind, oof, truth), truth) for kind in fits}
+    return fits[min(losses, key=lambda kind: losses[kind])](oof, truth)
 
 
 def _calibration_figures(probabilities: Probabilities, labels: Labels) -> Figures:
@@ -134,16 +153,21 @@ def _one_network_an_image(folds: FoldProbabilities) -> list[Probabilities]:
 
 
 def _set_figures(calibration: CalibrationScores, folds: FoldProbabilities, labels: Labels) -> Figures:
-    members: Members = prediction_sets(calibration, folds)
-    covered = members[np.arange(len(labels)), labels]
-    classes = {f"coverage_{number}": float(covered[labels == number].mean()) for number in range(members.shape[1])}
-    sizes = members.sum(axis=1)
-    return {
-        "coverage": float(covered.mean()),
+    """Return what share conforms, which is what is promised, and what ships, where an empty set becomes a full one."""
+    conforming, shipped = conforming_classes(calibration, folds), prediction_sets(calibration, folds)
+    is_true = np.eye(conforming.shape[1], dtype=np.bool_)[labels]
+    covered = conforming[is_true]
+    classes = {f"coverage_{number}": covered[labels == number].mean() for number in range(conforming.shape[1])}
+    figures = {
+        "coverage": covered.mean(),
         **classes,
-        "size": float(sizes.mean()),
-        "alone": float((sizes == 1).mean()),
+        "empty": (~conforming.any(axis=1)).mean(),
+        "shipped_coverage": shipped[is_true].mean(),
+        "size": shipped.sum(axis=1).mean(),
+        "alone": (shipped.sum(axis=1) == 1).mean(),
+        "alone_right": (shipped & is_true)[shipped.sum(axis=1) == 1].any(axis=1).mean(),
     }
+    return {name: float(value) for name, value in figures.items()}
 
 
 def _mean_figures(figures: list[Figures]) -> Figures:

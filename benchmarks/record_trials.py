@@ -136,7 +136,7 @@ def predict_held_out(fold: FoldFolder, context: TrainingContext) -> None:
         device = resolve_device(context.device)
         model = build_model(spec)
         model.load_state_dict(state)
-        model.to(device, memory_format=MEMORY_FORMAT)
+        model.to(device, memory_format=MEMORY_FORMAT)  # type: ignore[call-overload] # torch's stub lacks it
         rows = context.folds.test
         batch_size = context.training.batch_size
         images = open_images(context.store, device)

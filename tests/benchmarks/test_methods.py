@@ -56,7 +56,7 @@ def test_methods_prints_all_sides_with_differences_to_what_ships(tmp_path: Path)
     assert done.returncode == 0, done.stdout + done.stderr
     figures = json.loads(done.stdout.splitlines()[-1])
     assert (figures["n_trials"], figures["n_draws"], figures["recorded"]) == (6, 2, {"epochs": 1})
-    assert len(figures["calibration"]) == 2 * 2 * 8
+    assert len(figures["calibration"]) == 2 * 2 * 9
     assert len(figures["sets"]) == 2 * 2 * 2 * 3
     assert len(figures["selection"]) == 2 * 6
     for row in figures["calibration"]:
