@@ -121,7 +121,7 @@ def _calibration_figures(probabilities: Probabilities, labels: Labels) -> Figure
 def _selection_figures(draw: HalfDraw, weights: CandidateWeights) -> Figures:
     """Return log loss and AUC of the average of folds, of single networks, and out of fold."""
     oof, folds, labels = combine(draw.candidates, weights), fold_ensembles(draw, weights), draw.held_out.labels
-    average = pool_folds(choose_calibrator("temperature", oof, draw.truth).calibrator, folds)
+    average = pool_folds(fit_temperature(oof, draw.truth), folds)
     singles = _one_network_an_image(folds)
     figures: dict[str, float] = {"members": float(np.count_nonzero(weights))}
     for name in ("log_loss", "macro_auc"):
