@@ -16,7 +16,7 @@ from trials_file import RecordedTrials
 from consilia.ensemble.selection import Candidates, Truth
 from consilia.scoring.metrics import softmax
 
-Figures = Mapping[str, float]
+Figures = Mapping[str, float]  # NaN: undefined on this draw
 Sides = Mapping[str, Figures]  # figures by the side that is compared
 _PERCENTILES = (2.5, 97.5)
 
@@ -77,9 +77,16 @@ def compare(draws: Iterator[HalfDraw], measure: Callable[[HalfDraw], Sides], *, 
     ]
 
 
-def _summarise(figures: Sequence[Figures]) -> dict[str, list[float]]:
-    values = {name: np.array([each[name] for each in figures]) for name in figures[0]}
-    return {name: [float(each.mean()), *np.percentile(each, _PERCENTILES).tolist()] for name, each in values.items()}
+def _summarise(figures: Sequence[Figures]) -> dict[str, list[float | None]]:
+    return {name: _summary(np.array([each[name] for each in figures])) for name in figures[0]}
+
+
+def _summary(values: npt.NDArray[np.float64]) -> list[float | None]:
+    """Return mean and percentiles of what is defined; None where nothing is."""
+    defined = values[~np.isnan(values)]
+    if len(defined) == 0:
+        return [None, None, None]
+    return [float(defined.mean()), *np.percentile(defined, _PERCENTILES).tolist()]
 
 
 def _subtract(side: Figures, reference: Figures) -> Figures:

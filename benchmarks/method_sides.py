@@ -1,6 +1,6 @@
 """What `methods.py` compares on one draw: calibrations, prediction sets, selections; what ships is consilia's own."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -18,13 +18,16 @@ from consilia.ensemble.calibrators import AnyCalibrator, Identity, calibrate, po
 from consilia.ensemble.choice import choose as choose_or_single
 from consilia.ensemble.conformal import CalibrationScores, calibrate_sets, conforming_classes, prediction_sets
 from consilia.ensemble.selection import CandidateWeights, Truth, combine, select, weighted_log_loss
+from consilia.ensemble.thresholds import operating_points
 from consilia.plan.ensemble import BestSingle, Greedy, SoftVote
 from consilia.records import Labels, Probabilities
 from consilia.scoring.metrics import ECE_BINS, METRICS
 
 TEMPERATURE = "temperature, log pool"  # what recipes ask for
 PLUS = "CV+"
+AVERAGE = "average of folds"
 ON_LOSS = "greedy on log loss"
+SENSITIVITY = 0.95
 
 FoldProbabilities = npt.NDArray[np.float64]  # (n_folds, n_images, n_classes)
 Chooser = Callable[[HalfDraw], CandidateWeights]
@@ -64,6 +67,26 @@ def sets(draw: HalfDraw, *, choose: Chooser, alpha: float) -> Sides:
         "OOF quantile on the average": _set_figures(quantile, pooled, draw.held_out.labels),
         "OOF quantile on one fold": _mean_figures(
             [_set_figures(quantile, fold[None], draw.held_out.labels) for fold in folds]
+        ),
+    }
+
+
+def thresholds(draw: HalfDraw, *, choose: Chooser) -> Sides:
+    """Score thresholds that were chosen out of fold: how many of each class are found, and how many others spared."""
+    weights = choose(draw)
+    oof, folds = combine(draw.candidates, weights), fold_ensembles(draw, weights)
+    calibrator = choose_calibrator("temperature", oof, draw.truth).calibrator
+    cross_fitted, truth = cross_calibrate(calibrator.kind, oof, draw.truth), draw.truth
+    names = [str(number) for number in range(oof.shape[1])]
+    points = operating_points(
+        cross_fitted, truth.labels, truth.patients, classes=names, goal="sensitivity", target=SENSITIVITY
+    )
+    limits = [point.threshold for point in points]
+    singles = calibrate(calibrator, np.stack(_one_network_an_image(folds)))
+    return {
+        AVERAGE: _threshold_figures(limits, pool_folds(calibrator, folds), draw.held_out.labels),
+        "one network an image": _mean_figures(
+            [_threshold_figures(limits, each, draw.held_out.labels) for each in singles]
         ),
     }
 
@@ -168,6 +191,16 @@ def _set_figures(calibration: CalibrationScores, folds: FoldProbabilities, label
         "alone_right": (shipped & is_true)[shipped.sum(axis=1) == 1].any(axis=1).mean(),
     }
     return {name: float(value) for name, value in figures.items()}
+
+
+def _threshold_figures(limits: Sequence[float | None], probabilities: Probabilities, labels: Labels) -> Figures:
+    """Return both rates of each class; NaN where the pool supports no threshold."""
+    figures = {}
+    for number, limit in enumerate(limits):
+        called = probabilities[:, number] >= (np.nan if limit is None else limit)
+        figures[f"sensitivity_{number}"] = np.nan if limit is None else float(called[labels == number].mean())
+        figures[f"specificity_{number}"] = np.nan if limit is None else float(1 - called[labels != number].mean())
+    return figures
 
 
 def _mean_figures(figures: list[Figures]) -> Figures:

@@ -58,11 +58,14 @@ def test_methods_prints_all_sides_with_differences_to_what_ships(tmp_path: Path)
     assert (figures["n_trials"], figures["n_draws"], figures["recorded"]) == (6, 2, {"epochs": 1})
     assert len(figures["calibration"]) == 2 * 2 * 9
     assert len(figures["sets"]) == 2 * 2 * 2 * 3
+    assert len(figures["thresholds"]) == 2 * 2 * 2
     assert len(figures["selection"]) == 2 * 6
     for row in figures["calibration"]:
         assert (row["difference"]["log_loss"] == [0, 0, 0]) or row["side"] != "temperature, log pool"
     for row in figures["sets"]:
         assert row["figures"]["coverage"][0] > 0.5
+    for row in figures["thresholds"]:  # 59 patients are needed, and there are fewer
+        assert row["figures"]["sensitivity_1"] == [None, None, None]
     for row in figures["selection"]:
         assert (row["side"] == "any trial") <= (row["figures"]["optimism_log_loss"] == [0, 0, 0])
 
@@ -131,3 +134,14 @@ def test_greedy_on_the_area_never_ends_below_the_best_candidate_of_its_bags():
     weights = select_on_auc(Greedy(bags=1, members=5), candidates, truth, seed=0)
     assert weights.sum() == pytest.approx(1)
     assert aucs((weights @ second)[None], labels)[0] >= aucs(second, labels).max()
+
+
+def test_thresholds_that_were_chosen_out_of_fold_find_nearly_their_share_of_the_same_kind_of_images():
+    from half_draws import half_draws
+    from method_sides import thresholds
+
+    (draw,) = half_draws(draw_trials(n_pool=800, n_held_out=800), draws=1, pool_images=None)
+    found = thresholds(draw, choose=lambda draw: np.full(len(draw.candidates), 1 / len(draw.candidates)))
+    for figures in found.values():
+        assert figures["sensitivity_1"] >= 0.93
+        assert figures["sensitivity_0"] >= 0.93
