@@ -14,10 +14,12 @@ import argparse
 import json
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 from recording import EPOCHS, SEED, K, draw_tasks, make_context, run_all, train_trial
 from trials_file import RecordedTrials, write_trials
 
@@ -29,7 +31,7 @@ from consilia.folder import FoldFolder
 from consilia.models.factory import build_model
 from consilia.plan.data import DataCard
 from consilia.plan.space import SearchSpace
-from consilia.records import Logits, TrialTask
+from consilia.records import OutOfFold, TrialTask
 from consilia.search.space import join_spaces
 from consilia.training.artifacts import read_weights
 from consilia.training.batches import open_images
@@ -63,12 +65,12 @@ def main() -> None:
         card, store, folds, architectures, work=arguments.work, epochs=arguments.epochs, device=arguments.device
     )
     tasks = draw_of_each(list(spaces.values()), arguments.trials)
-    done: set[int] = set()
+    by_number = {task.number: task for task in tasks}
+    done: dict[int, Logged] = {}
     for number in run_all(_Record(context, deadline), tasks, processes=arguments.processes):
         if number is not None:
-            done.add(number)
-            recorded = collect(context, [task for task in tasks if task.number in done], spaces)
-            write_trials(arguments.out, recorded)
+            done[number] = read_logged(context, by_number[number], spaces)
+            write_trials(arguments.out, collect(context, [done[each] for each in sorted(done)]))
             print(f"trial {number} recorded, {len(done)} in all", flush=True)
 
 
@@ -145,28 +147,41 @@ def predict_held_out(fold: FoldFolder, context: TrainingContext) -> None:
     fold.weights.unlink(missing_ok=True)
 
 
-def collect(context: TrainingContext, tasks: Sequence[TrialTask], spaces: dict[str, SearchSpace]) -> RecordedTrials:
-    """Gather the files of finished trials."""
-    folds, store = context.folds, context.store
-    oofs = [read_out_of_fold(context.trial(task.number), folds, store.labels, store.patients) for task in tasks]
-    return RecordedTrials(
-        trials=tuple(_note(task, spaces) for task in tasks),
-        notes=_notes(context),
-        labels=oofs[0].labels,
-        groups=folds.group[folds.pool],
-        folds=oofs[0].folds,
-        oof=np.stack([oof.logits for oof in oofs]),
-        held_out_labels=store.labels[folds.test],
-        held_out_groups=folds.group[folds.test],
-        held_out=np.stack([_read_held_out(context, task) for task in tasks]),
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Logged:
+    """What is recorded of one trial."""
+
+    note: dict[str, Any]
+    oof: OutOfFold
+    held_out: npt.NDArray[np.float32]  # (K, n_held_out, n_classes) logits
+
+
+def read_logged(context: TrainingContext, task: TrialTask, spaces: dict[str, SearchSpace]) -> Logged:
+    """Read the files of a finished trial."""
+    trial, folds, store = context.trial(task.number), context.folds, context.store
+    parts = [read_fold_logits(_held_out(trial.fold(fold))) for fold in range(K)]
+    assert all(np.array_equal(rows, folds.test) for rows, _ in parts)
+    return Logged(
+        note=_note(task, spaces),
+        oof=read_out_of_fold(trial, folds, store.labels, store.patients),
+        held_out=np.stack([logits for _, logits in parts]),
     )
 
 
-def _read_held_out(context: TrainingContext, task: TrialTask) -> Logits:
-    """Return (K, n_held_out, n_classes)."""
-    parts = [read_fold_logits(_held_out(context.trial(task.number).fold(fold))) for fold in range(K)]
-    assert all(np.array_equal(rows, context.folds.test) for rows, _ in parts)
-    return np.stack([logits for _, logits in parts])
+def collect(context: TrainingContext, trials: Sequence[Logged]) -> RecordedTrials:
+    """Gather what is recorded, in the order of the trials."""
+    folds, store = context.folds, context.store
+    return RecordedTrials(
+        trials=tuple(trial.note for trial in trials),
+        notes=_notes(context),
+        labels=trials[0].oof.labels,
+        groups=folds.group[folds.pool],
+        folds=trials[0].oof.folds,
+        oof=np.stack([trial.oof.logits for trial in trials]),
+        held_out_labels=store.labels[folds.test],
+        held_out_groups=folds.group[folds.test],
+        held_out=np.stack([trial.held_out for trial in trials]),
+    )
 
 
 def _held_out(fold: FoldFolder) -> Path:
