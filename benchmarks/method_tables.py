@@ -54,26 +54,18 @@ def _set_table(rows: Rows) -> Table:
 
 
 def _selection_table(rows: Rows) -> Table:
-    header = [
-        "pool",
-        "side",
-        "members",
-        "log loss of the average",
-        "less greedy's",
-        "AUC of the average",
-        "less greedy's",
-    ]
-    header += ["log loss, AUC of single networks", "optimism in log loss", "in AUC"]
+    header = ["pool", "side", "members", "log loss", "less greedy's", "AUC", "less greedy's", "one network"]
+    header += ["optimism: log loss", "AUC"]
     return header, [
         [
             *(str(row["pool"]), row["side"], f"{row['figures']['members'][0]:.1f}"),
             f"{row['figures']['average_log_loss'][0]:.4f}",
             _signed(row["difference"]["average_log_loss"]),
             f"{row['figures']['average_macro_auc'][0]:.4f}",
-            _signed(row["difference"]["average_macro_auc"]),
+            f"{row['difference']['average_macro_auc'][0]:+.4f}",
             f"{row['figures']['single_log_loss'][0]:.4f}",
-            _signed(row["figures"]["optimism_log_loss"]),
-            _signed(row["figures"]["optimism_macro_auc"]),
+            f"{row['figures']['optimism_log_loss'][0]:+.4f}",
+            f"{row['figures']['optimism_macro_auc'][0]:+.4f}",
         ]
         for row in rows
     ]
