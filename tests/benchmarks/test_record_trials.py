@@ -98,3 +98,41 @@ def test_three_classes_come_back_as_they_were_written_up_to_a_constant(tmp_path:
         written = getattr(recorded, name)
         np.testing.assert_array_equal(getattr(back, name), written - written[..., :1])
     assert json.dumps(keep_trials(back, [1]).trials) == '[{"number": 4, "lr": 0.2}]'
+
+
+def test_joined_recordings_hold_each_configuration_once_and_refuse_other_folds(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    from dataclasses import replace
+
+    from join_trials import SAME, join_trials
+    from trials_file import RecordedTrials
+
+    generator = np.random.default_rng(0)
+    first = RecordedTrials(
+        trials=({"number": 0, "lr": 0.1}, {"number": 1, "lr": 0.2}),
+        notes={**dict.fromkeys(SAME, "equal"), "device": "cpu"},
+        labels=np.arange(6) % 2,
+        groups=np.arange(6),
+        folds=np.arange(6) // 3,
+        oof=generator.normal(size=(2, 6, 2)).astype(np.float32),
+        held_out_labels=np.arange(3) % 2,
+        held_out_groups=np.arange(6, 9),
+        held_out=generator.normal(size=(2, 2, 3, 2)).astype(np.float32),
+    )
+    second = replace(
+        first,
+        trials=({"number": 0, "lr": 0.2}, {"number": 1, "lr": 0.3}),
+        notes={**first.notes, "device": "cuda"},
+        oof=-first.oof,
+    )
+    joined = join_trials([first, second])
+    assert [(each["number"], each["lr"], each["device"]) for each in joined.trials] == [
+        (0, 0.1, "cpu"),
+        (1, 0.2, "cpu"),
+        (2, 0.3, "cuda"),
+    ]
+    np.testing.assert_array_equal(joined.oof, [*first.oof, second.oof[1]])
+    assert joined.notes["device"] == "cpu, cuda"
+    assert join_trials([joined, second]).trials == joined.trials
+    with pytest.raises(SystemExit, match="folds_digest"):
+        join_trials([first, replace(second, notes={**second.notes, "folds_digest": "other"})])
