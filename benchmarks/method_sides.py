@@ -103,7 +103,7 @@ def selections(draw: HalfDraw) -> Sides:
     }
     sides = {name: _selection_figures(draw, weights) for name, weights in chosen.items()}
     sides["any trial"] = _mean_figures([_selection_figures(draw, weights) for weights in np.eye(len(candidates))])
-    return {name: _with_optimism(figures, sides["any trial"]) for name, figures in sides.items()}
+    return sides
 
 
 def fold_ensembles(draw: HalfDraw, weights: CandidateWeights) -> FoldProbabilities:
@@ -142,31 +142,19 @@ def _calibration_figures(probabilities: Probabilities, labels: Labels) -> Figure
 
 
 def _selection_figures(draw: HalfDraw, weights: CandidateWeights) -> Figures:
-    """Return log loss and AUC of the average of folds, of single networks, and out of fold."""
+    """Return log loss and AUC of the average of folds, of one network an image, and out of fold."""
     oof, folds, labels = combine(draw.candidates, weights), fold_ensembles(draw, weights), draw.held_out.labels
     average = pool_folds(fit_temperature(oof, draw.truth), folds)
     singles = _one_network_an_image(folds)
     figures: dict[str, float] = {"members": float(np.count_nonzero(weights))}
-    for name in ("log_loss", "macro_auc"):
+    for name, better in (("log_loss", -1), ("macro_auc", 1)):
         score = METRICS[name].function
         figures[f"average_{name}"] = score(average, labels)
         figures[f"single_{name}"] = float(np.mean([score(single, labels) for single in singles]))
         figures[f"oof_{name}"] = score(oof, draw.truth.labels)
+        # How much better it looks out of fold. The pool's images may be the easier ones, so sides are compared.
+        figures[f"optimism_{name}"] = better * (figures[f"oof_{name}"] - figures[f"single_{name}"])
     return figures
-
-
-def _with_optimism(figures: Figures, unselected: Figures) -> Figures:
-    """Add how much better it looks out of fold than on held-out images, beyond what trials do that nobody selected.
-
-    Whether the pool's images happen to be the easier ones cancels. Above 0: flattered by its selection.
-    """
-    better = {"log_loss": -1.0, "macro_auc": 1.0}
-
-    def flattery(of: Figures, name: str) -> float:
-        return better[name] * (of[f"oof_{name}"] - of[f"single_{name}"])
-
-    optimism = {f"optimism_{name}": flattery(figures, name) - flattery(unselected, name) for name in better}
-    return {**figures, **optimism}
 
 
 def _one_network_an_image(folds: FoldProbabilities) -> list[Probabilities]:

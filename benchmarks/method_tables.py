@@ -55,7 +55,7 @@ def _set_table(rows: Rows) -> Table:
 
 def _selection_table(rows: Rows) -> Table:
     header = ["pool", "side", "members", "log loss", "less greedy's", "AUC", "less greedy's", "one network"]
-    header += ["optimism: log loss", "AUC"]
+    header += ["optimism: log loss, less greedy's", "AUC, less greedy's"]
     return header, [
         [
             *(str(row["pool"]), row["side"], f"{row['figures']['members'][0]:.1f}"),
@@ -64,8 +64,8 @@ def _selection_table(rows: Rows) -> Table:
             f"{row['figures']['average_macro_auc'][0]:.4f}",
             f"{row['difference']['average_macro_auc'][0]:+.4f}",
             f"{row['figures']['single_log_loss'][0]:.4f}",
-            f"{row['figures']['optimism_log_loss'][0]:+.4f}",
-            f"{row['figures']['optimism_macro_auc'][0]:+.4f}",
+            f"{row['figures']['optimism_log_loss'][0]:+.4f}, {row['difference']['optimism_log_loss'][0]:+.4f}",
+            f"{row['figures']['optimism_macro_auc'][0]:+.4f}, {row['difference']['optimism_macro_auc'][0]:+.4f}",
         ]
         for row in rows
     ]
