@@ -8,35 +8,24 @@ the end of each trial, so it may be stopped at any time.
 """
 
 import argparse
-import os
-
-os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported: processes share the cores
-
-import multiprocessing
 from pathlib import Path
 
-import optuna
 import pandas as pd
+from recording import SEED, K, draw_tasks, make_context, run_all, train_trial
 
 from consilia.catalog import load
-from consilia.data.folds import FoldPlan, make_folds
+from consilia.data.folds import make_folds
 from consilia.data.prepare import prepare
-from consilia.data.store import ImageStore
 from consilia.files import write_atomically
 from consilia.folder import TrialFolder
 from consilia.plan.data import DataCard
-from consilia.plan.hyperparameters import Hyperparameters
 from consilia.plan.space import SearchSpace
-from consilia.plan.study import TrainingPlan
 from consilia.records import TrialTask
-from consilia.search.space import JointSpace, join_spaces
+from consilia.search.space import join_spaces
 from consilia.training.context import TrainingContext
-from consilia.training.crossval import cross_validate
-from consilia.training.device import set_threads
 from consilia.training.tables import read_history
 
 CURVES = Path(__file__).parent / "curves_pneumonia.parquet"
-K, EPOCHS, SEED = 5, 6, 0
 
 
 def main() -> None:
@@ -51,21 +40,11 @@ def main() -> None:
     store = prepare(card, root=arguments.work / "stores")
     folds = make_folds(store, k=K, seed=SEED, test=card.test, test_fraction=card.test_fraction)
     joint = join_spaces([load("search_spaces", "tiny", SearchSpace, base=Path.cwd())], weights="none")
-    context = _context(card, store, folds, joint, arguments.work)
+    context = make_context(card, store, folds, joint.architectures, work=arguments.work)
     tasks = draw_tasks(joint, arguments.trials)
-    with multiprocessing.get_context("spawn").Pool(arguments.processes) as pool:
-        for number in pool.imap_unordered(_Run(context), tasks):
-            collect(context, tasks, arguments.out)
-            print(f"trial {number} done", flush=True)
-
-
-def draw_tasks(joint: JointSpace, n_trials: int) -> list[TrialTask]:
-    """Return the defaults of each architecture and random configurations, always the same."""
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=SEED))
-    defaults = [Hyperparameters.model_validate(joint.defaults(name)) for name in joint.start_with]
-    drawn = [joint.suggest(study.ask()) for _ in range(n_trials - len(defaults))]
-    return [TrialTask(number=number, hyperparameters=each) for number, each in enumerate((*defaults, *drawn))]
+    for number in run_all(_Run(context), tasks, processes=arguments.processes):
+        collect(context, tasks, arguments.out)
+        print(f"trial {number} done", flush=True)
 
 
 def collect(context: TrainingContext, tasks: list[TrialTask], out: Path) -> None:
@@ -82,26 +61,8 @@ class _Run:
         self._context = context
 
     def __call__(self, task: TrialTask) -> int:
-        set_threads(1)
-        outcome = cross_validate(task, self._context, report=lambda report: None, stopped=lambda: False)
-        if outcome.state != "finished":
-            print(f"trial {task.number} {outcome.state}: {outcome.reason}", flush=True)
+        train_trial(task, self._context)
         return task.number
-
-
-def _context(card: DataCard, store: ImageStore, folds: FoldPlan, joint: JointSpace, work: Path) -> TrainingContext:
-    return TrainingContext(
-        store_folder=store.folder,
-        folds=folds,
-        training=TrainingPlan(epochs=EPOCHS),
-        policy=card.augmentation,
-        architectures=joint.architectures,
-        metric="log_loss",
-        trials=work / "trials",
-        seed=SEED,
-        device="cpu",
-        image_size=card.size,
-    )
 
 
 def _curves(folder: TrialFolder, task: TrialTask) -> pd.DataFrame | None:

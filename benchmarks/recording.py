@@ -1,0 +1,80 @@
+"""What recorders of real trials share: random configurations, run to the end by processes of their own, without Ray."""
+
+import os
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported: processes share the cores
+
+import multiprocessing
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TypeVar
+
+import optuna
+
+from consilia.data.folds import FoldPlan
+from consilia.data.store import ImageStore
+from consilia.plan.data import DataCard
+from consilia.plan.hyperparameters import Hyperparameters
+from consilia.plan.space import Architecture
+from consilia.plan.study import TrainingPlan
+from consilia.records import TrialOutcome, TrialTask
+from consilia.search.space import JointSpace
+from consilia.training.context import TrainingContext
+from consilia.training.crossval import cross_validate
+from consilia.training.device import set_threads
+
+K, EPOCHS, SEED = 5, 6, 0
+
+Result = TypeVar("Result")
+
+
+def draw_tasks(joint: JointSpace, n_trials: int) -> list[TrialTask]:
+    """Return the defaults of each architecture and random configurations, always the same; more add to fewer."""
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=SEED))
+    defaults = [Hyperparameters.model_validate(joint.defaults(name)) for name in joint.start_with]
+    drawn = [joint.suggest(study.ask()) for _ in range(n_trials - len(defaults))]
+    configurations = (*defaults, *drawn)[:n_trials]
+    return [TrialTask(number=number, hyperparameters=each) for number, each in enumerate(configurations)]
+
+
+def make_context(
+    card: DataCard,
+    store: ImageStore,
+    folds: FoldPlan,
+    architectures: Mapping[str, Architecture],
+    *,
+    work: Path,
+    epochs: int = EPOCHS,
+    device: str = "cpu",
+) -> TrainingContext:
+    """Return what all trials share; their files go below `work`."""
+    return TrainingContext(
+        store_folder=store.folder,
+        folds=folds,
+        training=TrainingPlan(epochs=epochs),
+        policy=card.augmentation,
+        architectures=architectures,
+        metric="log_loss",
+        trials=work / "trials",
+        seed=SEED,
+        device=device,
+        image_size=card.size,
+    )
+
+
+def train_trial(
+    task: TrialTask, context: TrainingContext, *, stopped: Callable[[], bool] = lambda: False
+) -> TrialOutcome:
+    """Train all folds of a trial in this process, or what is left of them, and say so if it does not finish."""
+    set_threads(1)
+    outcome = cross_validate(task, context, report=lambda report: None, stopped=stopped)
+    if outcome.state != "finished":
+        print(f"trial {task.number} {outcome.state}: {outcome.reason}", flush=True)
+    return outcome
+
+
+def run_all(run: Callable[[TrialTask], Result], tasks: Sequence[TrialTask], *, processes: int) -> Iterator[Result]:
+    """Yield what `run`, which is sent to the processes, returns for each task; whichever ends first comes first."""
+    with multiprocessing.get_context("spawn").Pool(processes) as pool:
+        yield from pool.imap_unordered(run, tasks)

@@ -1,0 +1,30 @@
+"""The benchmark of heat maps runs on one network, and its shares are shares."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+
+
+@pytest.mark.slow
+def test_heat_maps_prints_where_peaks_lie_by_measured_cells_by_a_ruler_and_by_chance():
+    done = subprocess.run(
+        [sys.executable, str(BENCHMARKS / "heat_maps.py"), "--quick"],
+        capture_output=True,
+        text=True,
+        timeout=280,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    (row,) = json.loads(done.stdout.splitlines()[-1])["networks"]
+    assert row["n"] > 0
+    assert row["cell"] == 8
+    shares = ("in the lesion", "within half a cell", "by a ruler: in it", "within half", "by chance", "fresh weights")
+    assert all(0 <= row[name] <= 1 for name in shares)
+    assert row["in the lesion"] <= row["within half a cell"]
+    assert row["by a ruler: in it"] <= row["within half"]
+    assert -1 <= row["likeness"] <= 1
