@@ -55,6 +55,15 @@ def test_a_resolved_plan_is_read_back_equal_wherever_it_lies(file, tmp_path, set
     assert plan_to_yaml(again) == plan_to_yaml(plan)
 
 
+def test_a_target_that_nobody_asks_for_is_not_asked_for_when_the_plan_is_read_again(file, tmp_path):
+    plan = read_plan(file)
+    safety = plan.ensemble.safety.model_copy(update={"sensitivity": None, "risk": None})
+    changed = plan.model_copy(update={"ensemble": plan.ensemble.model_copy(update={"safety": safety})})
+    again = read_plan(write_plan(changed, tmp_path / "study.yaml"))
+    assert again == changed
+    assert again.digest == changed.digest != plan.digest
+
+
 def test_the_plan_of_one_configuration_is_read_back_equal(file, tmp_path):
     plan = read_single_plan(file, architecture="tiny_densenet", settings=["data.size=48"])
     assert read_plan(write_plan(plan, tmp_path / "study.yaml")) == plan

@@ -148,7 +148,7 @@ def _judge_sets(
         members = tuple(name for name, is_in in zip(classes, found, strict=True) if is_in)
         review: tuple[str, ...] = ()
         if not members:
-            review = ("no class conforms: unlike the images that the ensemble was calibrated on",)
+            review = ("no class conforms: less typical of each class than nearly all images of the study",)
         elif len(members) > 1:
             review = (f"may be {' or '.join(members)}",)
         judgements.append(Judgement(prediction_set=members or tuple(classes), review=review))

@@ -81,7 +81,7 @@ def read_card(reference: str, *, settings: Sequence[str] = ()) -> DataCard:
 
 def plan_to_yaml(plan: StudyPlan) -> dict[str, Any]:
     """Return the plan as plain values that `read_plan` reads back to an equal plan."""
-    return {**plan.model_dump(mode="json", exclude_none=True), "digest": plan.digest}
+    return {**plan.model_dump(mode="json"), "digest": plan.digest}  # null is no default: it asks for no threshold
 
 
 def changed_keys(old: StudyPlan, new: StudyPlan) -> list[str]:
