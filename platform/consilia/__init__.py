@@ -37,6 +37,6 @@ def load(
             leaves the folder, or the model does not reproduce its golden outputs.
         UserError: torch cannot use the device, or the networks cannot run with this precision or execution.
     """
-    from consilia.ensemble.predictor import load_predictor  # torch is imported only when a model is
+    from consilia.ensemble.loading import load_predictor  # torch is imported only when a model is
 
     return load_predictor(path, device=device, precision=precision, execution=execution)

@@ -12,7 +12,7 @@ from consilia.ensemble import golden, publish
 from consilia.ensemble.bundle import read_bundle, record_evaluation
 from consilia.ensemble.document import SCHEMA_VERSION
 from consilia.ensemble.evaluate import evaluate
-from consilia.ensemble.predictor import load_predictor
+from consilia.ensemble.loading import load_predictor
 from consilia.ensemble.publish import publish_folder
 from consilia.errors import BundleError, UserError
 from consilia.files import sha256_of_file, sha256_of_json

@@ -7,7 +7,7 @@ import torch
 import consilia
 from consilia.ensemble.execution import EnsembleExecution, Running
 from consilia.ensemble.golden import golden_images
-from consilia.ensemble.predictor import load_predictor
+from consilia.ensemble.loading import load_predictor
 from consilia.ensemble.programs import InTurn, LoadedNetwork, ShownImages, Together, kind_of
 from consilia.ensemble.timing import Timing
 from consilia.errors import UserError

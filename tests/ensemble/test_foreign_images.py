@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from consilia.ensemble.calibrators import pool_folds
-from consilia.ensemble.predictor import load_predictor
+from consilia.ensemble.loading import load_predictor
 from consilia.errors import DataError, ReaderError
 from consilia.plan.reading import FixedWindows, Reading, Window
 from dicom_files import write_ct

@@ -14,7 +14,8 @@ from consilia.data.prepare import prepare
 from consilia.data.store import ImageStore
 from consilia.ensemble.build import build_ensemble
 from consilia.ensemble.gate import reasons
-from consilia.ensemble.predictor import EnsemblePredictor, load_predictor
+from consilia.ensemble.loading import load_predictor
+from consilia.ensemble.predictor import EnsemblePredictor
 from consilia.ensemble.unusual import FLAG_BELOW
 from consilia.folder import StudyFolder
 from consilia.models.factory import ModelSpec

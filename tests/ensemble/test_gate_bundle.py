@@ -13,7 +13,7 @@ from consilia.ensemble.bundle import read_bundle, record_evaluation
 from consilia.ensemble.evaluate import evaluate
 from consilia.ensemble.gate_fit import fit_gate
 from consilia.ensemble.gate_report import GateReport, describe_gate
-from consilia.ensemble.predictor import load_predictor
+from consilia.ensemble.loading import load_predictor
 from consilia.ensemble.unusual_file import write_unusual
 from consilia.errors import BundleError
 from consilia.files import sha256_of_json

@@ -8,7 +8,7 @@ import pytest
 from consilia.data.folds import DROPPED
 from consilia.ensemble.bundle import read_bundle
 from consilia.ensemble.evaluate import evaluate
-from consilia.ensemble.predictor import load_predictor
+from consilia.ensemble.loading import load_predictor
 from consilia.errors import DataError
 from consilia.plan.ensemble import BestSingle, EnsembleRecipe
 

@@ -16,7 +16,7 @@ from consilia.ensemble.document import BundleDocument
 from consilia.ensemble.evaluate import describe, evaluate
 from consilia.ensemble.evidence import odds_gradient
 from consilia.ensemble.explain import explain
-from consilia.ensemble.predictor import load_predictor
+from consilia.ensemble.loading import load_predictor
 from consilia.ensemble.refits import chosen_trials
 from consilia.errors import RunError, StudyError
 from consilia.files import sha256_of_json

@@ -7,7 +7,7 @@ from consilia.ensemble.bundle import read_bundle
 from consilia.ensemble.calibrators import Identity, Temperature, calibrate, pool_folds
 from consilia.ensemble.conformal import prediction_sets
 from consilia.ensemble.disagreement import mutual_information
-from consilia.ensemble.predictor import load_predictor
+from consilia.ensemble.loading import load_predictor
 from consilia.ensemble.safety import calibrated_sets, judge, report_safety
 from consilia.ensemble.selection import Truth
 from consilia.plan.ensemble import EnsembleRecipe, Safety, SoftVote

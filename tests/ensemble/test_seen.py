@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from consilia.ensemble.evaluate import evaluate
-from consilia.ensemble.predictor import load_predictor
+from consilia.ensemble.loading import load_predictor
 from consilia.ensemble.seen import fingerprints, read_seen, refuse_seen, write_seen
 from consilia.errors import BundleError, DataError
 from consilia.plan.ensemble import BestSingle, EnsembleRecipe

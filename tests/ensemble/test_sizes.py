@@ -12,7 +12,7 @@ from consilia.ensemble.calibration import choose_calibrator, cross_calibrate_mem
 from consilia.ensemble.calibrators import pool_folds
 from consilia.ensemble.combination import LinearPool, Stack, combine
 from consilia.ensemble.document import BundleDocument
-from consilia.ensemble.predictor import load_predictor
+from consilia.ensemble.loading import load_predictor
 from consilia.ensemble.selection import Truth, weighted_log_loss
 from consilia.ensemble.sizes import keep_largest, measure_sizes
 from consilia.errors import UserError

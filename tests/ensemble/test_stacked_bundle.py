@@ -13,9 +13,9 @@ from consilia.ensemble.calibrators import Temperature, pool_folds
 from consilia.ensemble.combination import combine
 from consilia.ensemble.disagreement import disagreement_limit, measure_disagreement, mutual_information
 from consilia.ensemble.explain import explain
+from consilia.ensemble.loading import load_predictor
 from consilia.ensemble.member_wording import SHARE, describe_members
 from consilia.ensemble.pool import load_pool
-from consilia.ensemble.predictor import load_predictor
 from consilia.ensemble.selection import select, weighted_log_loss
 from consilia.ensemble.unseen import combine_unseen
 from consilia.errors import BundleError

@@ -10,15 +10,14 @@ import numpy.typing as npt
 
 from consilia.data.store import ImageStore
 from consilia.ensemble.builds import WITHOUT_SET
-from consilia.ensemble.bundle import read_bundle
 from consilia.ensemble.calibrators import calibrate, pool_folds
 from consilia.ensemble.conformal import CalibrationScores
 from consilia.ensemble.cut import cut_document, is_cut
 from consilia.ensemble.disagreement import MemberProbabilities, measure_disagreement
 from consilia.ensemble.document import BundleDocument
-from consilia.ensemble.execution import EnsembleExecution, Execution, Running, start_running
-from consilia.ensemble.gate import Gate, look_at, read_gate, reasons
-from consilia.ensemble.golden import GOLDEN, check_golden, golden_images
+from consilia.ensemble.execution import EnsembleExecution, Running, start_running
+from consilia.ensemble.gate import Gate, look_at, reasons
+from consilia.ensemble.golden import golden_images
 from consilia.ensemble.images import (
     Foreign,
     Frame,
@@ -29,14 +28,13 @@ from consilia.ensemble.images import (
     single_images,
     split_frames,
 )
-from consilia.ensemble.networks import FoldEnsembles, choose_device
+from consilia.ensemble.networks import FoldEnsembles
 from consilia.ensemble.predictions import Predictions, combine_patients
 from consilia.ensemble.prefetch import in_batches, spare_threads, work_ahead
 from consilia.ensemble.prior import correct_prior, read_prevalence
-from consilia.ensemble.programs import Precision
 from consilia.ensemble.safety import UNJUDGED, Judgement, judge, unjudged_part
-from consilia.ensemble.seen import SEEN, Fingerprints, read_seen
-from consilia.ensemble.sets_file import SETS, read_sets
+from consilia.ensemble.seen import Fingerprints
+from consilia.ensemble.store_check import check_store
 from consilia.errors import DataError, ReaderError, UserError
 from consilia.records import Prediction, Probabilities, Rows
 from consilia.scoring.metrics import softmax
@@ -47,7 +45,7 @@ Result = TypeVar("Result")  # what an image becomes
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class EnsemblePredictor:
-    """A loaded ensemble; `load_predictor` makes one.
+    """A loaded ensemble; `ensemble.loading` makes one.
 
     Images are paths, arrays or PIL images, one or many; `ensemble.images.single_images` says how an array's
     shape is read. An iterable is read batch by batch, files one batch ahead (`read`), so memory does not grow with the
@@ -253,7 +251,7 @@ class EnsemblePredictor:
         Raises:
             DataError: As of `predict_store`, or there are no rows.
         """
-        self._check_store(store)
+        check_store(store, self.document)
         if len(rows) == 0:
             raise DataError(f"{store.folder}: at least one image must be chosen to be predicted, but got none.")
         batches = [rows[start : start + batch_size] for start in range(0, len(rows), batch_size)]
@@ -324,55 +322,3 @@ class EnsemblePredictor:
         calibrated = calibrate(self.document.calibrator, folds)
         disagreement = measure_disagreement(members, self.networks.combination.votes)
         return judge(safety, self.sets, probabilities, calibrated, disagreement, self.classes)
-
-    def _check_store(self, store: ImageStore) -> None:
-        """Refuse a data set with other classes, or one that was read otherwise than the training images."""
-        document, manifest = self.document, store.manifest
-        expected: dict[str, object] = {"classes": self.classes, **dict(document.reading)}
-        found: dict[str, object] = {"classes": store.classes, **dict(manifest.reading)}
-        for what, wanted in expected.items():
-            if wanted != found[what]:
-                raise DataError(
-                    f"{store.folder}: {what} must be {wanted}, as in ensemble {document.name}, but is "
-                    f"{found[what]}. Prepare the data set again with that {what} (--set {what}=...)."
-                )
-        if strange := set(manifest.kinds) - set(document.kinds):
-            raise DataError(
-                f"{store.folder}: its images are {', '.join(sorted(strange))}, but ensemble {document.name} was "
-                f"trained on {', '.join(document.kinds)} only. Evaluate it on images of that kind."
-            )
-
-
-def load_predictor(
-    path: str | Path, *, device: str = "auto", precision: Precision = "float32", execution: Execution = "auto"
-) -> EnsemblePredictor:
-    """Load a bundle, check it, and return its predictor.
-
-    Args:
-        path: Folder of the bundle.
-        device: A torch device such as "cpu" or "cuda:0"; "auto" takes the best one present.
-        precision: "bfloat16" is faster on GPUs. It is refused, at load or at the first batch, where it moves one of the
-            ensemble's probabilities by more than 0.01.
-        execution: Whether networks of one kind run as one program: "batched", "sequential", or "auto", which on a GPU
-            measures what is faster and remembers it. Either gives the same probabilities but for the last digits.
-
-    Raises:
-        BundleError: The bundle is damaged, too new or foreign, or does not reproduce its golden outputs.
-        UserError: torch cannot use the device, or the networks cannot run with this precision or execution.
-    """
-    bundle = Path(path)
-    running = Running(precision=precision, execution=execution)
-    chosen = choose_device(device)
-    document = read_bundle(bundle)
-    networks = FoldEnsembles(document.members, bundle, combination=document.combination, device=chosen)
-    check_golden(bundle / GOLDEN, networks, document)
-    golden = golden_images(document.reading)
-    networks, program = start_running(networks, document.calibrator, golden, running, batch_size=BATCH_SIZE)
-    sets = None
-    if document.has_sets:
-        sets = read_sets(bundle / SETS, n_folds=document.n_folds, n_classes=len(document.classes))
-    gate = None
-    if document.gate is not None and document.gate_network is not None:
-        gate = read_gate(bundle, document.gate, networks, document.gate_network)
-    seen = read_seen(bundle / SEEN)
-    return EnsemblePredictor(document=document, networks=networks, seen=seen, sets=sets, gate=gate, program=program)

@@ -13,7 +13,7 @@ from consilia.ensemble.build import build_ensemble
 from consilia.ensemble.bundle import read_bundle, record_evaluation
 from consilia.ensemble.document import BundleDocument
 from consilia.ensemble.evaluate import evaluate
-from consilia.ensemble.predictor import load_predictor
+from consilia.ensemble.loading import load_predictor
 from consilia.errors import BundleError
 from consilia.files import write_json
 from consilia.folder import StudyFolder

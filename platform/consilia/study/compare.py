@@ -7,7 +7,8 @@ import numpy as np
 from consilia.data.prepare import prepare
 from consilia.data.store import ImageStore
 from consilia.ensemble.evaluate import NO_PATIENTS
-from consilia.ensemble.predictor import EnsemblePredictor, load_predictor
+from consilia.ensemble.loading import load_predictor
+from consilia.ensemble.predictor import EnsemblePredictor
 from consilia.ensemble.seen import refuse_seen
 from consilia.errors import DataError
 from consilia.plan.data import DataCard

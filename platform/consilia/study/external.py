@@ -11,7 +11,8 @@ from consilia.data.store import ImageStore
 from consilia.ensemble.by_column import read_groups
 from consilia.ensemble.evaluate import evaluate_groups
 from consilia.ensemble.evaluation import Evaluation
-from consilia.ensemble.predictor import EnsemblePredictor, load_predictor
+from consilia.ensemble.loading import load_predictor
+from consilia.ensemble.predictor import EnsemblePredictor
 from consilia.folder import StudyFolder
 from consilia.plan.data import DataCard
 from consilia.records import Rows
