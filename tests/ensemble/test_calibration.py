@@ -3,6 +3,7 @@ import pytest
 from pydantic import TypeAdapter, ValidationError
 
 from consilia.ensemble.calibration import (
+    LEAST_WRONG,
     choose_calibrator,
     cross_calibrate,
     cross_calibrate_members,
@@ -252,3 +253,25 @@ def test_a_calibrator_is_read_by_its_kind_and_unknown_ones_are_refused():
     ):
         with pytest.raises(ValidationError):
             read(wrong)
+
+
+@pytest.mark.parametrize("kind", ["auto", "temperature"])
+def test_without_mistakes_nothing_is_made_surer(kind):
+    labels = np.arange(100) % 2
+    probabilities = np.where(np.eye(2)[labels] == 1, 0.8, 0.2)
+    for n_wrong, is_kept in ((0, False), (LEAST_WRONG - 1, False), (LEAST_WRONG, True)):
+        said = probabilities.copy()
+        said[:n_wrong] = said[:n_wrong, ::-1]
+        truth = Truth(labels=labels, patients=np.arange(100).astype(str), folds=np.arange(100) // 2 % 5)
+        found = choose_calibrator(kind, said, truth)
+        assert (found.calibrator.kind != "identity") == is_kept
+        assert is_kept or f"{n_wrong} patients have an image that is called wrongly" in found.reason
+
+
+def test_mistakes_are_counted_by_patient():
+    labels = np.arange(100) % 2
+    said = np.where(np.eye(2)[labels] == 1, 0.8, 0.2)
+    said[: 2 * LEAST_WRONG] = said[: 2 * LEAST_WRONG, ::-1]
+    patients = np.where(np.arange(100) < 2 * LEAST_WRONG, "one", np.arange(100).astype(str))
+    truth = Truth(labels=labels, patients=patients, folds=np.where(patients == "one", 0, np.arange(100) // 2 % 5))
+    assert choose_calibrator("auto", said, truth).calibrator.kind == "identity"

@@ -28,6 +28,7 @@ from consilia.plan.ensemble import CalibrationKind
 from consilia.records import Probabilities
 from consilia.scoring.metrics import SMALLEST_PROBABILITY, image_log_loss, softmax
 
+LEAST_WRONG = 5  # patients with an image that is called wrongly, for any calibrator
 LEAST_IMAGES, LEAST_OF_CLASS = 1000, 50  # for a bias of every class
 LEAST_POSITIVES = 1000  # for an isotonic map
 _LOG_TEMPERATURES = (np.log(0.05), np.log(20.0))
@@ -47,6 +48,9 @@ class Calibration:
 def choose_calibrator(kind: CalibrationKind, probabilities: Probabilities, truth: Truth) -> Calibration:
     """Fit the recipe's calibrators to out-of-fold pairs; keep the best only if it lowers the cross-fitted loss.
 
+    None is kept where hardly anything is called wrongly: without a mistake the best temperature is the smallest one,
+    and whatever comes next is called with certainty.
+
     Args:
         kind: The recipe's calibration. `auto` tries a temperature, and one with biases where the data support them:
             the lowest cross-fitted loss wins, a tie goes to the simpler one.
@@ -59,6 +63,12 @@ def choose_calibrator(kind: CalibrationKind, probabilities: Probabilities, truth
     before = weighted_log_loss(probabilities, truth)
     if kind == "none":
         reason = "The recipe asks for no calibration."
+        return Calibration(calibrator=Identity(), reason=reason, loss_before=before, loss_after=None)
+    if (n_wrong := _count_wrong(probabilities, truth)) < LEAST_WRONG:
+        reason = (
+            f"No calibrator is kept: {n_wrong} patients have an image that is called wrongly, and with fewer than "
+            f"{LEAST_WRONG} it would only say how few images there are."
+        )
         return Calibration(calibrator=Identity(), reason=reason, loss_before=before, loss_after=None)
     tried = [each for each in _CANDIDATES[kind] if kind != "auto" or not unsupported(each, probabilities, truth)]
     if reason := unsupported(tried[0], probabilities, truth):
@@ -73,6 +83,14 @@ def choose_calibrator(kind: CalibrationKind, probabilities: Probabilities, truth
     calibrator = _FITS[best](probabilities, truth)
     reason = f"{_describe(calibrator)} is kept: it lowers the loss ({measured})."
     return Calibration(calibrator=calibrator, reason=reason, loss_before=before, loss_after=losses[best])
+
+
+def _count_wrong(probabilities: Probabilities, truth: Truth) -> int:
+    """Return how many patients have an image whose most probable class is not its own."""
+    wrong = probabilities.argmax(axis=1) != truth.labels
+    if truth.drawn is not None:
+        wrong &= truth.drawn > 0
+    return len(np.unique(truth.patients[wrong]))
 
 
 def unsupported(kind: str, probabilities: Probabilities, truth: Truth) -> str:
