@@ -83,8 +83,10 @@ def _collect(tasks: list[Any], n_cases: int) -> tuple[StepMemory, ...]:
             f"The node that measured a training step was lost: {error}. Start the search again."
         ) from error
     finally:
-        for task in tasks:
-            ray.cancel(task, force=True)  # of no effect on one that has ended
+        # Only what still runs: Ray ends the whole process when a task is cancelled whose result is just coming in.
+        _, running = ray.wait(tasks, num_returns=len(tasks), timeout=0)
+        for task in running:
+            ray.cancel(task, force=True)
     return tuple(step for result in results for step in _steps(result))
 
 
