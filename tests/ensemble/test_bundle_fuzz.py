@@ -5,6 +5,7 @@ are tested. Whatever happens to the files without a new signature is refused. Wh
 BundleError or in a predictor, never in another error, in running code, in gigabytes or in a hang.
 """
 
+import copy
 import json
 import os
 import pickle
@@ -107,7 +108,9 @@ def test_a_mutated_stack_is_refused_or_harmless(finished_study, tmp_path: Path):
         chance, content = random.Random(number), json.loads(original)
         found = [(content, "stack"), *places(content["stack"]), *[(each, "weight") for each in content["members"]]]
         for holder, key in chance.sample(found, chance.choice((1, 1, 2))):
-            holder[key] = chance.choice((*WILD, 0.3, {"kind": "stack"}))
+            holder[key] = copy.deepcopy(
+                chance.choice((*WILD, 0.3, {"kind": "stack"}))
+            )  # or one case would change the next
         (bundle / DOCUMENT).write_text(json.dumps(content), encoding="utf-8")
         sign(bundle)
         try:
@@ -206,7 +209,7 @@ def change_document(bundle: Path, chance: random.Random, mark: Path) -> str:
         holder, key = chance.choice(places(content))
         kind = chance.choice(("wild", "wild", "wild", "delete", "swap"))
         if kind == "wild":
-            holder[key] = chance.choice(WILD)
+            holder[key] = copy.deepcopy(chance.choice(WILD))
         elif kind == "delete":
             del holder[key]
         else:
