@@ -108,9 +108,8 @@ def test_a_mutated_stack_is_refused_or_harmless(finished_study, tmp_path: Path):
         chance, content = random.Random(number), json.loads(original)
         found = [(content, "stack"), *places(content["stack"]), *[(each, "weight") for each in content["members"]]]
         for holder, key in chance.sample(found, chance.choice((1, 1, 2))):
-            holder[key] = copy.deepcopy(
-                chance.choice((*WILD, 0.3, {"kind": "stack"}))
-            )  # or one case would change the next
+            wild = chance.choice((*WILD, 0.3, {"kind": "stack"}))
+            holder[key] = copy.deepcopy(wild)  # or one case would change the next
         (bundle / DOCUMENT).write_text(json.dumps(content), encoding="utf-8")
         sign(bundle)
         try:
