@@ -3,7 +3,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from consilia.ensemble.calibration import choose_calibrator
+from consilia.ensemble.calibration import choose_calibrator, cross_calibrate_members
 from consilia.ensemble.choice import choose
 from consilia.ensemble.combination import combine
 from consilia.ensemble.evaluation import Subject, score_predictions
@@ -30,7 +30,9 @@ def noise_pool(n_candidates=30, n_images=200):
 def chosen_from(pool):
     choice = choose(RECIPE.selection, pool.candidates, pool.truth, seed=0)
     calibration = choose_calibrator(RECIPE.calibration, combine(pool.candidates, choice.combination), pool.truth)
-    return Chosen(recipe=RECIPE, pool=pool, choice=choice, calibration=calibration)
+    kind = calibration.calibrator.kind
+    cross_fitted = cross_calibrate_members(kind, pool.candidates, choice.fold_combinations, pool.truth)
+    return Chosen(recipe=RECIPE, pool=pool, choice=choice, calibration=calibration, cross_fitted=cross_fitted)
 
 
 @pytest.fixture(scope="module")

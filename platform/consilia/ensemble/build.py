@@ -84,13 +84,14 @@ def build_ensemble(
     calibration = choose_calibrator(recipe.calibration, out_of_fold, pool.truth)
     sets = None if is_fast else calibrated_sets(recipe.safety, out_of_fold, calibration.calibrator, pool.truth)
     uncalibrated, calibrated = _cross_fitted(pool, choice, calibration)
-    chosen = Chosen(recipe=recipe, pool=pool, choice=choice, calibration=calibration)
+    chosen = Chosen(recipe=recipe, pool=pool, choice=choice, calibration=calibration, cross_fitted=calibrated)
     honesty = honest_report(chosen, everyone=everyone, n_trials=len(trials), seed=plan.seed)
-    members, weights = (
-        refit_members(pool, choice, folder, folds) if is_fast else _members(pool, choice, folder, folds.k)
-    )
+    ship = refit_members if is_fast else _members
+    members, weights = ship(pool, choice, folder, folds)
     gate, no_gate = fit_gate(members, weights, store=store, folds=folds, seed=plan.seed, device=choose_device("auto"))
     warnings = _warnings(store, folds, _without_weights(everyone, pool, recipe, seed=plan.seed)) + no_gate
+    note = INTERNAL[recipe.build]
+    evaluation = _evaluate_cross_fitted(pool, uncalibrated, calibrated, store, note=note, seed=plan.seed)
     document = BundleDocument(
         consilia=consilia.__version__,
         name=f"{plan.name}-{recipe.name}",
@@ -117,14 +118,8 @@ def build_ensemble(
         honesty=honesty,
         gate=None if gate is None else gate.report,
         selection=_selection_report(pool, choice),
-        calibration=CalibrationReport(
-            reason=calibration.reason,
-            loss_before=calibration.loss_before,
-            loss_after=calibration.loss_after,
-        ),
-        evaluations=(
-            _evaluate_cross_fitted(pool, uncalibrated, calibrated, store, note=INTERNAL[recipe.build], seed=plan.seed),
-        ),
+        calibration=_calibration_report(calibration),
+        evaluations=(evaluation,),
         warnings=warnings,
         provenance=_provenance(plan, recipe, folder, store, folds),
         environment={},  # `write_bundle` fills in these two
@@ -168,12 +163,14 @@ def _warnings(store: ImageStore, folds: FoldPlan, without_weights: Sequence[int]
     return tuple(warnings)
 
 
-def _members(pool: Pool, choice: Choice, folder: StudyFolder, k: int) -> tuple[tuple[Member, ...], Mapping[str, Path]]:
+def _members(
+    pool: Pool, choice: Choice, folder: StudyFolder, folds: FoldPlan
+) -> tuple[tuple[Member, ...], Mapping[str, Path]]:
     """Return the members, and the weights file of each of their networks by its name in the bundle."""
     members, files = [], {}
     for place in choice.combination.members:
         number, networks = pool.numbers[place], []
-        for fold in range(k):
+        for fold in range(folds.k):
             source = folder.trial(number).fold(fold).weights
             model, preprocessing, _ = read_weights(source)
             name = f"members/trial-{number}-fold-{fold}.safetensors"
@@ -182,6 +179,12 @@ def _members(pool: Pool, choice: Choice, folder: StudyFolder, k: int) -> tuple[t
         weight = choice.combination.weight_of(place)
         members.append(Member(trial=number, weight=weight, model=model, networks=tuple(networks)))
     return tuple(members), files
+
+
+def _calibration_report(calibration: Calibration) -> CalibrationReport:
+    return CalibrationReport(
+        reason=calibration.reason, loss_before=calibration.loss_before, loss_after=calibration.loss_after
+    )
 
 
 def _selection_report(pool: Pool, choice: Choice) -> SelectionReport:

@@ -7,7 +7,7 @@ import numpy as np
 
 from consilia.ensemble.bbc import DRAWS, bias_corrected
 from consilia.ensemble.builds import describe_trials
-from consilia.ensemble.calibration import Calibration, cross_calibrate_members
+from consilia.ensemble.calibration import Calibration
 from consilia.ensemble.calibrators import calibrate
 from consilia.ensemble.choice import Choice
 from consilia.ensemble.combination import combine
@@ -29,6 +29,7 @@ class Chosen:
     pool: Pool  # that could be shipped
     choice: Choice  # from `pool`
     calibration: Calibration  # of the choice
+    cross_fitted: Probabilities  # each image by an ensemble selected and calibrated without its fold
 
 
 def honest_report(chosen: Chosen, *, everyone: Pool, n_trials: int, seed: int, draws: int = DRAWS) -> HonestReport:
@@ -44,7 +45,6 @@ def honest_report(chosen: Chosen, *, everyone: Pool, n_trials: int, seed: int, d
     """
     pool, choice, calibrator = chosen.pool, chosen.choice, chosen.calibration.calibrator
     (best,) = select(BestSingle(), everyone.candidates, everyone.truth, seed=seed).members
-    crossed = cross_calibrate_members(calibrator.kind, pool.candidates, choice.fold_combinations, pool.truth)
     shipped = calibrate(calibrator, combine(pool.candidates, choice.combination))
     corrected = bias_corrected(chosen.recipe, everyone.candidates, everyone.truth, draws=draws, seed=seed)
     trials = describe_trials(chosen.recipe.build, n_members=len(choice.combination.members))
@@ -67,7 +67,7 @@ def honest_report(chosen: Chosen, *, everyone: Pool, n_trials: int, seed: int, d
         _row(
             "cross_fitted",
             "fold ensembles, each selected and calibrated without the fold that it is scored on",
-            crossed,
+            chosen.cross_fitted,
             pool,
             seed=seed,
         ),
