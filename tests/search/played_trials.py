@@ -219,6 +219,7 @@ def kill_worker(place: Place) -> None:
 def stop_worker(place: Place) -> None:
     """Let the process that trains stand still."""
     os.kill(os.getpid(), signal.SIGSTOP)
+    time.sleep(10_000)  # another thread may take the signal, and this one must not end its epoch meanwhile
 
 
 def sleep_in_c(place: Place) -> None:
