@@ -37,6 +37,7 @@ from consilia.training.device import set_threads
 SIZE = 64  # pixels
 NETWORKS: dict[str, dict[str, Any]] = {  # and the side that the network sees, where it is not the stored one
     "test_resnet, dilated": {"timm": "test_resnet", "arguments": {"output_stride": 8}},
+    "test_resnet, dilated, at 128 px": {"timm": "test_resnet", "arguments": {"output_stride": 8}, "image_size": 128},
     "test_resnet": {"timm": "test_resnet"},
     "test_efficientnet": {"timm": "test_efficientnet"},
     "tiny DenseNet": {"timm": "densenet121", "arguments": {"growth_rate": 12, "block_config": [3, 3, 3]}},
