@@ -1,10 +1,10 @@
-"""Bagged greedy selection on the AUC, as `consilia.ensemble.selection` does it on the log loss."""
+"""Bagged greedy selection on the AUC, as `consilia.ensemble.choosing.selection` does it on the log loss."""
 
 import numpy as np
 import numpy.typing as npt
 from scipy.stats import rankdata
 
-from consilia.ensemble.selection import Candidates, CandidateWeights, Truth
+from consilia.ensemble.choosing.selection import Candidates, CandidateWeights, Truth
 from consilia.plan.ensemble import Greedy
 from consilia.records import Labels
 

@@ -26,8 +26,8 @@ from consilia.data.phantoms import write_phantoms
 from consilia.data.prepare import prepare
 from consilia.data.store import ImageStore
 from consilia.ensemble.build import build_ensemble
-from consilia.ensemble.loading import load_predictor
-from consilia.ensemble.predictor import EnsemblePredictor
+from consilia.ensemble.predicting.loading import load_predictor
+from consilia.ensemble.predicting.predictor import EnsemblePredictor
 from consilia.folder import StudyFolder
 from consilia.plan.ensemble import BestSingle, EnsembleRecipe, Greedy, SoftVote
 from consilia.plan.hyperparameters import Hyperparameters

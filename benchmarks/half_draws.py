@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 from trials_file import RecordedTrials
 
-from consilia.ensemble.selection import Candidates, Truth
+from consilia.ensemble.choosing.selection import Candidates, Truth
 from consilia.scoring.metrics import softmax
 
 Figures = Mapping[str, float]  # NaN: undefined on this draw

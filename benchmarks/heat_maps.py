@@ -24,9 +24,9 @@ from figures import print_figures
 
 import consilia
 from consilia.data.phantoms import write_phantoms
-from consilia.ensemble import evidence
-from consilia.ensemble.explain import Explanation, explain
-from consilia.ensemble.predictor import EnsemblePredictor
+from consilia.ensemble.explaining import evidence
+from consilia.ensemble.explaining.explain import Explanation, explain
+from consilia.ensemble.predicting.predictor import EnsemblePredictor
 from consilia.models.cells import cell_centres
 from consilia.models.factory import ModelSpec
 from consilia.records import EpochReport, TrialRecord, TrialTask

@@ -29,7 +29,7 @@ from method_sides import (
 from method_tables import TABLES, Rows
 from trials_file import RecordedTrials, keep_trials, read_trials
 
-from consilia.ensemble.selection import select
+from consilia.ensemble.choosing.selection import select
 from consilia.plan.ensemble import BestSingle, Greedy
 
 TRIALS = Path(__file__).parent / "trials_pneumonia.parquet"

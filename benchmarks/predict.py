@@ -42,9 +42,9 @@ from random_bundle import build_random_bundle, draw_images
 from torch.utils.data import DataLoader, Dataset
 
 import consilia
-from consilia.ensemble.networks import exact_convolutions
-from consilia.ensemble.predictor import EnsemblePredictor
-from consilia.ensemble.programs import InTurn, Precision, Program, ShownImages, Together
+from consilia.ensemble.predicting.networks import exact_convolutions
+from consilia.ensemble.predicting.predictor import EnsemblePredictor
+from consilia.ensemble.predicting.programs import InTurn, Precision, Program, ShownImages, Together
 from consilia.training.device import MEMORY_FORMAT
 from consilia.training.input import Preprocessing, network_input
 

@@ -6,9 +6,9 @@ from functools import partial
 import numpy as np
 import numpy.typing as npt
 
-from consilia.ensemble.calibrators import Identity, pool_folds
-from consilia.ensemble.conformal import Members, calibrate_sets, conforming_classes
-from consilia.ensemble.selection import Truth
+from consilia.ensemble.calibrating.calibrators import Identity, pool_folds
+from consilia.ensemble.choosing.selection import Truth
+from consilia.ensemble.safety.conformal import Members, calibrate_sets, conforming_classes
 from consilia.scoring.metrics import softmax
 from consilia.scoring.patients import patient_weights
 

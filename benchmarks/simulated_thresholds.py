@@ -5,8 +5,8 @@ from itertools import count
 import numpy as np
 from scipy.stats import norm
 
-from consilia.ensemble.disagreement import disagreement_limit, measure_disagreement
-from consilia.ensemble.thresholds import choose_threshold
+from consilia.ensemble.safety.disagreement import disagreement_limit, measure_disagreement
+from consilia.ensemble.safety.thresholds import choose_threshold
 from consilia.scoring.metrics import softmax
 from consilia.scoring.risk_coverage import choose_abstention
 

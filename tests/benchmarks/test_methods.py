@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from consilia.ensemble.combination import LinearPool
+from consilia.ensemble.choosing.combination import LinearPool
 from consilia.scoring.metrics import METRICS
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
@@ -126,7 +126,7 @@ def test_the_area_under_the_curve_of_many_rows_is_the_metrics():
 def test_greedy_on_the_area_never_ends_below_the_best_candidate_of_its_bags():
     from auc_selection import aucs, select_on_auc
 
-    from consilia.ensemble.selection import Truth
+    from consilia.ensemble.choosing.selection import Truth
     from consilia.plan.ensemble import Greedy
 
     generator = np.random.default_rng(0)

@@ -14,7 +14,7 @@ from consilia.data.folds import FoldPlan, make_folds
 from consilia.data.prepare import prepare
 from consilia.data.store import ImageStore
 from consilia.ensemble.build import build_ensemble
-from consilia.ensemble.loading import load_predictor
+from consilia.ensemble.predicting.loading import load_predictor
 from consilia.folder import StudyFolder
 from consilia.models.factory import ModelSpec, build_model
 from consilia.plan.data import Columns, DataCard, TableSource

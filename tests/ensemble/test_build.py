@@ -4,8 +4,8 @@ import json
 import numpy as np
 import pytest
 
-from consilia.ensemble.bundle import read_bundle
-from consilia.ensemble.loading import load_predictor
+from consilia.ensemble.bundle.folder import read_bundle
+from consilia.ensemble.predicting.loading import load_predictor
 from consilia.errors import RunError, StudyError
 from consilia.plan.ensemble import BestSingle, EnsembleRecipe, Greedy, SoftVote
 from consilia.scoring.metrics import METRICS, softmax

@@ -8,12 +8,11 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from consilia.ensemble import golden, publish
-from consilia.ensemble.bundle import read_bundle, record_evaluation
-from consilia.ensemble.document import SCHEMA_VERSION
-from consilia.ensemble.evaluate import evaluate
-from consilia.ensemble.loading import load_predictor
-from consilia.ensemble.publish import publish_folder
+from consilia.ensemble.bundle.document import SCHEMA_VERSION
+from consilia.ensemble.bundle.folder import golden, publish, read_bundle, record_evaluation
+from consilia.ensemble.bundle.publish import publish_folder
+from consilia.ensemble.evaluating.evaluate import evaluate
+from consilia.ensemble.predicting.loading import load_predictor
 from consilia.errors import BundleError, UserError
 from consilia.files import sha256_of_file, sha256_of_json
 

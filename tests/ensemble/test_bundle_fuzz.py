@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from consilia.ensemble.loading import load_predictor
+from consilia.ensemble.predicting.loading import load_predictor
 from consilia.errors import BundleError
 from consilia.files import sha256_of_file, sha256_of_json
 from consilia.plan.ensemble import BestSingle, EnsembleRecipe, Stacked

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from pydantic import TypeAdapter, ValidationError
 
-from consilia.ensemble.calibration import (
+from consilia.ensemble.calibrating.calibration import (
     LEAST_WRONG,
     choose_calibrator,
     cross_calibrate,
@@ -11,7 +11,7 @@ from consilia.ensemble.calibration import (
     fit_temperature,
     fit_temperature_bias,
 )
-from consilia.ensemble.calibrators import (
+from consilia.ensemble.calibrating.calibrators import (
     Calibrator,
     Identity,
     Isotonic,
@@ -20,8 +20,8 @@ from consilia.ensemble.calibrators import (
     calibrate,
     pool_folds,
 )
-from consilia.ensemble.combination import LinearPool
-from consilia.ensemble.selection import Truth, weighted_log_loss
+from consilia.ensemble.choosing.combination import LinearPool
+from consilia.ensemble.choosing.selection import Truth, weighted_log_loss
 from consilia.errors import RunError
 from consilia.scoring.metrics import softmax
 

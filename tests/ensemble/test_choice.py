@@ -1,9 +1,9 @@
 import numpy as np
 import pytest
 
-from consilia.ensemble.choice import choose
-from consilia.ensemble.combination import LinearPool, Stack
-from consilia.ensemble.selection import Truth
+from consilia.ensemble.choosing.choice import choose
+from consilia.ensemble.choosing.combination import LinearPool, Stack
+from consilia.ensemble.choosing.selection import Truth
 from consilia.plan.ensemble import BestSingle, Greedy, SoftVote, Stacked
 from consilia.scoring.metrics import softmax
 

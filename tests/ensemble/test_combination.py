@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from pydantic import TypeAdapter, ValidationError
 
-from consilia.ensemble.combination import LARGEST_COEFFICIENT, LinearPool, Stack, centred_logs, combine
+from consilia.ensemble.choosing.combination import LARGEST_COEFFICIENT, LinearPool, Stack, centred_logs, combine
 from consilia.scoring.metrics import softmax
 
 POOL = LinearPool(weights=(0.0, 0.75, 0.25))

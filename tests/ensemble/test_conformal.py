@@ -3,7 +3,8 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
-from consilia.ensemble.conformal import (
+from consilia.ensemble.choosing.selection import Truth
+from consilia.ensemble.safety.conformal import (
     ALPHA,
     calibrate_sets,
     conforming_classes,
@@ -13,7 +14,6 @@ from consilia.ensemble.conformal import (
     prediction_sets,
     to_arrays,
 )
-from consilia.ensemble.selection import Truth
 from consilia.errors import BundleError
 from consilia.scoring.metrics import softmax
 

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from scipy.stats import entropy
 
-from consilia.ensemble.disagreement import disagreement_limit, measure_disagreement, mutual_information
+from consilia.ensemble.safety.disagreement import disagreement_limit, measure_disagreement, mutual_information
 from consilia.scoring.metrics import softmax
 
 

@@ -3,9 +3,9 @@ import dataclasses
 import numpy as np
 import pytest
 
-from consilia.ensemble.calibrators import Identity, pool_folds
-from consilia.ensemble.evaluate import evaluate
-from consilia.ensemble.evaluation import Evaluation, Subject, score_predictions
+from consilia.ensemble.calibrating.calibrators import Identity, pool_folds
+from consilia.ensemble.evaluating.evaluate import evaluate
+from consilia.ensemble.evaluating.evaluation import Evaluation, Subject, score_predictions
 from consilia.errors import DataError
 from consilia.scoring.bootstrap import patient_bootstrap
 from consilia.scoring.metrics import METRICS

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from consilia.ensemble.calibrators import Identity, Temperature, TemperatureBias, pool_folds
-from consilia.ensemble.combination import LinearPool, Stack, combine
-from consilia.ensemble.evidence import cell_contributions, contributions, odds_gradient
+from consilia.ensemble.calibrating.calibrators import Identity, Temperature, TemperatureBias, pool_folds
+from consilia.ensemble.choosing.combination import LinearPool, Stack, combine
+from consilia.ensemble.explaining.evidence import cell_contributions, contributions, odds_gradient
 from consilia.models.factory import ModelSpec, build_model
 from consilia.plan.space import Architecture
 from consilia.scoring.metrics import softmax

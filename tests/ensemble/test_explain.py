@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from consilia.ensemble.explain import Explanation, explain
+from consilia.ensemble.explaining.explain import Explanation, explain
 from consilia.errors import ReaderError, UserError
 
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from consilia.ensemble.calibrators import pool_folds
-from consilia.ensemble.loading import load_predictor
+from consilia.ensemble.calibrating.calibrators import pool_folds
+from consilia.ensemble.predicting.loading import load_predictor
 from consilia.errors import DataError, ReaderError
 from consilia.plan.reading import FixedWindows, Reading, Window
 from dicom_files import write_ct

@@ -13,10 +13,10 @@ from consilia.data.phantom_image import CLASSES
 from consilia.data.prepare import prepare
 from consilia.data.store import ImageStore
 from consilia.ensemble.build import build_ensemble
-from consilia.ensemble.gate import reasons
-from consilia.ensemble.loading import load_predictor
-from consilia.ensemble.predictor import EnsemblePredictor
-from consilia.ensemble.unusual import FLAG_BELOW
+from consilia.ensemble.predicting.loading import load_predictor
+from consilia.ensemble.predicting.predictor import EnsemblePredictor
+from consilia.ensemble.unusual.distance import FLAG_BELOW
+from consilia.ensemble.unusual.gate import reasons
 from consilia.folder import StudyFolder
 from consilia.models.factory import ModelSpec
 from consilia.plan.data import DataCard, NpzSource

@@ -8,13 +8,13 @@ import pytest
 import torch
 
 from consilia.data.folds import DROPPED, LOCKED
-from consilia.ensemble import gate_fit
-from consilia.ensemble.bundle import read_bundle, record_evaluation
-from consilia.ensemble.evaluate import evaluate
-from consilia.ensemble.gate_fit import fit_gate
-from consilia.ensemble.gate_report import GateReport, describe_gate
-from consilia.ensemble.loading import load_predictor
-from consilia.ensemble.unusual_file import write_unusual
+from consilia.ensemble.bundle.folder import read_bundle, record_evaluation
+from consilia.ensemble.evaluating.evaluate import evaluate
+from consilia.ensemble.predicting.loading import load_predictor
+from consilia.ensemble.unusual.distance import fit as gate_fit
+from consilia.ensemble.unusual.file import write_unusual
+from consilia.ensemble.unusual.fit import fit_gate
+from consilia.ensemble.unusual.report import GateReport, describe_gate
 from consilia.errors import BundleError
 from consilia.files import sha256_of_json
 from consilia.plan.ensemble import BestSingle, EnsembleRecipe

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from consilia.ensemble.images import Frame, is_grey, read_input
+from consilia.ensemble.predicting.images import Frame, is_grey, read_input
 from consilia.plan.reading import Reading
 from dicom_files import write_ct
 

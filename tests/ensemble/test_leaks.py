@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from consilia.data.folds import DROPPED
-from consilia.ensemble.bundle import read_bundle
-from consilia.ensemble.evaluate import evaluate
-from consilia.ensemble.loading import load_predictor
+from consilia.ensemble.bundle.folder import read_bundle
+from consilia.ensemble.evaluating.evaluate import evaluate
+from consilia.ensemble.predicting.loading import load_predictor
 from consilia.errors import DataError
 from consilia.plan.ensemble import BestSingle, EnsembleRecipe
 

@@ -11,10 +11,10 @@ import torch
 from PIL import Image
 
 import consilia
-from consilia.ensemble.calibrators import Identity, pool_folds
-from consilia.ensemble.images import single_images
-from consilia.ensemble.loading import load_predictor
-from consilia.ensemble.predictions import Predictions
+from consilia.ensemble.calibrating.calibrators import Identity, pool_folds
+from consilia.ensemble.predicting.images import single_images
+from consilia.ensemble.predicting.loading import load_predictor
+from consilia.ensemble.predicting.predictions import Predictions
 from consilia.errors import DataError, ReaderError, UserError
 from consilia.models.factory import build_model
 from consilia.records import Prediction

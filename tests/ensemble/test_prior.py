@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from consilia.ensemble.prior import correct_prior, prevalence_of, read_prevalence
+from consilia.ensemble.calibrating.prior import correct_prior, prevalence_of, read_prevalence
 from consilia.errors import UserError
 from consilia.scoring.metrics import softmax
 

@@ -8,16 +8,16 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from consilia.ensemble.bundle import read_bundle
-from consilia.ensemble.calibrators import Temperature, pool_folds
-from consilia.ensemble.combination import LinearPool
-from consilia.ensemble.disagreement import mutual_information
-from consilia.ensemble.document import BundleDocument
-from consilia.ensemble.evaluate import describe, evaluate
-from consilia.ensemble.evidence import odds_gradient
-from consilia.ensemble.explain import explain
-from consilia.ensemble.loading import load_predictor
-from consilia.ensemble.refits import chosen_trials
+from consilia.ensemble.bundle.document import BundleDocument
+from consilia.ensemble.bundle.folder import read_bundle
+from consilia.ensemble.calibrating.calibrators import Temperature, pool_folds
+from consilia.ensemble.choosing.combination import LinearPool
+from consilia.ensemble.choosing.refits import chosen_trials
+from consilia.ensemble.evaluating.evaluate import describe, evaluate
+from consilia.ensemble.explaining.evidence import odds_gradient
+from consilia.ensemble.explaining.explain import explain
+from consilia.ensemble.predicting.loading import load_predictor
+from consilia.ensemble.safety.disagreement import mutual_information
 from consilia.errors import RunError, StudyError
 from consilia.files import sha256_of_json
 from consilia.folder import StudyFolder

@@ -3,13 +3,13 @@
 import numpy as np
 import pytest
 
-from consilia.ensemble.bundle import read_bundle
-from consilia.ensemble.calibrators import Identity, Temperature, calibrate, pool_folds
-from consilia.ensemble.conformal import prediction_sets
-from consilia.ensemble.disagreement import mutual_information
-from consilia.ensemble.loading import load_predictor
-from consilia.ensemble.safety import calibrated_sets, judge, report_safety
-from consilia.ensemble.selection import Truth
+from consilia.ensemble.bundle.folder import read_bundle
+from consilia.ensemble.calibrating.calibrators import Identity, Temperature, calibrate, pool_folds
+from consilia.ensemble.choosing.selection import Truth
+from consilia.ensemble.predicting.loading import load_predictor
+from consilia.ensemble.safety.conformal import prediction_sets
+from consilia.ensemble.safety.disagreement import mutual_information
+from consilia.ensemble.safety.operating_points import calibrated_sets, judge, report_safety
 from consilia.plan.ensemble import EnsembleRecipe, Safety, SoftVote
 from consilia.scoring.metrics import softmax
 

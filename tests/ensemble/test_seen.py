@@ -5,9 +5,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from consilia.ensemble.evaluate import evaluate
-from consilia.ensemble.loading import load_predictor
-from consilia.ensemble.seen import fingerprints, read_seen, refuse_seen, write_seen
+from consilia.ensemble.bundle.seen import fingerprints, read_seen, refuse_seen, write_seen
+from consilia.ensemble.evaluating.evaluate import evaluate
+from consilia.ensemble.predicting.loading import load_predictor
 from consilia.errors import BundleError, DataError
 from consilia.plan.ensemble import BestSingle, EnsembleRecipe
 

@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from consilia.ensemble.combination import LinearPool, combine
-from consilia.ensemble.selection import (
+from consilia.ensemble.choosing.combination import LinearPool, combine
+from consilia.ensemble.choosing.selection import (
     Truth,
     combine_cross_fitted,
     cross_fit,

@@ -7,17 +7,17 @@ import numpy as np
 import pytest
 
 from consilia.cli.show import show_result
-from consilia.ensemble.bundle import read_bundle
-from consilia.ensemble.calibration import fit_temperature
-from consilia.ensemble.calibrators import Temperature, pool_folds
-from consilia.ensemble.combination import combine
-from consilia.ensemble.disagreement import disagreement_limit, measure_disagreement, mutual_information
-from consilia.ensemble.explain import explain
-from consilia.ensemble.loading import load_predictor
-from consilia.ensemble.member_wording import SHARE, describe_members
-from consilia.ensemble.pool import load_pool
-from consilia.ensemble.selection import select, weighted_log_loss
-from consilia.ensemble.unseen import combine_unseen
+from consilia.ensemble.bundle.folder import read_bundle
+from consilia.ensemble.bundle.member_wording import SHARE, describe_members
+from consilia.ensemble.calibrating.calibration import fit_temperature
+from consilia.ensemble.calibrating.calibrators import Temperature, pool_folds
+from consilia.ensemble.choosing.combination import combine
+from consilia.ensemble.choosing.pool import load_pool
+from consilia.ensemble.choosing.selection import select, weighted_log_loss
+from consilia.ensemble.choosing.unseen import combine_unseen
+from consilia.ensemble.explaining.explain import explain
+from consilia.ensemble.predicting.loading import load_predictor
+from consilia.ensemble.safety.disagreement import disagreement_limit, measure_disagreement, mutual_information
 from consilia.errors import BundleError
 from consilia.files import sha256_of_json
 from consilia.plan.ensemble import EnsembleRecipe, Stacked

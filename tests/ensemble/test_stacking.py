@@ -5,12 +5,12 @@ import pytest
 from scipy.optimize import minimize
 from sklearn.linear_model import LogisticRegression
 
-from consilia.ensemble import stacking
-from consilia.ensemble.calibration import fit_temperature
-from consilia.ensemble.calibrators import calibrate
-from consilia.ensemble.combination import centred_logs, combine
-from consilia.ensemble.selection import Truth
-from consilia.ensemble.stacking import fit_stack, predict_left_out
+from consilia.ensemble.calibrating.calibration import fit_temperature
+from consilia.ensemble.calibrating.calibrators import calibrate
+from consilia.ensemble.choosing import stacking
+from consilia.ensemble.choosing.combination import centred_logs, combine
+from consilia.ensemble.choosing.selection import Truth
+from consilia.ensemble.choosing.stacking import fit_stack, predict_left_out
 from consilia.errors import FitError
 from consilia.scoring.metrics import image_log_loss, softmax
 

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from scipy.stats import norm
 
-from consilia.ensemble.thresholds import choose_threshold, least_patients, operating_points
+from consilia.ensemble.safety.thresholds import choose_threshold, least_patients, operating_points
 from consilia.scoring.clustered import clustered_rate
 
 

@@ -1,9 +1,9 @@
 import numpy as np
 
-from consilia.ensemble.combination import LinearPool, combine
-from consilia.ensemble.conformal import calibrate_sets, conforming_classes
-from consilia.ensemble.selection import Truth, select, weighted_log_loss
-from consilia.ensemble.unseen import combine_unseen
+from consilia.ensemble.choosing.combination import LinearPool, combine
+from consilia.ensemble.choosing.selection import Truth, select, weighted_log_loss
+from consilia.ensemble.choosing.unseen import combine_unseen
+from consilia.ensemble.safety.conformal import calibrate_sets, conforming_classes
 from consilia.plan.ensemble import Stacked
 from consilia.scoring.metrics import softmax
 

@@ -9,9 +9,9 @@ from scipy.stats import betabinom, ks_2samp, mannwhitneyu
 from torch import nn
 
 from consilia.data.phantom_image import CLASSES
-from consilia.ensemble.input_rules import describe_unusual, fit_inputs, measure_inputs
-from consilia.ensemble.unusual import FLAG_BELOW, fit_reference, measure_distance, p_values, views
-from consilia.ensemble.unusual_file import UnusualReference
+from consilia.ensemble.unusual.distance import FLAG_BELOW, fit_reference, measure_distance, p_values, views
+from consilia.ensemble.unusual.file import UnusualReference
+from consilia.ensemble.unusual.input_rules import describe_unusual, fit_inputs, measure_inputs
 from consilia.models.features import logits_and_features
 from consilia.training.input import network_input
 from unusual_pictures import FOREIGN, N_FOREIGN, PREPROCESSING, draw_phantoms, train

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from consilia.ensemble.bundle import read_bundle
+from consilia.ensemble.bundle.folder import read_bundle
 from consilia.errors import StudyError
 from consilia.plan.ensemble import EnsembleRecipe, SoftVote
 from consilia.study.openings import log_opening

@@ -9,7 +9,7 @@ import pytest
 from safetensors.torch import load_file
 
 from consilia.cli.app import run
-from consilia.ensemble.bundle import read_bundle
+from consilia.ensemble.bundle.folder import read_bundle
 from consilia.errors import RunError, UserError
 from consilia.plan.ensemble import EnsembleRecipe, Greedy
 from consilia.record_files import read_trial

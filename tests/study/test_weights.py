@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from timm import create_model
 
-from consilia.ensemble.bundle import read_bundle
+from consilia.ensemble.bundle.folder import read_bundle
 from consilia.errors import PlanError, StudyError
 from consilia.files import sha256_of_file
 from consilia.folder import StudyFolder

@@ -7,10 +7,10 @@ from rich.table import Column, Table
 
 from consilia.audit.document import Audit
 from consilia.data.store import ImageStore
-from consilia.ensemble.document import BundleDocument
-from consilia.ensemble.evaluation import Evaluation
-from consilia.ensemble.member_wording import describe_members
-from consilia.ensemble.promises import promise_rows
+from consilia.ensemble.bundle.document import BundleDocument
+from consilia.ensemble.bundle.member_wording import describe_members
+from consilia.ensemble.evaluating.evaluation import Evaluation
+from consilia.ensemble.safety.promises import promise_rows
 from consilia.files import sha256_of_file
 from consilia.models.weights import find_weights
 from consilia.plan.study import StudyPlan

@@ -10,10 +10,10 @@ from typing import Any
 from consilia.data.folds import FoldPlan
 from consilia.data.store import ImageStore
 from consilia.ensemble.build import build_ensemble
-from consilia.ensemble.bundle import read_bundle, record_evaluation
-from consilia.ensemble.document import BundleDocument
-from consilia.ensemble.evaluate import evaluate
-from consilia.ensemble.loading import load_predictor
+from consilia.ensemble.bundle.document import BundleDocument
+from consilia.ensemble.bundle.folder import read_bundle, record_evaluation
+from consilia.ensemble.evaluating.evaluate import evaluate
+from consilia.ensemble.predicting.loading import load_predictor
 from consilia.errors import BundleError
 from consilia.files import write_json
 from consilia.folder import StudyFolder

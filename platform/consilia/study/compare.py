@@ -6,10 +6,10 @@ import numpy as np
 
 from consilia.data.prepare import prepare
 from consilia.data.store import ImageStore
-from consilia.ensemble.evaluate import NO_PATIENTS
-from consilia.ensemble.loading import load_predictor
-from consilia.ensemble.predictor import EnsemblePredictor
-from consilia.ensemble.seen import refuse_seen
+from consilia.ensemble.bundle.seen import refuse_seen
+from consilia.ensemble.evaluating.evaluate import NO_PATIENTS
+from consilia.ensemble.predicting.loading import load_predictor
+from consilia.ensemble.predicting.predictor import EnsemblePredictor
 from consilia.errors import DataError
 from consilia.plan.data import DataCard
 from consilia.plan.frozen import Frozen

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import numpy as np
 
-from consilia.ensemble.explain import CAUTION, Explanation, explain
-from consilia.ensemble.images import Foreign, Images
-from consilia.ensemble.predictor import EnsemblePredictor
+from consilia.ensemble.explaining.explain import CAUTION, Explanation, explain
+from consilia.ensemble.predicting.images import Foreign, Images
+from consilia.ensemble.predicting.predictor import EnsemblePredictor
 from consilia.errors import ReaderError, UserError
 from consilia.files import write_atomically, write_text
 from consilia.report.overlay import draw_overlay

@@ -8,11 +8,11 @@ import numpy as np
 
 from consilia.data.prepare import prepare
 from consilia.data.store import ImageStore
-from consilia.ensemble.by_column import read_groups
-from consilia.ensemble.evaluate import evaluate_groups
-from consilia.ensemble.evaluation import Evaluation
-from consilia.ensemble.loading import load_predictor
-from consilia.ensemble.predictor import EnsemblePredictor
+from consilia.ensemble.evaluating.by_column import read_groups
+from consilia.ensemble.evaluating.evaluate import evaluate_groups
+from consilia.ensemble.evaluating.evaluation import Evaluation
+from consilia.ensemble.predicting.loading import load_predictor
+from consilia.ensemble.predicting.predictor import EnsemblePredictor
 from consilia.folder import StudyFolder
 from consilia.plan.data import DataCard
 from consilia.records import Rows
@@ -41,7 +41,7 @@ def evaluate_by_columns(
     Args:
         bundle: Folder of the ensemble.
         card: Of the images.
-        by: Columns to group by, as `ensemble.by_column.read_groups` takes them.
+        by: Columns to group by, as `ensemble.evaluating.by_column.read_groups` takes them.
         stores: Folder of the image stores.
         device: As of `load_predictor`.
 

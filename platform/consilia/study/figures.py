@@ -7,9 +7,9 @@ from matplotlib import rc_context
 
 from consilia.data.prepare import prepare
 from consilia.data.store import ImageStore
-from consilia.ensemble.loading import load_predictor
-from consilia.ensemble.predictor import BATCH_SIZE, EnsemblePredictor
-from consilia.ensemble.seen import refuse_seen
+from consilia.ensemble.bundle.seen import refuse_seen
+from consilia.ensemble.predicting.loading import load_predictor
+from consilia.ensemble.predicting.predictor import BATCH_SIZE, EnsemblePredictor
 from consilia.files import write_atomically
 from consilia.plan.data import DataCard
 from consilia.records import Probabilities, Rows

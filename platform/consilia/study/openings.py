@@ -4,7 +4,7 @@ import json
 from datetime import UTC, datetime
 from typing import Any
 
-from consilia.ensemble.document import BundleDocument
+from consilia.ensemble.bundle.document import BundleDocument
 from consilia.errors import StudyError
 from consilia.folder import StudyFolder
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from consilia.data.folds import FoldPlan
 from consilia.data.store import ImageStore
-from consilia.ensemble.refits import chosen_trials
+from consilia.ensemble.choosing.refits import chosen_trials
 from consilia.errors import RunError, StudyError
 from consilia.folder import StudyFolder
 from consilia.plan.ensemble import EnsembleRecipe

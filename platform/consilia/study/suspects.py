@@ -8,10 +8,10 @@ from PIL import Image
 
 from consilia.data.folds import FoldPlan
 from consilia.data.store import ImageStore
-from consilia.ensemble.calibration import choose_calibrator, cross_calibrate_members
-from consilia.ensemble.choice import choose
-from consilia.ensemble.pool import load_pool
-from consilia.ensemble.unseen import combine_unseen
+from consilia.ensemble.calibrating.calibration import choose_calibrator, cross_calibrate_members
+from consilia.ensemble.choosing.choice import choose
+from consilia.ensemble.choosing.pool import load_pool
+from consilia.ensemble.choosing.unseen import combine_unseen
 from consilia.files import write_atomically
 from consilia.folder import StudyFolder
 from consilia.plan.study import StudyPlan

@@ -1,0 +1,1 @@
+"""An ensemble as a folder of JSON and safetensors that is checked before it is trusted."""

@@ -1,0 +1,1 @@
+"""What turns a combination's probabilities into honest ones, here and in another population."""

@@ -1,0 +1,1 @@
+"""What a finished ensemble is worth on images that nothing was chosen on."""

@@ -1,0 +1,1 @@
+"""Where in an image an ensemble found what speaks for a class."""

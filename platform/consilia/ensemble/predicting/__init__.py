@@ -1,0 +1,1 @@
+"""A bundle in memory: images in, calibrated predictions out."""

@@ -1,0 +1,1 @@
+"""Which images an ensemble knows nothing of."""
