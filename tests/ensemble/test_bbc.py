@@ -5,10 +5,10 @@ import pytest
 
 from consilia.ensemble.calibrating.calibration import cross_calibrate
 from consilia.ensemble.choosing import stacking
-from consilia.ensemble.choosing.bbc import bias_corrected, out_of_bag_scores
 from consilia.ensemble.choosing.choice import choose
 from consilia.ensemble.choosing.combination import combine
 from consilia.ensemble.choosing.selection import Truth, cross_fit, select
+from consilia.ensemble.evaluating.bbc import bias_corrected, out_of_bag_scores
 from consilia.errors import FitError
 from consilia.plan.ensemble import BestSingle, EnsembleRecipe, Greedy, SoftVote, Stacked
 from consilia.scoring.metrics import METRICS, softmax
@@ -90,7 +90,7 @@ def test_the_best_of_fifty_that_know_nothing_looks_good_and_is_not(selection):
 
 @pytest.mark.parametrize("selection", [QUICK.selection, Stacked(members=3)], ids=lambda each: each.kind)
 def test_labels_of_the_patients_left_out_reach_neither_selection_nor_calibration(selection, monkeypatch):
-    from consilia.ensemble.choosing import bbc
+    from consilia.ensemble.evaluating import bbc
 
     candidates, truth = noise(n_candidates=8, signal=0.5)
     chosen = []

@@ -8,7 +8,6 @@ import pytest
 
 from consilia.cli.show import show_result
 from consilia.ensemble.bundle.folder import read_bundle
-from consilia.ensemble.bundle.member_wording import SHARE, describe_members
 from consilia.ensemble.calibrating.calibration import fit_temperature
 from consilia.ensemble.calibrating.calibrators import Temperature, pool_folds
 from consilia.ensemble.choosing.combination import combine
@@ -18,6 +17,7 @@ from consilia.ensemble.choosing.unseen import combine_unseen
 from consilia.ensemble.explaining.explain import explain
 from consilia.ensemble.predicting.loading import load_predictor
 from consilia.ensemble.safety.disagreement import disagreement_limit, measure_disagreement, mutual_information
+from consilia.ensemble.wording.members import SHARE, describe_members
 from consilia.errors import BundleError
 from consilia.files import sha256_of_json
 from consilia.plan.ensemble import EnsembleRecipe, Stacked

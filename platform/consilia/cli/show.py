@@ -8,9 +8,9 @@ from rich.table import Column, Table
 from consilia.audit.document import Audit
 from consilia.data.store import ImageStore
 from consilia.ensemble.bundle.document import BundleDocument
-from consilia.ensemble.bundle.member_wording import describe_members
 from consilia.ensemble.evaluating.evaluation import Evaluation
 from consilia.ensemble.safety.promises import promise_rows
+from consilia.ensemble.wording.members import describe_members
 from consilia.files import sha256_of_file
 from consilia.models.weights import find_weights
 from consilia.plan.study import StudyPlan

@@ -8,7 +8,6 @@ from pathlib import Path
 import consilia
 from consilia.data.folds import FoldPlan
 from consilia.data.store import ImageStore
-from consilia.ensemble.bundle.builds import INTERNAL
 from consilia.ensemble.bundle.document import (
     BundleDocument,
     CalibrationReport,
@@ -24,7 +23,6 @@ from consilia.ensemble.calibrating.calibration import Calibration, choose_calibr
 from consilia.ensemble.calibrating.prior import prevalence_of
 from consilia.ensemble.choosing.choice import Choice, choose
 from consilia.ensemble.choosing.combination import LinearPool, combine
-from consilia.ensemble.choosing.honesty import Chosen, honest_report
 from consilia.ensemble.choosing.pool import Pool, keep_with_weights, load_pool
 from consilia.ensemble.choosing.refits import refit_members
 from consilia.ensemble.choosing.selection import combine_cross_fitted, select, weighted_log_loss
@@ -32,10 +30,12 @@ from consilia.ensemble.choosing.sizes import measure_sizes
 from consilia.ensemble.choosing.unseen import combine_unseen
 from consilia.ensemble.evaluating.evaluate import NO_PATIENTS
 from consilia.ensemble.evaluating.evaluation import Evaluation, Subject, score_predictions
+from consilia.ensemble.evaluating.honesty import Chosen, honest_report
 from consilia.ensemble.predicting.networks import choose_device
 from consilia.ensemble.safety.disagreement import disagreement_limit
 from consilia.ensemble.safety.operating_points import calibrated_sets, report_safety
 from consilia.ensemble.unusual.fit import fit_gate
+from consilia.ensemble.wording.builds import INTERNAL
 from consilia.folder import StudyFolder
 from consilia.plan.ensemble import BestSingle, EnsembleRecipe
 from consilia.plan.study import StudyPlan

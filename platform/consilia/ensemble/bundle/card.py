@@ -2,13 +2,13 @@
 
 from collections.abc import Iterable, Sequence
 
-from consilia.ensemble.bundle.builds import CALIBRATOR, MEMBERS, THRESHOLDS
 from consilia.ensemble.bundle.document import BundleDocument
-from consilia.ensemble.bundle.member_wording import SHARE, describe_stack
-from consilia.ensemble.bundle.wording import describe_reading
 from consilia.ensemble.evaluating.evaluation import Evaluation
 from consilia.ensemble.safety.promises import promise_rows
 from consilia.ensemble.unusual.report import describe_gate
+from consilia.ensemble.wording.builds import CALIBRATOR, MEMBERS, THRESHOLDS
+from consilia.ensemble.wording.members import SHARE, describe_stack
+from consilia.ensemble.wording.readings import describe_reading
 from consilia.scoring.estimates import ESTIMATES, Estimate
 from consilia.scoring.metrics import METRICS
 from consilia.scoring.patients import count_in_words

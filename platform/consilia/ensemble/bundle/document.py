@@ -4,13 +4,13 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from consilia.ensemble.bundle.builds import Build
 from consilia.ensemble.calibrating.calibrators import AnyCalibrator, Calibrator, Isotonic, TemperatureBias
 from consilia.ensemble.choosing.combination import AnyCombination, LinearPool, Stack
 from consilia.ensemble.choosing.sizes import EnsembleSize
 from consilia.ensemble.evaluating.evaluation import Evaluation
 from consilia.ensemble.safety.operating_points import SafetyReport
 from consilia.ensemble.unusual.report import GateReport
+from consilia.ensemble.wording.builds import Build
 from consilia.models.factory import ModelSpec
 from consilia.plan.ensemble import EnsembleRecipe
 from consilia.plan.frozen import Frozen

@@ -20,8 +20,8 @@ from consilia.ensemble.bundle.golden import GOLDEN, environment, write_golden
 from consilia.ensemble.bundle.publish import publish_folder
 from consilia.ensemble.bundle.seen import SEEN, Fingerprints, write_seen
 from consilia.ensemble.bundle.sets_file import SETS, write_sets
-from consilia.ensemble.choosing.honesty import with_test
 from consilia.ensemble.evaluating.evaluation import Evaluation
+from consilia.ensemble.evaluating.honesty import with_test
 from consilia.ensemble.predicting.networks import FoldEnsembles
 from consilia.ensemble.safety.conformal import CalibrationScores
 from consilia.ensemble.unusual.file import UNUSUAL, UnusualReference, write_unusual

@@ -6,13 +6,13 @@ from typing import Literal
 import numpy as np
 
 from consilia.data.store import ImageStore
-from consilia.ensemble.bundle.builds import describe_shipped
 from consilia.ensemble.bundle.document import BundleDocument
 from consilia.ensemble.bundle.seen import refuse_seen
 from consilia.ensemble.calibrating.calibrators import Identity, calibrate, pool_folds
 from consilia.ensemble.evaluating.evaluation import Evaluation, Subject, score_predictions
 from consilia.ensemble.predicting.predictor import EnsemblePredictor
 from consilia.ensemble.safety.promises import measure_promises
+from consilia.ensemble.wording.builds import describe_shipped
 from consilia.errors import DataError
 from consilia.records import Rows
 from consilia.scoring.groups import Groups

@@ -12,8 +12,8 @@ from PIL import Image
 
 from consilia.data.dicom import is_dicom
 from consilia.data.reader import Pixels, count_frames, fit_image, read_image
-from consilia.ensemble.bundle.wording import describe_window
 from consilia.ensemble.unusual.input_rules import measure_colour
+from consilia.ensemble.wording.readings import describe_window
 from consilia.errors import ReaderError
 from consilia.plan.reading import ImageKind, Reading
 

@@ -9,7 +9,6 @@ import numpy as np
 import numpy.typing as npt
 
 from consilia.data.store import ImageStore
-from consilia.ensemble.bundle.builds import WITHOUT_SET
 from consilia.ensemble.bundle.document import BundleDocument
 from consilia.ensemble.bundle.golden import golden_images
 from consilia.ensemble.bundle.seen import Fingerprints
@@ -35,6 +34,7 @@ from consilia.ensemble.safety.conformal import CalibrationScores
 from consilia.ensemble.safety.disagreement import MemberProbabilities, measure_disagreement
 from consilia.ensemble.safety.operating_points import UNJUDGED, Judgement, judge, unjudged_part
 from consilia.ensemble.unusual.gate import Gate, look_at, reasons
+from consilia.ensemble.wording.builds import WITHOUT_SET
 from consilia.errors import DataError, ReaderError, UserError
 from consilia.records import Prediction, Probabilities, Rows
 from consilia.scoring.metrics import softmax

@@ -6,12 +6,12 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
-from consilia.ensemble.bundle.builds import NO_SETS, WITHOUT_SET
 from consilia.ensemble.calibrating.calibrators import AnyCalibrator, calibrate
 from consilia.ensemble.choosing.selection import Truth
 from consilia.ensemble.safety.conformal import CalibrationScores, calibrate_sets, conforming_classes, describe_guarantee
 from consilia.ensemble.safety.disagreement import Disagreement
 from consilia.ensemble.safety.thresholds import Goal, OperatingPoint, operating_points
+from consilia.ensemble.wording.builds import NO_SETS, WITHOUT_SET
 from consilia.plan.ensemble import Safety
 from consilia.plan.frozen import Frozen
 from consilia.records import Probabilities

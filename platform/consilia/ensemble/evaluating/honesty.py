@@ -5,15 +5,15 @@ from typing import Literal
 
 import numpy as np
 
-from consilia.ensemble.bundle.builds import describe_trials
 from consilia.ensemble.calibrating.calibration import Calibration
 from consilia.ensemble.calibrating.calibrators import calibrate
-from consilia.ensemble.choosing.bbc import DRAWS, bias_corrected
 from consilia.ensemble.choosing.choice import Choice
 from consilia.ensemble.choosing.combination import combine
 from consilia.ensemble.choosing.pool import Pool
 from consilia.ensemble.choosing.selection import select
+from consilia.ensemble.evaluating.bbc import DRAWS, bias_corrected
 from consilia.ensemble.evaluating.evaluation import Evaluation
+from consilia.ensemble.wording.builds import describe_trials
 from consilia.plan.ensemble import BestSingle, EnsembleRecipe
 from consilia.records import Probabilities
 from consilia.scoring.bootstrap import patient_bootstrap

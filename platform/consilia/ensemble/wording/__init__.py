@@ -1,0 +1,1 @@
+"""What numbers and choices are called in model cards, errors and terminals."""
