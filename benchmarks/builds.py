@@ -23,8 +23,8 @@ from figures import print_figures
 
 from consilia.data.folds import FoldPlan, make_folds
 from consilia.data.phantoms import write_phantoms
-from consilia.data.prepare import prepare
-from consilia.data.store import ImageStore
+from consilia.data.storing.prepare import prepare
+from consilia.data.storing.store import ImageStore
 from consilia.ensemble.build import build_ensemble
 from consilia.ensemble.predicting.loading import load_predictor
 from consilia.ensemble.predicting.predictor import EnsemblePredictor

@@ -24,10 +24,10 @@ from figures import print_figures
 from numpy.lib.format import open_memmap
 from PIL import Image
 
-from consilia.data.duplicates import find_duplicates
+from consilia.data.duplicates.copies import find_duplicates
+from consilia.data.duplicates.perceptual_hash import perceptual_hash
 from consilia.data.groups import merge_duplicates
-from consilia.data.perceptual_hash import perceptual_hash
-from consilia.data.store import ImageStore, Manifest
+from consilia.data.storing.store import ImageStore, Manifest
 from consilia.plan.reading import Reading
 
 SIZE = 32

@@ -32,8 +32,8 @@ from torch.utils.data import DataLoader, RandomSampler
 from torchvision.datasets import ImageFolder
 from torchvision.transforms import v2
 
-from consilia.data.prepare import prepare
-from consilia.data.store import ImageStore
+from consilia.data.storing.prepare import prepare
+from consilia.data.storing.store import ImageStore
 from consilia.models.factory import ModelSpec, build_model
 from consilia.plan.augmentation import POLICIES
 from consilia.plan.data import DataCard, FolderSource

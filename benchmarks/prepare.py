@@ -26,8 +26,8 @@ from pydicom.pixels import get_decoder
 from rich.console import Console
 from rich.table import Table
 
-from consilia.data.prepare import prepare
-from consilia.data.reader import read_image
+from consilia.data.decoding.reader import read_image
+from consilia.data.storing.prepare import prepare
 from consilia.errors import ReaderError
 from consilia.plan.data import DataCard
 from consilia.plan.reading import PercentileWindow, Reading

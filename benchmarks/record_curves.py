@@ -15,7 +15,7 @@ from recording import SEED, K, draw_tasks, make_context, run_all, train_trial
 
 from consilia.catalog import load
 from consilia.data.folds import make_folds
-from consilia.data.prepare import prepare
+from consilia.data.storing.prepare import prepare
 from consilia.files import write_atomically
 from consilia.folder import TrialFolder
 from consilia.plan.data import DataCard

@@ -25,7 +25,7 @@ from trials_file import RecordedTrials, write_trials
 
 from consilia.catalog import load
 from consilia.data.folds import make_folds
-from consilia.data.store import ImageStore
+from consilia.data.storing.store import ImageStore
 from consilia.files import write_atomically, write_json
 from consilia.folder import FoldFolder
 from consilia.models.factory import build_model
@@ -94,7 +94,7 @@ def open_store(archive: Path, work: Path) -> tuple[DataCard, ImageStore]:
     stores = sorted((work / "stores").glob(f"{card.name}-*"))
     if stores:
         return card, ImageStore.open(stores[0])
-    from consilia.data.prepare import prepare  # late: it needs the readers' packages, which training does not
+    from consilia.data.storing.prepare import prepare  # late: it needs the readers' packages, which training does not
 
     return card, prepare(card, root=work / "stores")
 

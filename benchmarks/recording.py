@@ -12,7 +12,7 @@ from typing import TypeVar
 import optuna
 
 from consilia.data.folds import FoldPlan
-from consilia.data.store import ImageStore
+from consilia.data.storing.store import ImageStore
 from consilia.plan.data import DataCard
 from consilia.plan.hyperparameters import Hyperparameters
 from consilia.plan.space import Architecture

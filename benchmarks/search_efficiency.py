@@ -30,7 +30,7 @@ from process_tree import Usage, run_watched
 from search_curves import SearchCurve, read_curve, read_ledger_share
 
 from consilia.data.phantoms import write_phantoms
-from consilia.data.prepare import prepare
+from consilia.data.storing.prepare import prepare
 from consilia.folder import StudyFolder
 from consilia.plan.study import StudyPlan
 from consilia.study.plan import read_plan

@@ -17,7 +17,7 @@ from typing import Any
 import optuna
 
 from consilia.data.folds import make_folds
-from consilia.data.prepare import prepare
+from consilia.data.storing.prepare import prepare
 from consilia.folder import StudyFolder
 from consilia.plan.hyperparameters import Hyperparameters
 from consilia.plan.study import ClusterProfile, StudyPlan

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from consilia.data.perceptual_hash import perceptual_hash
-from consilia.data.store import COLUMNS, ImageStore, Manifest, Quarantined, content_digest
+from consilia.data.duplicates.perceptual_hash import perceptual_hash
+from consilia.data.storing.store import COLUMNS, ImageStore, Manifest, Quarantined, content_digest
 from consilia.plan.reading import Reading
 
 CLASSES = ("benign", "malignant")

@@ -6,7 +6,7 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
-from consilia.data.reader import Picture, read_image
+from consilia.data.decoding.reader import Picture, read_image
 from consilia.plan.reading import Reading
 
 

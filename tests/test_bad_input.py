@@ -13,9 +13,9 @@ from PIL import Image
 import consilia
 from consilia.catalog import load
 from consilia.cli.app import run
+from consilia.data.decoding.reader import read_image
 from consilia.data.folds import make_folds
-from consilia.data.prepare import prepare
-from consilia.data.reader import read_image
+from consilia.data.storing.prepare import prepare
 from consilia.errors import BundleError, DataError, PlanError, ReaderError, StudyError
 from consilia.files import sha256_of_json
 from consilia.folder import StudyFolder

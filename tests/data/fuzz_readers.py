@@ -27,8 +27,8 @@ import numpy as np
 import pydicom
 from PIL import Image
 
-from consilia.data.dicom import is_dicom, read_tags
-from consilia.data.reader import count_frames, read_image
+from consilia.data.decoding.reader import count_frames, read_image
+from consilia.data.dicom.tags import is_dicom, read_tags
 from consilia.errors import ReaderError
 from consilia.plan.reading import FileWindow, FixedWindows, PercentileWindow, Reading, Window
 

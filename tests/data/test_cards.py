@@ -7,10 +7,10 @@ import pandas as pd
 import pytest
 from PIL import Image
 
+from consilia.data.decoding.reader import read_image
 from consilia.data.folds import check_no_leak, make_folds
-from consilia.data.prepare import prepare
-from consilia.data.reader import read_image
-from consilia.data.sources import list_images
+from consilia.data.sources.card import list_images
+from consilia.data.storing.prepare import prepare
 from consilia.errors import DataError
 from consilia.plan.reading import Reading
 from data_tables import CONTENT, shipped_card

@@ -9,9 +9,9 @@ import pytest
 from pydicom import uid
 from pydicom.pixels.decoders.base import get_decoder
 
-from consilia.data.dicom_header import MAX_INFLATED_BYTES
-from consilia.data.dicom_pixels import SYNTAXES
-from consilia.data.reader import MAX_PIXELS, count_frames, read_image
+from consilia.data.decoding.reader import MAX_PIXELS, count_frames, read_image
+from consilia.data.dicom.header import MAX_INFLATED_BYTES
+from consilia.data.dicom.pixels import SYNTAXES
 from consilia.errors import ReaderError
 from consilia.plan.reading import FixedWindows, Reading, Window
 from dicom_encodings import (
@@ -234,7 +234,7 @@ def test_too_many_pixels_are_refused_from_the_header_alone(tmp_path: Path):
 
 def test_a_deflated_bomb_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     assert MAX_INFLATED_BYTES < 2**29
-    monkeypatch.setattr("consilia.data.dicom_header.MAX_INFLATED_BYTES", 4096)
+    monkeypatch.setattr("consilia.data.dicom.header.MAX_INFLATED_BYTES", 4096)
     path = write_dicom(tmp_path / "a", np.zeros((64, 64), np.uint16), syntax=uid.DeflatedExplicitVRLittleEndian)
     with pytest.raises(ReaderError, match="4,096 bytes at most"):
         read(path)

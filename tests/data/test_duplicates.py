@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
-from consilia.data.duplicates import find_duplicates
-from consilia.data.near_duplicates import LIMIT, LIMIT_SMALL, SMALL, find_near, signature
-from consilia.data.perceptual_hash import perceptual_hash
-from consilia.data.prepare import prepare
-from consilia.data.reader import fit_image
+from consilia.data.decoding.reader import fit_image
+from consilia.data.duplicates.copies import find_duplicates
+from consilia.data.duplicates.near import LIMIT, LIMIT_SMALL, SMALL, find_near, signature
+from consilia.data.duplicates.perceptual_hash import perceptual_hash
+from consilia.data.storing.prepare import prepare
 from consilia.plan.reading import Reading
 from data_tables import row, shipped_card
 

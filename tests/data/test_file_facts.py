@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from consilia.data import file_facts
-from consilia.data.each_file import Unreadable, read_each
-from consilia.data.prepare import prepare
-from consilia.data.sources import list_images
+from consilia.data.sources import file_facts
+from consilia.data.sources.card import list_images
+from consilia.data.sources.each_file import Unreadable, read_each
+from consilia.data.storing.prepare import prepare
 from consilia.errors import DataError
 from consilia.plan.data import DataCard
 from data_tables import card_of, picture, row, write_table

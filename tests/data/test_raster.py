@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from consilia.data.reader import count_frames, fit_image, read_image
+from consilia.data.decoding.reader import count_frames, fit_image, read_image
 from consilia.errors import ReaderError
 from consilia.plan.reading import FixedWindows, PercentileWindow, Reading, Window
 

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from consilia.data.row_filter import select_rows
+from consilia.data.sources.row_filter import select_rows
 from consilia.errors import DataError
 
 ROWS = [

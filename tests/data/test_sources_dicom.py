@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from pydicom.uid import generate_uid
 
-from consilia.data import each_file
-from consilia.data.dicom import read_tags
-from consilia.data.prepare import prepare
-from consilia.data.sources import list_images
+from consilia.data.dicom.tags import read_tags
+from consilia.data.sources import each_file
+from consilia.data.sources.card import list_images
+from consilia.data.storing.prepare import prepare
 from consilia.errors import DataError, PlanError
 from consilia.plan.data import DataCard
 from consilia.validation import validate

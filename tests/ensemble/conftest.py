@@ -11,8 +11,8 @@ import torch
 from PIL import Image
 
 from consilia.data.folds import FoldPlan, make_folds
-from consilia.data.prepare import prepare
-from consilia.data.store import ImageStore
+from consilia.data.storing.prepare import prepare
+from consilia.data.storing.store import ImageStore
 from consilia.ensemble.build import build_ensemble
 from consilia.ensemble.predicting.loading import load_predictor
 from consilia.folder import StudyFolder

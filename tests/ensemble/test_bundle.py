@@ -8,8 +8,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from consilia.ensemble.bundle import golden, publish
 from consilia.ensemble.bundle.document import SCHEMA_VERSION
-from consilia.ensemble.bundle.folder import golden, publish, read_bundle, record_evaluation
+from consilia.ensemble.bundle.folder import read_bundle, record_evaluation
 from consilia.ensemble.bundle.publish import publish_folder
 from consilia.ensemble.evaluating.evaluate import evaluate
 from consilia.ensemble.predicting.loading import load_predictor

@@ -10,8 +10,8 @@ from scipy.stats import betabinom
 
 from consilia.data.folds import FoldPlan, make_folds
 from consilia.data.phantom_image import CLASSES
-from consilia.data.prepare import prepare
-from consilia.data.store import ImageStore
+from consilia.data.storing.prepare import prepare
+from consilia.data.storing.store import ImageStore
 from consilia.ensemble.build import build_ensemble
 from consilia.ensemble.predicting.loading import load_predictor
 from consilia.ensemble.predicting.predictor import EnsemblePredictor

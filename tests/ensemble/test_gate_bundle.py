@@ -11,7 +11,7 @@ from consilia.data.folds import DROPPED, LOCKED
 from consilia.ensemble.bundle.folder import read_bundle, record_evaluation
 from consilia.ensemble.evaluating.evaluate import evaluate
 from consilia.ensemble.predicting.loading import load_predictor
-from consilia.ensemble.unusual.distance import fit as gate_fit
+from consilia.ensemble.unusual import fit as gate_fit
 from consilia.ensemble.unusual.file import write_unusual
 from consilia.ensemble.unusual.fit import fit_gate
 from consilia.ensemble.unusual.report import GateReport, describe_gate

@@ -9,7 +9,7 @@ from PIL import Image
 
 from consilia.cli.app import run
 from consilia.data.phantoms import write_phantoms
-from consilia.data.prepare import prepare
+from consilia.data.storing.prepare import prepare
 from consilia.ensemble.predicting.loading import load_predictor
 from consilia.errors import DataError
 from consilia.report.figures import Shown, draw_figures

@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 
 from consilia.cluster.connection import connect
 from consilia.data.folds import load_folds
-from consilia.data.prepare import prepare
+from consilia.data.storing.prepare import prepare
 from consilia.folder import StudyFolder
 from consilia.plan.study import ClusterProfile
 from consilia.plan.weights import FROM_SCRATCH

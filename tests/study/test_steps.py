@@ -3,7 +3,7 @@
 import pytest
 
 from consilia.data.folds import load_folds
-from consilia.data.prepare import prepare
+from consilia.data.storing.prepare import prepare
 from consilia.plan.space import Choice, IntRange
 from consilia.plan.study import StudyPlan
 from consilia.plan.weights import FROM_SCRATCH

@@ -7,7 +7,7 @@ from PIL import Image
 
 from consilia.cli.app import run
 from consilia.data.folds import load_folds
-from consilia.data.prepare import prepare
+from consilia.data.storing.prepare import prepare
 from consilia.training.tables import read_fold_logits, write_out_of_fold
 
 

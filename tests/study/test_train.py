@@ -67,7 +67,7 @@ def test_a_missing_fold_is_trained_again_and_the_finished_one_is_not(trained_cop
 
 def test_a_bundle_whose_evaluation_was_cut_off_is_evaluated_by_the_next_start(trained_copy, silent_view):
     from consilia.data.folds import load_folds
-    from consilia.data.prepare import prepare
+    from consilia.data.storing.prepare import prepare
     from consilia.ensemble.build import build_ensemble
     from consilia.ensemble.bundle.folder import read_bundle
     from consilia.search.stored import read_trials

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from consilia.data.folds import make_folds
-from consilia.data.prepare import prepare
+from consilia.data.storing.prepare import prepare
 from consilia.plan.augmentation import AugmentationPolicy
 from consilia.plan.data import DataCard, NpzSource
 from consilia.plan.hyperparameters import Hyperparameters

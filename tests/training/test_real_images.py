@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from consilia.data.folds import make_folds
-from consilia.data.prepare import prepare
+from consilia.data.storing.prepare import prepare
 from consilia.plan.data import DataCard, NpzSource
 from consilia.training.crossval import cross_validate
 

@@ -3,7 +3,7 @@
 import numpy as np
 import numpy.typing as npt
 
-from consilia.data.store import ImageStore
+from consilia.data.storing.store import ImageStore
 from consilia.records import Rows
 
 Features = npt.NDArray[np.float32]  # (m, n_features)

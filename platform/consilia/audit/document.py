@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
-from consilia.data.store import LeftOut, Quarantined
+from consilia.data.storing.store import LeftOut, Quarantined
 from consilia.errors import DataError
 from consilia.files import write_json
 from consilia.plan.frozen import Frozen

@@ -11,7 +11,7 @@ from consilia.audit.document import Case, CrossingPatient, Duplicates, Finding, 
 from consilia.audit.shortcuts import ALL_COLUMNS
 from consilia.data.folds import FoldPlan
 from consilia.data.groups import Groups
-from consilia.data.store import ImageStore
+from consilia.data.storing.store import ImageStore
 from consilia.plan.data import DataCard
 from consilia.records import Rows
 

@@ -14,10 +14,10 @@ from consilia.audit.findings import (
 )
 from consilia.audit.shortcuts import find_shortcuts
 from consilia.audit.suspects import collect_duplicates, find_crossing_patients
-from consilia.data.duplicates import find_duplicates
+from consilia.data.duplicates.copies import find_duplicates
 from consilia.data.folds import FoldPlan, make_folds
 from consilia.data.groups import merge_duplicates
-from consilia.data.store import ImageStore
+from consilia.data.storing.store import ImageStore
 from consilia.errors import DataError
 from consilia.plan.data import DataCard
 

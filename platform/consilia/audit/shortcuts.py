@@ -14,7 +14,7 @@ from consilia.audit.columns import ColumnFeature, one_hot, read_columns
 from consilia.audit.document import Shortcut, Shortcuts
 from consilia.audit.probe import ProbeImages, make_probe_images, probe
 from consilia.data.groups import Groups
-from consilia.data.store import ImageStore
+from consilia.data.storing.store import ImageStore
 from consilia.records import Rows
 
 MOST_IMAGES = 20_000  # that are tried; more would not change what is above 0.6

@@ -6,7 +6,7 @@ from pathlib import Path
 from rich.table import Column, Table
 
 from consilia.audit.document import Audit
-from consilia.data.store import ImageStore
+from consilia.data.storing.store import ImageStore
 from consilia.ensemble.bundle.document import BundleDocument
 from consilia.ensemble.evaluating.evaluation import Evaluation
 from consilia.ensemble.safety.promises import promise_rows

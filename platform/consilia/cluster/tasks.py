@@ -6,10 +6,10 @@ from contextlib import contextmanager
 import ray
 
 from consilia.cluster.connection import connect
-from consilia.data.block import Block, Decoded, decode_block
-from consilia.data.decode_pool import DecodePool
-from consilia.data.decode_process import IMAGE_SECONDS, DecodeProcess, end_after
-from consilia.data.store_key import decoder_versions
+from consilia.data.decoding.block import Block, Decoded, decode_block
+from consilia.data.decoding.pool import DecodePool
+from consilia.data.decoding.process import IMAGE_SECONDS, DecodeProcess, end_after
+from consilia.data.storing.key import decoder_versions
 from consilia.errors import ClusterError
 from consilia.plan.reading import Reading
 from consilia.plan.study import ClusterProfile

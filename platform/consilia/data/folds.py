@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 from sklearn.model_selection import StratifiedGroupKFold
 
 from consilia.data.groups import Groups, merge_duplicates, refuse_crossing
-from consilia.data.store import ImageStore
+from consilia.data.storing.store import ImageStore
 from consilia.errors import DataError
 from consilia.files import sha256_of_json, write_atomically
 from consilia.records import Labels, Rows

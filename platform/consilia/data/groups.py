@@ -6,8 +6,8 @@ import pandas as pd
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from consilia.data.duplicates import find_duplicates
-from consilia.data.store import ImageStore
+from consilia.data.duplicates.copies import find_duplicates
+from consilia.data.storing.store import ImageStore
 from consilia.errors import DataError
 from consilia.records import Rows
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import consilia
 from consilia.data.folds import FoldPlan
-from consilia.data.store import ImageStore
+from consilia.data.storing.store import ImageStore
 from consilia.ensemble.bundle.document import (
     BundleDocument,
     CalibrationReport,

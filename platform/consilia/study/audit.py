@@ -5,7 +5,7 @@ from pathlib import Path
 
 from consilia.audit.document import Audit
 from consilia.audit.run import audit
-from consilia.data.prepare import Progress, prepare
+from consilia.data.storing.prepare import Progress, prepare
 from consilia.plan.data import DataCard
 from consilia.report.audit_page import write_page
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from consilia.data.folds import FoldPlan
-from consilia.data.store import ImageStore
+from consilia.data.storing.store import ImageStore
 from consilia.ensemble.build import build_ensemble
 from consilia.ensemble.bundle.document import BundleDocument
 from consilia.ensemble.bundle.folder import read_bundle, record_evaluation

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import numpy as np
 
-from consilia.data.prepare import prepare
-from consilia.data.store import ImageStore
+from consilia.data.storing.prepare import prepare
+from consilia.data.storing.store import ImageStore
 from consilia.ensemble.bundle.seen import refuse_seen
 from consilia.ensemble.evaluating.evaluate import NO_PATIENTS
 from consilia.ensemble.predicting.loading import load_predictor

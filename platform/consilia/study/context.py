@@ -1,7 +1,7 @@
 """What all trials of a study share, from its plan and its files."""
 
 from consilia.data.folds import FoldPlan
-from consilia.data.store import ImageStore
+from consilia.data.storing.store import ImageStore
 from consilia.folder import StudyFolder
 from consilia.plan.study import StudyPlan
 from consilia.plan.weights import WeightsSource

@@ -3,8 +3,8 @@
 from pathlib import Path
 
 from consilia.data.folds import FoldPlan, load_folds
-from consilia.data.prepare import prepare
-from consilia.data.store import ImageStore
+from consilia.data.storing.prepare import prepare
+from consilia.data.storing.store import ImageStore
 from consilia.errors import StudyError
 from consilia.folder import StudyFolder
 from consilia.plan.study import StudyPlan

@@ -6,8 +6,8 @@ from typing import Literal
 
 import numpy as np
 
-from consilia.data.prepare import prepare
-from consilia.data.store import ImageStore
+from consilia.data.storing.prepare import prepare
+from consilia.data.storing.store import ImageStore
 from consilia.ensemble.evaluating.by_column import read_groups
 from consilia.ensemble.evaluating.evaluate import evaluate_groups
 from consilia.ensemble.evaluating.evaluation import Evaluation

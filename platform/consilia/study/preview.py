@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from consilia.data.prepare import Progress, prepare
+from consilia.data.storing.prepare import Progress, prepare
 from consilia.errors import PlanError
 from consilia.files import write_atomically
 from consilia.plan.data import DataCard

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from consilia.data.folds import FoldPlan
-from consilia.data.store import ImageStore
+from consilia.data.storing.store import ImageStore
 from consilia.ensemble.choosing.refits import chosen_trials
 from consilia.errors import RunError, StudyError
 from consilia.folder import StudyFolder

@@ -8,8 +8,8 @@ from pathlib import Path
 from consilia.cluster.connection import joins_cluster
 from consilia.cluster.tasks import ray_tasks
 from consilia.data.folds import FoldPlan, check_no_leak, load_folds, make_folds
-from consilia.data.prepare import prepare
-from consilia.data.store import ImageStore
+from consilia.data.storing.prepare import prepare
+from consilia.data.storing.store import ImageStore
 from consilia.errors import StudyError
 from consilia.folder import StudyFolder
 from consilia.plan.study import StudyPlan

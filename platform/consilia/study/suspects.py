@@ -7,7 +7,7 @@ from pathlib import Path
 from PIL import Image
 
 from consilia.data.folds import FoldPlan
-from consilia.data.store import ImageStore
+from consilia.data.storing.store import ImageStore
 from consilia.ensemble.calibrating.calibration import choose_calibrator, cross_calibrate_members
 from consilia.ensemble.choosing.choice import choose
 from consilia.ensemble.choosing.pool import load_pool

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from consilia.data.store import ImageStore
+from consilia.data.storing.store import ImageStore
 from consilia.records import Rows
 
 _DEVICE_SHARE = 0.25  # of a GPU's free memory that the images may take: the rest is for the network

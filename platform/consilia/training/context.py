@@ -6,7 +6,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from consilia.data.folds import FoldPlan
-from consilia.data.store import ImageStore
+from consilia.data.storing.store import ImageStore
 from consilia.errors import PlanError
 from consilia.folder import TrialFolder
 from consilia.models.factory import ModelSpec

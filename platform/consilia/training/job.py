@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from consilia.data.statistics import intensity
+from consilia.data.storing.statistics import intensity
 from consilia.files import sha256_of_json
 from consilia.folder import FoldFolder
 from consilia.models.factory import ModelSpec, pretrained_normalisation

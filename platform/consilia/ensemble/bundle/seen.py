@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from consilia.data.store import ImageStore
+from consilia.data.storing.store import ImageStore
 from consilia.ensemble.bundle.arrays import read_array
 from consilia.errors import DataError
 from consilia.records import Rows

@@ -1,6 +1,6 @@
 """Whether a prepared data set is one that an ensemble can be measured on."""
 
-from consilia.data.store import ImageStore
+from consilia.data.storing.store import ImageStore
 from consilia.ensemble.bundle.document import BundleDocument
 from consilia.errors import DataError
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from consilia.data.folds import FoldPlan
-from consilia.data.store import ImageStore
+from consilia.data.storing.store import ImageStore
 from consilia.ensemble.choosing.selection import Candidates, Truth
 from consilia.errors import RunError
 from consilia.folder import StudyFolder

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from consilia.data.folds import FoldPlan
-from consilia.data.store import ImageStore
+from consilia.data.storing.store import ImageStore
 from consilia.ensemble.bundle.document import Member, Network
 from consilia.ensemble.choosing.choice import Choice, choose
 from consilia.ensemble.choosing.pool import Pool, load_pool

@@ -4,7 +4,7 @@ import difflib
 import math
 from collections.abc import Mapping
 
-from consilia.data.store import META, TAG, ImageStore
+from consilia.data.storing.store import META, TAG, ImageStore
 from consilia.errors import DataError
 from consilia.records import Rows
 from consilia.scoring.groups import Groups, make_groups

@@ -5,7 +5,7 @@ from typing import Literal
 
 import numpy as np
 
-from consilia.data.store import ImageStore
+from consilia.data.storing.store import ImageStore
 from consilia.ensemble.bundle.document import BundleDocument
 from consilia.ensemble.bundle.seen import refuse_seen
 from consilia.ensemble.calibrating.calibrators import Identity, calibrate, pool_folds

@@ -10,8 +10,8 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from consilia.data.dicom import is_dicom
-from consilia.data.reader import Pixels, count_frames, fit_image, read_image
+from consilia.data.decoding.reader import Pixels, count_frames, fit_image, read_image
+from consilia.data.dicom.tags import is_dicom
 from consilia.ensemble.unusual.input_rules import measure_colour
 from consilia.ensemble.wording.readings import describe_window
 from consilia.errors import ReaderError

@@ -8,7 +8,7 @@ from typing import TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from consilia.data.store import ImageStore
+from consilia.data.storing.store import ImageStore
 from consilia.ensemble.bundle.document import BundleDocument
 from consilia.ensemble.bundle.golden import golden_images
 from consilia.ensemble.bundle.seen import Fingerprints

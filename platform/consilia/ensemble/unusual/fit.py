@@ -9,7 +9,7 @@ import numpy.typing as npt
 import torch
 
 from consilia.data.folds import FoldPlan
-from consilia.data.store import ImageStore
+from consilia.data.storing.store import ImageStore
 from consilia.ensemble.bundle.document import Member, Network
 from consilia.ensemble.choosing.combination import LinearPool
 from consilia.ensemble.predicting.images import is_grey

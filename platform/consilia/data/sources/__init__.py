@@ -1,0 +1,1 @@
+"""What images a card names, with their labels and patients, before any is decoded."""
