@@ -8,12 +8,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from consilia.folder import StudyFolder
 from consilia.plan.study import StudyPlan
 from consilia.records import EpochReport, RefitProgress, TrialRecord, TrialTask
 
 ROOT = Path(__file__).parent.parent
+
+# No test may depend on the wall clock being fast: these two are all that Hypothesis measures by it.
+settings.register_profile("consilia", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("consilia")
 
 STUDY = """
 name: tiny
