@@ -19,7 +19,7 @@ class Watch:
 
 
 def test_an_unforeseen_error_fails_the_trial_and_leaves_the_worker_alive():
-    def run_trial(*_: object) -> TrialOutcome:
+    def run_trial(*_: object, **__: object) -> TrialOutcome:
         raise KeyError("no such column")
 
     outcome = worker._run(run_trial, task(7), Watch())
@@ -29,7 +29,7 @@ def test_an_unforeseen_error_fails_the_trial_and_leaves_the_worker_alive():
 
 
 def test_a_broken_device_ends_the_process_so_that_a_fresh_one_takes_the_trial_up():
-    def run_trial(*_: object) -> TrialOutcome:
+    def run_trial(*_: object, **__: object) -> TrialOutcome:
         raise torch.AcceleratorError("CUDA error: an illegal memory access was encountered")
 
     with pytest.raises(torch.AcceleratorError):

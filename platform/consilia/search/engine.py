@@ -1,11 +1,10 @@
 """The search of a study: its book, its slots, and Ray Tune between them."""
 
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 from consilia.folder import StudyFolder
 from consilia.plan.study import StudyPlan
-from consilia.records import EpochReport, TrialOutcome, TrialTask
 from consilia.scoring.metrics import METRICS
 from consilia.search.book import TrialBook
 from consilia.search.capacity import Capacity, Node
@@ -24,7 +23,6 @@ from consilia.search.tuner import run_in_slots
 from consilia.search.warm_start import Start
 from consilia.training.context import TrainingContext
 from consilia.training.crossval import cross_validate
-from consilia.training.parallel import ALONE, Group
 
 
 def search_trials(
@@ -65,7 +63,7 @@ def search_trials(
     )
     observer.search_started(n_trials=plan.search.trials, n_slots=capacity.n_slots, records=tuple(book.records.values()))
     options = SlotOptions(
-        run_trial=functools.partial(_run_trial, context),
+        run_trial=functools.partial(cross_validate, context=context),
         n_folds=plan.folds.k,
         share=share,
         roomy=capacity.roomy,
@@ -120,14 +118,3 @@ def open_book(
         ),
         has_roomier_slots=has_roomier_slots,
     )
-
-
-def _run_trial(
-    context: TrainingContext,
-    task: TrialTask,
-    report: Callable[[EpochReport], None],
-    stopped: Callable[[], bool],
-    *,
-    group: Group = ALONE,
-) -> TrialOutcome:
-    return cross_validate(task, context, report=report, stopped=stopped, group=group)

@@ -1,11 +1,11 @@
 """Train refits: in slots on the cluster, or one after the other in this process."""
 
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 from consilia.folder import StudyFolder
 from consilia.plan.study import ClusterProfile
-from consilia.records import EpochReport, TaskTaken, TrialOutcome, TrialTask
+from consilia.records import EpochReport, TaskTaken, TrialTask
 from consilia.search.capacity import Capacity, Node
 from consilia.search.interrupt import StopSignal
 from consilia.search.ledger import Ledger
@@ -15,7 +15,6 @@ from consilia.search.refits import RefitBook, RefitView
 from consilia.search.slot import SlotOptions
 from consilia.search.tuner import run_in_slots
 from consilia.training.context import TrainingContext
-from consilia.training.parallel import ALONE, Group
 from consilia.training.refit import refit
 
 
@@ -53,7 +52,7 @@ def refit_in_slots(
         has_roomier_slots=capacity.roomy is not None,
     )
     options = SlotOptions(
-        run_trial=functools.partial(_run_refit, context),
+        run_trial=functools.partial(refit, context=context),
         n_folds=0,
         noun="refit",
         share=share,
@@ -93,14 +92,3 @@ def refit_here(tasks: Sequence[TrialTask], context: TrainingContext, folder: Stu
     finally:
         book.close()
     return book
-
-
-def _run_refit(
-    context: TrainingContext,
-    task: TrialTask,
-    report: Callable[[EpochReport], None],
-    stopped: Callable[[], bool],
-    *,
-    group: Group = ALONE,
-) -> TrialOutcome:
-    return refit(task, context, report=report, stopped=stopped, group=group)

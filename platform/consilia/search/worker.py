@@ -20,7 +20,7 @@ from consilia.training.parallel import ALONE, Group, TorchGroup
 logger = logging.getLogger(__name__)
 
 RunTrial = Callable[..., TrialOutcome]
-"""Trains one trial: (task, report, stopped) -> outcome. `stopped` is polled between batches.
+"""Trains one trial: (task, *, report, stopped) -> outcome. `stopped` is polled between batches.
 
 Where several workers train one trial together it is also given their `group`, and all of them call it.
 """
@@ -120,7 +120,7 @@ def _run_together(
     for each other for ever: Ray Train replaces the whole group.
     """
     try:
-        return run_trial(task, watch.report, watch.stopped, group=group)
+        return run_trial(task, report=watch.report, stopped=watch.stopped, group=group)
     except GroupLost as lost:
         if lost.outcome is not None:  # the one that failed knows why, whichever it is
             ray.get(mailbox.finish.remote(lost.outcome))
@@ -132,7 +132,7 @@ def _run_together(
 def _run(run_trial: RunTrial, task: TrialTask, watch: _Watch | _Follower) -> TrialOutcome:
     """Turn an unforeseen error into a failed trial, unless it has broken the device for this process."""
     try:
-        return run_trial(task, watch.report, watch.stopped)
+        return run_trial(task, report=watch.report, stopped=watch.stopped)
     except (torch.AcceleratorError, ray.exceptions.RayActorError):
         raise  # Ray Train starts a fresh process, which takes the task up at its checkpoint; or the mailbox is gone
     except Exception as error:
