@@ -25,6 +25,7 @@ from consilia.training.optimiser import set_lr
 from consilia.training.order import epoch_order, evaluation_shard, sqrt_sampled_order
 from consilia.training.schedule import lr_factor
 from consilia.training.seeds import Purpose, generator, seed_torch
+from consilia.training.tables import HistoryRow
 from consilia.training.warp import Warps, draw_warps, training_input
 
 Report = Callable[[EpochReport], None]
@@ -65,18 +66,25 @@ def train_fold(job: FoldJob, images: Images, *, report: Report, stopped: Stopped
         if train_loss is None:
             return None
         logits = _validate(job, state, images, alive=stopped)
-        row = {
-            "epoch": epoch,
-            "train_loss": train_loss,
-            **score_epoch(job, logits),
-            "lr": learning_rate(job, epoch * len(job.batches) - 1),
-            "seconds": time.perf_counter() - started,
-            "images": len(job.training_rows),
-        }
-        state.history.append(row)
+        scores = score_epoch(job, logits)
+        state.history.append(epoch_row(job, epoch=epoch, train_loss=train_loss, started=started, scores=scores))
         if epoch < plan.epochs:
             group.from_leader(lambda: store_epoch(job, state, report))
     return group.from_leader(lambda: _finish(job, state, logits, report))
+
+
+def epoch_row(
+    job: FoldJob, *, epoch: int, train_loss: float, started: float, scores: HistoryRow | None = None
+) -> HistoryRow:
+    """Return what the history keeps of an epoch that began at `started`, a reading of `time.perf_counter`."""
+    return {
+        "epoch": epoch,
+        "train_loss": train_loss,
+        **(scores or {}),
+        "lr": learning_rate(job, epoch * len(job.batches) - 1),
+        "seconds": time.perf_counter() - started,
+        "images": len(job.training_rows),
+    }
 
 
 def repeat_epochs(job: FoldJob, state: FoldState, report: Report) -> None:

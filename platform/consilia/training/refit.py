@@ -22,7 +22,7 @@ from consilia.training.disk import writing
 from consilia.training.ending import Attempt
 from consilia.training.fold import FoldState, TrainingError, open_fold
 from consilia.training.job import FoldJob, make_job
-from consilia.training.loop import Report, Stopped, learning_rate, repeat_epochs, store_epoch, train_epoch
+from consilia.training.loop import Report, Stopped, epoch_row, repeat_epochs, store_epoch, train_epoch
 from consilia.training.parallel import ALONE, Group
 from consilia.training.tables import write_history
 
@@ -98,14 +98,7 @@ def _train_epochs(job: FoldJob, images: Images, *, report: Report, stopped: Stop
             train_loss = train_epoch(job, state, images, epoch=epoch, stopped=stopped)
         if train_loss is None:
             return False
-        row = {
-            "epoch": epoch,
-            "train_loss": train_loss,
-            "lr": learning_rate(job, epoch * len(job.batches) - 1),
-            "seconds": time.perf_counter() - started,
-            "images": len(job.training_rows),
-        }
-        state.history.append(row)
+        state.history.append(epoch_row(job, epoch=epoch, train_loss=train_loss, started=started))
         if epoch < epochs:
             group.from_leader(lambda: store_epoch(job, state, report))
     group.from_leader(lambda: _finish(job, state, report))
