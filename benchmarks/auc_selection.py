@@ -4,7 +4,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.stats import rankdata
 
-from consilia.ensemble.choosing.selection import Candidates, CandidateWeights, Truth
+from consilia.ensemble.choosing.selection import Candidates, CandidateWeights, Truth, weigh_in_bags
 from consilia.plan.ensemble import Greedy
 from consilia.records import Labels
 
@@ -14,18 +14,13 @@ def select_on_auc(greedy: Greedy, candidates: Candidates, truth: Truth, *, seed:
     assert candidates.shape[2] == 2
     scores, labels = candidates[:, :, 1], truth.labels
     pool = np.sort(np.argsort(-aucs(scores, labels), kind="stable")[: greedy.pool])
-    rng = np.random.default_rng(seed)
-    size = max((len(pool) + 1) // 2, min(len(pool), greedy.members))
-    share = np.zeros(len(scores))
-    for _ in range(greedy.bags):
-        bag = np.sort(rng.choice(pool, size=size, replace=False))
-        counts = _add_greedily(scores[bag], labels, additions=greedy.additions)
-        share[bag] += counts / counts.sum()
-    kept = np.argsort(-share, kind="stable")[: greedy.members]
-    result = np.zeros(len(scores))
-    result[kept] = share[kept]
-    weights: CandidateWeights = result / result.sum()
-    return weights
+    return weigh_in_bags(
+        pool,
+        greedy,
+        lambda bag: _add_greedily(scores[bag], labels, additions=greedy.additions),
+        n_candidates=len(scores),
+        seed=seed,
+    )
 
 
 def aucs(scores: npt.NDArray[np.float64], labels: Labels) -> npt.NDArray[np.float64]:

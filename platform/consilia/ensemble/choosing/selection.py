@@ -3,7 +3,7 @@
 Pure functions on arrays. Candidates come in the order of their trial numbers: a tie goes to the earlier one.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -76,7 +76,12 @@ def _select(
     if isinstance(selection, SoftVote):
         return _equal_weights(ranked[: selection.members], len(true))
     pool = np.sort(ranked[: selection.pool])
-    return _select_in_bags(true, pool, weights, selection, seed=seed)
+    factors = _factorise(true[pool], weights)
+
+    def add(bag: npt.NDArray[np.intp]) -> npt.NDArray[np.int64]:
+        return _add_greedily(factors, np.searchsorted(pool, bag), additions=selection.additions)
+
+    return weigh_in_bags(pool, selection, add, n_candidates=len(true), seed=seed)
 
 
 def select_greedily(
@@ -145,28 +150,34 @@ def _stack(selection: Stacked, candidates: Candidates, true: npt.NDArray[np.floa
     return Stack(coefficients=coefficients.tolist(), intercepts=fitted.intercepts, strength=fitted.strength)
 
 
-def _select_in_bags(
-    true: npt.NDArray[np.float64],
+def weigh_in_bags(
     pool: npt.NDArray[np.intp],
-    weights: npt.NDArray[np.float64],
     greedy: Greedy,
+    add: Callable[[npt.NDArray[np.intp]], npt.NDArray[np.int64]],
     *,
+    n_candidates: int,
     seed: int,
 ) -> CandidateWeights:
-    """Mean weights over bags, cut to the largest.
+    """Return mean weights over bags, cut to the largest, (n_candidates,).
 
     A bag is half of the pool, but at least as many as may be kept: half of three trials would be a lottery.
+
+    Args:
+        pool: Numbers of the candidates that bags are drawn from, sorted.
+        greedy: How many bags, and how many are kept.
+        add: How often each candidate of a bag, given as sorted numbers, is added to it.
+        n_candidates: In all.
+        seed: Of the bags.
     """
     generator = np.random.default_rng(seed)
-    factors = _factorise(true[pool], weights)
-    share = np.zeros(len(true))
+    share = np.zeros(n_candidates)
     size = max((len(pool) + 1) // 2, min(len(pool), greedy.members))
     for _ in range(greedy.bags):
         bag = np.sort(generator.choice(pool, size=size, replace=False))
-        counts = _add_greedily(factors, np.searchsorted(pool, bag), additions=greedy.additions)
+        counts = add(bag)
         share[bag] += counts / counts.sum()
     kept = np.argsort(-share, kind="stable")[: greedy.members]
-    result = np.zeros(len(true))
+    result = np.zeros(n_candidates)
     result[kept] = share[kept]
     normalised: CandidateWeights = result / result.sum()
     return normalised
