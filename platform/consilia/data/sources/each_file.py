@@ -1,7 +1,6 @@
 """Reading something of each of many files: errors kept apart, large sets in processes, order kept."""
 
 import multiprocessing
-import os
 import signal
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -11,6 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
+from consilia.cpus import usable_cpus
 from consilia.errors import ReaderError, RunError
 
 T = TypeVar("T")
@@ -43,8 +43,7 @@ def read_each(read: Callable[[Path], T], paths: Sequence[Path]) -> list[T | Unre
         return [attempt(path) for path in paths]
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["consilia.data.decoding.block"])  # the same server that decoding uses
-    cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    with ProcessPoolExecutor(cpus, mp_context=context, initializer=_leave_interrupts_to_the_parent) as pool:
+    with ProcessPoolExecutor(usable_cpus(), mp_context=context, initializer=_leave_interrupts_to_the_parent) as pool:
         try:
             return list(pool.map(attempt, paths, chunksize=_AT_ONCE))
         except BrokenProcessPool as error:

@@ -2,7 +2,6 @@
 
 import fcntl
 import json
-import os
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -10,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from consilia.cpus import usable_cpus
 from consilia.data.decoding.blocks import DecodePool, LocalPool, decode
 from consilia.data.decoding.process import is_plain
 from consilia.data.sources.card import list_images
@@ -135,8 +135,7 @@ def _default_pool(table: ImageTable) -> Pool | None:
     # them are spared the start of a process; DICOM's and the others' never run here.
     if len(table) < _IN_PROCESS and all(is_plain(table.root / file) for file in table.files):
         return None
-    cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return lambda: LocalPool(cpus)
+    return lambda: LocalPool(usable_cpus())
 
 
 def _decode_rest(

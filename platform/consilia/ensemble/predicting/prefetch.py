@@ -1,6 +1,5 @@
 """Images are decoded by a few threads while the networks run: results in order, a bounded number of them under way."""
 
-import os
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -9,6 +8,8 @@ from functools import partial
 from typing import Generic, TypeVar
 
 import torch
+
+from consilia.cpus import usable_cpus
 
 MOST_THREADS = 8  # more decode no faster: the interpreter's own part of decoding is done by one at a time
 
@@ -76,7 +77,7 @@ def in_batches(results: Generator[Result], size: int) -> Iterator[list[Result]]:
 
 def spare_threads(device: torch.device) -> int:
     """Return how many threads may decode without taking cores from those that torch computes with on `device`."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = usable_cpus()
     busy = torch.get_num_threads() if device.type == "cpu" else 1
     return min(MOST_THREADS, max(1, cores - busy))
 
