@@ -60,7 +60,7 @@ class EnsembleRecipe(Frozen):
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")
     selection: Selection
-    calibration: CalibrationKind = "temperature"
+    calibration: CalibrationKind = "auto"
     safety: Safety = Safety()
     build: Literal["max", "fast"] = "max"  # ship the networks of all folds, or one refit of each member
 
