@@ -107,10 +107,10 @@ def main() -> None:
     n_rounds = arguments.rounds or (2 if arguments.quick else 5)
     with tempfile.TemporaryDirectory() as place:
         files = draw_images(Path(place) / "files", N_FILES, FILE_SIDE)
-        measured = [
-            measure(case, number, files, Path(place), arguments, n_rounds)
-            for number, case in enumerate(cases[: arguments.cases])
-        ]
+        measured = []
+        for number, case in enumerate(cases[: arguments.cases]):
+            measured.append(measure(case, number, files, Path(place), arguments, n_rounds))
+            tell("; ".join(row_of(measured[-1])))
         memory = measure_memory(files, Path(place), arguments) if arguments.memory else {}
     report(measured, memory, arguments, n_rounds)
 
@@ -257,12 +257,13 @@ def measure(
     works |= {name: contest.prepare_bare(program) for name, program in contest.programs(arguments.precision).items()}
     gpu_memory = {}
     for side, work in list(works.items()):
+        tell(f"{case.architecture} {case.side} px: warming up {side}")
         try:
             gpu_memory[side] = contest.gpu_mebibytes(work)  # and warm up
         except RuntimeError as error:
             if side != "together":  # not every network can run together on every device
                 raise
-            print(f"{case.architecture}: {side}: {error}", file=sys.stderr)
+            tell(f"{case.architecture}: {side}: {error}")
             del works[side]
     seconds: dict[str, list[float]] = {side: [] for side in works}
     for _ in range(n_rounds):
@@ -326,18 +327,25 @@ def stream(paths: Sequence[Path], n_images: int) -> Iterator[Path]:
     yield from islice(chain.from_iterable(repeat(paths)), n_images)
 
 
+def tell(line: str) -> None:
+    """Say how far it is, so that a run that is cut short has said what it measured."""
+    print(f"{time.strftime('%H:%M:%S')} {line}", file=sys.stderr, flush=True)
+
+
+def row_of(each: dict[str, Any]) -> list[str]:
+    """Return a case's row of the table."""
+    return [
+        "{architecture} {side} px, {n_members} members, {n_folds} folds, batch {batch_size}".format(**each),
+        *(f"{each['images_per_second'].get(side, math.nan):,.0f}" for side in SIDES),
+        *(f"{each.get(key, math.nan):.2f}" for key in RATIOS),
+        each["execution"],
+    ]
+
+
 def report(
     measured: Sequence[dict[str, Any]], memory: dict[str, float], arguments: argparse.Namespace, n_rounds: int
 ) -> None:
-    rows = [
-        [
-            "{architecture} {side} px, {n_members} members, {n_folds} folds, batch {batch_size}".format(**each),
-            *(f"{each['images_per_second'].get(side, math.nan):,.0f}" for side in SIDES),
-            *(f"{each.get(key, math.nan):.2f}" for key in RATIOS),
-            each["execution"],
-        ]
-        for each in measured
-    ]
+    rows = [row_of(each) for each in measured]
     rows += [
         [f"memory of {name}", *[""] * len(SIDES), "", "", "", f"{value:,.0f} MiB"] for name, value in memory.items()
     ]
