@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import ray
 from capacity_records import cluster, node
 
 from consilia.cluster.connection import connect
@@ -12,6 +13,7 @@ from consilia.models.factory import ModelSpec
 from consilia.plan.hyperparameters import Hyperparameters
 from consilia.plan.space import Architecture
 from consilia.plan.study import ClusterProfile
+from consilia.search import nodes
 from consilia.search.nodes import living_nodes, measure_steps
 from consilia.training.input import Preprocessing
 from consilia.training.probe import StepCase
@@ -64,3 +66,18 @@ def test_a_cluster_whose_gpus_are_all_in_use_is_refused_with_the_numbers():
     busy = cluster(node(gpus=2, busy_gpus=1.5), node(cpus=4, name="10.0.0.2"))
     with pytest.raises(ClusterError, match=r"(?s)10\.0\.0\.1 0\.5 of 2, 10\.0\.0\.2 0 of 0.*Wait until"):
         measure_steps([CASE], ClusterProfile(), busy)
+
+
+def test_of_the_measurements_only_those_that_still_run_are_cancelled(monkeypatch: pytest.MonkeyPatch):
+    """Ray ends the whole process when a task is cancelled by force whose result is just coming in."""
+    cancelled = []
+
+    def time_out(tasks: list[str], *, timeout: float) -> None:
+        raise ray.exceptions.GetTimeoutError
+
+    monkeypatch.setattr(ray, "get", time_out)
+    monkeypatch.setattr(ray, "wait", lambda tasks, *, num_returns, timeout: (tasks[:1], tasks[1:num_returns]))
+    monkeypatch.setattr(ray, "cancel", lambda task, *, force: cancelled.append((task, force)))
+    with pytest.raises(ClusterError, match="taken by another job"):
+        nodes._collect(["done", "running", "waiting"], 1)
+    assert cancelled == [("running", True), ("waiting", True)]
