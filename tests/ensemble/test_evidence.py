@@ -6,7 +6,7 @@ import torch
 
 from consilia.ensemble.calibrating.calibrators import Identity, Temperature, TemperatureBias, pool_folds
 from consilia.ensemble.choosing.combination import LinearPool, Stack, combine
-from consilia.ensemble.explaining.evidence import cell_contributions, contributions, odds_gradient
+from consilia.ensemble.explaining.evidence import _drawing, cell_contributions, contributions, odds_gradient
 from consilia.models.factory import ModelSpec, build_model
 from consilia.plan.space import Architecture
 from consilia.scoring.metrics import softmax
@@ -98,3 +98,25 @@ def test_the_map_of_the_ensemble_adds_what_all_its_networks_say(predictor, image
     np.testing.assert_allclose(
         evidence.sum(axis=(1, 2)), (gradient * (logits - biases)).sum(axis=(0, 1, 3)), rtol=1e-4, atol=1e-5
     )
+
+
+@pytest.mark.parametrize("centres", [[0.5], [0.3, 0.7], [0.1, 0.25, 0.55, 0.9], np.linspace(0.05, 0.95, 10)])
+def test_cells_that_say_the_same_are_drawn_as_one_plane(centres):
+    drawn = _drawing(np.array(centres), 64)
+    assert drawn.shape == (64, len(centres))
+    assert (drawn >= 0).all()
+    np.testing.assert_allclose(drawn.sum(axis=1), 1, atol=1e-12)
+
+
+def test_a_maximum_between_two_cells_is_drawn_between_them():
+    centres = (np.arange(8) + 0.5) / 8
+    drawn = _drawing(centres, 800)
+
+    def peak(values):
+        return (np.argmax(drawn @ values) + 0.5) / 800
+
+    one, two, more = np.eye(8)[3], np.eye(8)[3] + np.eye(8)[4], np.eye(8)[3] + 0.5 * np.eye(8)[4]
+    assert peak(one) == pytest.approx(centres[3], abs=1e-3)
+    assert peak(two) == pytest.approx((centres[3] + centres[4]) / 2, abs=1e-3)
+    # The vertex of the parabola through 0, 1 and 0.5 lies (0.5 - 0) / (2 * (2 - 0 - 0.5)) of a cell to the right.
+    assert peak(more) == pytest.approx(centres[3] + 0.5 / 3 / 8, abs=1e-3)

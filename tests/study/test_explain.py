@@ -92,11 +92,11 @@ def forget(predictor) -> None:
                     layer.reset_parameters()
 
 
-def test_the_peak_lies_in_the_planted_lesion_within_half_a_cell(learned):
+def test_the_peak_lies_in_the_planted_lesion(learned):
     found = learned.explanations(consilia.load(learned.bundle, device="cpu"))
+    assert learned.hits(found, tolerance=0) >= 0.8
     half = found[0].cell / 2
     assert half == 4
-    assert learned.hits(found, tolerance=half) >= 0.8
     # Lesions are all in the lungs, so a peak may hit by lying in the lungs: against the lesions of other images.
     by_chance = np.mean(
         [

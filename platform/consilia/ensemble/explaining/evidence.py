@@ -21,7 +21,7 @@ is pooled over the image, cell (i, j) contributes
 Behind average pooling and a linear head this is the class activation map, weighted by g_mf, and exact: its cells sum
 to g_mf . (z_mf - bias). So every network's map is in the same unit, nats of the ensemble's log odds, and none is
 rescaled by itself: one that says nothing would be blown up to one that decides. As networks have cells of different
-sizes, a map is divided by the area of its cells and interpolated between their centres (`models.cells`) to the
+sizes, a map is divided by the area of its cells and drawn smoothly around their centres (`models.cells`) in the
 stored image; then all are added.
 
 Source: docs/methods.md section 10; Zhou et al., CVPR 2016 (class activation maps); Selvaraju et al., ICCV 2017
@@ -36,6 +36,7 @@ import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 from captum.attr import LayerGradientXActivation
+from scipy.interpolate import BSpline
 from torch import nn
 
 from consilia.ensemble.calibrating.calibrators import AnyCalibrator, Identity, Isotonic, Temperature, TemperatureBias
@@ -43,6 +44,8 @@ from consilia.ensemble.choosing.combination import AnyCombination, LinearPool
 from consilia.ensemble.predicting.networks import FoldEnsembles, exact_convolutions
 from consilia.models.cells import cell_centres
 from consilia.models.factory import pooling_layer
+
+_SPLINE = BSpline.basis_element([-1.5, -0.5, 0.5, 1.5], extrapolate=False)
 
 
 def odds_gradient(
@@ -93,7 +96,7 @@ def contributions(
         with exact_convolutions(networks.device):
             cells = cell_contributions(network.module, network.inputs, share)
         centres = cell_centres(network.spec, network.inputs.shape[-1])
-        enlarge = _interpolation(centres, size)
+        enlarge = _drawing(centres, size)
         total += enlarge @ (cells * (len(centres) / size) ** 2) @ enlarge.T
         coarsest = max(coarsest, size / len(centres))
     return total, coarsest
@@ -141,7 +144,17 @@ def _calibrated(scores: torch.Tensor, calibrator: AnyCalibrator) -> torch.Tensor
             assert_never(calibrator)
 
 
-def _interpolation(centres: npt.NDArray[np.float64], size: int) -> npt.NDArray[np.float64]:
-    """Return the matrix (size, n_cells) that interpolates linearly between the cells' centres, constant beyond them."""
-    axis = (np.arange(size) + 0.5) / size
-    return np.stack([np.interp(axis, centres, of_cell) for of_cell in np.eye(len(centres))], axis=1)
+def _drawing(centres: npt.NDArray[np.float64], size: int) -> npt.NDArray[np.float64]:
+    """Return the matrix (size, n_cells) that draws cells smoothly around their centres, constant beyond the outermost.
+
+    Each cell is drawn as a quadratic B-spline in units of cells. Rows are not negative and sum to 1. The maximum lies
+    where a parabola through a cell and its neighbours has its own: straight lines would put it on some cell's centre
+    always, up to half a cell from what is seen by two cells alike.
+    """
+    n_cells = len(centres)
+    places = np.interp((np.arange(size) + 0.5) / size, centres, np.arange(n_cells))
+    drawn = np.nan_to_num(_SPLINE(places[:, None] - np.arange(-1, n_cells + 1)))
+    drawn[:, 1] += drawn[:, 0]  # beyond the border the outermost cell stands again
+    drawn[:, -2] += drawn[:, -1]
+    inside: npt.NDArray[np.float64] = drawn[:, 1:-1]
+    return inside
