@@ -147,3 +147,17 @@ def test_a_calibrator_that_the_drawn_patients_do_not_support_leaves_the_draw_out
     recipe = EnsembleRecipe(name="isotonic", selection=BestSingle(), calibration="isotonic")
     scores = out_of_bag_scores(recipe, candidates[:, kept], truth, metric_names=["brier"], draws=10)["brier"]
     assert 0 < np.isnan(scores).sum() < 10
+
+
+@pytest.mark.parametrize("recipe", RECIPES, ids=lambda recipe: recipe.kind)
+def test_scores_do_not_depend_on_how_many_draws_are_made_at_once(recipe, monkeypatch):
+    candidates, truth = noise(n_candidates=6, signal=1.0)
+    scores = []
+    for n_cpus in (1, 5):
+        monkeypatch.setattr("consilia.ensemble.evaluating.bbc.usable_cpus", lambda n=n_cpus: n)
+        scores.append(
+            out_of_bag_scores(EnsembleRecipe(name="any", selection=recipe), candidates, truth, draws=12, seed=4)
+        )
+    for name in METRICS:
+        np.testing.assert_array_equal(scores[0][name], scores[1][name])
+        assert len(np.unique(scores[0][name])) > 6  # draws differ, so their order is seen
