@@ -29,6 +29,11 @@ def actors_of(folder: Path, names: set[str]) -> dict[int, str]:
     return found
 
 
+def children_of(parent: int) -> list[str]:
+    """Return the command lines of a process's children."""
+    return [command_line(pid) for pid in _pids() if _parent(pid) == parent]
+
+
 def command_line(pid: int) -> str:
     """Return what a process was started with, or the title it gave itself; "" once it has ended."""
     try:

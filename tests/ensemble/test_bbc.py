@@ -1,7 +1,9 @@
 import dataclasses
+import os
 
 import numpy as np
 import pytest
+from joblib.externals.loky.process_executor import TerminatedWorkerError
 
 from consilia.ensemble.calibrating.calibration import cross_calibrate
 from consilia.ensemble.choosing import stacking
@@ -9,9 +11,10 @@ from consilia.ensemble.choosing.choice import choose
 from consilia.ensemble.choosing.combination import combine
 from consilia.ensemble.choosing.selection import Truth, cross_fit, select
 from consilia.ensemble.evaluating.bbc import bias_corrected, out_of_bag_scores
-from consilia.errors import FitError
+from consilia.errors import FitError, RunError
 from consilia.plan.ensemble import BestSingle, EnsembleRecipe, Greedy, SoftVote, Stacked
 from consilia.scoring.metrics import METRICS, softmax
+from processes import children_of
 
 RECIPES = [BestSingle(), SoftVote(members=3), Greedy(bags=5, members=3), Stacked(members=3)]
 QUICK = EnsembleRecipe(name="quick", selection=Greedy(bags=3, additions=5))
@@ -149,15 +152,28 @@ def test_a_calibrator_that_the_drawn_patients_do_not_support_leaves_the_draw_out
     assert 0 < np.isnan(scores).sum() < 10
 
 
-@pytest.mark.parametrize("recipe", RECIPES, ids=lambda recipe: recipe.kind)
-def test_scores_do_not_depend_on_how_many_draws_are_made_at_once(recipe, monkeypatch):
+def test_processes_score_the_draws_as_one_does_and_are_gone_afterwards(monkeypatch):
     candidates, truth = noise(n_candidates=6, signal=1.0)
-    scores = []
-    for n_cpus in (1, 5):
-        monkeypatch.setattr("consilia.ensemble.evaluating.bbc.usable_cpus", lambda n=n_cpus: n)
-        scores.append(
-            out_of_bag_scores(EnsembleRecipe(name="any", selection=recipe), candidates, truth, draws=12, seed=4)
-        )
+    alone = out_of_bag_scores(QUICK, candidates, truth, draws=12, seed=4)
+    monkeypatch.setattr("consilia.ensemble.evaluating.bbc._WORTH_PROCESSES", 1)
+    monkeypatch.setattr("consilia.ensemble.evaluating.bbc.usable_cpus", lambda: 2)
+    together = out_of_bag_scores(QUICK, candidates, truth, draws=12, seed=4)
     for name in METRICS:
-        np.testing.assert_array_equal(scores[0][name], scores[1][name])
-        assert len(np.unique(scores[0][name])) > 6  # draws differ, so their order is seen
+        np.testing.assert_array_equal(alone[name], together[name])
+        assert len(np.unique(alone[name])) > 6  # draws differ, so their order is seen
+    assert not [line for line in children_of(os.getpid()) if "popen_loky" in line]
+
+
+def test_the_death_of_a_process_is_told_with_what_to_do(monkeypatch):
+    class Dying:
+        def __init__(self, n_processes):
+            assert n_processes == 2
+
+        def __call__(self, work):
+            raise TerminatedWorkerError
+
+    monkeypatch.setattr("consilia.ensemble.evaluating.bbc.Parallel", Dying)
+    monkeypatch.setattr("consilia.ensemble.evaluating.bbc._WORTH_PROCESSES", 1)
+    monkeypatch.setattr("consilia.ensemble.evaluating.bbc.usable_cpus", lambda: 2)
+    with pytest.raises(RunError, match="nothing is trained again"):
+        bias_corrected(QUICK, *noise(n_candidates=3), draws=2)

@@ -7,10 +7,14 @@ Source: docs/methods.md section 8; Tsamardinos, Greasidou and Borboudakis, Boots
 for efficient and accurate cross-validation, Machine Learning 2018 (BBC-CV).
 """
 
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Sequence
+from itertools import chain
+from typing import Any
 
 import numpy as np
+from joblib import Parallel, delayed
+from joblib.externals.loky import get_reusable_executor
+from joblib.externals.loky.process_executor import TerminatedWorkerError
 
 from consilia.cpus import usable_cpus
 from consilia.ensemble.calibrating.calibration import choose_calibrator
@@ -28,7 +32,7 @@ from consilia.scoring.patients import patient_numbers
 
 DRAWS = 200
 
-_MOST_THREADS = 8  # a draw copies two thirds of the candidates
+_WORTH_PROCESSES = 10_000_000  # probabilities times draws: several seconds in one process, of which two start it
 
 
 def bias_corrected(
@@ -73,24 +77,47 @@ def out_of_bag_scores(
     NaN where a metric is undefined, and where a draw leaves no patient out, takes patients of one fold only, or does
     not support the calibrator that the recipe names.
     """
-    infos = {name: metric(name) for name in metric_names}
     numbers, n_patients = patient_numbers(truth.patients)
-    scores: dict[str, list[float]] = {name: [] for name in infos}
+    blocks = draw_patients(n_patients, n_patients, draws=draws, seed=seed)
+    work = (
+        delayed(_score_out_of_bag)(recipe, candidates, truth, counts[numbers], tuple(metric_names), seed=seed)
+        for counts in chain.from_iterable(blocks)
+    )
+    found = _run(work, n_processes=usable_cpus() if candidates.size * draws >= _WORTH_PROCESSES else 1)
+    return {name: np.array(values) for name, values in zip(metric_names, zip(*found, strict=True), strict=True)}
 
-    def score(counts: Weights) -> list[float]:
-        drawn = counts[numbers]
-        predicted = _predict_out_of_bag(recipe, candidates, truth, drawn, seed=seed)
-        if predicted is None:
-            return [float("nan")] * len(infos)
-        return [info.function(predicted, truth.labels[drawn == 0]) for info in infos.values()]
 
-    # Threads share the candidates, and NumPy works in them side by side.
-    with ThreadPoolExecutor(min(usable_cpus(), _MOST_THREADS), thread_name_prefix="consilia-bbc") as threads:
-        for block in draw_patients(n_patients, n_patients, draws=draws, seed=seed):
-            for found in threads.map(score, block):
-                for name, value in zip(infos, found, strict=True):
-                    scores[name].append(value)
-    return {name: np.array(values, dtype=np.float64) for name, values in scores.items()}
+def _run(work: Iterable[Any], *, n_processes: int) -> list[list[float]]:
+    """Return what each piece of work returns, in order; processes are started for it and ended after it."""
+    if n_processes == 1:
+        return [function(*positional, **named) for function, positional, named in work]
+    try:
+        found: list[list[float]] = Parallel(n_processes)(work)
+    except TerminatedWorkerError as error:
+        raise RunError(
+            "A process that scores bootstrap samples of the search died. If memory ran out, free some and build the "
+            "ensemble again (consilia ensemble STUDY); nothing is trained again."
+        ) from error
+    finally:
+        get_reusable_executor(reuse=True).shutdown()
+    return found
+
+
+def _score_out_of_bag(
+    recipe: EnsembleRecipe,
+    candidates: Candidates,
+    truth: Truth,
+    drawn: Weights,
+    metric_names: tuple[str, ...],
+    *,
+    seed: int,
+) -> list[float]:
+    """Return the metrics of one draw, NaN without a choice."""
+    predicted = _predict_out_of_bag(recipe, candidates, truth, drawn, seed=seed)
+    if predicted is None:
+        return [float("nan")] * len(metric_names)
+    labels = truth.labels[drawn == 0]
+    return [metric(name).function(predicted, labels) for name in metric_names]
 
 
 def _predict_out_of_bag(
