@@ -156,7 +156,7 @@ def test_processes_score_the_draws_as_one_does_and_are_gone_afterwards(monkeypat
     candidates, truth = noise(n_candidates=6, signal=1.0)
     alone = out_of_bag_scores(QUICK, candidates, truth, draws=12, seed=4)
     monkeypatch.setattr("consilia.ensemble.evaluating.bbc._WORTH_PROCESSES", 1)
-    monkeypatch.setattr("consilia.ensemble.evaluating.bbc.usable_cpus", lambda: 2)
+    monkeypatch.setattr("consilia.ensemble.evaluating.bbc.cpu_count", lambda: 2)
     together = out_of_bag_scores(QUICK, candidates, truth, draws=12, seed=4)
     for name in METRICS:
         np.testing.assert_array_equal(alone[name], together[name])
@@ -174,6 +174,6 @@ def test_the_death_of_a_process_is_told_with_what_to_do(monkeypatch):
 
     monkeypatch.setattr("consilia.ensemble.evaluating.bbc.Parallel", Dying)
     monkeypatch.setattr("consilia.ensemble.evaluating.bbc._WORTH_PROCESSES", 1)
-    monkeypatch.setattr("consilia.ensemble.evaluating.bbc.usable_cpus", lambda: 2)
+    monkeypatch.setattr("consilia.ensemble.evaluating.bbc.cpu_count", lambda: 2)
     with pytest.raises(RunError, match="nothing is trained again"):
         bias_corrected(QUICK, *noise(n_candidates=3), draws=2)

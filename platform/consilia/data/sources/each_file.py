@@ -10,7 +10,8 @@ from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
-from consilia.cpus import usable_cpus
+import joblib
+
 from consilia.errors import ReaderError, RunError
 
 T = TypeVar("T")
@@ -43,7 +44,9 @@ def read_each(read: Callable[[Path], T], paths: Sequence[Path]) -> list[T | Unre
         return [attempt(path) for path in paths]
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["consilia.data.decoding.block"])  # the same server that decoding uses
-    with ProcessPoolExecutor(usable_cpus(), mp_context=context, initializer=_leave_interrupts_to_the_parent) as pool:
+    with ProcessPoolExecutor(
+        joblib.cpu_count(), mp_context=context, initializer=_leave_interrupts_to_the_parent
+    ) as pool:
         try:
             return list(pool.map(attempt, paths, chunksize=_AT_ONCE))
         except BrokenProcessPool as error:

@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 
+import joblib
 import numpy as np
 
-from consilia.cpus import usable_cpus
 from consilia.data.decoding.blocks import DecodePool, LocalPool, decode
 from consilia.data.decoding.process import is_plain
 from consilia.data.sources.card import list_images
@@ -135,7 +135,7 @@ def _default_pool(table: ImageTable) -> Pool | None:
     # them are spared the start of a process; DICOM's and the others' never run here.
     if len(table) < _IN_PROCESS and all(is_plain(table.root / file) for file in table.files):
         return None
-    return lambda: LocalPool(usable_cpus())
+    return lambda: LocalPool(joblib.cpu_count())
 
 
 def _decode_rest(

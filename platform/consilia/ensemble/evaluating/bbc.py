@@ -12,11 +12,10 @@ from itertools import chain
 from typing import Any
 
 import numpy as np
-from joblib import Parallel, delayed
+from joblib import Parallel, cpu_count, delayed
 from joblib.externals.loky import get_reusable_executor
 from joblib.externals.loky.process_executor import TerminatedWorkerError
 
-from consilia.cpus import usable_cpus
 from consilia.ensemble.calibrating.calibration import choose_calibrator
 from consilia.ensemble.calibrating.calibrators import AnyCalibrator, calibrate
 from consilia.ensemble.choosing.choice import choose
@@ -33,6 +32,7 @@ from consilia.scoring.patients import patient_numbers
 DRAWS = 200
 
 _WORTH_PROCESSES = 10_000_000  # probabilities times draws: several seconds in one process, of which two start it
+_MOST_PROCESSES = 16  # each copies two thirds of the candidates, and more than once
 
 
 def bias_corrected(
@@ -83,14 +83,13 @@ def out_of_bag_scores(
         delayed(_score_out_of_bag)(recipe, candidates, truth, counts[numbers], tuple(metric_names), seed=seed)
         for counts in chain.from_iterable(blocks)
     )
-    found = _run(work, n_processes=usable_cpus() if candidates.size * draws >= _WORTH_PROCESSES else 1)
+    is_worth_processes = candidates.size * draws >= _WORTH_PROCESSES
+    found = _run(work, n_processes=min(cpu_count(), _MOST_PROCESSES) if is_worth_processes else 1)
     return {name: np.array(values) for name, values in zip(metric_names, zip(*found, strict=True), strict=True)}
 
 
 def _run(work: Iterable[Any], *, n_processes: int) -> list[list[float]]:
-    """Return what each piece of work returns, in order; processes are started for it and ended after it."""
-    if n_processes == 1:
-        return [function(*positional, **named) for function, positional, named in work]
+    """Return what each piece of work returns, in order; one process is this one, more are ended afterwards."""
     try:
         found: list[list[float]] = Parallel(n_processes)(work)
     except TerminatedWorkerError as error:
@@ -99,7 +98,8 @@ def _run(work: Iterable[Any], *, n_processes: int) -> list[list[float]]:
             "ensemble again (consilia ensemble STUDY); nothing is trained again."
         ) from error
     finally:
-        get_reusable_executor(reuse=True).shutdown()
+        if n_processes > 1:
+            get_reusable_executor(reuse=True).shutdown()
     return found
 
 

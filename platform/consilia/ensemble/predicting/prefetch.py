@@ -7,9 +7,8 @@ from contextlib import closing
 from functools import partial
 from typing import Generic, TypeVar
 
+import joblib
 import torch
-
-from consilia.cpus import usable_cpus
 
 MOST_THREADS = 8  # more decode no faster: the interpreter's own part of decoding is done by one at a time
 
@@ -77,7 +76,7 @@ def in_batches(results: Generator[Result], size: int) -> Iterator[list[Result]]:
 
 def spare_threads(device: torch.device) -> int:
     """Return how many threads may decode without taking cores from those that torch computes with on `device`."""
-    cores = usable_cpus()
+    cores: int = joblib.cpu_count()
     busy = torch.get_num_threads() if device.type == "cpu" else 1
     return min(MOST_THREADS, max(1, cores - busy))
 
