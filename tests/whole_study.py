@@ -1,0 +1,177 @@
+"""A whole study in this process, with no Ray, told as plain facts: what a change of structure must not change.
+
+`python tests/whole_study.py FILE` writes the facts; `tests/study/test_equality.py` compares them.
+"""
+
+import hashlib
+import json
+import platform
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+import yaml
+from safetensors.numpy import load_file
+
+from consilia import load
+from consilia.data.phantoms import write_phantoms
+from consilia.data.storing.prepare import prepare
+from consilia.folder import StudyFolder
+from consilia.plan.ensemble import EnsembleRecipe
+from consilia.plan.study import StudyPlan
+from consilia.records import EpochReport, RefitProgress, TaskTaken, TrialRecord, TrialTask
+from consilia.search.engine import open_book
+from consilia.search.ledger import Ledger
+from consilia.search.refitting import refit_here
+from consilia.study.combine import combine
+from consilia.study.context import training_context
+from consilia.study.folder import open_study
+from consilia.study.plan import read_plan
+from consilia.study.refit import missing_refits
+from consilia.study.run import load_or_make_folds
+from consilia.study.weights import resolve_weights
+from consilia.training.crossval import cross_validate
+
+PLAN = {
+    "name": "equal",
+    "data": {"card": "phantoms", "path": "phantoms", "size": 32},
+    "folds": {"k": 2},
+    "spaces": ["tiny"],
+    # More trials than TPE's ten random ones, so that suggestions depend on scores, and so does who is stopped.
+    "search": {"trials": 13, "keep_weights": 20, "stopping": {"kind": "racing", "halving": {"min_scores": 2}}},
+    "training": {"epochs": 2, "batch_size": 16},
+}
+RECIPES = ("greedy_calibrated", "soft_vote", "fast")
+FEWER_STEPS = {"bags": 4, "additions": 6}  # of the greedy selection, which BBC-CV repeats 200 times
+
+
+class _Nobody:
+    """Watches a search and says nothing."""
+
+    def noted(self, text: str) -> None: ...
+
+    def search_started(self, *, n_trials: int, n_slots: int, records: tuple[TrialRecord, ...]) -> None: ...
+
+    def trial_started(self, task: TrialTask) -> None: ...
+
+    def epoch_ended(self, report: EpochReport) -> None: ...
+
+    def trial_ended(self, record: TrialRecord) -> None: ...
+
+    def refitting(self, progress: RefitProgress) -> None: ...
+
+
+def machine() -> str:
+    """Name what the last bits of a float depend on."""
+    cpu = next((line for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line), "unknown")
+    capability = torch.backends.cpu.get_cpu_capability()
+    model = cpu.rpartition(":")[-1].strip()
+    return f"torch {torch.__version__}, numpy {np.__version__}, {platform.machine()}, {capability}, {model}"
+
+
+def run_whole_study(root: Path) -> dict[str, Any]:
+    """Run the study below `root` with one thread; return its facts: floats as they are, arrays as digests."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        return _run(root)
+    finally:
+        torch.set_num_threads(before)
+
+
+def _run(root: Path) -> dict[str, Any]:
+    write_phantoms(root / "phantoms", patients=60, size=32)
+    file = root / "study.yaml"
+    file.write_text(yaml.safe_dump(PLAN | {"data": PLAN["data"] | {"path": str(root / "phantoms")}}))
+    plan = read_plan(file)
+    with open_study(plan, root / "studies") as folder:
+        store = prepare(plan.data, root=root / "stores")
+        folds = load_or_make_folds(plan, store, folder)
+        context = training_context(plan, store, folds, folder, device="cpu", weights=resolve_weights(plan))
+        _search(plan, folder, context)
+        facts = _facts_of_search(folder, plan)
+        for name in RECIPES:
+            content = yaml.safe_load((Path(__file__).parent.parent / "ensembles" / f"{name}.yaml").read_text())
+            if content["selection"]["kind"] == "greedy":
+                content["selection"] |= FEWER_STEPS
+            recipe = EnsembleRecipe.model_validate(content)
+            missing = missing_refits(plan, folder, store, folds, recipe=recipe)
+            if missing:
+                tasks = [TrialTask(number=each.number, hyperparameters=each.hyperparameters) for each in missing]
+                refit_here(tasks, context, folder, _Nobody())
+            combine(plan, folder, store, folds, recipe=recipe)
+            facts[name] = _facts_of_bundle(folder.bundle(recipe.name), store.pixels[folds.test])
+    return facts
+
+
+def _search(plan: StudyPlan, folder: StudyFolder, context: Any) -> None:
+    book = open_book(plan, folder, _Nobody(), n_slots=1, ledger=Ledger(folder.ledger))
+    book.reserve(1)
+    while (task := book.next_task()) is not None:
+        book.taken(TaskTaken(number=task.number, attempt=1))
+        leaves = []
+
+        def listen(report: EpochReport, leaves: list[str] = leaves) -> None:
+            leaves.extend(filter(None, [book.hear(report)]))
+
+        outcome = cross_validate(task, context, report=listen, stopped=lambda leaves=leaves: bool(leaves))
+        if outcome.state != "stopped":
+            book.end(outcome)
+        book.left(task.number)
+    book.close("the search ended")
+
+
+def _facts_of_search(folder: StudyFolder, plan: StudyPlan) -> dict[str, Any]:
+    trials = []
+    for number in range(plan.search.trials):
+        record = json.loads(folder.trial(number).record.read_text())
+        for timed in (record, *record["folds"]):
+            del timed["seconds"]
+        out_of_fold = [pd.read_parquet(folder.trial(number).fold(each["fold"]).oof) for each in record["folds"]]
+        trials.append({"record": record, "out_of_fold": [_digest(frame.to_numpy()) for frame in out_of_fold]})
+    return {
+        "folds": _digest(pd.read_parquet(folder.folds).drop(columns="group", errors="ignore").to_numpy()),
+        "trials": trials,
+    }
+
+
+def _facts_of_bundle(bundle: Path, images: np.ndarray) -> dict[str, Any]:
+    document = json.loads((bundle / "ensemble.json").read_text())
+    predictions = load(bundle, device="cpu").predict(list(images[:, :, :, 0]), foreign="as_displayed")
+    return {
+        "members": [(each["trial"], each["weight"]) for each in document["members"]],
+        "calibrator": document["calibrator"],
+        "sizes": document["sizes"],
+        "honesty": document["honesty"],
+        "safety": document["safety"],
+        "gate": document["gate"],
+        "evaluations": document["evaluations"],
+        "weights": [_arrays(load_file(file)) for file in sorted((bundle / "members").glob("*"))],
+        "arrays": {file.name: _arrays(dict(np.load(file))) for file in sorted(bundle.glob("*.npz"))},
+        "predictions": [
+            [each.label, each.confidence, each.probabilities, each.prediction_set, each.review] for each in predictions
+        ],
+    }
+
+
+def _arrays(arrays: dict[str, np.ndarray]) -> dict[str, str]:
+    return {name: _digest(array) for name, array in sorted(arrays.items())}
+
+
+def _digest(array: np.ndarray) -> str:
+    content = repr(array.tolist()).encode() if array.dtype == object else array.tobytes()
+    return hashlib.sha256(content).hexdigest()[:16]
+
+
+def facts_as_json(root: Path) -> str:
+    """Run the study and return its facts as JSON, floats to their last bit."""
+    return json.dumps({"machine": machine(), **run_whole_study(root)}, indent=1, sort_keys=True, default=str) + "\n"
+
+
+if __name__ == "__main__":
+    with tempfile.TemporaryDirectory() as folder:
+        Path(sys.argv[1]).write_text(facts_as_json(Path(folder)), encoding="utf-8")
