@@ -1,12 +1,12 @@
-"""Bagged greedy selection on the AUC, as `consilia.ensemble.choosing.selection` does it on the log loss."""
+"""Bagged greedy selection on the AUC, as `consilia.ensemble.selection` does it on the log loss."""
 
 import numpy as np
 import numpy.typing as npt
 from scipy.stats import rankdata
 
-from consilia.ensemble.choosing.selection import Candidates, CandidateWeights, Truth, weigh_in_bags
-from consilia.plan.ensemble import Greedy
-from consilia.records import Labels
+from consilia.config.recipe import Greedy
+from consilia.config.records import Labels
+from consilia.ensemble.selection import Candidates, CandidateWeights, Truth, weigh_in_bags
 
 
 def select_on_auc(greedy: Greedy, candidates: Candidates, truth: Truth, *, seed: int) -> CandidateWeights:

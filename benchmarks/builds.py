@@ -21,25 +21,25 @@ import torch
 import yaml
 from figures import print_figures
 
+from consilia.config.hyperparameters import Hyperparameters
+from consilia.config.recipe import BestSingle, EnsembleRecipe, Greedy, SoftVote
+from consilia.config.records import TrialRecord, TrialTask
+from consilia.config.study import StudyPlan
+from consilia.config.study_folder import StudyFolder
+from consilia.config.weights import FROM_SCRATCH
 from consilia.data.folds import FoldPlan, make_folds
 from consilia.data.phantoms import write_phantoms
-from consilia.data.storing.prepare import prepare
-from consilia.data.storing.store import ImageStore
+from consilia.data.store.image_store import ImageStore
+from consilia.data.store.prepare import prepare
 from consilia.ensemble.build import build_ensemble
-from consilia.ensemble.predicting.loading import load_predictor
-from consilia.ensemble.predicting.predictor import EnsemblePredictor
-from consilia.folder import StudyFolder
-from consilia.plan.ensemble import BestSingle, EnsembleRecipe, Greedy, SoftVote
-from consilia.plan.hyperparameters import Hyperparameters
-from consilia.plan.study import StudyPlan
-from consilia.plan.weights import FROM_SCRATCH
-from consilia.records import TrialRecord, TrialTask
-from consilia.scoring.metrics import METRICS
+from consilia.metrics.scores import METRICS
+from consilia.predict.loading import load_predictor
+from consilia.predict.predictor import EnsemblePredictor
 from consilia.search.space import join_spaces
 from consilia.study.context import training_context
 from consilia.study.plan import read_card, read_plan
-from consilia.training.crossval import cross_validate
-from consilia.training.refit import refit
+from consilia.train.cross_validation import cross_validate
+from consilia.train.refit import refit
 
 SIZE = 32
 SELECTIONS = {"best_single": BestSingle(), "soft_vote": SoftVote(members=3), "greedy": Greedy(members=3)}

@@ -5,7 +5,7 @@ that both runs must finish the same folds. It has no more trials than Optuna dra
 then depends on the seed and the trial's place alone, and not on the order in which results came in. So every trial
 must have the same configuration, the same folds, and in each the same scores and predictions, bit for bit.
 
-Killed with SIGKILL are workers, slots, mailboxes, and now and then the driver, which is started again at once. All are
+Killed with SIGKILL are workers, slots, brokers, and now and then the driver, which is started again at once. All are
 found as descendants of the driver that this program has started. When the time is over, the study may finish.
 
     python benchmarks/chaos.py [--quick] [--minutes 10] [--data CARD PATH] [--seed 0]
@@ -31,14 +31,14 @@ from typing import Any
 import yaml
 from figures import print_figures
 
+from consilia.config.record_files import read_fold_result
+from consilia.config.study_folder import StudyFolder
 from consilia.data.phantoms import write_phantoms
-from consilia.folder import StudyFolder
-from consilia.record_files import read_fold_result
 from consilia.search.ledger import read_ledger, seconds_by_purpose
 from consilia.search.stored import read_trials
 
-KINDS = {"worker": "ray::RayTrainWorker", "slot": "ray::Slot", "mailbox": "ray::Mailbox"}
-WEIGHTS = {"worker": 6, "slot": 3, "mailbox": 3, "driver": 1}
+KINDS = {"worker": "ray::RayTrainWorker", "slot": "ray::Slot", "broker": "ray::Broker"}
+WEIGHTS = {"worker": 6, "slot": 3, "broker": 3, "driver": 1}
 PAUSE_SECONDS, QUICK_PAUSE_SECONDS = (4.0, 12.0), (0.5, 2.0)  # between two kills
 PATIENCE_SECONDS = 3600.0  # for the study to finish once the kills are over
 FOLD_FILES = ("result.json", "oof.parquet", "history.parquet")  # weights go when a trial is not among the best

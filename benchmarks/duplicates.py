@@ -24,11 +24,11 @@ from figures import print_figures
 from numpy.lib.format import open_memmap
 from PIL import Image
 
+from consilia.config.reading import Reading
+from consilia.data.decode.perceptual_hash import perceptual_hash
 from consilia.data.duplicates.copies import find_duplicates
-from consilia.data.duplicates.perceptual_hash import perceptual_hash
 from consilia.data.groups import merge_duplicates
-from consilia.data.storing.store import ImageStore, Manifest
-from consilia.plan.reading import Reading
+from consilia.data.store.image_store import ImageStore, Manifest
 
 SIZE = 32
 KINDS = ("pictures", "crowd", "black")

@@ -13,8 +13,8 @@ import numpy as np
 import numpy.typing as npt
 from trials_file import RecordedTrials
 
-from consilia.ensemble.choosing.selection import Candidates, Truth
-from consilia.scoring.metrics import softmax
+from consilia.ensemble.selection import Candidates, Truth
+from consilia.metrics.scores import softmax
 
 Figures = Mapping[str, float]  # NaN: undefined on this draw
 Sides = Mapping[str, Figures]  # figures by the side that is compared

@@ -23,16 +23,16 @@ import yaml
 from figures import print_figures
 
 import consilia
+from consilia.config.records import EpochReport, TrialRecord, TrialTask
 from consilia.data.phantoms import write_phantoms
-from consilia.ensemble.explaining import evidence
-from consilia.ensemble.explaining.explain import Explanation, explain
-from consilia.ensemble.predicting.predictor import EnsemblePredictor
-from consilia.models.cells import cell_centres
-from consilia.models.factory import ModelSpec
-from consilia.records import EpochReport, TrialRecord, TrialTask
+from consilia.predict import attribution as evidence
+from consilia.predict.explain import Explanation, explain
+from consilia.predict.predictor import EnsemblePredictor
 from consilia.study.run import run_study
 from consilia.study.single import read_single_plan
-from consilia.training.device import set_threads
+from consilia.train.device import set_threads
+from consilia.train.networks.cells import cell_centres
+from consilia.train.networks.factory import ModelSpec
 
 SIZE = 64  # pixels
 NETWORKS: dict[str, dict[str, Any]] = {  # and the side that the network sees, where it is not the stored one

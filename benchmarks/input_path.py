@@ -32,16 +32,16 @@ from torch.utils.data import DataLoader, RandomSampler
 from torchvision.datasets import ImageFolder
 from torchvision.transforms import v2
 
-from consilia.data.storing.prepare import prepare
-from consilia.data.storing.store import ImageStore
-from consilia.models.factory import ModelSpec, build_model
-from consilia.plan.augmentation import POLICIES
-from consilia.plan.data import DataCard, FolderSource
-from consilia.plan.space import Architecture
-from consilia.training.batches import DeviceImages, Images, MappedImages, open_images
-from consilia.training.device import MEMORY_FORMAT, autocast, resolve_device, set_threads
-from consilia.training.input import Preprocessing
-from consilia.training.warp import draw_warps, training_input
+from consilia.config.augmentation import POLICIES
+from consilia.config.card import DataCard, FolderSource
+from consilia.config.space import Architecture
+from consilia.data.store.image_store import ImageStore
+from consilia.data.store.prepare import prepare
+from consilia.train.batches import DeviceImages, Images, MappedImages, open_images
+from consilia.train.device import MEMORY_FORMAT, autocast, resolve_device, set_threads
+from consilia.train.input import Preprocessing
+from consilia.train.networks.factory import ModelSpec, build_model
+from consilia.train.warp import draw_warps, training_input
 
 MEAN, STD, STRENGTH = 0.5, 0.25, 0.5
 QUEUE = 2  # batches that a DataLoader's worker holds ready: its default

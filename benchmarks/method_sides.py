@@ -7,22 +7,22 @@ import numpy.typing as npt
 from auc_selection import select_on_auc
 from half_draws import Figures, HalfDraw, Sides
 
-from consilia.ensemble.calibrating.calibration import (
+from consilia.config.recipe import BestSingle, Greedy, SoftVote
+from consilia.config.records import Labels, Probabilities
+from consilia.decision.calibrators import AnyCalibrator, Identity, calibrate, pool_folds
+from consilia.decision.combination import AnyCombination, LinearPool, combine
+from consilia.decision.conformal import CalibrationScores, calibrate_sets, conforming_classes, prediction_sets
+from consilia.decision.thresholds import operating_points
+from consilia.ensemble.calibration import (
     choose_calibrator,
     cross_calibrate,
     fit_isotonic,
     fit_temperature,
     fit_temperature_bias,
 )
-from consilia.ensemble.calibrating.calibrators import AnyCalibrator, Identity, calibrate, pool_folds
-from consilia.ensemble.choosing.choice import choose as choose_or_single
-from consilia.ensemble.choosing.combination import AnyCombination, LinearPool, combine
-from consilia.ensemble.choosing.selection import Truth, select, weighted_log_loss
-from consilia.ensemble.safety.conformal import CalibrationScores, calibrate_sets, conforming_classes, prediction_sets
-from consilia.ensemble.safety.thresholds import operating_points
-from consilia.plan.ensemble import BestSingle, Greedy, SoftVote
-from consilia.records import Labels, Probabilities
-from consilia.scoring.metrics import ECE_BINS, METRICS
+from consilia.ensemble.choice import choose as choose_or_single
+from consilia.ensemble.selection import Truth, select, weighted_log_loss
+from consilia.metrics.scores import ECE_BINS, METRICS
 
 TEMPERATURE = "temperature, log pool"  # what recipes ask for
 PLUS = "CV+"

@@ -29,8 +29,8 @@ from method_sides import (
 from method_tables import TABLES, Rows
 from trials_file import RecordedTrials, keep_trials, read_trials
 
-from consilia.ensemble.choosing.selection import select
-from consilia.plan.ensemble import BestSingle, Greedy
+from consilia.config.recipe import BestSingle, Greedy
+from consilia.ensemble.selection import select
 
 TRIALS = Path(__file__).parent / "trials_pneumonia.parquet"
 ALPHAS = (0.1, 0.05)

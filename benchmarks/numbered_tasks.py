@@ -1,14 +1,14 @@
-"""The simplest book that slots can run: numbered tasks, no racing, and every trial must finish."""
+"""The simplest controller that slots can run: numbered tasks, no racing, and every trial must finish."""
 
 import sys
 import time
 
-from consilia.plan.hyperparameters import Hyperparameters
-from consilia.records import EpochReport, TaskTaken, TrialOutcome, TrialTask
+from consilia.config.hyperparameters import Hyperparameters
+from consilia.config.records import EpochReport, TaskTaken, TrialOutcome, TrialTask
 
 
 class NumberedTasks:
-    """Hands out so many tasks and remembers when; the search's own book does the same and more."""
+    """Hands out so many tasks and remembers when; the search's own controller does the same and more."""
 
     def __init__(self, n_tasks: int) -> None:
         self._n_tasks = n_tasks

@@ -42,11 +42,11 @@ from random_bundle import build_random_bundle, draw_images
 from torch.utils.data import DataLoader, Dataset
 
 import consilia
-from consilia.ensemble.predicting.networks import exact_convolutions
-from consilia.ensemble.predicting.predictor import EnsemblePredictor
-from consilia.ensemble.predicting.programs import InTurn, Precision, Program, ShownImages, Together
-from consilia.training.device import MEMORY_FORMAT
-from consilia.training.input import Preprocessing, network_input
+from consilia.predict.networks import exact_convolutions
+from consilia.predict.predictor import EnsemblePredictor
+from consilia.predict.programs import InTurn, Precision, Program, ShownImages, Together
+from consilia.train.device import MEMORY_FORMAT
+from consilia.train.input import Preprocessing, network_input
 
 FILE_SIDE = 320  # of the image files, pixels
 N_FILES = 256  # different ones; they are predicted again and again

@@ -26,11 +26,11 @@ from pydicom.pixels import get_decoder
 from rich.console import Console
 from rich.table import Table
 
-from consilia.data.decoding.reader import read_image
-from consilia.data.storing.prepare import prepare
+from consilia.config.card import DataCard
+from consilia.config.reading import PercentileWindow, Reading
+from consilia.data.decode.reader import read_image
+from consilia.data.store.prepare import prepare
 from consilia.errors import ReaderError
-from consilia.plan.data import DataCard
-from consilia.plan.reading import PercentileWindow, Reading
 
 JPEG_QUALITY = 90
 GOAL = 0.9  # of the number of cores

@@ -10,11 +10,12 @@ import numpy as np
 import numpy.typing as npt
 import optuna
 
-from consilia.plan.data import DataCard, FolderSource
-from consilia.plan.ensemble import EnsembleRecipe, Greedy
-from consilia.plan.space import Architecture, SearchSpace
-from consilia.plan.study import (
-    Curtailment,
+from consilia.config.card import DataCard, FolderSource
+from consilia.config.recipe import EnsembleRecipe, Greedy
+from consilia.config.records import EpochReport, FoldResult
+from consilia.config.space import Architecture, SearchSpace
+from consilia.config.study import (
+    FoldPruning,
     FoldsPlan,
     Metric,
     NoStopping,
@@ -24,12 +25,11 @@ from consilia.plan.study import (
     StudyPlan,
     TrainingPlan,
 )
-from consilia.records import EpochReport, FoldResult
 from consilia.search import racing
 
 Curves = npt.NDArray[np.float64]  # (n_trials, k, epochs), scores of the validation folds
 
-OURS: dict[str, Stopping] = {"halving + curtailment": Racing(), "curtailment": Curtailment()}
+OURS: dict[str, Stopping] = {"halving + fold pruning": Racing(), "fold pruning": FoldPruning()}
 RIVALS = ("incumbent", "WilcoxonPruner")
 FULL = "full cross-validation"
 METHODS = (*OURS, *RIVALS, FULL)

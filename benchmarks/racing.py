@@ -18,8 +18,8 @@ import pandas as pd
 from figures import print_figures, print_table
 from race import FULL, METHODS, RIVALS, Curves, make, make_ours, race
 
-from consilia.plan.study import Curtailment, Halving, Metric, Racing, Stopping
-from consilia.search.curtailment import residual_sd
+from consilia.config.study import FoldPruning, Halving, Metric, Racing, Stopping
+from consilia.search.fold_pruner import residual_sd
 from consilia.search.racing import Racing as Decides
 
 CURVES = Path(__file__).parent / "curves_pneumonia.parquet"
@@ -31,15 +31,15 @@ SLOTS = (1, 8)
 METRICS: tuple[Metric, ...] = ("log_loss", "macro_auc")
 SETTINGS: dict[str, Stopping] = {
     "defaults": Racing(),
-    "keep: 12": Racing(curtailment=Curtailment(keep=12)),  # a quarter of all trials, or of the largest pool
-    "keep: 5": Racing(curtailment=Curtailment(keep=5)),
-    "eps: 0.1": Racing(curtailment=Curtailment(eps=0.1)),
+    "keep: 12": Racing(fold_pruning=FoldPruning(keep=12)),  # a quarter of all trials, or of the largest pool
+    "keep: 5": Racing(fold_pruning=FoldPruning(keep=5)),
+    "eps: 0.1": Racing(fold_pruning=FoldPruning(eps=0.1)),
     "min_scores: 4": Racing(halving=Halving(min_scores=4)),
-    "min_scores: 4, keep: 5": Racing(halving=Halving(min_scores=4), curtailment=Curtailment(keep=5)),
+    "min_scores: 4, keep: 5": Racing(halving=Halving(min_scores=4), fold_pruning=FoldPruning(keep=5)),
     "reduction: 2": Racing(halving=Halving(reduction=2)),
     "reduction: 4": Racing(halving=Halving(reduction=4)),
     "halving alone": Halving(),
-    "curtailment alone": Curtailment(),
+    "fold pruning alone": FoldPruning(),
 }
 
 
@@ -194,7 +194,7 @@ def replay(
         "epochs_full": int(curves[:n].size),
         "epochs_of_finished": float(finished.mean()),
         "epochs_of_halved": float(halved.mean()),
-        "epochs_of_curtailed": float((curves[:n].size / saved - finished - halved).mean()),
+        "epochs_of_pruned": float((curves[:n].size / saved - finished - halved).mean()),
         "recorded_order": {"saved": outcomes[0][0], "rank": int(outcomes[0][1])},
     }
 
@@ -233,7 +233,7 @@ def _synthetic_table(rows: Sequence[dict[str, Any]]) -> tuple[list[str], list[li
 
 def _replay_table(rows: Sequence[dict[str, Any]]) -> tuple[list[str], list[list[str]]]:
     header = ["metric", "trials", "method", "slots", "saved (5-95 %)", ">= 3x", "rank 1", "top 3", "worst rank"]
-    header += ["top 5 stopped", "epochs: finished, curtailed, halved", "recorded order"]
+    header += ["top 5 stopped", "epochs: finished, pruned, halved", "recorded order"]
     return header, [
         [
             row["metric"],
@@ -246,7 +246,7 @@ def _replay_table(rows: Sequence[dict[str, Any]]) -> tuple[list[str], list[list[
             f"{row['rank_3']:.1%}",
             str(row["rank_worst"]),
             f"{row['killed_cv_top5']:.1%}",
-            "{epochs_of_finished:.0f}, {epochs_of_curtailed:.0f}, {epochs_of_halved:.0f}".format(**row),
+            "{epochs_of_finished:.0f}, {epochs_of_pruned:.0f}, {epochs_of_halved:.0f}".format(**row),
             f"{row['recorded_order']['saved']:.2f}, rank {row['recorded_order']['rank']}",
         ]
         for row in rows

@@ -10,22 +10,22 @@ import numpy as np
 import torch
 from PIL import Image
 
+from consilia.bundle.folder import read_bundle
+from consilia.config.card import DataCard, FolderSource
+from consilia.config.hyperparameters import Hyperparameters
+from consilia.config.recipe import EnsembleRecipe, SoftVote
+from consilia.config.records import FoldResult, TrialRecord
+from consilia.config.space import Architecture, SearchSpace
+from consilia.config.study import FoldsPlan, StudyPlan
+from consilia.config.study_folder import StudyFolder
 from consilia.data.folds import FoldPlan, make_folds
-from consilia.data.storing.prepare import prepare
-from consilia.data.storing.store import ImageStore
+from consilia.data.store.image_store import ImageStore
+from consilia.data.store.prepare import prepare
 from consilia.ensemble.build import build_ensemble
-from consilia.ensemble.bundle.folder import read_bundle
-from consilia.folder import StudyFolder
-from consilia.models.factory import ModelSpec, build_model
-from consilia.plan.data import DataCard, FolderSource
-from consilia.plan.ensemble import EnsembleRecipe, SoftVote
-from consilia.plan.hyperparameters import Hyperparameters
-from consilia.plan.space import Architecture, SearchSpace
-from consilia.plan.study import FoldsPlan, StudyPlan
-from consilia.records import FoldResult, TrialRecord
-from consilia.training.artifacts import write_weights
-from consilia.training.input import Preprocessing
-from consilia.training.tables import write_out_of_fold
+from consilia.train.artifacts import write_weights
+from consilia.train.input import Preprocessing
+from consilia.train.networks.factory import ModelSpec, build_model
+from consilia.train.tables import write_out_of_fold
 
 N_STUDY_IMAGES = 120
 CLASSES = ("a", "b")

@@ -13,17 +13,17 @@ from pathlib import Path
 import pandas as pd
 from recording import SEED, K, draw_tasks, make_context, run_all, train_trial
 
-from consilia.catalog import load
+from consilia.config.card import DataCard
+from consilia.config.catalog import load
+from consilia.config.records import TrialTask
+from consilia.config.space import SearchSpace
+from consilia.config.study_folder import TrialFolder
 from consilia.data.folds import make_folds
-from consilia.data.storing.prepare import prepare
+from consilia.data.store.prepare import prepare
 from consilia.files import write_atomically
-from consilia.folder import TrialFolder
-from consilia.plan.data import DataCard
-from consilia.plan.space import SearchSpace
-from consilia.records import TrialTask
 from consilia.search.space import join_spaces
-from consilia.training.context import TrainingContext
-from consilia.training.tables import read_history
+from consilia.train.context import TrainingContext
+from consilia.train.tables import read_history
 
 CURVES = Path(__file__).parent / "curves_pneumonia.parquet"
 

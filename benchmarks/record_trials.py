@@ -23,22 +23,22 @@ import numpy.typing as npt
 from recording import EPOCHS, SEED, K, draw_tasks, make_context, run_all, train_trial
 from trials_file import RecordedTrials, write_trials
 
-from consilia.catalog import load
+from consilia.config.card import DataCard
+from consilia.config.catalog import load
+from consilia.config.records import OutOfFold, TrialTask
+from consilia.config.space import SearchSpace
+from consilia.config.study_folder import FoldFolder
 from consilia.data.folds import make_folds
-from consilia.data.storing.store import ImageStore
+from consilia.data.store.image_store import ImageStore
 from consilia.files import write_atomically, write_json
-from consilia.folder import FoldFolder
-from consilia.models.factory import build_model
-from consilia.plan.data import DataCard
-from consilia.plan.space import SearchSpace
-from consilia.records import OutOfFold, TrialTask
 from consilia.search.space import join_spaces
-from consilia.training.artifacts import read_weights
-from consilia.training.batches import open_images
-from consilia.training.context import TrainingContext
-from consilia.training.device import MEMORY_FORMAT, resolve_device
-from consilia.training.inference import predict_logits
-from consilia.training.tables import read_fold_logits, read_out_of_fold, write_out_of_fold
+from consilia.train.artifacts import read_weights
+from consilia.train.batches import open_images
+from consilia.train.context import TrainingContext
+from consilia.train.device import MEMORY_FORMAT, resolve_device
+from consilia.train.inference import predict_logits
+from consilia.train.networks.factory import build_model
+from consilia.train.tables import read_fold_logits, read_out_of_fold, write_out_of_fold
 
 TRIALS = Path(__file__).parent / "trials_pneumonia.parquet"
 
@@ -94,7 +94,7 @@ def open_store(archive: Path, work: Path) -> tuple[DataCard, ImageStore]:
     stores = sorted((work / "stores").glob(f"{card.name}-*"))
     if stores:
         return card, ImageStore.open(stores[0])
-    from consilia.data.storing.prepare import prepare  # late: it needs the readers' packages, which training does not
+    from consilia.data.store.prepare import prepare  # late: it needs the readers' packages, which training does not
 
     return card, prepare(card, root=work / "stores")
 

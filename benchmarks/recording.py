@@ -11,17 +11,17 @@ from typing import TypeVar
 
 import optuna
 
+from consilia.config.card import DataCard
+from consilia.config.hyperparameters import Hyperparameters
+from consilia.config.records import TrialOutcome, TrialTask
+from consilia.config.space import Architecture
+from consilia.config.study import TrainingPlan
 from consilia.data.folds import FoldPlan
-from consilia.data.storing.store import ImageStore
-from consilia.plan.data import DataCard
-from consilia.plan.hyperparameters import Hyperparameters
-from consilia.plan.space import Architecture
-from consilia.plan.study import TrainingPlan
-from consilia.records import TrialOutcome, TrialTask
+from consilia.data.store.image_store import ImageStore
 from consilia.search.space import JointSpace
-from consilia.training.context import TrainingContext
-from consilia.training.crossval import cross_validate
-from consilia.training.device import set_threads
+from consilia.train.context import TrainingContext
+from consilia.train.cross_validation import cross_validate
+from consilia.train.device import set_threads
 
 K, EPOCHS, SEED = 5, 6, 0
 

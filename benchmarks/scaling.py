@@ -1,6 +1,6 @@
 """How the driver's cost grows with the trials of a search: time for each decision and suggestion, and memory.
 
-The real book, racing, TPE, journal and trial files, with trials that are played in virtual time on many workers:
+The real controller, racing, TPE, journal and trial files, with trials that are played in virtual time on many workers:
 epochs of 30 virtual seconds, scores of the model trial + fold + noise. `busy` is the driver's share of the search's
 duration, its CPU seconds over the virtual ones: at 1 the workers would wait for it. CPU seconds, since others on the
 machine would count in wall-clock; with what it waited for the disk they are `driver_wall_s`. Each size runs in a
@@ -21,14 +21,14 @@ from pathlib import Path
 import numpy as np
 from figures import print_figures
 
-from consilia.catalog import load
-from consilia.folder import StudyFolder
-from consilia.plan.data import DataCard
-from consilia.plan.ensemble import EnsembleRecipe, Greedy
-from consilia.plan.space import SearchSpace
-from consilia.plan.study import Budget, FoldsPlan, SearchPlan, StudyPlan, TrainingPlan
-from consilia.records import EpochReport, FoldResult, TaskTaken, TrialOutcome, TrialRecord, TrialTask
-from consilia.search.book import TrialBook
+from consilia.config.card import DataCard
+from consilia.config.catalog import load
+from consilia.config.recipe import EnsembleRecipe, Greedy
+from consilia.config.records import EpochReport, FoldResult, TaskTaken, TrialOutcome, TrialRecord, TrialTask
+from consilia.config.space import SearchSpace
+from consilia.config.study import Budget, FoldsPlan, SearchPlan, StudyPlan, TrainingPlan
+from consilia.config.study_folder import StudyFolder
+from consilia.search.controller import TrialController
 from consilia.search.ledger import Ledger
 from consilia.search.limits import Limits
 from consilia.search.racing import make_racing
@@ -82,7 +82,7 @@ def measure(trials: int, workers: int) -> Size:
         folder = StudyFolder(Path(root) / "study")
         suggester = _Timed(_open_suggester(plan, folder, workers), clock)
         ledger = Ledger(folder.ledger, clock=clock)
-        book = TrialBook(
+        controller = TrialController(
             plan.search,
             folder=folder,
             n_folds=K,
@@ -93,8 +93,8 @@ def measure(trials: int, workers: int) -> Size:
         )
         before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         started, started_wall = time.process_time(), time.perf_counter()
-        search = simulate(book, _play, clock=clock, n_slots=lambda: workers)
-        book.close("the search ended")
+        search = simulate(controller, _play, clock=clock, n_slots=lambda: workers)
+        controller.close("the search ended")
         seconds, wall = time.process_time() - started, time.perf_counter() - started_wall
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     late = suggester.stamps[-max(1, trials // 10) :]

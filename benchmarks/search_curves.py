@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pandas as pd
 
+from consilia.config.study_folder import StudyFolder
 from consilia.data.folds import load_folds
-from consilia.folder import StudyFolder
 from consilia.search.stored import read_trials
-from consilia.training.tables import read_history
+from consilia.train.tables import read_history
 
 Point = tuple[float, float]  # seconds since the start, and a value
 

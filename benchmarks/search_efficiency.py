@@ -29,10 +29,10 @@ from figures import print_figures
 from process_tree import Usage, run_watched
 from search_curves import SearchCurve, read_curve, read_ledger_share
 
+from consilia.config.study import StudyPlan
+from consilia.config.study_folder import StudyFolder
 from consilia.data.phantoms import write_phantoms
-from consilia.data.storing.prepare import prepare
-from consilia.folder import StudyFolder
-from consilia.plan.study import StudyPlan
+from consilia.data.store.prepare import prepare
 from consilia.study.plan import read_plan
 
 SIDES = Path(__file__).with_name("search_sides.py")

@@ -16,18 +16,18 @@ from typing import Any
 
 import optuna
 
+from consilia.config.hyperparameters import Hyperparameters
+from consilia.config.record_files import write_trial
+from consilia.config.records import EpochReport, FoldResult, TrialRecord, TrialTask
+from consilia.config.study import ClusterProfile, StudyPlan
+from consilia.config.study_folder import StudyFolder
 from consilia.data.folds import make_folds
-from consilia.data.storing.prepare import prepare
-from consilia.folder import StudyFolder
-from consilia.plan.hyperparameters import Hyperparameters
-from consilia.plan.study import ClusterProfile, StudyPlan
-from consilia.record_files import write_trial
-from consilia.records import EpochReport, FoldResult, TrialRecord, TrialTask
+from consilia.data.store.prepare import prepare
 from consilia.search.space import JointSpace, join_spaces
 from consilia.study.plan import read_plan
-from consilia.training.context import TrainingContext
-from consilia.training.crossval import cross_validate
-from consilia.training.device import set_threads
+from consilia.train.context import TrainingContext
+from consilia.train.cross_validation import cross_validate
+from consilia.train.device import set_threads
 
 
 def main() -> None:

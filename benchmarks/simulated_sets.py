@@ -6,11 +6,11 @@ from functools import partial
 import numpy as np
 import numpy.typing as npt
 
-from consilia.ensemble.calibrating.calibrators import Identity, pool_folds
-from consilia.ensemble.choosing.selection import Truth
-from consilia.ensemble.safety.conformal import Members, calibrate_sets, conforming_classes
-from consilia.scoring.metrics import softmax
-from consilia.scoring.patients import patient_weights
+from consilia.decision.calibrators import Identity, pool_folds
+from consilia.decision.conformal import Members, calibrate_sets, conforming_classes
+from consilia.ensemble.selection import Truth
+from consilia.metrics.patients import patient_weights
+from consilia.metrics.scores import softmax
 
 K = 5
 FoldProbabilities = npt.NDArray[np.float64]  # (K, n_images, n_classes)

@@ -5,10 +5,10 @@ from itertools import count
 import numpy as np
 from scipy.stats import norm
 
-from consilia.ensemble.safety.disagreement import disagreement_limit, measure_disagreement
-from consilia.ensemble.safety.thresholds import choose_threshold
-from consilia.scoring.metrics import softmax
-from consilia.scoring.risk_coverage import choose_abstention
+from consilia.decision.disagreement import disagreement_limit, measure_disagreement
+from consilia.decision.thresholds import choose_threshold
+from consilia.metrics.risk_coverage import choose_abstention
+from consilia.metrics.scores import softmax
 
 TARGET = 0.95
 _MEMBERS = np.array([0.5, 0.3, 0.2])

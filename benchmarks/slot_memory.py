@@ -3,7 +3,8 @@
 Two slots run a trial each that imports what training imports and trains nothing; the last one reads the memory of all
 processes that Ray has started. Of helpers (everything that is neither a worker nor there without slots) the
 proportional share counts (PSS: shared pages divided among those who share them). Of the worker what it has more than a
-process that only measures a step (`consilia.training.probe_process`), whose peak the planning of slots counts already.
+process that only measures a step (`consilia.train.memory_probe_process`), whose peak the planning of slots counts
+already.
 
     python benchmarks/slot_memory.py [--quick]
 """
@@ -24,8 +25,8 @@ from figures import print_figures
 from numbered_tasks import NumberedTasks
 
 from consilia.cluster.connection import connect
-from consilia.plan.study import ClusterProfile
-from consilia.records import EpochReport, TrialOutcome, TrialTask
+from consilia.config.records import EpochReport, TrialOutcome, TrialTask
+from consilia.config.study import ClusterProfile
 from consilia.search.capacity import Share
 from consilia.search.slot import SlotOptions
 from consilia.search.tuner import run_in_slots
@@ -34,7 +35,7 @@ N_SLOTS = 2
 WORKER = "RayTrainWorker"
 NO_HELPERS = ("IDLE", "DashboardAgent", "RuntimeEnvAgent", "_AutoscalingCoordinatorActor", "TrainStateActor")
 TRIAL_SECONDS = 8.0  # both trials run, and every helper has long settled, when the last one reads
-_PROBE = "import consilia.training.probe_process, consilia.training.probe as p; print(p.peak_host_bytes())"
+_PROBE = "import consilia.train.memory_probe_process, consilia.train.memory_probe as p; print(p.peak_host_bytes())"
 
 
 def main() -> None:
@@ -81,7 +82,7 @@ def report(found: dict[str, list[float]], probe: float) -> None:
 def _run_trial(
     folder: Path, task: TrialTask, report: Callable[[EpochReport], None], stopped: Callable[[], bool]
 ) -> TrialOutcome:
-    import consilia.training.crossval  # noqa: F401 # what a worker of a study has imported
+    import consilia.train.cross_validation  # noqa: F401 # what a worker of a study has imported
 
     time.sleep(TRIAL_SECONDS)
     lines = [f"{name} {megabytes}" for name, megabytes in _processes()]

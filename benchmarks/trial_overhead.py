@@ -23,8 +23,8 @@ from ray import train, tune
 from ray.train.torch import TorchTrainer
 
 from consilia.cluster.connection import connect
-from consilia.plan.study import ClusterProfile
-from consilia.records import EpochReport, TrialOutcome, TrialTask
+from consilia.config.records import EpochReport, TrialOutcome, TrialTask
+from consilia.config.study import ClusterProfile
 from consilia.search.capacity import Share
 from consilia.search.slot import SlotOptions
 from consilia.search.tuner import run_in_slots
@@ -50,11 +50,11 @@ def measure_slots(folder: Path, n_trials: int) -> list[float]:
     """Return each trial's seconds from assignment to first batch, in one slot."""
     stamps = folder / "slots"
     stamps.mkdir()
-    book = NumberedTasks(n_trials)
+    controller = NumberedTasks(n_trials)
     share = Share(cpus=1, gpus=0, memory=0)
     options = SlotOptions(run_trial=partial(_run_trial, stamps), n_folds=1, share=share, storage=str(folder / "ray"))
-    run_in_slots(book, n_slots=lambda: 1, options=options, storage=folder / "ray")
-    return [_stamp(stamps, number) - assigned for number, assigned in sorted(book.assigned.items())]
+    run_in_slots(controller, n_slots=lambda: 1, options=options, storage=folder / "ray")
+    return [_stamp(stamps, number) - assigned for number, assigned in sorted(controller.assigned.items())]
 
 
 def measure_nested(folder: Path, n_trials: int) -> list[float]:

@@ -16,8 +16,8 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from consilia.config.records import Labels
 from consilia.files import write_atomically
-from consilia.records import Labels
 
 _KEY = b"consilia.trials"
 _POOL, _HELD_OUT = "pool", "held_out"

@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from consilia.data.duplicates.perceptual_hash import perceptual_hash
-from consilia.data.storing.store import COLUMNS, ImageStore, Manifest, Quarantined, content_digest
-from consilia.plan.reading import Reading
+from consilia.config.reading import Reading
+from consilia.data.decode.perceptual_hash import perceptual_hash
+from consilia.data.store.image_store import COLUMNS, ImageStore, Manifest, Quarantined, content_digest
 
 CLASSES = ("benign", "malignant")
 

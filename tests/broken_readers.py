@@ -6,8 +6,8 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
-from consilia.data.decoding.reader import Picture, read_image
-from consilia.plan.reading import Reading
+from consilia.config.reading import Reading
+from consilia.data.decode.reader import Picture, read_image
 
 
 def read_or_break(path: Path, reading: Reading, *, frame: int | None = None) -> Picture:

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
-from consilia.folder import StudyFolder
-from consilia.plan.study import StudyPlan
-from consilia.records import EpochReport, RefitProgress, TrialRecord, TrialTask
+from consilia.config.records import EpochReport, RefitProgress, TrialRecord, TrialTask
+from consilia.config.study import StudyPlan
+from consilia.config.study_folder import StudyFolder
 
 ROOT = Path(__file__).parent.parent
 

@@ -9,7 +9,7 @@ import numpy as np
 import yaml
 from PIL import Image
 
-from consilia.plan.data import DataCard
+from consilia.config.card import DataCard
 
 COLUMNS = ("path", "label", "patient", "split")
 CONTENT = Path(__file__).parents[1] / "data"

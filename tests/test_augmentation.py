@@ -5,12 +5,12 @@ import pytest
 import torch
 from pydantic import ValidationError
 
+from consilia.config.augmentation import POLICIES, AugmentationPolicy
+from consilia.config.card import DataCard, FolderSource
 from consilia.errors import PlanError
-from consilia.plan.augmentation import POLICIES, AugmentationPolicy
-from consilia.plan.data import DataCard, FolderSource
 from consilia.study.plan import read_card
-from consilia.training.input import Preprocessing
-from consilia.training.warp import draw_warps, warp_images
+from consilia.train.input import Preprocessing
+from consilia.train.warp import draw_warps, warp_images
 
 SIDE, DRAWS = 32, 500
 LATERAL = {name: policy for name, policy in POLICIES.items() if not (policy.flip_horizontal or policy.flip_vertical)}

@@ -11,19 +11,19 @@ import yaml
 from PIL import Image
 
 import consilia
-from consilia.catalog import load
 from consilia.cli.app import run
-from consilia.data.decoding.reader import read_image
+from consilia.config.card import DataCard
+from consilia.config.catalog import load
+from consilia.config.reading import Reading
+from consilia.config.recipe import EnsembleRecipe
+from consilia.config.strict_yaml import parse_settings
+from consilia.config.study import ClusterProfile
+from consilia.config.study_folder import StudyFolder
+from consilia.data.decode.reader import read_image
 from consilia.data.folds import make_folds
-from consilia.data.storing.prepare import prepare
+from consilia.data.store.prepare import prepare
 from consilia.errors import BundleError, DataError, PlanError, ReaderError, StudyError
 from consilia.files import sha256_of_json
-from consilia.folder import StudyFolder
-from consilia.plan.data import DataCard
-from consilia.plan.ensemble import EnsembleRecipe
-from consilia.plan.reading import Reading
-from consilia.plan.study import ClusterProfile
-from consilia.strict_yaml import parse_settings
 from consilia.study.folder import find_study, open_study
 from consilia.study.plan import read_card, read_plan
 from consilia.study.preflight import check_disk

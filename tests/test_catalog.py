@@ -5,15 +5,15 @@ from typing import get_args
 
 import pytest
 
-from consilia import catalog
-from consilia.catalog import Kind, content_folder, load, names
+from consilia.config import catalog
+from consilia.config.card import DataCard
+from consilia.config.catalog import Kind, content_folder, load, names
+from consilia.config.recipe import EnsembleRecipe
+from consilia.config.space import SearchSpace
+from consilia.config.strict_yaml import merge, parse_settings, read_yaml
+from consilia.config.study import ClusterProfile, SearchPlan
+from consilia.config.validation import validate
 from consilia.errors import PlanError
-from consilia.plan.data import DataCard
-from consilia.plan.ensemble import EnsembleRecipe
-from consilia.plan.space import SearchSpace
-from consilia.plan.study import ClusterProfile, SearchPlan
-from consilia.strict_yaml import merge, parse_settings, read_yaml
-from consilia.validation import validate
 
 RECIPE = "name: mine\nselection: {kind: soft_vote, members: 3}\n"
 

@@ -5,11 +5,11 @@ import math
 import pytest
 from pydantic import ValidationError
 
-from consilia.plan.data import DataCard, FolderSource
-from consilia.plan.ensemble import BestSingle, EnsembleRecipe
-from consilia.plan.hyperparameters import Hyperparameters
-from consilia.plan.space import Architecture, Choice, FloatRange, IntRange, SearchSpace
-from consilia.plan.study import ClusterProfile, StudyPlan, TrainingPlan
+from consilia.config.card import DataCard, FolderSource
+from consilia.config.hyperparameters import Hyperparameters
+from consilia.config.recipe import BestSingle, EnsembleRecipe
+from consilia.config.space import Architecture, Choice, FloatRange, IntRange, SearchSpace
+from consilia.config.study import ClusterProfile, StudyPlan, TrainingPlan
 
 SPACE = SearchSpace(
     family="f",

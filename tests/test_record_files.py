@@ -3,9 +3,8 @@ import math
 
 import pytest
 
-from consilia.errors import StudyError
-from consilia.plan.hyperparameters import Hyperparameters
-from consilia.record_files import (
+from consilia.config.hyperparameters import Hyperparameters
+from consilia.config.record_files import (
     read_fold_result,
     read_refit_result,
     read_trial,
@@ -15,7 +14,8 @@ from consilia.record_files import (
     write_refit_result,
     write_trial,
 )
-from consilia.records import FoldResult, RefitResult, TrialRecord
+from consilia.config.records import FoldResult, RefitResult, TrialRecord
+from consilia.errors import StudyError
 
 FOLD = FoldResult(fold=1, epochs=3, metrics={"log_loss": 0.25, "ece": 0.0}, n_images=30, seconds=1.5)
 TRIAL = TrialRecord(

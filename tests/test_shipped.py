@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from consilia.catalog import content_folder, load, names
-from consilia.plan.ensemble import EnsembleRecipe
-from consilia.plan.study import ClusterProfile
+from consilia.config.catalog import content_folder, load, names
+from consilia.config.recipe import EnsembleRecipe
+from consilia.config.study import ClusterProfile
 from consilia.study.plan import read_card, read_plan
 from consilia.study.spaces import read_space
 

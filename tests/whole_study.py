@@ -18,13 +18,13 @@ import yaml
 from safetensors.numpy import load_file
 
 from consilia import load
+from consilia.config.recipe import EnsembleRecipe
+from consilia.config.records import EpochReport, RefitProgress, TaskTaken, TrialRecord, TrialTask
+from consilia.config.study import StudyPlan
+from consilia.config.study_folder import StudyFolder
 from consilia.data.phantoms import write_phantoms
-from consilia.data.storing.prepare import prepare
-from consilia.folder import StudyFolder
-from consilia.plan.ensemble import EnsembleRecipe
-from consilia.plan.study import StudyPlan
-from consilia.records import EpochReport, RefitProgress, TaskTaken, TrialRecord, TrialTask
-from consilia.search.engine import open_book
+from consilia.data.store.prepare import prepare
+from consilia.search.engine import open_controller
 from consilia.search.ledger import Ledger
 from consilia.search.refitting import refit_here
 from consilia.study.combine import combine
@@ -34,7 +34,7 @@ from consilia.study.plan import read_plan
 from consilia.study.refit import missing_refits
 from consilia.study.run import load_or_make_folds
 from consilia.study.weights import resolve_weights
-from consilia.training.crossval import cross_validate
+from consilia.train.cross_validation import cross_validate
 
 PLAN = {
     "name": "equal",
@@ -109,20 +109,20 @@ def _run(root: Path) -> dict[str, Any]:
 
 
 def _search(plan: StudyPlan, folder: StudyFolder, context: Any) -> None:
-    book = open_book(plan, folder, _Nobody(), n_slots=1, ledger=Ledger(folder.ledger))
-    book.reserve(1)
-    while (task := book.next_task()) is not None:
-        book.taken(TaskTaken(number=task.number, attempt=1))
+    controller = open_controller(plan, folder, _Nobody(), n_slots=1, ledger=Ledger(folder.ledger))
+    controller.reserve(1)
+    while (task := controller.next_task()) is not None:
+        controller.taken(TaskTaken(number=task.number, attempt=1))
         leaves = []
 
         def listen(report: EpochReport, leaves: list[str] = leaves) -> None:
-            leaves.extend(filter(None, [book.hear(report)]))
+            leaves.extend(filter(None, [controller.hear(report)]))
 
         outcome = cross_validate(task, context, report=listen, stopped=lambda leaves=leaves: bool(leaves))
         if outcome.state != "stopped":
-            book.end(outcome)
-        book.left(task.number)
-    book.close("the search ended")
+            controller.end(outcome)
+        controller.left(task.number)
+    controller.close("the search ended")
 
 
 def _facts_of_search(folder: StudyFolder, plan: StudyPlan) -> dict[str, Any]:

@@ -11,13 +11,13 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
+from consilia.config.records import EpochReport, TrialOutcome, TrialTask
 from consilia.errors import RunError
-from consilia.records import EpochReport, TrialOutcome, TrialTask
-from consilia.training.batch_norm import share_batch_norms
-from consilia.training.context import TrainingContext
-from consilia.training.crossval import cross_validate
-from consilia.training.exchange import GroupLost
-from consilia.training.parallel import TorchGroup
+from consilia.train.batch_norm import share_batch_norms
+from consilia.train.context import TrainingContext
+from consilia.train.cross_validation import cross_validate
+from consilia.train.distributed import TorchGroup
+from consilia.train.exchange import GroupLost
 
 N_WORKERS = 2
 _PATIENCE = 150.0  # seconds that a test waits for an answer, the start of the processes included; a hang ends there

@@ -2,16 +2,16 @@
 
 from typing import TYPE_CHECKING
 
+from consilia.version import __version__
+
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from consilia.ensemble.predicting.execution import Execution
-    from consilia.ensemble.predicting.predictor import EnsemblePredictor
-    from consilia.ensemble.predicting.programs import Precision
+    from consilia.predict.execution import Execution
+    from consilia.predict.predictor import EnsemblePredictor
+    from consilia.predict.programs import Precision
 
 __all__ = ["__version__", "load"]
-
-__version__ = "0.1.0"
 
 
 def load(
@@ -37,6 +37,6 @@ def load(
             leaves the folder, or the model does not reproduce its golden outputs.
         UserError: torch cannot use the device, or the networks cannot run with this precision or execution.
     """
-    from consilia.ensemble.predicting.loading import load_predictor  # torch is imported only when a model is
+    from consilia.predict.loading import load_predictor  # torch is imported only when a model is
 
     return load_predictor(path, device=device, precision=precision, execution=execution)

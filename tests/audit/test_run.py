@@ -8,7 +8,7 @@ import pytest
 from audit_stores import CLASSES, alternating, four_to_one, make_audit_store, noise
 from consilia.audit.document import Audit, read_audit
 from consilia.audit.run import audit
-from consilia.data.storing.store import Quarantined
+from consilia.data.store.image_store import Quarantined
 from consilia.errors import DataError
 from data_tables import card_of, shipped_card
 
@@ -150,7 +150,7 @@ def test_a_file_that_is_no_audit_is_refused_with_the_remedy(tmp_path):
 
 
 def test_the_27_groups_of_pneumoniamnist_are_found(real_data, tmp_path):
-    from consilia.data.storing.prepare import prepare
+    from consilia.data.store.prepare import prepare
 
     card = shipped_card("pneumoniamnist", path=str(real_data / "pneumoniamnist_28.npz"))
     found = audit(prepare(card, root=tmp_path), card, shortcuts=False)

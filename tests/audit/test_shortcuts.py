@@ -10,7 +10,7 @@ from consilia.audit.columns import read_columns
 from consilia.audit.document import Shortcut, Shortcuts
 from consilia.audit.run import audit
 from consilia.audit.shortcuts import ALL_COLUMNS, BORDER, find_shortcuts
-from consilia.data.storing.store import ImageStore
+from consilia.data.store.image_store import ImageStore
 from data_tables import card_of
 
 N = 200
@@ -169,7 +169,7 @@ def test_border_features_are_standardised_at_any_size_and_do_not_depend_on_chunk
 
 
 def test_the_border_of_phantoms_from_two_scanners_says_nothing(phantoms, tmp_path):
-    from consilia.data.storing.prepare import prepare
+    from consilia.data.store.prepare import prepare
     from data_tables import shipped_card
 
     card = shipped_card("phantoms", path=str(phantoms), size=32)

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from consilia.ensemble.choosing.combination import LinearPool
-from consilia.scoring.metrics import METRICS
+from consilia.decision.combination import LinearPool
+from consilia.metrics.scores import METRICS
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 
@@ -126,8 +126,8 @@ def test_the_area_under_the_curve_of_many_rows_is_the_metrics():
 def test_greedy_on_the_area_never_ends_below_the_best_candidate_of_its_bags():
     from auc_selection import aucs, select_on_auc
 
-    from consilia.ensemble.choosing.selection import Truth
-    from consilia.plan.ensemble import Greedy
+    from consilia.config.recipe import Greedy
+    from consilia.ensemble.selection import Truth
 
     generator = np.random.default_rng(0)
     labels = generator.integers(0, 2, 300)

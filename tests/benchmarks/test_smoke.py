@@ -84,11 +84,11 @@ def test_input_path_prints_all_sides_and_their_ratios(tmp_path: Path):
 
 def test_racing_prints_what_each_method_saves_and_costs(tmp_path: Path):
     figures = run("racing.py", "--searches=1", "--orders=2", "--sizes=24", ray_folder=tmp_path)
-    methods = ["halving + curtailment", "curtailment", "incumbent", "WilcoxonPruner", "full cross-validation"]
+    methods = ["halving + fold pruning", "fold pruning", "incumbent", "WilcoxonPruner", "full cross-validation"]
     assert [row["method"] for row in figures["synthetic"]] == methods * 2  # at two levels of noise
     assert {row["method"] for row in figures["replay"]} == set(methods)
     for row in figures["replay"]:
-        parts = row["epochs_of_finished"] + row["epochs_of_curtailed"] + row["epochs_of_halved"]
+        parts = row["epochs_of_finished"] + row["epochs_of_pruned"] + row["epochs_of_halved"]
         assert parts <= row["epochs_full"]
         if row["method"] == "full cross-validation":
             assert (row["saved_quantiles"], row["rank_1"], parts) == ([1.0] * 3, 1.0, row["epochs_full"])

@@ -8,8 +8,8 @@ from PIL import Image
 
 import consilia
 from consilia.cli.app import run
-from consilia.ensemble.explaining.explain import CAUTION
-from consilia.ensemble.explaining.explain import explain as explain_images
+from consilia.predict.explain import CAUTION
+from consilia.predict.explain import explain as explain_images
 
 
 @pytest.fixture

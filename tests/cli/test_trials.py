@@ -13,10 +13,10 @@ from pathlib import Path
 import pytest
 
 from consilia.cli.app import run
-from consilia.folder import StudyFolder
-from consilia.plan.hyperparameters import Hyperparameters
-from consilia.record_files import read_trial, write_trial
-from consilia.records import TrialRecord
+from consilia.config.hyperparameters import Hyperparameters
+from consilia.config.record_files import read_trial, write_trial
+from consilia.config.records import TrialRecord
+from consilia.config.study_folder import StudyFolder
 from consilia.study.folder import hold_study, open_study
 from consilia.study.plan import read_plan
 
@@ -145,7 +145,7 @@ def test_a_watcher_sees_that_the_search_was_killed(folder):
     program = f"""
 import sys
 from pathlib import Path
-from consilia.folder import StudyFolder
+from consilia.config.study_folder import StudyFolder
 from consilia.study.folder import hold_study
 with hold_study(StudyFolder(Path({str(folder.root)!r}))):
     print("held", flush=True)

@@ -10,12 +10,12 @@ import ray
 from consilia.cluster import tasks
 from consilia.cluster.connection import connect
 from consilia.cluster.tasks import TaskPool, _decode_on_node
-from consilia.data.decoding.block import decode_block
-from consilia.data.decoding.reader import read_image
-from consilia.data.storing.prepare import prepare
+from consilia.config.reading import Reading
+from consilia.config.study import ClusterProfile
+from consilia.data.decode.block import decode_block
+from consilia.data.decode.reader import read_image
+from consilia.data.store.prepare import prepare
 from consilia.errors import ClusterError
-from consilia.plan.reading import Reading
-from consilia.plan.study import ClusterProfile
 from data_tables import balanced, card_of, write_table
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(240)]
@@ -51,7 +51,7 @@ def files(store: Path) -> dict[str, bytes]:
 
 
 def test_a_store_by_ray_tasks_equals_the_local_one_byte_for_byte(folder, pool, tmp_path, monkeypatch):
-    monkeypatch.setattr("consilia.data.decoding.blocks.BLOCK_BYTES", 64 * 5)
+    monkeypatch.setattr("consilia.data.decode.blocks.BLOCK_BYTES", 64 * 5)
     card = card_of(folder, max_bad=0.5)
     here = prepare(card, root=tmp_path / "here")
     there = prepare(card, root=tmp_path / "there", pool=lambda: nullcontext(pool))

@@ -9,8 +9,8 @@ import numpy.typing as npt
 import pytest
 from PIL import Image
 
-from consilia.data.storing.prepare import prepare
-from consilia.data.storing.store import ImageStore
+from consilia.data.store.image_store import ImageStore
+from consilia.data.store.prepare import prepare
 from data_tables import Row, card_of, picture, write_table
 
 

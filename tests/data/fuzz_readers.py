@@ -27,10 +27,10 @@ import numpy as np
 import pydicom
 from PIL import Image
 
-from consilia.data.decoding.reader import count_frames, read_image
+from consilia.config.reading import FileWindow, FixedWindows, PercentileWindow, Reading, Window
+from consilia.data.decode.reader import count_frames, read_image
 from consilia.data.dicom.tags import is_dicom, read_tags
 from consilia.errors import ReaderError
-from consilia.plan.reading import FileWindow, FixedWindows, PercentileWindow, Reading, Window
 
 MEMORY_BYTES = 3 * 2**30  # of address space; the interpreter and its libraries take one of them
 CASE_SECONDS = 20.0

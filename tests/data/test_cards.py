@@ -7,12 +7,12 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from consilia.data.decoding.reader import read_image
+from consilia.config.reading import Reading
+from consilia.data.decode.reader import read_image
 from consilia.data.folds import check_no_leak, make_folds
 from consilia.data.sources.card import list_images
-from consilia.data.storing.prepare import prepare
+from consilia.data.store.prepare import prepare
 from consilia.errors import DataError
-from consilia.plan.reading import Reading
 from data_tables import CONTENT, shipped_card
 from series_files import write_series
 

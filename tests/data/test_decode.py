@@ -10,13 +10,13 @@ import pytest
 from PIL import Image
 
 from broken_readers import break_once, fail, read_or_break
-from consilia.data.decoding.block import Decoded, decode_block, join
-from consilia.data.decoding.blocks import decode
-from consilia.data.decoding.pool import LocalPool
-from consilia.data.decoding.process import DecodeProcess, is_plain
+from consilia.config.reading import Reading
+from consilia.data.decode.block import Decoded, decode_block, join
+from consilia.data.decode.blocks import decode
+from consilia.data.decode.pool import LocalPool
+from consilia.data.decode.process import DecodeProcess, is_plain
 from consilia.data.sources.card import list_images
 from consilia.errors import RunError
-from consilia.plan.reading import Reading
 from data_tables import balanced, card_of, picture, write_table
 
 READING = Reading(size=8, channels=1)
@@ -46,7 +46,7 @@ def same(first: Decoded, second: Decoded) -> bool:
 
 class TestBlocks:
     def test_a_pool_yields_what_one_process_does(self, tmp_path, monkeypatch):
-        monkeypatch.setattr("consilia.data.decoding.blocks.BLOCK_BYTES", 64 * 5)
+        monkeypatch.setattr("consilia.data.decode.blocks.BLOCK_BYTES", 64 * 5)
         folder = write_table(tmp_path / "made", balanced())
         (folder / "007.png").write_bytes(b"")
         table = list_images(card_of(folder))
@@ -58,7 +58,7 @@ class TestBlocks:
 
     @pytest.mark.parametrize("start", [0, 5, 20, 24])
     def test_decoding_starts_behind_what_is_done(self, tmp_path, monkeypatch, start):
-        monkeypatch.setattr("consilia.data.decoding.blocks.BLOCK_BYTES", 64 * 5)
+        monkeypatch.setattr("consilia.data.decode.blocks.BLOCK_BYTES", 64 * 5)
         table = list_images(card_of(write_table(tmp_path / "made", balanced())))
         whole = list(decode(table, READING, pool=None))
         rest = list(decode(table, READING, pool=None, start=start))

@@ -13,10 +13,10 @@ from pydicom.dataset import Dataset
 from pydicom.pixels import apply_color_lut, apply_voi_lut, pixel_array
 from pydicom.sequence import Sequence
 
-from consilia.data.decoding.reader import Picture, count_frames, read_image
+from consilia.config.reading import FileWindow, FixedWindows, PercentileWindow, Reading, Window
+from consilia.data.decode.reader import Picture, count_frames, read_image
 from consilia.data.dicom.tags import is_dicom, read_tags
 from consilia.errors import ReaderError
-from consilia.plan.reading import FileWindow, FixedWindows, PercentileWindow, Reading, Window
 from dicom_encodings import NATIVE, write_dicom
 
 LUNG, MEDIASTINUM, BONE = (Window(center=c, width=w) for c, w in ((-600, 1500), (40, 400), (300, 1500)))

@@ -9,11 +9,11 @@ import pytest
 from pydicom import uid
 from pydicom.pixels.decoders.base import get_decoder
 
-from consilia.data.decoding.reader import MAX_PIXELS, count_frames, read_image
+from consilia.config.reading import FixedWindows, Reading, Window
+from consilia.data.decode.reader import MAX_PIXELS, count_frames, read_image
 from consilia.data.dicom.header import MAX_INFLATED_BYTES
 from consilia.data.dicom.pixels import SYNTAXES
 from consilia.errors import ReaderError
-from consilia.plan.reading import FixedWindows, Reading, Window
 from dicom_encodings import (
     JPEG_LS_EXAMPLE,
     JPEG_LS_IMAGE,

@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
-from consilia.data.decoding.reader import fit_image
+from consilia.config.reading import Reading
+from consilia.data.decode.perceptual_hash import perceptual_hash
+from consilia.data.decode.reader import fit_image
 from consilia.data.duplicates.copies import find_duplicates
 from consilia.data.duplicates.near import LIMIT, LIMIT_SMALL, SMALL, find_near, signature
-from consilia.data.duplicates.perceptual_hash import perceptual_hash
-from consilia.data.storing.prepare import prepare
-from consilia.plan.reading import Reading
+from consilia.data.store.prepare import prepare
 from data_tables import row, shipped_card
 
 

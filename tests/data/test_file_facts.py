@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from consilia.config.card import DataCard
 from consilia.data.sources import file_facts
 from consilia.data.sources.card import list_images
 from consilia.data.sources.each_file import Unreadable, read_each
-from consilia.data.storing.prepare import prepare
+from consilia.data.store.prepare import prepare
 from consilia.errors import DataError
-from consilia.plan.data import DataCard
 from data_tables import card_of, picture, row, write_table
 from dicom_files import write_ct
 

@@ -7,7 +7,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from consilia.data.sources.card import list_images
-from consilia.data.storing.prepare import prepare
+from consilia.data.store.prepare import prepare
 from consilia.errors import DataError
 from data_tables import balanced, card_of, row, write_table
 

@@ -18,8 +18,8 @@ from torch.nn import functional as F
 
 from consilia.data.folds import make_folds
 from consilia.data.phantoms import write_phantoms
-from consilia.data.storing.prepare import prepare
-from consilia.data.storing.store import ImageStore
+from consilia.data.store.image_store import ImageStore
+from consilia.data.store.prepare import prepare
 from consilia.errors import DataError
 from consilia.files import sha256_of_file
 from data_tables import shipped_card

@@ -14,16 +14,16 @@ import pytest
 from PIL import Image
 
 from broken_readers import read_and_note, read_or_break, read_tagged
-from consilia.data.decoding.blocks import LocalPool
-from consilia.data.decoding.reader import read_image
+from consilia.config.card import DataCard
+from consilia.config.reading import Reading
+from consilia.data.decode.blocks import LocalPool
+from consilia.data.decode.reader import read_image
 from consilia.data.sources.card import list_images
-from consilia.data.storing import prepare as prepare_module
-from consilia.data.storing.partial import JOURNAL
-from consilia.data.storing.prepare import InterruptedPrepareError, prepare
-from consilia.data.storing.store import INDEX, MANIFEST, PIXELS, ImageStore, Quarantined
+from consilia.data.store import prepare as prepare_module
+from consilia.data.store.image_store import INDEX, MANIFEST, PIXELS, ImageStore, Quarantined
+from consilia.data.store.partial import JOURNAL
+from consilia.data.store.prepare import InterruptedPrepareError, prepare
 from consilia.errors import DataError
-from consilia.plan.data import DataCard
-from consilia.plan.reading import Reading
 from data_tables import balanced, card_of, picture, row, write_table
 
 
@@ -114,7 +114,7 @@ class TestContent:
 
 class TestDigest:
     def test_workers_and_place_do_not_change_it(self, tmp_path, monkeypatch):
-        monkeypatch.setattr("consilia.data.decoding.blocks.BLOCK_BYTES", 64 * 3)  # three images a block
+        monkeypatch.setattr("consilia.data.decode.blocks.BLOCK_BYTES", 64 * 3)  # three images a block
         rows = balanced()
         digests = []
         for workers in (1, 2):
@@ -191,7 +191,7 @@ class TestOnce:
         assert not partial.exists()
 
     def test_progress_rises_to_the_number_of_images(self, tmp_path, stores, monkeypatch):
-        monkeypatch.setattr("consilia.data.decoding.blocks.BLOCK_BYTES", 64 * 5)
+        monkeypatch.setattr("consilia.data.decode.blocks.BLOCK_BYTES", 64 * 5)
         said: list[tuple[int, int]] = []
         card = card_of(write_table(tmp_path / "made", balanced()))
         prepare(card, root=stores, progress=lambda done, total: said.append((done, total)))
@@ -216,8 +216,8 @@ import os, signal, sys
 from functools import partial
 from pathlib import Path
 from broken_readers import read_and_note
-from consilia.data.decoding import blocks as decode
-from consilia.data.storing.prepare import prepare
+from consilia.data.decode import blocks as decode
+from consilia.data.store.prepare import prepare
 from data_tables import card_of
 
 def die(done, total):
@@ -236,7 +236,7 @@ class TestResume:
     @pytest.fixture
     def folder(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         """24 images, one of them unreadable, in blocks of five."""
-        monkeypatch.setattr("consilia.data.decoding.blocks.BLOCK_BYTES", 64 * 5)
+        monkeypatch.setattr("consilia.data.decode.blocks.BLOCK_BYTES", 64 * 5)
         folder = write_table(tmp_path / "made", balanced())
         (folder / "003.png").write_bytes(b"")
         return folder
@@ -290,7 +290,7 @@ class TestResume:
         self.check_equal(store, folder, stores)
 
     def test_an_archive_goes_on_too(self, stores, tmp_path, monkeypatch):
-        monkeypatch.setattr("consilia.data.decoding.blocks.BLOCK_BYTES", 64 * 5)
+        monkeypatch.setattr("consilia.data.decode.blocks.BLOCK_BYTES", 64 * 5)
         pixels = np.random.default_rng(0).integers(0, 256, (12, 8, 8), dtype=np.uint8)
         arrays = {
             f"{split}_{part}": pixels if part == "images" else np.arange(12) % 2
@@ -340,7 +340,7 @@ class TestResume:
         self.check_equal(store, folder, stores)
 
     def test_pixels_that_were_promised_and_are_gone_are_decoded_again(self, folder, stores, monkeypatch):
-        monkeypatch.setattr("consilia.data.storing.partial._SYNC_BLOCKS", 1)
+        monkeypatch.setattr("consilia.data.store.partial._SYNC_BLOCKS", 1)
         left = self.stop_at(20, folder, stores)
         (left / PIXELS).write_bytes(b"")
         progress = Interrupt(at=99)

@@ -6,7 +6,7 @@ import warnings
 
 import pytest
 
-from consilia.data.decoding.quiet import quietly
+from consilia.data.quiet import quietly
 
 
 def test_threads_that_overlap_leave_warnings_and_the_log_as_they_were():

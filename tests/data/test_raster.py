@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from consilia.data.decoding.reader import count_frames, fit_image, read_image
+from consilia.config.reading import FixedWindows, PercentileWindow, Reading, Window
+from consilia.data.decode.reader import count_frames, fit_image, read_image
 from consilia.errors import ReaderError
-from consilia.plan.reading import FixedWindows, PercentileWindow, Reading, Window
 
 WINDOWS = FixedWindows(windows=tuple(Window(center=c, width=100) for c in (0, 50, 100)))
 COLOURS = np.random.default_rng(0).integers(0, 256, (16, 16, 3), dtype=np.uint8)

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from consilia.data.decoding.reader import MAX_PIXELS, fit_image, read_image
+from consilia.config.reading import Reading
+from consilia.data.decode.reader import MAX_PIXELS, fit_image, read_image
 from consilia.errors import ReaderError
-from consilia.plan.reading import Reading
 
 
 def fit(image, *, size=16, channels=1):

@@ -12,9 +12,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from consilia.data.decoding.reader import fit_image, read_image
-from consilia.data.dicom.voi import apply_window, by_percentiles
-from consilia.plan.reading import FileWindow, FixedWindows, PercentileWindow, Reading, Window
+from consilia.config.reading import FileWindow, FixedWindows, PercentileWindow, Reading, Window
+from consilia.data.decode.reader import fit_image, read_image
+from consilia.data.voi import apply_window, by_percentiles
 from dicom_encodings import write_dicom
 
 FIXED = settings(

@@ -6,9 +6,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from consilia.config.card import DataCard
 from consilia.data.sources.card import list_images
 from consilia.errors import DataError
-from consilia.plan.data import DataCard
 from data_tables import COLUMNS, balanced, card_of, row, write_table
 
 SPLIT = {"split": "split"}

@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 from pydicom.uid import generate_uid
 
+from consilia.config.card import DataCard
+from consilia.config.validation import validate
 from consilia.data.dicom.tags import read_tags
 from consilia.data.sources import each_file
 from consilia.data.sources.card import list_images
-from consilia.data.storing.prepare import prepare
+from consilia.data.store.prepare import prepare
 from consilia.errors import DataError, PlanError
-from consilia.plan.data import DataCard
-from consilia.validation import validate
 from dicom_files import write_ct
 from series_files import write_series
 

@@ -5,9 +5,9 @@ import pytest
 from pydicom.dataset import Dataset
 from pydicom.pixels.processing import apply_windowing
 
-from consilia.data.dicom.voi import apply_percentiles, apply_window, by_percentiles, find_levels
+from consilia.config.reading import PercentileWindow
+from consilia.data.voi import apply_percentiles, apply_window, by_percentiles, find_levels
 from consilia.errors import ReaderError
-from consilia.plan.reading import PercentileWindow
 
 VALUES = np.arange(-1100, 1200, dtype=np.float64)
 

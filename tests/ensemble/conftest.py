@@ -10,22 +10,22 @@ import pytest
 import torch
 from PIL import Image
 
+from consilia.config.card import Columns, DataCard, TableSource
+from consilia.config.hyperparameters import Hyperparameters
+from consilia.config.recipe import EnsembleRecipe, SoftVote
+from consilia.config.records import FoldResult, TrialRecord
+from consilia.config.space import Architecture, SearchSpace
+from consilia.config.study import FoldsPlan, StudyPlan
+from consilia.config.study_folder import StudyFolder
 from consilia.data.folds import FoldPlan, make_folds
-from consilia.data.storing.prepare import prepare
-from consilia.data.storing.store import ImageStore
+from consilia.data.store.image_store import ImageStore
+from consilia.data.store.prepare import prepare
 from consilia.ensemble.build import build_ensemble
-from consilia.ensemble.predicting.loading import load_predictor
-from consilia.folder import StudyFolder
-from consilia.models.factory import ModelSpec, build_model
-from consilia.plan.data import Columns, DataCard, TableSource
-from consilia.plan.ensemble import EnsembleRecipe, SoftVote
-from consilia.plan.hyperparameters import Hyperparameters
-from consilia.plan.space import Architecture, SearchSpace
-from consilia.plan.study import FoldsPlan, StudyPlan
-from consilia.records import FoldResult, TrialRecord
-from consilia.training.artifacts import write_weights
-from consilia.training.input import Preprocessing
-from consilia.training.tables import write_out_of_fold
+from consilia.predict.loading import load_predictor
+from consilia.train.artifacts import write_weights
+from consilia.train.input import Preprocessing
+from consilia.train.networks.factory import ModelSpec, build_model
+from consilia.train.tables import write_out_of_fold
 
 SIZE = 32
 CLASSES = ("clear", "nodule")

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from consilia.ensemble.bundle.arrays import read_array, read_arrays
+from consilia.bundle.arrays import read_array, read_arrays
 from consilia.errors import BundleError
 
 LAYOUTS = {"a": ((2, 3), np.float32), "b": ((None,), np.int64)}

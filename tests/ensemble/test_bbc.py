@@ -5,15 +5,15 @@ import numpy as np
 import pytest
 from joblib.externals.loky.process_executor import TerminatedWorkerError
 
-from consilia.ensemble.calibrating.calibration import cross_calibrate
-from consilia.ensemble.choosing import stacking
-from consilia.ensemble.choosing.choice import choose
-from consilia.ensemble.choosing.combination import combine
-from consilia.ensemble.choosing.selection import Truth, cross_fit, select
-from consilia.ensemble.evaluating.bbc import bias_corrected, out_of_bag_scores
+from consilia.config.recipe import BestSingle, EnsembleRecipe, Greedy, SoftVote, Stacked
+from consilia.decision.combination import combine
+from consilia.ensemble import stacking
+from consilia.ensemble.bbc import bias_corrected, out_of_bag_scores
+from consilia.ensemble.calibration import cross_calibrate
+from consilia.ensemble.choice import choose
+from consilia.ensemble.selection import Truth, cross_fit, select
 from consilia.errors import FitError, RunError
-from consilia.plan.ensemble import BestSingle, EnsembleRecipe, Greedy, SoftVote, Stacked
-from consilia.scoring.metrics import METRICS, softmax
+from consilia.metrics.scores import METRICS, softmax
 from processes import children_of
 
 RECIPES = [BestSingle(), SoftVote(members=3), Greedy(bags=5, members=3), Stacked(members=3)]
@@ -93,7 +93,7 @@ def test_the_best_of_fifty_that_know_nothing_looks_good_and_is_not(selection):
 
 @pytest.mark.parametrize("selection", [QUICK.selection, Stacked(members=3)], ids=lambda each: each.kind)
 def test_labels_of_the_patients_left_out_reach_neither_selection_nor_calibration(selection, monkeypatch):
-    from consilia.ensemble.evaluating import bbc
+    from consilia.ensemble import bbc
 
     candidates, truth = noise(n_candidates=8, signal=0.5)
     chosen = []
@@ -155,8 +155,8 @@ def test_a_calibrator_that_the_drawn_patients_do_not_support_leaves_the_draw_out
 def test_processes_score_the_draws_as_one_does_and_are_gone_afterwards(monkeypatch):
     candidates, truth = noise(n_candidates=6, signal=1.0)
     alone = out_of_bag_scores(QUICK, candidates, truth, draws=12, seed=4)
-    monkeypatch.setattr("consilia.ensemble.evaluating.bbc._WORTH_PROCESSES", 1)
-    monkeypatch.setattr("consilia.ensemble.evaluating.bbc.cpu_count", lambda: 2)
+    monkeypatch.setattr("consilia.ensemble.bbc._WORTH_PROCESSES", 1)
+    monkeypatch.setattr("consilia.ensemble.bbc.cpu_count", lambda: 2)
     together = out_of_bag_scores(QUICK, candidates, truth, draws=12, seed=4)
     for name in METRICS:
         np.testing.assert_array_equal(alone[name], together[name])
@@ -172,8 +172,8 @@ def test_the_death_of_a_process_is_told_with_what_to_do(monkeypatch):
         def __call__(self, work):
             raise TerminatedWorkerError
 
-    monkeypatch.setattr("consilia.ensemble.evaluating.bbc.Parallel", Dying)
-    monkeypatch.setattr("consilia.ensemble.evaluating.bbc._WORTH_PROCESSES", 1)
-    monkeypatch.setattr("consilia.ensemble.evaluating.bbc.cpu_count", lambda: 2)
+    monkeypatch.setattr("consilia.ensemble.bbc.Parallel", Dying)
+    monkeypatch.setattr("consilia.ensemble.bbc._WORTH_PROCESSES", 1)
+    monkeypatch.setattr("consilia.ensemble.bbc.cpu_count", lambda: 2)
     with pytest.raises(RunError, match="nothing is trained again"):
         bias_corrected(QUICK, *noise(n_candidates=3), draws=2)

@@ -4,12 +4,12 @@ import json
 import numpy as np
 import pytest
 
-from consilia.ensemble.bundle.folder import read_bundle
-from consilia.ensemble.predicting.loading import load_predictor
+from consilia.bundle.folder import read_bundle
+from consilia.config.recipe import BestSingle, EnsembleRecipe, Greedy, SoftVote
 from consilia.errors import RunError, StudyError
-from consilia.plan.ensemble import BestSingle, EnsembleRecipe, Greedy, SoftVote
-from consilia.scoring.metrics import METRICS, softmax
-from consilia.training.tables import read_out_of_fold
+from consilia.metrics.scores import METRICS, softmax
+from consilia.predict.loading import load_predictor
+from consilia.train.tables import read_out_of_fold
 
 VOTES = EnsembleRecipe(name="votes", selection=SoftVote(members=2))
 BEST = EnsembleRecipe(name="best", selection=BestSingle())

@@ -8,14 +8,14 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from consilia.ensemble.bundle import golden, publish
-from consilia.ensemble.bundle.document import SCHEMA_VERSION
-from consilia.ensemble.bundle.folder import read_bundle, record_evaluation
-from consilia.ensemble.bundle.publish import publish_folder
-from consilia.ensemble.evaluating.evaluate import evaluate
-from consilia.ensemble.predicting.loading import load_predictor
+from consilia.bundle import golden, publish
+from consilia.bundle.document import SCHEMA_VERSION
+from consilia.bundle.folder import read_bundle, record_evaluation
+from consilia.bundle.publish import publish_folder
+from consilia.ensemble.evaluate import evaluate
 from consilia.errors import BundleError, UserError
 from consilia.files import sha256_of_file, sha256_of_json
+from consilia.predict.loading import load_predictor
 
 MEMBER = "members/trial-0-fold-1.safetensors"
 FILES = ["ensemble.json", "golden.npz", "card.md", MEMBER]

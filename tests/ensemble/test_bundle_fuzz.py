@@ -21,10 +21,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from consilia.ensemble.predicting.loading import load_predictor
+from consilia.config.recipe import BestSingle, EnsembleRecipe, Stacked
 from consilia.errors import BundleError
 from consilia.files import sha256_of_file, sha256_of_json
-from consilia.plan.ensemble import BestSingle, EnsembleRecipe, Stacked
+from consilia.predict.loading import load_predictor
 
 DOCUMENT = "ensemble.json"
 CASES, PARTS, STACKS = 5040, 8, 300

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from audit_stores import alternating, make_audit_store
-from consilia.ensemble.evaluating.by_column import read_groups
+from consilia.ensemble.by_column import read_groups
 from consilia.errors import DataError
 
 

@@ -2,16 +2,7 @@ import numpy as np
 import pytest
 from pydantic import TypeAdapter, ValidationError
 
-from consilia.ensemble.calibrating.calibration import (
-    LEAST_WRONG,
-    choose_calibrator,
-    cross_calibrate,
-    cross_calibrate_members,
-    fit_isotonic,
-    fit_temperature,
-    fit_temperature_bias,
-)
-from consilia.ensemble.calibrating.calibrators import (
+from consilia.decision.calibrators import (
     Calibrator,
     Identity,
     Isotonic,
@@ -20,10 +11,19 @@ from consilia.ensemble.calibrating.calibrators import (
     calibrate,
     pool_folds,
 )
-from consilia.ensemble.choosing.combination import LinearPool
-from consilia.ensemble.choosing.selection import Truth, weighted_log_loss
+from consilia.decision.combination import LinearPool
+from consilia.ensemble.calibration import (
+    LEAST_WRONG,
+    choose_calibrator,
+    cross_calibrate,
+    cross_calibrate_members,
+    fit_isotonic,
+    fit_temperature,
+    fit_temperature_bias,
+)
+from consilia.ensemble.selection import Truth, weighted_log_loss
 from consilia.errors import RunError
-from consilia.scoring.metrics import softmax
+from consilia.metrics.scores import softmax
 
 
 def planted(temperature, *, n=4000, n_classes=3, seed=0):

@@ -1,11 +1,11 @@
 import numpy as np
 import pytest
 
-from consilia.ensemble.choosing.choice import choose
-from consilia.ensemble.choosing.combination import LinearPool, Stack
-from consilia.ensemble.choosing.selection import Truth
-from consilia.plan.ensemble import BestSingle, Greedy, SoftVote, Stacked
-from consilia.scoring.metrics import softmax
+from consilia.config.recipe import BestSingle, Greedy, SoftVote, Stacked
+from consilia.decision.combination import LinearPool, Stack
+from consilia.ensemble.choice import choose
+from consilia.ensemble.selection import Truth
+from consilia.metrics.scores import softmax
 
 
 def candidates_with(noise_of_each, *, n_images=300, seed=0):

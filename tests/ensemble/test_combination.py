@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 from pydantic import TypeAdapter, ValidationError
 
-from consilia.ensemble.choosing.combination import LARGEST_COEFFICIENT, LinearPool, Stack, centred_logs, combine
-from consilia.scoring.metrics import softmax
+from consilia.decision.combination import LARGEST_COEFFICIENT, LinearPool, Stack, centred_logs, combine
+from consilia.metrics.scores import softmax
 
 POOL = LinearPool(weights=(0.0, 0.75, 0.25))
 GENERATOR = np.random.default_rng(0)

@@ -3,8 +3,7 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
-from consilia.ensemble.choosing.selection import Truth
-from consilia.ensemble.safety.conformal import (
+from consilia.decision.conformal import (
     ALPHA,
     calibrate_sets,
     conforming_classes,
@@ -14,8 +13,9 @@ from consilia.ensemble.safety.conformal import (
     prediction_sets,
     to_arrays,
 )
+from consilia.ensemble.selection import Truth
 from consilia.errors import BundleError
-from consilia.scoring.metrics import softmax
+from consilia.metrics.scores import softmax
 
 FOLDS = 5
 

@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 from scipy.stats import entropy
 
-from consilia.ensemble.safety.disagreement import disagreement_limit, measure_disagreement, mutual_information
-from consilia.scoring.metrics import softmax
+from consilia.decision.disagreement import disagreement_limit, measure_disagreement, mutual_information
+from consilia.metrics.scores import softmax
 
 
 def voices(generator, *, n_folds, n_images, n_members=3, spread=0.5):

@@ -3,13 +3,13 @@ import dataclasses
 import numpy as np
 import pytest
 
-from consilia.ensemble.calibrating.calibrators import Identity, pool_folds
-from consilia.ensemble.evaluating.evaluate import evaluate
-from consilia.ensemble.evaluating.evaluation import Evaluation, Subject, score_predictions
+from consilia.decision.calibrators import Identity, pool_folds
+from consilia.ensemble.evaluate import evaluate
+from consilia.ensemble.evaluation import Evaluation, Subject, score_predictions
 from consilia.errors import DataError
-from consilia.scoring.bootstrap import patient_bootstrap
-from consilia.scoring.metrics import METRICS
-from consilia.scoring.patients import pool_images
+from consilia.metrics.bootstrap import patient_bootstrap
+from consilia.metrics.patients import pool_images
+from consilia.metrics.scores import METRICS
 
 
 @pytest.fixture(scope="module")

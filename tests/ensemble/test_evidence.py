@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 import torch
 
-from consilia.ensemble.calibrating.calibrators import Identity, Temperature, TemperatureBias, pool_folds
-from consilia.ensemble.choosing.combination import LinearPool, Stack, combine
-from consilia.ensemble.explaining.evidence import _drawing, cell_contributions, contributions, odds_gradient
-from consilia.models.factory import ModelSpec, build_model
-from consilia.plan.space import Architecture
-from consilia.scoring.metrics import softmax
+from consilia.config.space import Architecture
+from consilia.decision.calibrators import Identity, Temperature, TemperatureBias, pool_folds
+from consilia.decision.combination import LinearPool, Stack, combine
+from consilia.metrics.scores import softmax
+from consilia.predict.attribution import _drawing, cell_contributions, contributions, odds_gradient
+from consilia.train.networks.factory import ModelSpec, build_model
 
 POOL = LinearPool(weights=(0.2, 0.5, 0.3))
 STACK = Stack(

@@ -5,16 +5,16 @@ import pytest
 import torch
 
 import consilia
-from consilia.ensemble.bundle.golden import golden_images
-from consilia.ensemble.predicting.execution import EnsembleExecution, Running
-from consilia.ensemble.predicting.loading import load_predictor
-from consilia.ensemble.predicting.programs import InTurn, LoadedNetwork, ShownImages, Together, kind_of
-from consilia.ensemble.predicting.timing import Timing
+from consilia.bundle.golden import golden_images
+from consilia.config.space import Architecture
 from consilia.errors import UserError
-from consilia.models.factory import ModelSpec, build_model
-from consilia.models.features import logits_and_features
-from consilia.plan.space import Architecture
-from consilia.training.input import Preprocessing
+from consilia.predict.execution import EnsembleExecution, Running
+from consilia.predict.loading import load_predictor
+from consilia.predict.programs import InTurn, LoadedNetwork, ShownImages, Together, kind_of
+from consilia.predict.timing import Timing
+from consilia.train.input import Preprocessing
+from consilia.train.networks.factory import ModelSpec, build_model
+from consilia.train.networks.features import logits_and_features
 
 CPU = torch.device("cpu")
 
@@ -162,7 +162,7 @@ def test_on_a_gpu_the_faster_way_runs_and_is_remembered(gpu_name, tmp_path, toge
 def test_networks_that_say_something_else_together_are_not_run_together(gpu_name, monkeypatch, tmp_path):
     networks = make_networks()
     wrong = make_networks(n=4)[1:]
-    monkeypatch.setattr("consilia.ensemble.predicting.execution.Together", lambda _, precision: Together(wrong))
+    monkeypatch.setattr("consilia.predict.execution.Together", lambda _, precision: Together(wrong))
     program = execution(networks, "auto", device=GPU, timings=tmp_path / "execution.json")
     assert "since a probability of the golden inputs differs by" in next(iter(program.description.values()))
     with pytest.raises(UserError, match=r"execution='batched' must run 3 test_resnet .* differs by"):
@@ -198,20 +198,20 @@ def test_neither_batch_size_nor_order_matters_in_either_execution(
 
 
 def test_an_ensemble_that_bfloat16_moves_at_load_is_refused(built_bundle, monkeypatch):
-    monkeypatch.setattr("consilia.ensemble.predicting.precision.LARGEST_MOVE", 1e-9)
+    monkeypatch.setattr("consilia.predict.precision.LARGEST_MOVE", 1e-9)
     with pytest.raises(UserError, match=r"on the golden inputs it moves one by .*precision='float32'"):
         load_predictor(built_bundle, device="cpu", precision="bfloat16")
 
 
 def test_an_ensemble_that_bfloat16_moves_on_the_first_batch_only_is_refused_there(built_bundle, images, monkeypatch):
     fast = load_predictor(built_bundle, device="cpu", precision="bfloat16")
-    monkeypatch.setattr("consilia.ensemble.predicting.precision.LARGEST_MOVE", 1e-9)
+    monkeypatch.setattr("consilia.predict.precision.LARGEST_MOVE", 1e-9)
     for _ in range(2):  # a refusal is no check that was passed
         with pytest.raises(UserError, match="on the first batch of images it moves one by"):
             fast.predict(images)
     monkeypatch.undo()
     fast.predict(images)
-    monkeypatch.setattr("consilia.ensemble.predicting.precision.LARGEST_MOVE", 1e-9)
+    monkeypatch.setattr("consilia.predict.precision.LARGEST_MOVE", 1e-9)
     fast.predict(images)  # later batches are not compared
 
 

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from consilia.ensemble.explaining.explain import Explanation, explain
 from consilia.errors import ReaderError, UserError
+from consilia.predict.explain import Explanation, explain
 
 
 @pytest.fixture

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from consilia.ensemble.calibrating.calibrators import pool_folds
-from consilia.ensemble.predicting.loading import load_predictor
+from consilia.config.reading import FixedWindows, Reading, Window
+from consilia.decision.calibrators import pool_folds
 from consilia.errors import DataError, ReaderError
-from consilia.plan.reading import FixedWindows, Reading, Window
+from consilia.predict.loading import load_predictor
 from dicom_files import write_ct
 
 SIZE = 32  # of the stored images of `study`

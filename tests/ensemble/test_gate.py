@@ -8,25 +8,25 @@ import pytest
 from PIL import Image
 from scipy.stats import betabinom
 
+from consilia.config.card import DataCard, NpzSource
+from consilia.config.hyperparameters import Hyperparameters
+from consilia.config.recipe import BestSingle, EnsembleRecipe
+from consilia.config.records import FoldResult, GateVerdict, TrialRecord
+from consilia.config.space import Architecture, SearchSpace
+from consilia.config.study import FoldsPlan, StudyPlan
+from consilia.config.study_folder import StudyFolder
 from consilia.data.folds import FoldPlan, make_folds
 from consilia.data.phantom_image import CLASSES
-from consilia.data.storing.prepare import prepare
-from consilia.data.storing.store import ImageStore
+from consilia.data.store.image_store import ImageStore
+from consilia.data.store.prepare import prepare
+from consilia.decision.ood.distance import FLAG_BELOW
 from consilia.ensemble.build import build_ensemble
-from consilia.ensemble.predicting.loading import load_predictor
-from consilia.ensemble.predicting.predictor import EnsemblePredictor
-from consilia.ensemble.unusual.distance import FLAG_BELOW
-from consilia.ensemble.unusual.gate import reasons
-from consilia.folder import StudyFolder
-from consilia.models.factory import ModelSpec
-from consilia.plan.data import DataCard, NpzSource
-from consilia.plan.ensemble import BestSingle, EnsembleRecipe
-from consilia.plan.hyperparameters import Hyperparameters
-from consilia.plan.space import Architecture, SearchSpace
-from consilia.plan.study import FoldsPlan, StudyPlan
-from consilia.records import FoldResult, GateVerdict, TrialRecord
-from consilia.training.artifacts import write_weights
-from consilia.training.tables import write_out_of_fold
+from consilia.predict.gate import reasons
+from consilia.predict.loading import load_predictor
+from consilia.predict.predictor import EnsemblePredictor
+from consilia.train.artifacts import write_weights
+from consilia.train.networks.factory import ModelSpec
+from consilia.train.tables import write_out_of_fold
 from unusual_pictures import FOREIGN, N_FOREIGN, draw_phantoms, preprocess, train
 
 RESNET = Architecture(timm="test_resnet")

@@ -7,17 +7,17 @@ import numpy as np
 import pytest
 import torch
 
+from consilia.bundle.folder import read_bundle, record_evaluation
+from consilia.bundle.ood_file import write_unusual
+from consilia.config.recipe import BestSingle, EnsembleRecipe
 from consilia.data.folds import DROPPED, LOCKED
-from consilia.ensemble.bundle.folder import read_bundle, record_evaluation
-from consilia.ensemble.evaluating.evaluate import evaluate
-from consilia.ensemble.predicting.loading import load_predictor
-from consilia.ensemble.unusual import fit as gate_fit
-from consilia.ensemble.unusual.file import write_unusual
-from consilia.ensemble.unusual.fit import fit_gate
-from consilia.ensemble.unusual.report import GateReport, describe_gate
+from consilia.decision.ood.report import GateReport, describe_gate
+from consilia.ensemble import ood as gate_fit
+from consilia.ensemble.evaluate import evaluate
+from consilia.ensemble.ood import fit_gate
 from consilia.errors import BundleError
 from consilia.files import sha256_of_json
-from consilia.plan.ensemble import BestSingle, EnsembleRecipe
+from consilia.predict.loading import load_predictor
 
 BEST = EnsembleRecipe(name="best", selection=BestSingle())
 

@@ -3,16 +3,16 @@ import dataclasses
 import numpy as np
 import pytest
 
-from consilia.ensemble.calibrating.calibration import choose_calibrator, cross_calibrate_members
-from consilia.ensemble.choosing.choice import choose
-from consilia.ensemble.choosing.combination import combine
-from consilia.ensemble.choosing.pool import Pool
-from consilia.ensemble.choosing.selection import Truth, weighted_log_loss
-from consilia.ensemble.evaluating.evaluation import Subject, score_predictions
-from consilia.ensemble.evaluating.honesty import Chosen, honest_report, with_test
-from consilia.plan.ensemble import EnsembleRecipe, Greedy
-from consilia.scoring.estimates import HonestReport
-from consilia.scoring.metrics import METRICS, softmax
+from consilia.config.recipe import EnsembleRecipe, Greedy
+from consilia.decision.combination import combine
+from consilia.ensemble.calibration import choose_calibrator, cross_calibrate_members
+from consilia.ensemble.choice import choose
+from consilia.ensemble.evaluation import Subject, score_predictions
+from consilia.ensemble.honesty import Chosen, honest_report, with_test
+from consilia.ensemble.pool import Pool
+from consilia.ensemble.selection import Truth, weighted_log_loss
+from consilia.metrics.estimates import HonestReport
+from consilia.metrics.scores import METRICS, softmax
 
 RECIPE = EnsembleRecipe(name="quick", selection=Greedy(bags=3, additions=5))
 

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from consilia.ensemble.predicting.images import Frame, is_grey, read_input
-from consilia.plan.reading import Reading
+from consilia.config.reading import Reading
+from consilia.predict.images import Frame, is_grey, read_input
 from dicom_files import write_ct
 
 GREY = Reading(size=16, channels=1)

@@ -3,14 +3,14 @@
 import numpy as np
 import pytest
 
-from consilia.ensemble.unusual.input_rules import (
+from consilia.decision.ood.input_rules import (
     RULES,
     describe_unusual,
     fit_inputs,
     measure_colour,
     measure_inputs,
 )
-from consilia.ensemble.unusual.layout import gain_when_turned, grey_values, layouts, likeness
+from consilia.decision.ood.layout import gain_when_turned, grey_values, layouts, likeness
 
 SIZE = 32
 

@@ -5,12 +5,12 @@ import dataclasses
 import numpy as np
 import pytest
 
+from consilia.bundle.folder import read_bundle
+from consilia.config.recipe import BestSingle, EnsembleRecipe
 from consilia.data.folds import DROPPED
-from consilia.ensemble.bundle.folder import read_bundle
-from consilia.ensemble.evaluating.evaluate import evaluate
-from consilia.ensemble.predicting.loading import load_predictor
+from consilia.ensemble.evaluate import evaluate
 from consilia.errors import DataError
-from consilia.plan.ensemble import BestSingle, EnsembleRecipe
+from consilia.predict.loading import load_predictor
 
 BEST = EnsembleRecipe(name="best", selection=BestSingle())
 

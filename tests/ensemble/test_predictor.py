@@ -11,18 +11,18 @@ import torch
 from PIL import Image
 
 import consilia
-from consilia.ensemble.calibrating.calibrators import Identity, pool_folds
-from consilia.ensemble.predicting.images import single_images
-from consilia.ensemble.predicting.loading import load_predictor
-from consilia.ensemble.predicting.predictions import Predictions
+from consilia.config.records import Prediction
+from consilia.decision.calibrators import Identity, pool_folds
 from consilia.errors import DataError, ReaderError, UserError
-from consilia.models.factory import build_model
-from consilia.records import Prediction
-from consilia.scoring.metrics import softmax
-from consilia.scoring.patients import pool_images
-from consilia.training.artifacts import read_weights
-from consilia.training.batches import open_images
-from consilia.training.inference import predict_logits
+from consilia.metrics.patients import pool_images
+from consilia.metrics.scores import softmax
+from consilia.predict.images import single_images
+from consilia.predict.loading import load_predictor
+from consilia.predict.predictions import Predictions
+from consilia.train.artifacts import read_weights
+from consilia.train.batches import open_images
+from consilia.train.inference import predict_logits
+from consilia.train.networks.factory import build_model
 
 
 @pytest.fixture

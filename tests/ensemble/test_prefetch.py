@@ -6,7 +6,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from consilia.ensemble.predicting.prefetch import in_batches, spare_threads, work_ahead
+from consilia.predict.prefetch import in_batches, spare_threads, work_ahead
 
 
 def decoding_threads():

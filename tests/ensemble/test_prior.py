@@ -1,9 +1,9 @@
 import numpy as np
 import pytest
 
-from consilia.ensemble.calibrating.prior import correct_prior, prevalence_of, read_prevalence
+from consilia.decision.prior import correct_prior, prevalence_of, read_prevalence
 from consilia.errors import UserError
-from consilia.scoring.metrics import softmax
+from consilia.metrics.scores import softmax
 
 CLASSES = ("normal", "pneumonia", "tumour")
 

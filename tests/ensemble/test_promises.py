@@ -3,15 +3,15 @@
 import numpy as np
 import pytest
 
-from consilia.ensemble.calibrating.calibrators import Temperature
-from consilia.ensemble.choosing.selection import Truth
-from consilia.ensemble.evaluating.evaluate import evaluate
-from consilia.ensemble.predicting.predictor import BATCH_SIZE
-from consilia.ensemble.safety.operating_points import calibrated_sets, report_safety
-from consilia.ensemble.safety.promises import measure_promises, promise_rows
-from consilia.plan.ensemble import Safety
-from consilia.scoring.metrics import softmax
-from consilia.scoring.subgroups import Scored
+from consilia.config.recipe import Safety
+from consilia.decision.calibrators import Temperature
+from consilia.decision.operating_points import calibrated_sets, report_safety
+from consilia.decision.promises import measure_promises, promise_rows
+from consilia.ensemble.evaluate import evaluate
+from consilia.ensemble.selection import Truth
+from consilia.metrics.scores import softmax
+from consilia.metrics.subgroups import Scored
+from consilia.predict.predictor import BATCH_SIZE
 
 CLASSES = ("clear", "nodule")
 

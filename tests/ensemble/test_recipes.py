@@ -3,8 +3,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from consilia.config.recipe import EnsembleRecipe
 from consilia.errors import RunError
-from consilia.plan.ensemble import EnsembleRecipe
 
 FOLDER = Path(__file__).parents[2] / "ensembles"
 FILES = sorted(FOLDER.glob("*.yaml"))

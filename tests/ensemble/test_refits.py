@@ -8,26 +8,26 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from consilia.ensemble.bundle.document import BundleDocument
-from consilia.ensemble.bundle.folder import read_bundle
-from consilia.ensemble.calibrating.calibrators import Temperature, pool_folds
-from consilia.ensemble.choosing.combination import LinearPool
-from consilia.ensemble.choosing.refits import chosen_trials
-from consilia.ensemble.evaluating.evaluate import describe, evaluate
-from consilia.ensemble.explaining.evidence import odds_gradient
-from consilia.ensemble.explaining.explain import explain
-from consilia.ensemble.predicting.loading import load_predictor
-from consilia.ensemble.safety.disagreement import mutual_information
+from consilia.bundle.document import BundleDocument
+from consilia.bundle.folder import read_bundle
+from consilia.config.recipe import EnsembleRecipe, Safety, SoftVote
+from consilia.config.record_files import read_refit_result, write_refit_result
+from consilia.config.records import RefitResult
+from consilia.config.study_folder import StudyFolder
+from consilia.decision.calibrators import Temperature, pool_folds
+from consilia.decision.combination import LinearPool
+from consilia.decision.disagreement import mutual_information
+from consilia.ensemble.evaluate import describe, evaluate
+from consilia.ensemble.refits import chosen_trials
 from consilia.errors import RunError, StudyError
 from consilia.files import sha256_of_json
-from consilia.folder import StudyFolder
-from consilia.models.factory import ModelSpec, build_model
-from consilia.plan.ensemble import EnsembleRecipe, Safety, SoftVote
-from consilia.record_files import read_refit_result, write_refit_result
-from consilia.records import RefitResult
-from consilia.scoring.metrics import softmax
-from consilia.training.artifacts import write_weights
-from consilia.training.input import Preprocessing
+from consilia.metrics.scores import softmax
+from consilia.predict.attribution import odds_gradient
+from consilia.predict.explain import explain
+from consilia.predict.loading import load_predictor
+from consilia.train.artifacts import write_weights
+from consilia.train.input import Preprocessing
+from consilia.train.networks.factory import ModelSpec, build_model
 
 FAST = EnsembleRecipe(name="quick", build="fast", selection=SoftVote(members=2))
 SIZE = 32

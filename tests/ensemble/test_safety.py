@@ -3,15 +3,15 @@
 import numpy as np
 import pytest
 
-from consilia.ensemble.bundle.folder import read_bundle
-from consilia.ensemble.calibrating.calibrators import Identity, Temperature, calibrate, pool_folds
-from consilia.ensemble.choosing.selection import Truth
-from consilia.ensemble.predicting.loading import load_predictor
-from consilia.ensemble.safety.conformal import prediction_sets
-from consilia.ensemble.safety.disagreement import mutual_information
-from consilia.ensemble.safety.operating_points import calibrated_sets, judge, report_safety
-from consilia.plan.ensemble import EnsembleRecipe, Safety, SoftVote
-from consilia.scoring.metrics import softmax
+from consilia.bundle.folder import read_bundle
+from consilia.config.recipe import EnsembleRecipe, Safety, SoftVote
+from consilia.decision.calibrators import Identity, Temperature, calibrate, pool_folds
+from consilia.decision.conformal import prediction_sets
+from consilia.decision.disagreement import mutual_information
+from consilia.decision.operating_points import calibrated_sets, judge, report_safety
+from consilia.ensemble.selection import Truth
+from consilia.metrics.scores import softmax
+from consilia.predict.loading import load_predictor
 
 CLASSES = ("clear", "nodule", "effusion")
 

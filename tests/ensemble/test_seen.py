@@ -5,11 +5,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from consilia.ensemble.bundle.seen import fingerprints, read_seen, refuse_seen, write_seen
-from consilia.ensemble.evaluating.evaluate import evaluate
-from consilia.ensemble.predicting.loading import load_predictor
+from consilia.bundle.seen import fingerprints, read_seen, refuse_seen, write_seen
+from consilia.config.recipe import BestSingle, EnsembleRecipe
+from consilia.ensemble.evaluate import evaluate
 from consilia.errors import BundleError, DataError
-from consilia.plan.ensemble import BestSingle, EnsembleRecipe
+from consilia.predict.loading import load_predictor
 
 BEST = EnsembleRecipe(name="best", selection=BestSingle())
 

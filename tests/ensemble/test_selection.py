@@ -1,8 +1,9 @@
 import numpy as np
 import pytest
 
-from consilia.ensemble.choosing.combination import LinearPool, combine
-from consilia.ensemble.choosing.selection import (
+from consilia.config.recipe import BestSingle, Greedy, SoftVote, Stacked
+from consilia.decision.combination import LinearPool, combine
+from consilia.ensemble.selection import (
     Truth,
     combine_cross_fitted,
     cross_fit,
@@ -10,8 +11,7 @@ from consilia.ensemble.choosing.selection import (
     select_greedily,
     weighted_log_loss,
 )
-from consilia.plan.ensemble import BestSingle, Greedy, SoftVote, Stacked
-from consilia.scoring.metrics import softmax
+from consilia.metrics.scores import softmax
 
 RECIPES = [BestSingle(), SoftVote(members=3), Greedy(bags=5, members=3)]
 

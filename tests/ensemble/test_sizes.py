@@ -7,17 +7,17 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from pydantic import ValidationError
 
-from consilia.ensemble.bundle.document import BundleDocument
-from consilia.ensemble.bundle.folder import read_bundle
-from consilia.ensemble.calibrating.calibration import choose_calibrator, cross_calibrate_members
-from consilia.ensemble.calibrating.calibrators import pool_folds
-from consilia.ensemble.choosing.combination import LinearPool, Stack, combine
-from consilia.ensemble.choosing.selection import Truth, weighted_log_loss
-from consilia.ensemble.choosing.sizes import keep_largest, measure_sizes
-from consilia.ensemble.predicting.loading import load_predictor
+from consilia.bundle.document import BundleDocument
+from consilia.bundle.folder import read_bundle
+from consilia.config.recipe import BestSingle, EnsembleRecipe
+from consilia.decision.calibrators import pool_folds
+from consilia.decision.combination import LinearPool, Stack, combine
+from consilia.ensemble.calibration import choose_calibrator, cross_calibrate_members
+from consilia.ensemble.selection import Truth, weighted_log_loss
+from consilia.ensemble.sizes import keep_largest, measure_sizes
 from consilia.errors import UserError
-from consilia.plan.ensemble import BestSingle, EnsembleRecipe
-from consilia.scoring.metrics import softmax
+from consilia.metrics.scores import softmax
+from consilia.predict.loading import load_predictor
 
 WEIGHTS = arrays(np.float64, st.integers(1, 8), elements=st.floats(0.01, 1)).map(lambda found: found / found.sum())
 

@@ -6,25 +6,25 @@ import shutil
 import numpy as np
 import pytest
 
+from consilia.bundle.folder import read_bundle
+from consilia.bundle.text.members import SHARE, describe_members
 from consilia.cli.show import show_result
-from consilia.ensemble.bundle.folder import read_bundle
-from consilia.ensemble.calibrating.calibration import fit_temperature
-from consilia.ensemble.calibrating.calibrators import Temperature, pool_folds
-from consilia.ensemble.choosing.combination import combine
-from consilia.ensemble.choosing.pool import load_pool
-from consilia.ensemble.choosing.selection import select, weighted_log_loss
-from consilia.ensemble.choosing.unseen import combine_unseen
-from consilia.ensemble.explaining.explain import explain
-from consilia.ensemble.predicting.loading import load_predictor
-from consilia.ensemble.safety.disagreement import disagreement_limit, measure_disagreement, mutual_information
-from consilia.ensemble.wording.members import SHARE, describe_members
+from consilia.config.recipe import EnsembleRecipe, Stacked
+from consilia.config.record_files import write_trial
+from consilia.decision.calibrators import Temperature, pool_folds
+from consilia.decision.combination import combine
+from consilia.decision.disagreement import disagreement_limit, measure_disagreement, mutual_information
+from consilia.ensemble.calibration import fit_temperature
+from consilia.ensemble.pool import load_pool
+from consilia.ensemble.selection import select, weighted_log_loss
+from consilia.ensemble.unseen import combine_unseen
 from consilia.errors import BundleError
 from consilia.files import sha256_of_json
-from consilia.plan.ensemble import EnsembleRecipe, Stacked
-from consilia.record_files import write_trial
-from consilia.scoring.metrics import softmax
+from consilia.metrics.scores import softmax
+from consilia.predict.explain import explain
+from consilia.predict.loading import load_predictor
 from consilia.study.combine import combine as combine_trials
-from consilia.study.openings import log_opening
+from consilia.study.test_access import log_opening
 
 RECIPE = EnsembleRecipe(name="stack", selection=Stacked(members=2, strengths=(3.0, 30.0)))
 

@@ -5,14 +5,14 @@ import pytest
 from scipy.optimize import minimize
 from sklearn.linear_model import LogisticRegression
 
-from consilia.ensemble.calibrating.calibration import fit_temperature
-from consilia.ensemble.calibrating.calibrators import calibrate
-from consilia.ensemble.choosing import stacking
-from consilia.ensemble.choosing.combination import centred_logs, combine
-from consilia.ensemble.choosing.selection import Truth
-from consilia.ensemble.choosing.stacking import fit_stack, predict_left_out
+from consilia.decision.calibrators import calibrate
+from consilia.decision.combination import centred_logs, combine
+from consilia.ensemble import stacking
+from consilia.ensemble.calibration import fit_temperature
+from consilia.ensemble.selection import Truth
+from consilia.ensemble.stacking import fit_stack, predict_left_out
 from consilia.errors import FitError
-from consilia.scoring.metrics import image_log_loss, softmax
+from consilia.metrics.scores import image_log_loss, softmax
 
 
 def some_members(*, qualities=(1.0, 1.5, 2.0), n_images=200, n_classes=3, seed=0, shared=0.7, sureness=1.5):

@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 from scipy.stats import norm
 
-from consilia.ensemble.safety.thresholds import choose_threshold, least_patients, operating_points
-from consilia.scoring.clustered import clustered_rate
+from consilia.decision.thresholds import choose_threshold, least_patients, operating_points
+from consilia.metrics.clustered import clustered_rate
 
 
 def choose(scores, positive, patients=None, *, goal="sensitivity", target=0.95):

@@ -2,8 +2,8 @@ import json
 
 import pytest
 
-from consilia.ensemble.predicting.timing import BUDGET_SECONDS, Timing, compare
-from consilia.ensemble.predicting.timing_file import MOST_TIMINGS, recall, remember, timings_file
+from consilia.predict.timing import BUDGET_SECONDS, Timing, compare
+from consilia.predict.timing_file import MOST_TIMINGS, recall, remember, timings_file
 
 TIMING = Timing(in_turn=0.02, together=0.01)
 

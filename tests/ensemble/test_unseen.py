@@ -1,11 +1,11 @@
 import numpy as np
 
-from consilia.ensemble.choosing.combination import LinearPool, combine
-from consilia.ensemble.choosing.selection import Truth, select, weighted_log_loss
-from consilia.ensemble.choosing.unseen import combine_unseen
-from consilia.ensemble.safety.conformal import calibrate_sets, conforming_classes
-from consilia.plan.ensemble import Stacked
-from consilia.scoring.metrics import softmax
+from consilia.config.recipe import Stacked
+from consilia.decision.combination import LinearPool, combine
+from consilia.decision.conformal import calibrate_sets, conforming_classes
+from consilia.ensemble.selection import Truth, select, weighted_log_loss
+from consilia.ensemble.unseen import combine_unseen
+from consilia.metrics.scores import softmax
 
 
 def known_images(*, n_images=90, seed=0):

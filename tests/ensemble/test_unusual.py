@@ -7,7 +7,7 @@ from scipy.stats import betabinom, ks_2samp
 from sklearn.covariance import LedoitWolf
 
 from consilia.data.folds import FoldPlan
-from consilia.ensemble.unusual.distance import (
+from consilia.decision.ood.distance import (
     FLAG_BELOW,
     MOST_ROWS,
     fit_reference,

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from consilia.ensemble.unusual.distance import fit_reference, p_values
-from consilia.ensemble.unusual.file import UnusualReference, read_unusual, write_unusual
-from consilia.ensemble.unusual.input_rules import fit_inputs, measure_inputs
+from consilia.bundle.ood_file import UnusualReference, read_unusual, write_unusual
+from consilia.decision.ood.distance import fit_reference, p_values
+from consilia.decision.ood.input_rules import fit_inputs, measure_inputs
 from consilia.errors import BundleError
 
 N_POOLED = 6

@@ -8,12 +8,12 @@ import torch
 from scipy.stats import betabinom, ks_2samp, mannwhitneyu
 from torch import nn
 
+from consilia.bundle.ood_file import UnusualReference
 from consilia.data.phantom_image import CLASSES
-from consilia.ensemble.unusual.distance import FLAG_BELOW, fit_reference, measure_distance, p_values, views
-from consilia.ensemble.unusual.file import UnusualReference
-from consilia.ensemble.unusual.input_rules import describe_unusual, fit_inputs, measure_inputs
-from consilia.models.features import logits_and_features
-from consilia.training.input import network_input
+from consilia.decision.ood.distance import FLAG_BELOW, fit_reference, measure_distance, p_values, views
+from consilia.decision.ood.input_rules import describe_unusual, fit_inputs, measure_inputs
+from consilia.train.input import network_input
+from consilia.train.networks.features import logits_and_features
 from unusual_pictures import FOREIGN, N_FOREIGN, PREPROCESSING, draw_phantoms, train
 
 N_TRAINED_ON, N_HELD_OUT, N_NEW = 600, 1000, 1000

@@ -4,10 +4,10 @@ import io
 
 from rich.console import Console
 
+from consilia.metrics.estimates import Estimate, HonestReport, HonestRow
+from consilia.metrics.paired import PairedMetric
+from consilia.metrics.subgroups import Subgroup, Subgroups
 from consilia.report.estimate_tables import comparison_table, honesty_table, subgroups_table
-from consilia.scoring.estimates import Estimate, HonestReport, HonestRow
-from consilia.scoring.paired import PairedMetric
-from consilia.scoring.subgroups import Subgroup, Subgroups
 
 
 def printed(table, *, width=200):

@@ -4,8 +4,8 @@ import csv
 
 import pytest
 
+from consilia.config.records import GateVerdict, Prediction
 from consilia.errors import ReaderError
-from consilia.records import GateVerdict, Prediction
 from consilia.report.predictions import print_predictions, write_predictions
 
 CLASSES = ("clear", "[b]odd")

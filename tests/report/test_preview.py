@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 import torch
 
-from consilia.plan.augmentation import POLICIES
+from consilia.config.augmentation import POLICIES
 from consilia.report.preview import N_DRAWS, describe_policy, draw_views, make_sheet
-from consilia.training.input import Preprocessing
-from consilia.training.warp import draw_warps, training_input
+from consilia.train.input import Preprocessing
+from consilia.train.warp import draw_warps, training_input
 
 
 def image(size: int = 32, channels: int = 1) -> np.ndarray:

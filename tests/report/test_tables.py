@@ -6,8 +6,8 @@ from dataclasses import replace
 import pytest
 from rich.console import Console
 
-from consilia.plan.hyperparameters import Hyperparameters
-from consilia.records import FoldResult, TrialRecord
+from consilia.config.hyperparameters import Hyperparameters
+from consilia.config.records import FoldResult, TrialRecord
 from consilia.report.tables import counts_table, hints, leaderboard_table
 from consilia.report.trial_rows import Place, TrialBoard, TrialRow
 

@@ -4,8 +4,8 @@ import io
 
 from rich.console import Console
 
-from consilia.plan.hyperparameters import Hyperparameters
-from consilia.records import FoldResult, TrialRecord
+from consilia.config.hyperparameters import Hyperparameters
+from consilia.config.records import FoldResult, TrialRecord
 from consilia.report.trial_rows import Place, TrialBoard, TrialRow, TrialWord
 from consilia.report.watch import TrialWatch
 

@@ -1,7 +1,7 @@
 """Made-up clusters and measured steps."""
 
 from consilia.search.capacity import Node
-from consilia.training.probe import StepMemory
+from consilia.train.memory_probe import StepMemory
 
 GB = 10**9
 

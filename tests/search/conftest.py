@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from search_records import Listener
 
-from consilia.folder import StudyFolder
+from consilia.config.study_folder import StudyFolder
 
 
 @pytest.fixture

@@ -18,14 +18,14 @@ from pathlib import Path
 import ray
 from search_records import METRICS, Listener
 
-from consilia.catalog import load
+from consilia.config.catalog import load
+from consilia.config.records import EpochReport, FoldResult, TrialOutcome, TrialTask
+from consilia.config.space import SearchSpace
+from consilia.config.study import Budget, SearchPlan
+from consilia.config.study_folder import StudyFolder
 from consilia.files import write_json, write_text
-from consilia.folder import StudyFolder
-from consilia.plan.space import SearchSpace
-from consilia.plan.study import Budget, SearchPlan
-from consilia.records import EpochReport, FoldResult, TrialOutcome, TrialTask
-from consilia.search.book import TrialBook
 from consilia.search.capacity import Share
+from consilia.search.controller import TrialController
 from consilia.search.ledger import Ledger
 from consilia.search.limits import Limits
 from consilia.search.racing import EveryFold
@@ -71,10 +71,10 @@ class PlayedStudy:
     n_trials: int = 4
     notes_node: bool = False  # writes the node's address beside each epoch
 
-    def search(self, listener: Listener, *, slots: Callable[[], int], **options: object) -> TrialBook:
+    def search(self, listener: Listener, *, slots: Callable[[], int], **options: object) -> TrialController:
         """Run the study's trials, or what is left of them."""
         space = join_spaces([load("search_spaces", "tiny", SearchSpace, base=ROOT)], weights="none")
-        book = TrialBook(
+        controller = TrialController(
             SearchPlan(trials=self.n_trials),
             folder=self.folder,
             n_folds=K,
@@ -84,20 +84,20 @@ class PlayedStudy:
             racing=EveryFold(),
             observer=listener,
             limits=Limits(Budget(), Ledger(self.folder.ledger)),
-            has_roomier_slots=True,
+            has_exclusive_slots=True,
         )
         settings = SlotOptions(
             run_trial=partial(play, self),
             n_folds=K,
             share=Share(cpus=1, gpus=0, memory=0),
-            roomy=Share(cpus=1, gpus=0, memory=0),
+            exclusive=Share(cpus=1, gpus=0, memory=0),
             storage=str(self.folder.ray / "train"),
         )
         try:
-            run_in_slots(book, n_slots=slots, options=replace(settings, **options), storage=self.folder.ray)
+            run_in_slots(controller, n_slots=slots, options=replace(settings, **options), storage=self.folder.ray)
         finally:
-            book.close("the search was interrupted")
-        return book
+            controller.close("the search was interrupted")
+        return controller
 
     def computed(self) -> list[tuple[int, int, int]]:
         """Return (number, fold, epoch) of every epoch that was computed to its end, once for each time."""
@@ -106,16 +106,16 @@ class PlayedStudy:
 
 
 class FrailSlot(Slot):
-    """Its mailbox dies while the slot starts with trial 0 for the first time, and before it takes up trial 1."""
+    """Its broker dies while the slot starts with trial 0 for the first time, and before it takes up trial 1."""
 
     marks = Path("/nowhere")  # a test sets its own
 
     def _assign(self, task: TrialTask) -> None:
         if task.number < 2 and Place(self.marks, task.number, 0, 0).first_time():
-            ray.kill(self._mailbox)
+            ray.kill(self._broker)
             with contextlib.suppress(ray.exceptions.RayActorError):
                 while True:
-                    ray.get(self._mailbox.silent_seconds.remote(), timeout=60)
+                    ray.get(self._broker.silent_seconds.remote(), timeout=60)
         super()._assign(task)
 
 

@@ -1,7 +1,7 @@
 """A search without Ray: fakes are plain data and callables."""
 
-from consilia.plan.hyperparameters import Hyperparameters
-from consilia.records import EpochReport, FoldResult, TrialRecord, TrialTask
+from consilia.config.hyperparameters import Hyperparameters
+from consilia.config.records import EpochReport, FoldResult, TrialRecord, TrialTask
 
 METRICS = ("log_loss", "macro_auc")
 

@@ -5,8 +5,8 @@ from capacity_records import GB, cluster, node, step
 from hypothesis import given
 from hypothesis import strategies as st
 
+from consilia.config.study import ClusterProfile
 from consilia.errors import ClusterError
-from consilia.plan.study import ClusterProfile
 from consilia.search.capacity import Capacity, Node, Share, describe_capacity, places, plan_capacity
 from consilia.search.demand import Demand
 
@@ -132,18 +132,18 @@ def _count_or_zero(nodes: list[dict[str, float]], share: Share, workers: int) ->
         return 0
 
 
-def test_where_slots_share_a_gpu_a_roomy_slot_has_a_whole_one_and_twice_the_memory_if_a_node_has_it():
-    assert plan(cluster(node(gpus=1, memory=10)), gpus=0.5, memory=3).roomy == Share(cpus=1, gpus=1, memory=6 * GB)
-    assert plan(cluster(node(gpus=1, memory=5)), gpus=0.5, memory=3).roomy == Share(cpus=1, gpus=1, memory=3 * GB)
+def test_where_slots_share_a_gpu_an_exclusive_slot_has_a_whole_one_and_twice_the_memory_if_a_node_has_it():
+    assert plan(cluster(node(gpus=1, memory=10)), gpus=0.5, memory=3).exclusive == Share(cpus=1, gpus=1, memory=6 * GB)
+    assert plan(cluster(node(gpus=1, memory=5)), gpus=0.5, memory=3).exclusive == Share(cpus=1, gpus=1, memory=3 * GB)
 
 
-def test_without_gpus_a_roomy_slot_has_twice_the_memory_if_some_node_has_it():
-    assert plan(cluster(node(memory=4), node(memory=6)), memory=3).roomy == Share(cpus=1, gpus=0, memory=6 * GB)
-    assert plan(cluster(node(memory=5), node(memory=5)), memory=3).roomy is None
+def test_without_gpus_an_exclusive_slot_has_twice_the_memory_if_some_node_has_it():
+    assert plan(cluster(node(memory=4), node(memory=6)), memory=3).exclusive == Share(cpus=1, gpus=0, memory=6 * GB)
+    assert plan(cluster(node(memory=5), node(memory=5)), memory=3).exclusive is None
 
 
-def test_no_slot_is_roomier_than_a_whole_gpu():
-    assert plan(cluster(node(gpus=4, memory=100)), gpus=1, memory=3).roomy is None
+def test_no_slot_is_exclusive_than_a_whole_gpu():
+    assert plan(cluster(node(gpus=4, memory=100)), gpus=1, memory=3).exclusive is None
 
 
 def test_what_is_only_busy_is_refused_with_the_advice_to_wait():

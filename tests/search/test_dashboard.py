@@ -10,9 +10,9 @@ from typing import Any
 import optuna_dashboard
 import pytest
 
-from consilia.catalog import load
-from consilia.plan.space import SearchSpace
-from consilia.records import FoldResult, TrialRecord, TrialTask
+from consilia.config.catalog import load
+from consilia.config.records import FoldResult, TrialRecord, TrialTask
+from consilia.config.space import SearchSpace
 from consilia.search.space import JointSpace, join_spaces
 from consilia.search.suggester import OptunaSuggester
 from consilia.search.warm_start import Start

@@ -5,10 +5,10 @@ from capacity_records import GB, step
 from hypothesis import given
 from hypothesis import strategies as st
 
+from consilia.config.study import ClusterProfile
 from consilia.errors import ClusterError
-from consilia.plan.study import ClusterProfile
 from consilia.search.demand import HELPER_BYTES, Demand, needs_measuring, trials_per_gpu, worker_demand
-from consilia.training.probe import StepMemory
+from consilia.train.memory_probe import StepMemory
 
 
 def demand(*measured: StepMemory, cpus: float = 64, gpus: float = 1, images: float = 0, **profile: object) -> Demand:

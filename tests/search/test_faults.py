@@ -35,12 +35,12 @@ from ray.util.state import list_actors, list_placement_groups
 from search_records import Listener
 
 from consilia.cluster.connection import connect
+from consilia.config.records import EpochReport, TrialRecord
+from consilia.config.study import ClusterProfile
+from consilia.config.study_folder import StudyFolder
 from consilia.errors import RunError
-from consilia.folder import StudyFolder
-from consilia.plan.study import ClusterProfile
-from consilia.records import EpochReport, TrialRecord
 from consilia.search.ledger import read_ledger
-from consilia.search.orphans import remove_orphans
+from consilia.search.placement_group_cleanup import remove_orphans
 from consilia.search.stored import read_trials
 from consilia.study.end import settle_end
 from consilia.study.plan import read_plan
@@ -48,7 +48,7 @@ from processes import actors_of
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(600)]
 
-OURS = {"Mailbox", "Slot", "RayTrainWorker", "TrainController"}
+OURS = {"Broker", "Slot", "RayTrainWorker", "TrainController"}
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -86,7 +86,7 @@ def struck(tmp_path_factory: pytest.TempPathFactory) -> tuple[PlayedStudy, Liste
         faults={
             1: once(kill_worker),
             2: once(partial(kill_actor, "Slot")),
-            3: once(partial(kill_actor, "Mailbox")),
+            3: once(partial(kill_actor, "Broker")),
             4: always(lose_finiteness),
             5: once(run_out_of_memory),
             6: always(run_out_of_memory),
@@ -143,7 +143,7 @@ def scores_of(record: TrialRecord) -> list[float]:
 
 
 @pytest.mark.parametrize(
-    ("number", "what"), [(0, ""), (1, "worker was lost"), (2, "its process died"), (3, "its mailbox is gone"), (7, "")]
+    ("number", "what"), [(0, ""), (1, "worker was lost"), (2, "its process died"), (3, "its broker is gone"), (7, "")]
 )
 def test_a_trial_goes_on_after_the_loss_of(struck: tuple[PlayedStudy, Listener], number: int, what: str):
     study, listener = struck
@@ -153,7 +153,7 @@ def test_a_trial_goes_on_after_the_loss_of(struck: tuple[PlayedStudy, Listener],
     assert bool(notes) == bool(what)
 
 
-def test_a_mailbox_that_dies_while_its_slot_starts_or_takes_a_task_costs_only_the_slot(
+def test_a_broker_that_dies_while_its_slot_starts_or_takes_a_task_costs_only_the_slot(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     class Frail(FrailSlot):
@@ -164,7 +164,7 @@ def test_a_mailbox_that_dies_while_its_slot_starts_or_takes_a_task_costs_only_th
     study.search(listener, slots=lambda: 1)
     for number in range(3):
         assert_finished(study, number)
-        assert ("its mailbox is gone" in notes_of(listener, number)) == (number < 2)
+        assert ("its broker is gone" in notes_of(listener, number)) == (number < 2)
 
 
 def test_a_loss_that_is_not_finite_fails_the_trial_with_fold_epoch_and_lr(struck: tuple[PlayedStudy, Listener]):
@@ -175,14 +175,14 @@ def test_a_loss_that_is_not_finite_fails_the_trial_with_fold_epoch_and_lr(struck
     assert optuna_states(study)[4] == "FAIL"
 
 
-def test_out_of_memory_once_is_made_good_by_a_roomier_slot_and_twice_is_not(struck: tuple[PlayedStudy, Listener]):
+def test_out_of_memory_once_is_made_good_by_an_exclusive_slot_and_twice_is_not(struck: tuple[PlayedStudy, Listener]):
     study, listener = struck
     assert_finished(study, 5)
     assert "a slot with more memory" in notes_of(listener, 5)
     record = read_trials(study.folder)[6]
     assert (record.state, record.reason) == ("failed", "out of memory on cpu")
     assert notes_of(listener, 6).count("a slot with more memory") == 1
-    assert [each.roomy for each in listener.started if each.number == 6] == [False, True]
+    assert [each.exclusive for each in listener.started if each.number == 6] == [False, True]
 
 
 def test_optuna_hears_how_every_trial_ended(struck: tuple[PlayedStudy, Listener]):
@@ -309,10 +309,10 @@ def test_a_full_disk_halts_the_search_and_with_more_room_it_goes_on(
     plan = read_plan(study_file)
     study = make_study(small_disk, n_trials=3, marks=small_disk.parent)
     listener = FillsDisk(small_disk, place)
-    book = study.search(listener, slots=lambda: 1)
-    assert "No space left on device" in book.halted
+    controller = study.search(listener, slots=lambda: 1)
+    assert "No space left on device" in controller.halted
     with pytest.raises(RunError, match="the disk is full"):
-        settle_end(plan, study.folder, book)
+        settle_end(plan, study.folder, controller)
     assert {record.state for record in listener.ended} <= {"finished", "paused"}
 
     listener.filler.unlink()

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from search_records import epoch
 
 import consilia
+from consilia.config.records import EpochReport
 from consilia.errors import StudyError
-from consilia.records import EpochReport
 from consilia.search import ledger as ledger_module
 from consilia.search.ledger import NOBODY, Ledger, read_ledger, seconds_by_purpose
 
@@ -374,7 +374,7 @@ def test_whatever_happens_the_parts_and_the_idle_time_are_the_reserved_time(even
     assert set(table.loc[table["trial"] == NOBODY, "purpose"]) <= {"reserved", "wall"}
 
 
-@pytest.mark.parametrize("package", ["search", "training"])
+@pytest.mark.parametrize("package", ["search", "train"])
 def test_no_duration_is_read_from_a_clock_that_may_jump(package: str):
     """time.time and datetime.now follow the date, which people and NTP set; monotonic clocks do not."""
     jumping = {

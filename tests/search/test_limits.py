@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 from search_records import epoch, task
 
-from consilia.plan.study import Budget
-from consilia.records import EpochReport, FoldResult, TrialRecord, TrialState
+from consilia.config.records import EpochReport, FoldResult, TrialRecord, TrialState
+from consilia.config.study import Budget
 from consilia.search.ledger import Ledger
 from consilia.search.limits import Limits
 

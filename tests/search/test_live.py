@@ -22,7 +22,7 @@ class Cluster:
 
     def live(self, *, workers: int = 1, limit: int = 100) -> LiveSlots:
         share = Share(cpus=1, gpus=0, memory=0)
-        capacity = Capacity(n_slots=1, workers=workers, share=share, roomy=None)
+        capacity = Capacity(n_slots=1, workers=workers, share=share, exclusive=None)
         return LiveSlots(capacity, self, limit=limit, seen=dict(self.nodes), clock=lambda: self.now, poll_seconds=2)
 
     def wait(self) -> None:

@@ -16,9 +16,9 @@ from played_trials import EPOCHS, K, PlayedStudy, always, score_of, wait_for_nod
 from search_records import Listener
 
 from consilia.cluster.connection import connect
-from consilia.folder import StudyFolder
-from consilia.plan.study import ClusterProfile
-from consilia.records import TrialTask
+from consilia.config.records import TrialTask
+from consilia.config.study import ClusterProfile
+from consilia.config.study_folder import StudyFolder
 from consilia.search.capacity import plan_capacity
 from consilia.search.demand import Demand
 from consilia.search.live import LiveSlots

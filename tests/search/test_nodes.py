@@ -8,15 +8,15 @@ import ray
 from capacity_records import cluster, node
 
 from consilia.cluster.connection import connect
+from consilia.config.hyperparameters import Hyperparameters
+from consilia.config.space import Architecture
+from consilia.config.study import ClusterProfile
 from consilia.errors import ClusterError
-from consilia.models.factory import ModelSpec
-from consilia.plan.hyperparameters import Hyperparameters
-from consilia.plan.space import Architecture
-from consilia.plan.study import ClusterProfile
 from consilia.search import nodes
 from consilia.search.nodes import living_nodes, measure_steps
-from consilia.training.input import Preprocessing
-from consilia.training.probe import StepCase
+from consilia.train.input import Preprocessing
+from consilia.train.memory_probe import StepCase
+from consilia.train.networks.factory import ModelSpec
 
 CASE = StepCase(
     hyperparameters=Hyperparameters(architecture="test_resnet"),

@@ -5,13 +5,13 @@ import pandas as pd
 import pytest
 from search_records import task
 
+from consilia.config.records import FoldResult, TrialRecord
+from consilia.config.study_folder import StudyFolder
 from consilia.errors import StudyError
-from consilia.folder import StudyFolder
-from consilia.records import FoldResult, TrialRecord
-from consilia.scoring.bootstrap import bootstrap_standard_error, patient_bootstrap
-from consilia.scoring.metrics import softmax
+from consilia.metrics.bootstrap import bootstrap_standard_error, patient_bootstrap
+from consilia.metrics.scores import softmax
 from consilia.search.noise import objective_noise
-from consilia.training.tables import write_out_of_fold
+from consilia.train.tables import write_out_of_fold
 
 K, N_PATIENTS, IMAGES_EACH = 3, 60, 3
 N = N_PATIENTS * IMAGES_EACH

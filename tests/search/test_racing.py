@@ -1,4 +1,4 @@
-"""Who goes on: epoch halving, curtailment over folds, and both."""
+"""Who goes on: epoch halving, fold pruning over folds, and both."""
 
 import random
 from collections.abc import Sequence
@@ -7,11 +7,12 @@ import numpy as np
 import pytest
 from search_records import epoch
 
-from consilia.plan.data import DataCard, FolderSource
-from consilia.plan.ensemble import BestSingle, EnsembleRecipe, Greedy, Selection, SoftVote, Stacked
-from consilia.plan.space import Architecture, SearchSpace
-from consilia.plan.study import (
-    Curtailment,
+from consilia.config.card import DataCard, FolderSource
+from consilia.config.recipe import BestSingle, EnsembleRecipe, Greedy, Selection, SoftVote, Stacked
+from consilia.config.records import EpochReport
+from consilia.config.space import Architecture, SearchSpace
+from consilia.config.study import (
+    FoldPruning,
     FoldsPlan,
     Halving,
     NoStopping,
@@ -20,13 +21,12 @@ from consilia.plan.study import (
     StudyPlan,
     TrainingPlan,
 )
-from consilia.plan.study import Racing as RacingPlan
-from consilia.records import EpochReport
+from consilia.config.study import Racing as RacingPlan
 from consilia.search.racing import (
     BothStops,
     EpochHalving,
     EveryFold,
-    FoldCurtailment,
+    FoldPruner,
     Racing,
     default_n_best,
     make_racing,
@@ -119,12 +119,12 @@ def test_one_epoch_folds_are_never_halved():
 K = 4
 
 
-def curtail(*, n_best: int = 5, higher_is_better: bool = False) -> FoldCurtailment:
-    return FoldCurtailment(k=K, n_best=n_best, eps=0.05, higher_is_better=higher_is_better)
+def prune(*, n_best: int = 5, higher_is_better: bool = False) -> FoldPruner:
+    return FoldPruner(k=K, n_best=n_best, eps=0.05, higher_is_better=higher_is_better)
 
 
 def both(*, higher_is_better: bool = False) -> BothStops:
-    return BothStops(make(higher_is_better=higher_is_better), curtail(higher_is_better=higher_is_better))
+    return BothStops(make(higher_is_better=higher_is_better), prune(higher_is_better=higher_is_better))
 
 
 def losses_of(seed: int, *, n: int = 40) -> np.ndarray:
@@ -155,21 +155,21 @@ def run(racing: Racing, trials: dict[int, Sequence[float]]) -> dict[int, tuple[i
 
 
 def test_a_hopeless_trial_is_stopped_after_its_first_fold_and_told_why():
-    racing = curtail()
+    racing = prune()
     assert run(racing, dict(enumerate(losses_of(0, n=6)))) == {}
     stops = run(racing, {6: [9.0] * K})
     assert stops[6][:2] == (0, EPOCHS)
     assert "after 1 of 4 folds, adjusted for the folds; rank 5 has" in stops[6][2]
 
 
-def test_nobody_is_curtailed_before_n_best_trials_are_complete():
-    racing = curtail(n_best=7)
+def test_nobody_is_pruned_before_n_best_trials_are_complete():
+    racing = prune(n_best=7)
     assert run(racing, {number: [float(number)] * K for number in range(7)}) == {}
     assert 7 in run(racing, {7: [7.0] * K})
 
 
 def test_trials_under_way_are_not_complete():
-    racing = curtail()
+    racing = prune()
     for number, losses in enumerate(losses_of(1, n=9)):
         n_folds = K if number < 4 else K - 1
         assert all(racing.hear(report) is None for report in reports_of(number, losses[:n_folds]))
@@ -178,7 +178,7 @@ def test_trials_under_way_are_not_complete():
 
 
 def test_epochs_within_a_fold_and_the_last_fold_decide_nothing():
-    racing = curtail()
+    racing = prune()
     run(racing, dict(enumerate(losses_of(0, n=6))))
     assert racing.hear(epoch(6, 0, EPOCHS - 1, 9.0)) is None
     good = losses_of(0, n=6)[0]
@@ -187,13 +187,13 @@ def test_epochs_within_a_fold_and_the_last_fold_decide_nothing():
 
 
 def test_a_trial_cannot_skip_a_fold():
-    racing = curtail()
+    racing = prune()
     racing.hear(epoch(0, 0, EPOCHS, 0.5, ends_fold=True))
     with pytest.raises(AssertionError, match="trial 0: fold 2 came after 1 folds"):
         racing.hear(epoch(0, 2, EPOCHS, 0.5, ends_fold=True))
 
 
-@pytest.mark.parametrize("make_one", [curtail, both])
+@pytest.mark.parametrize("make_one", [prune, both])
 def test_the_same_reports_bring_the_same_decisions(make_one):
     trials = dict(enumerate(losses_of(2)))
     stops = run(make_one(), trials)
@@ -201,7 +201,7 @@ def test_the_same_reports_bring_the_same_decisions(make_one):
     assert run(make_one(), trials) == stops
 
 
-@pytest.mark.parametrize("make_one", [curtail, both])
+@pytest.mark.parametrize("make_one", [prune, both])
 def test_a_metric_where_higher_is_better_mirrors_the_decisions(make_one):
     trials = dict(enumerate(losses_of(3)))
     mirrored = make_one(higher_is_better=True)
@@ -221,7 +221,7 @@ def _after(racing: Racing, trials: dict[int, Sequence[float]]) -> Racing:
     return racing
 
 
-@pytest.mark.parametrize("make_one", [curtail, both])
+@pytest.mark.parametrize("make_one", [prune, both])
 def test_what_is_heard_again_by_number_after_a_restart_restores_the_later_decisions(make_one):
     losses = losses_of(4)
     order = random.Random(4).sample(range(25), 25)  # slots end their trials in any order
@@ -240,7 +240,7 @@ def test_what_is_heard_again_by_number_after_a_restart_restores_the_later_decisi
     assert restarted.adjusted([0.9, 1.1]) == undisturbed.adjusted([0.9, 1.1])
 
 
-@pytest.mark.parametrize("make_one", [curtail, both])
+@pytest.mark.parametrize("make_one", [prune, both])
 def test_what_a_resumed_trial_says_again_decides_nothing_and_counts_once(make_one):
     losses = losses_of(5)
     once, again = make_one(), make_one()
@@ -269,7 +269,7 @@ def test_both_stops_take_the_halves_of_the_work():
 
 
 def test_a_trial_that_halving_stops_is_no_row_of_the_matrix():
-    halved, only_finished = both(), curtail()
+    halved, only_finished = both(), prune()
     trials = dict(enumerate(losses_of(7)))
     stops = run(halved, trials)
     run(only_finished, {number: losses for number, losses in trials.items() if number not in stops})
@@ -277,7 +277,7 @@ def test_a_trial_that_halving_stops_is_no_row_of_the_matrix():
 
 
 def test_the_adjusted_score_is_the_mean_without_the_folds_effects():
-    racing = curtail()
+    racing = prune()
     losses = losses_of(8, n=5)  # all complete: nobody is stopped before
     run(racing, dict(enumerate(losses)))
     effect = losses[:, 0].mean() - losses.mean()
@@ -313,7 +313,7 @@ def study(
     [
         (RacingPlan(), BothStops),
         (Halving(), EpochHalving),
-        (Curtailment(), FoldCurtailment),
+        (FoldPruning(), FoldPruner),
         (NoStopping(), EveryFold),
     ],
 )
@@ -326,7 +326,7 @@ def test_the_racing_of_a_plan_decides_like_one_made_by_hand(metric: str):
     higher = metric == "macro_auc"
     trials = {number: -losses if higher else losses for number, losses in enumerate(losses_of(10))}
     made = make_racing(study(RacingPlan(), trials=20, metric=metric))
-    by_hand = BothStops(make(higher_is_better=higher), curtail(n_best=5, higher_is_better=higher))
+    by_hand = BothStops(make(higher_is_better=higher), prune(n_best=5, higher_is_better=higher))
     stops = run(made, trials)
     assert stops
     assert stops == run(by_hand, trials)
@@ -335,10 +335,10 @@ def test_the_racing_of_a_plan_decides_like_one_made_by_hand(metric: str):
 def test_settings_of_the_plan_reach_the_racing():
     first_two = {number: [float(number)] * K for number in range(2)}
     assert 1 in run(make_racing(study(Halving(min_scores=2, reduction=2))), first_two)
-    few = make_racing(study(Curtailment(keep=1)))
+    few = make_racing(study(FoldPruning(keep=1)))
     run(few, dict(enumerate(losses_of(11, n=4))))
     assert 4 in run(few, {4: [9.0] * K})
-    certain, risky = (make_racing(study(Curtailment(keep=1, eps=eps))) for eps in (1e-6, 0.49))
+    certain, risky = (make_racing(study(FoldPruning(keep=1, eps=eps))) for eps in (1e-6, 0.49))
     trials = dict(enumerate(losses_of(12)))
     assert len(run(certain, trials)) < len(run(risky, trials))
 
@@ -356,7 +356,7 @@ def test_settings_of_the_plan_reach_the_racing():
     ],
 )
 def test_the_stopping_must_not_harm_what_the_ensemble_takes(selection: Selection, trials: int, n_best: int):
-    assert default_n_best(study(Curtailment(), selection=selection, trials=trials)) == n_best
+    assert default_n_best(study(FoldPruning(), selection=selection, trials=trials)) == n_best
 
 
 @pytest.mark.parametrize(("reduction", "trials", "n_best"), [(3, 50, 5), (3, 72, 6), (3, 200, 12), (2, 72, 9)])

@@ -7,14 +7,14 @@ import numpy as np
 import pytest
 from search_records import Listener, task
 
-from consilia.folder import StudyFolder
-from consilia.plan.study import Budget, Halving, SearchPlan
-from consilia.record_files import read_trial
-from consilia.records import EpochReport, FoldResult, TaskTaken, TrialOutcome, TrialRecord, TrialTask
-from consilia.search.book import TrialBook
+from consilia.config.record_files import read_trial
+from consilia.config.records import EpochReport, FoldResult, TaskTaken, TrialOutcome, TrialRecord, TrialTask
+from consilia.config.study import Budget, Halving, SearchPlan
+from consilia.config.study_folder import StudyFolder
+from consilia.search.controller import TrialController
 from consilia.search.ledger import Ledger, read_ledger, seconds_by_purpose
 from consilia.search.limits import Limits
-from consilia.search.racing import BothStops, EpochHalving, EveryFold, FoldCurtailment, Racing
+from consilia.search.racing import BothStops, EpochHalving, EveryFold, FoldPruner, Racing
 from consilia.search.simulator import SimulatedSearch, VirtualClock, simulate
 from consilia.search.stored import leaderboard
 
@@ -99,7 +99,7 @@ class Search:
 
     def run(self, *, n_slots: Callable[[], int] | int, until: float = float("inf")) -> SimulatedSearch:
         ledger = Ledger(self.folder.ledger, clock=self.clock)
-        self.book = TrialBook(
+        self.controller = TrialController(
             self._plan,
             folder=self.folder,
             n_folds=K,
@@ -109,19 +109,19 @@ class Search:
             limits=Limits(self._plan.budget, ledger),
         )
         slots = n_slots if callable(n_slots) else lambda: n_slots
-        result = simulate(self.book, self.workers.play, clock=self.clock, n_slots=slots, until=until)
+        result = simulate(self.controller, self.workers.play, clock=self.clock, n_slots=slots, until=until)
         if until == float("inf"):
-            self.book.close("the search ended")
+            self.controller.close("the search ended")
         return result
 
     def states(self) -> list[str]:
-        return [record.state for _, record in sorted(self.book.records.items())]
+        return [record.state for _, record in sorted(self.controller.records.items())]
 
 
 def race() -> Racing:
     return BothStops(
         EpochHalving(Halving(), epochs=EPOCHS, higher_is_better=False),
-        FoldCurtailment(k=K, n_best=5, eps=0.05, higher_is_better=False),
+        FoldPruner(k=K, n_best=5, eps=0.05, higher_is_better=False),
     )
 
 
@@ -153,7 +153,7 @@ def test_racing_keeps_the_best_trials_at_less_than_half_of_the_compute(tmp_path:
     search = Search(tmp_path, trials=100, racing=race)
     search.run(n_slots=8)
     means = [np.mean([search.workers.loss(number, fold, EPOCHS) for fold in range(K)]) for number in range(100)]
-    chosen = leaderboard(search.book.records, metric="log_loss")[0].number
+    chosen = leaderboard(search.controller.records, metric="log_loss")[0].number
     assert np.argsort(means).tolist().index(chosen) < 3
     assert len(search.listener.epochs) < 100 * K * EPOCHS / 2
     assert set(search.states()) == {"finished", "stopped"}
@@ -194,13 +194,13 @@ def test_a_budget_of_hours_is_kept_and_its_trials_are_paused(tmp_path: Path, n_s
     assert search.clock.now <= 3600 + EPOCH_SECONDS
     assert search.clock.now > 3600 - EPOCHS * EPOCH_SECONDS  # no fold was begun that would not fit
     assert set(search.states()) == {"finished", "paused"}
-    assert "hours" in search.book.ended_by() or "a fold takes" in search.book.ended_by()
+    assert "hours" in search.controller.ended_by() or "a fold takes" in search.controller.ended_by()
 
 
 def test_hours_count_over_all_runs_of_a_study(tmp_path: Path):
     search = Search(tmp_path, trials=1000, hours=1.0)
     search.run(n_slots=2, until=1800.0)
-    search.book._limits.ledger.write()  # as it is every few seconds
+    search.controller._limits.ledger.write()  # as it is every few seconds
     spent, night = search.clock.now, 50_000.0
     search.clock.now += night  # without a driver, it costs nothing
     search.run(n_slots=2)
@@ -217,10 +217,10 @@ def test_device_hours_count_what_all_slots_hold(tmp_path: Path):
 def test_patience_ends_a_search_that_no_longer_improves(tmp_path: Path):
     search = Search(tmp_path, trials=1000, patience=25)
     search.run(n_slots=4)
-    best = leaderboard(search.book.records, metric="log_loss")[0].number
-    n_ended = sum(record.has_ended for record in search.book.records.values())
+    best = leaderboard(search.controller.records, metric="log_loss")[0].number
+    n_ended = sum(record.has_ended for record in search.controller.records.values())
     assert best + 25 <= n_ended <= best + 25 + 2 * 4
-    assert "no gain" in search.book.ended_by()
+    assert "no gain" in search.controller.ended_by()
 
 
 def test_slots_follow_the_nodes_that_come_and_go(tmp_path: Path):
@@ -229,7 +229,7 @@ def test_slots_follow_the_nodes_that_come_and_go(tmp_path: Path):
 
     def n_slots() -> int:
         n = 2 if search.clock.now < 2000 else 8 if search.clock.now < 6000 else 3
-        running.append((search.clock.now, search.book.n_running))
+        running.append((search.clock.now, search.controller.n_running))
         return n
 
     search.run(n_slots=n_slots)
@@ -244,5 +244,5 @@ def test_the_same_seed_gives_the_same_search(tmp_path: Path):
     first, second = (Search(tmp_path / name, trials=50, racing=race) for name in "ab")
     for search in (first, second):
         search.run(n_slots=8)
-    assert first.book.records == second.book.records
+    assert first.controller.records == second.controller.records
     assert first.workers.computed == second.workers.computed

@@ -14,11 +14,11 @@ from ray.util.state import list_actors, list_placement_groups, list_tasks
 from search_records import Listener, epoch, task
 
 from consilia.cluster.connection import connect
-from consilia.folder import StudyFolder
-from consilia.plan.study import Budget, ClusterProfile, SearchPlan
-from consilia.records import EpochReport, TrialOutcome, TrialTask
-from consilia.search.book import TrialBook
+from consilia.config.records import EpochReport, TrialOutcome, TrialTask
+from consilia.config.study import Budget, ClusterProfile, SearchPlan
+from consilia.config.study_folder import StudyFolder
 from consilia.search.capacity import Share
+from consilia.search.controller import TrialController
 from consilia.search.ledger import Ledger
 from consilia.search.limits import Limits
 from consilia.search.racing import EveryFold
@@ -27,7 +27,7 @@ from consilia.search.tuner import run_in_slots
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(600)]
 
-OURS = {"Mailbox", "Slot", "RayTrainWorker", "TrainController"}
+OURS = {"Broker", "Slot", "RayTrainWorker", "TrainController"}
 Report = Callable[[EpochReport], None]
 
 
@@ -70,7 +70,7 @@ def listener(marks: Path, tmp_path_factory: pytest.TempPathFactory) -> Listener:
     """One search of five trials in one slot; its worker is killed in the middle of trial 3."""
     listener = Listener()
     folder = StudyFolder(tmp_path_factory.mktemp("slots") / "study")
-    book = TrialBook(
+    controller = TrialController(
         SearchPlan(trials=5),
         folder=folder,
         n_folds=2,
@@ -82,7 +82,7 @@ def listener(marks: Path, tmp_path_factory: pytest.TempPathFactory) -> Listener:
     options = SlotOptions(
         run_trial=partial(_play, marks), n_folds=2, share=Share(cpus=1, gpus=0, memory=0), storage=str(folder.ray)
     )
-    run_in_slots(book, n_slots=lambda: 1, options=options, storage=folder.ray)
+    run_in_slots(controller, n_slots=lambda: 1, options=options, storage=folder.ray)
     return listener
 
 

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from consilia.catalog import load
+from consilia.config.catalog import load
+from consilia.config.space import Architecture, Choice, FloatRange, IntRange, SearchSpace
 from consilia.errors import PlanError
-from consilia.plan.space import Architecture, Choice, FloatRange, IntRange, SearchSpace
 from consilia.search.space import join_spaces
 
 LR = FloatRange(low=1e-4, high=1e-2, log=True, default=1e-3)

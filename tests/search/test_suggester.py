@@ -8,9 +8,9 @@ import optuna
 import pytest
 from search_records import task
 
-from consilia.catalog import load
-from consilia.plan.space import SearchSpace
-from consilia.records import FoldResult, TrialRecord, TrialState, TrialTask
+from consilia.config.catalog import load
+from consilia.config.records import FoldResult, TrialRecord, TrialState, TrialTask
+from consilia.config.space import SearchSpace
 from consilia.search.space import JointSpace, join_spaces
 from consilia.search.suggester import OneConfiguration, OptunaSuggester
 from consilia.search.warm_start import Start

@@ -7,10 +7,10 @@ from pathlib import Path
 import optuna
 import pytest
 
-from consilia.catalog import load
-from consilia.plan.hyperparameters import Hyperparameters
-from consilia.plan.space import Architecture, Choice, FloatRange, IntRange, SearchSpace
-from consilia.records import TrialRecord
+from consilia.config.catalog import load
+from consilia.config.hyperparameters import Hyperparameters
+from consilia.config.records import TrialRecord
+from consilia.config.space import Architecture, Choice, FloatRange, IntRange, SearchSpace
 from consilia.search.space import JointSpace, join_spaces
 from consilia.search.suggester import OptunaSuggester
 from consilia.search.warm_start import TOP, EarlierStudy, Start, warm_start

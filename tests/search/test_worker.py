@@ -4,7 +4,7 @@ import pytest
 import torch
 from search_records import task
 
-from consilia.records import TrialOutcome
+from consilia.config.records import TrialOutcome
 from consilia.search import worker
 
 

@@ -13,7 +13,7 @@ import torch
 
 import consilia
 from consilia.data.phantoms import write_phantoms
-from consilia.ensemble.explaining.explain import Explanation, explain
+from consilia.predict.explain import Explanation, explain
 from consilia.study.run import run_study
 from consilia.study.single import read_single_plan
 

@@ -9,9 +9,9 @@ from PIL import Image
 
 from consilia.cli.app import run
 from consilia.data.phantoms import write_phantoms
-from consilia.data.storing.prepare import prepare
-from consilia.ensemble.predicting.loading import load_predictor
+from consilia.data.store.prepare import prepare
 from consilia.errors import DataError
+from consilia.predict.loading import load_predictor
 from consilia.report.figures import Shown, draw_figures
 from consilia.study.figures import write_figures
 

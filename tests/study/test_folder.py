@@ -56,7 +56,7 @@ def test_a_folder_held_by_another_process_is_refused_and_freed_when_that_is_kill
     program = f"""
         import sys
         from pathlib import Path
-        from consilia.folder import StudyFolder
+        from consilia.config.study_folder import StudyFolder
         from consilia.study.folder import hold_study
         with hold_study(StudyFolder(Path({str(tmp_path / "tiny")!r}))):
             print("held", flush=True)

@@ -2,11 +2,11 @@
 
 import pytest
 
+from consilia.config.study_folder import StudyFolder
 from consilia.errors import StudyError
-from consilia.folder import StudyFolder
-from consilia.models.factory import ModelSpec, build_model
 from consilia.study.plan import read_plan
 from consilia.study.preflight import check_disk, disk_need
+from consilia.train.networks.factory import ModelSpec, build_model
 
 GIGABYTE = 10**9
 

@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file
 
+from consilia.bundle.folder import read_bundle
 from consilia.cli.app import run
-from consilia.ensemble.bundle.folder import read_bundle
+from consilia.config.recipe import EnsembleRecipe, Greedy
+from consilia.config.record_files import read_trial
+from consilia.config.records import RefitProgress, TrialOutcome
 from consilia.errors import RunError, UserError
-from consilia.plan.ensemble import EnsembleRecipe, Greedy
-from consilia.record_files import read_trial
-from consilia.records import RefitProgress, TrialOutcome
 from consilia.search import refitting
 from consilia.search.ledger import read_ledger
 from consilia.study.end import InterruptedStudyError

@@ -13,25 +13,25 @@ from ray.util.state import list_actors, list_placement_groups
 from safetensors.torch import load_file
 
 from consilia.cluster.connection import connect
+from consilia.config.record_files import read_trial
+from consilia.config.records import RefitProgress, TrialTask
+from consilia.config.study import ClusterProfile
+from consilia.config.study_folder import StudyFolder
+from consilia.config.weights import FROM_SCRATCH
 from consilia.data.folds import load_folds
-from consilia.data.storing.prepare import prepare
-from consilia.folder import StudyFolder
-from consilia.plan.study import ClusterProfile
-from consilia.plan.weights import FROM_SCRATCH
-from consilia.record_files import read_trial
-from consilia.records import RefitProgress, TrialTask
+from consilia.data.store.prepare import prepare
 from consilia.search.capacity import Capacity, Share
 from consilia.search.ledger import read_ledger
 from consilia.search.nodes import living_nodes
 from consilia.search.refitting import refit_here, refit_in_slots
 from consilia.study.context import training_context
-from consilia.training.context import TrainingContext
+from consilia.train.context import TrainingContext
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(600)]
 
-OURS = {"Mailbox", "Slot", "RayTrainWorker", "TrainController"}
+OURS = {"Broker", "Slot", "RayTrainWorker", "TrainController"}
 PROFILE = ClusterProfile(gpus_per_slot=0)
-CAPACITY = Capacity(n_slots=1, workers=1, share=Share(cpus=1, gpus=0, memory=0), roomy=None)
+CAPACITY = Capacity(n_slots=1, workers=1, share=Share(cpus=1, gpus=0, memory=0), exclusive=None)
 
 
 class View:
@@ -86,8 +86,8 @@ def test_refits_in_slots_have_the_weights_of_those_in_one_process_and_leave_noth
 
     (folder, context), (other, here) = copy("slots"), copy("here")
     view = View()
-    book = refit_in_slots(tasks, context, folder, view, profile=PROFILE, capacity=CAPACITY, nodes=living_nodes())
-    assert (sorted(book.finished), book.failed, book.n_open) == ([0, 4], {}, 0)
+    controller = refit_in_slots(tasks, context, folder, view, profile=PROFILE, capacity=CAPACITY, nodes=living_nodes())
+    assert (sorted(controller.finished), controller.failed, controller.n_open) == ([0, 4], {}, 0)
     assert view.seen[-1].n_finished == 2
     heard = {(task.number, said.epoch) for progress in view.seen for task, said in progress.running if said is not None}
     assert heard == {(0, 1), (4, 1)}

@@ -10,8 +10,8 @@ import pandas as pd
 import pytest
 import yaml
 
+from consilia.config.study_folder import StudyFolder
 from consilia.data.phantoms import write_phantoms
-from consilia.folder import StudyFolder
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(900)]
 

@@ -2,17 +2,17 @@
 
 import pytest
 
+from consilia.config.space import Choice, IntRange
+from consilia.config.study import StudyPlan
+from consilia.config.weights import FROM_SCRATCH
 from consilia.data.folds import load_folds
-from consilia.data.storing.prepare import prepare
-from consilia.plan.space import Choice, IntRange
-from consilia.plan.study import StudyPlan
-from consilia.plan.weights import FROM_SCRATCH
+from consilia.data.store.prepare import prepare
 from consilia.search.space import join_spaces
 from consilia.study.context import training_context
 from consilia.study.plan import read_plan
 from consilia.study.steps import demanding_steps, largest_image_size
-from consilia.training.context import TrainingContext
-from consilia.training.probe import StepCase, estimate_step
+from consilia.train.context import TrainingContext
+from consilia.train.memory_probe import StepCase, estimate_step
 
 
 @pytest.fixture

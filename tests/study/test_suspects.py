@@ -7,8 +7,8 @@ from PIL import Image
 
 from consilia.cli.app import run
 from consilia.data.folds import load_folds
-from consilia.data.storing.prepare import prepare
-from consilia.training.tables import read_fold_logits, write_out_of_fold
+from consilia.data.store.prepare import prepare
+from consilia.train.tables import read_fold_logits, write_out_of_fold
 
 
 def suspects(trained, out) -> list[dict[str, str]]:

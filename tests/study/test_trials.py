@@ -8,17 +8,17 @@ from pathlib import Path
 
 import pytest
 
+from consilia.config.hyperparameters import Hyperparameters
+from consilia.config.record_files import write_fold_result, write_trial
+from consilia.config.records import FoldResult, TrialRecord, TrialState
+from consilia.config.study import StudyPlan
+from consilia.config.study_folder import StudyFolder
 from consilia.errors import StudyError
-from consilia.folder import StudyFolder
-from consilia.plan.hyperparameters import Hyperparameters
-from consilia.plan.study import StudyPlan
-from consilia.record_files import write_fold_result, write_trial
-from consilia.records import FoldResult, TrialRecord, TrialState
 from consilia.report.trial_rows import Place
 from consilia.study.folder import hold_study, is_held, open_study
 from consilia.study.plan import read_plan
 from consilia.study.trials import TrialReader
-from consilia.training.tables import write_history
+from consilia.train.tables import write_history
 
 
 @pytest.fixture

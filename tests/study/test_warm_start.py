@@ -5,12 +5,12 @@ from pathlib import Path
 import pytest
 import yaml
 
+from consilia.config.hyperparameters import Hyperparameters
+from consilia.config.record_files import write_trial
+from consilia.config.records import TrialRecord
+from consilia.config.study import StudyPlan
+from consilia.config.study_folder import StudyFolder
 from consilia.errors import PlanError
-from consilia.folder import StudyFolder
-from consilia.plan.hyperparameters import Hyperparameters
-from consilia.plan.study import StudyPlan
-from consilia.record_files import write_trial
-from consilia.records import TrialRecord
 from consilia.study.folder import open_study
 from consilia.study.plan import changed_keys, plan_to_yaml, read_plan
 from consilia.study.warm_start import read_warm_start

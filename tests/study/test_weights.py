@@ -8,16 +8,16 @@ import torch
 from safetensors.torch import load_file, save_file
 from timm import create_model
 
-from consilia.ensemble.bundle.folder import read_bundle
+from consilia.bundle.folder import read_bundle
+from consilia.config.study_folder import StudyFolder
+from consilia.config.weights import FROM_SCRATCH, HUB
 from consilia.errors import PlanError, StudyError
 from consilia.files import sha256_of_file
-from consilia.folder import StudyFolder
-from consilia.plan.weights import FROM_SCRATCH, HUB
 from consilia.study.plan import read_plan
 from consilia.study.run import run_study
 from consilia.study.single import read_single_plan
 from consilia.study.weights import check_unchanged, check_weights, resolve_weights
-from consilia.training.artifacts import read_weights
+from consilia.train.artifacts import read_weights
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.special import stdtrit
 
-from consilia.records import Interval
+from consilia.config.records import Interval
 
 Scores = npt.NDArray[np.float64]  # (m,) higher for the class
 Numbers = npt.NDArray[np.int64]  # (m,)

@@ -3,8 +3,8 @@
 import numpy as np
 import numpy.typing as npt
 
-from consilia.data.storing.store import ImageStore
-from consilia.records import Rows
+from consilia.config.records import Rows
+from consilia.data.store.image_store import ImageStore
 
 Features = npt.NDArray[np.float32]  # (m, n_features)
 

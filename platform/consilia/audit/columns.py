@@ -10,7 +10,7 @@ from sklearn.preprocessing import OneHotEncoder
 
 from consilia.audit.counts import shorten
 from consilia.audit.document import Origin, Skipped
-from consilia.data.storing.store import META, TAG
+from consilia.data.store.image_store import META, TAG
 
 _MOST_VALUES = 64  # of one column; rarer ones count as one value
 _BINS = 10  # of equal frequency, that numbers of more distinct values are cut into

@@ -10,7 +10,7 @@ import pandas as pd
 
 from consilia.audit.document import Column, Counts, Intensities, Spread
 from consilia.data.folds import DROPPED, LOCKED, FoldPlan
-from consilia.data.storing.store import META, TAG, ImageStore
+from consilia.data.store.image_store import META, TAG, ImageStore
 
 NO_SPLIT = "no split"
 _COMMONEST = 5

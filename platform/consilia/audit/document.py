@@ -5,11 +5,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
-from consilia.data.storing.store import LeftOut, Quarantined
+from consilia.config.frozen import Frozen
+from consilia.config.records import Interval
+from consilia.data.store.image_store import LeftOut, Quarantined
 from consilia.errors import DataError
 from consilia.files import write_json
-from consilia.plan.frozen import Frozen
-from consilia.records import Interval
 
 SCHEMA_VERSION: Literal[1] = 1
 

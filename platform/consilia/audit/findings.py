@@ -9,11 +9,11 @@ import numpy as np
 
 from consilia.audit.document import Case, CrossingPatient, Duplicates, Finding, Severity, Shortcut, Shortcuts
 from consilia.audit.shortcuts import ALL_COLUMNS
+from consilia.config.card import DataCard
+from consilia.config.records import Rows
 from consilia.data.folds import FoldPlan
 from consilia.data.groups import Groups
-from consilia.data.storing.store import ImageStore
-from consilia.plan.data import DataCard
-from consilia.records import Rows
+from consilia.data.store.image_store import ImageStore
 
 _FEW_PATIENTS = 30  # of a class in the test split. Source: docs/methods.md section 8
 _ORDER: tuple[Severity, ...] = ("error", "warning", "note")

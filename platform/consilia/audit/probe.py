@@ -14,8 +14,8 @@ from sklearn.model_selection import StratifiedGroupKFold
 
 from consilia.audit.area import area_in_folds, mean_interval
 from consilia.audit.document import Origin, Shortcut
+from consilia.config.records import Labels, Probabilities, Rows
 from consilia.data.groups import Groups
-from consilia.records import Labels, Probabilities, Rows
 
 WARN_ABOVE = 0.6  # area under the curve. Source: docs/methods.md section 9
 LABEL_ABOVE = 0.95

@@ -14,14 +14,14 @@ from consilia.audit.findings import (
 )
 from consilia.audit.shortcuts import find_shortcuts
 from consilia.audit.suspects import collect_duplicates, find_crossing_patients
+from consilia.config.card import DataCard
 from consilia.data.duplicates.copies import find_duplicates
 from consilia.data.folds import FoldPlan, make_folds
 from consilia.data.groups import merge_duplicates
-from consilia.data.storing.store import ImageStore
+from consilia.data.store.image_store import ImageStore
 from consilia.errors import DataError
-from consilia.plan.data import DataCard
 
-DEFAULT_K = 5  # of `plan.study.FoldsPlan`
+DEFAULT_K = 5  # of `config.study.FoldsPlan`
 
 
 def audit(

@@ -13,9 +13,9 @@ from consilia.audit.border import border_features
 from consilia.audit.columns import ColumnFeature, one_hot, read_columns
 from consilia.audit.document import Shortcut, Shortcuts
 from consilia.audit.probe import ProbeImages, make_probe_images, probe
+from consilia.config.records import Rows
 from consilia.data.groups import Groups
-from consilia.data.storing.store import ImageStore
-from consilia.records import Rows
+from consilia.data.store.image_store import ImageStore
 
 MOST_IMAGES = 20_000  # that are tried; more would not change what is above 0.6
 ALL_COLUMNS, BORDER = "all columns together", "border of the picture"

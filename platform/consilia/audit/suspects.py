@@ -6,7 +6,7 @@ import pandas as pd
 
 from consilia.audit.document import Case, CrossingPatient, Duplicates, Image
 from consilia.data.duplicates.copies import DuplicatePair
-from consilia.data.storing.store import ImageStore
+from consilia.data.store.image_store import ImageStore
 
 
 def collect_duplicates(store: ImageStore, pairs: Iterable[DuplicatePair]) -> Duplicates:

@@ -36,7 +36,7 @@ def prepare(card: Card, settings: Settings = None, stores: Stores = STORES) -> N
     """
     from consilia.audit.run import audit as audit_store
     from consilia.cli.show import show_store
-    from consilia.data.storing.prepare import prepare as prepare_store
+    from consilia.data.store.prepare import prepare as prepare_store
     from consilia.report.console import make_console
     from consilia.report.progress import PrepareProgress
     from consilia.study.plan import read_card

@@ -7,7 +7,7 @@ import typer
 
 from consilia.cli.options import STORES, STUDIES, Bundle, Card, Device, Settings, Stores, Studies, StudyName
 
-Foreign = Literal["refuse", "as_displayed"]  # of `ensemble.predicting.images`, which a command may not import up here
+Foreign = Literal["refuse", "as_displayed"]  # of `predict.images`, which a command may not import up here
 ForeignImages = Annotated[
     Foreign, typer.Option(help="An image of a kind that was not trained on, such as a PNG where it was DICOM.")
 ]
@@ -165,7 +165,7 @@ def explain(
     Example: consilia explain studies/demo/ensembles/greedy_calibrated data/samples/*.png --out heat_maps
     """
     import consilia
-    from consilia.ensemble.explaining.explain import CAUTION
+    from consilia.predict.explain import CAUTION
     from consilia.report.console import make_console
     from consilia.study.explain import write_explanations
 

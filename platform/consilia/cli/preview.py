@@ -33,7 +33,7 @@ def preview(
     """
     from rich.table import Table
 
-    from consilia.plan.augmentation import POLICIES
+    from consilia.config.augmentation import POLICIES
     from consilia.report.console import make_console
     from consilia.report.preview import describe_policy
     from consilia.report.progress import PrepareProgress

@@ -6,25 +6,25 @@ from pathlib import Path
 from rich.table import Column, Table
 
 from consilia.audit.document import Audit
-from consilia.data.storing.store import ImageStore
-from consilia.ensemble.bundle.document import BundleDocument
-from consilia.ensemble.evaluating.evaluation import Evaluation
-from consilia.ensemble.safety.promises import promise_rows
-from consilia.ensemble.wording.members import describe_members
+from consilia.bundle.document import BundleDocument
+from consilia.bundle.text.members import describe_members
+from consilia.config.study import StudyPlan
+from consilia.config.weights import WeightsSource
+from consilia.data.store.image_store import ImageStore
+from consilia.decision.promises import promise_rows
+from consilia.ensemble.evaluation import Evaluation
 from consilia.files import sha256_of_file
-from consilia.models.weights import find_weights
-from consilia.plan.study import StudyPlan
-from consilia.plan.weights import WeightsSource
+from consilia.metrics.patients import count_in_words
+from consilia.metrics.subgroups import Subgroups
 from consilia.report.audit_table import print_audit, print_brief
 from consilia.report.console import make_console
 from consilia.report.estimate_tables import comparison_table, honesty_table, subgroups_table
 from consilia.report.progress import StudyProgress
 from consilia.report.tables import counts_table
-from consilia.scoring.patients import count_in_words
-from consilia.scoring.subgroups import Subgroups
 from consilia.study.audit import AuditFiles
 from consilia.study.combine import StudyResult
 from consilia.study.compare import Comparison
+from consilia.train.networks.weights import find_weights
 
 _HEADLINE = ("macro_auc", "accuracy", "balanced_accuracy", "log_loss", "brier", "ece")
 

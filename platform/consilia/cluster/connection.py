@@ -17,8 +17,8 @@ from typing import Any
 import ray
 
 from consilia.cluster.environment import PACKAGE, RAY_ENVIRONMENT
+from consilia.config.study import ClusterProfile
 from consilia.errors import ClusterError
-from consilia.plan.study import ClusterProfile
 
 _STARTUP_CONCURRENCY = 16
 _OBJECT_STORE_BYTES = 256 * 2**20  # only plans and reports pass through it; images are memory-mapped files

@@ -6,13 +6,13 @@ from contextlib import contextmanager
 import ray
 
 from consilia.cluster.connection import connect
-from consilia.data.decoding.block import Block, Decoded, decode_block
-from consilia.data.decoding.pool import DecodePool
-from consilia.data.decoding.process import IMAGE_SECONDS, DecodeProcess, end_after
-from consilia.data.storing.key import decoder_versions
+from consilia.config.reading import Reading
+from consilia.config.study import ClusterProfile
+from consilia.data.decode.block import Block, Decoded, decode_block
+from consilia.data.decode.pool import DecodePool
+from consilia.data.decode.process import IMAGE_SECONDS, DecodeProcess, end_after
+from consilia.data.store.key import decoder_versions
 from consilia.errors import ClusterError
-from consilia.plan.reading import Reading
-from consilia.plan.study import ClusterProfile
 
 _Versions = tuple[tuple[str, str], ...]
 

@@ -16,11 +16,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from sklearn.model_selection import StratifiedGroupKFold
 
+from consilia.config.records import Labels, Rows
 from consilia.data.groups import Groups, merge_duplicates, refuse_crossing
-from consilia.data.storing.store import ImageStore
+from consilia.data.store.image_store import ImageStore
 from consilia.errors import DataError
 from consilia.files import sha256_of_json, write_atomically
-from consilia.records import Labels, Rows
 
 LOCKED = -1  # the fold of a test image
 DROPPED = -2  # that of an image that is left out, because it is bound to a test image

@@ -6,10 +6,10 @@ import pandas as pd
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
+from consilia.config.records import Rows
 from consilia.data.duplicates.copies import find_duplicates
-from consilia.data.storing.store import ImageStore
+from consilia.data.store.image_store import ImageStore
 from consilia.errors import DataError
-from consilia.records import Rows
 
 Groups = npt.NDArray[np.int64]  # (n,) images of one group share a number
 

@@ -5,10 +5,7 @@ from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 
-import consilia
-from consilia.data.folds import FoldPlan
-from consilia.data.storing.store import ImageStore
-from consilia.ensemble.bundle.document import (
+from consilia.bundle.document import (
     BundleDocument,
     CalibrationReport,
     FileRecord,
@@ -17,31 +14,34 @@ from consilia.ensemble.bundle.document import (
     Provenance,
     SelectionReport,
 )
-from consilia.ensemble.bundle.folder import write_bundle
-from consilia.ensemble.bundle.seen import fingerprints
-from consilia.ensemble.calibrating.calibration import Calibration, choose_calibrator, cross_calibrate_members
-from consilia.ensemble.calibrating.prior import prevalence_of
-from consilia.ensemble.choosing.choice import Choice, choose
-from consilia.ensemble.choosing.combination import LinearPool, combine
-from consilia.ensemble.choosing.pool import Pool, keep_with_weights, load_pool
-from consilia.ensemble.choosing.refits import refit_members
-from consilia.ensemble.choosing.selection import combine_cross_fitted, select, weighted_log_loss
-from consilia.ensemble.choosing.sizes import measure_sizes
-from consilia.ensemble.choosing.unseen import combine_unseen
-from consilia.ensemble.evaluating.evaluate import NO_PATIENTS
-from consilia.ensemble.evaluating.evaluation import Evaluation, Subject, score_predictions
-from consilia.ensemble.evaluating.honesty import Chosen, honest_report
-from consilia.ensemble.predicting.networks import choose_device
-from consilia.ensemble.safety.disagreement import disagreement_limit
-from consilia.ensemble.safety.operating_points import calibrated_sets, report_safety
-from consilia.ensemble.unusual.fit import fit_gate
-from consilia.ensemble.wording.builds import INTERNAL
-from consilia.folder import StudyFolder
-from consilia.plan.ensemble import BestSingle, EnsembleRecipe
-from consilia.plan.study import StudyPlan
-from consilia.record_files import read_weights_notes
-from consilia.records import Probabilities, TrialRecord
-from consilia.training.artifacts import read_weights
+from consilia.bundle.folder import write_bundle
+from consilia.bundle.seen import fingerprints
+from consilia.bundle.text.builds import INTERNAL
+from consilia.config.recipe import BestSingle, EnsembleRecipe
+from consilia.config.record_files import read_weights_notes
+from consilia.config.records import Probabilities, TrialRecord
+from consilia.config.study import StudyPlan
+from consilia.config.study_folder import StudyFolder
+from consilia.data.folds import FoldPlan
+from consilia.data.store.image_store import ImageStore
+from consilia.decision.combination import LinearPool, combine
+from consilia.decision.disagreement import disagreement_limit
+from consilia.decision.operating_points import calibrated_sets, report_safety
+from consilia.decision.prior import prevalence_of
+from consilia.ensemble.calibration import Calibration, choose_calibrator, cross_calibrate_members
+from consilia.ensemble.choice import Choice, choose
+from consilia.ensemble.evaluate import NO_PATIENTS
+from consilia.ensemble.evaluation import Evaluation, Subject, score_predictions
+from consilia.ensemble.honesty import Chosen, honest_report
+from consilia.ensemble.ood import fit_gate
+from consilia.ensemble.pool import Pool, keep_with_weights, load_pool
+from consilia.ensemble.refits import refit_members
+from consilia.ensemble.selection import combine_cross_fitted, select, weighted_log_loss
+from consilia.ensemble.sizes import measure_sizes
+from consilia.ensemble.unseen import combine_unseen
+from consilia.predict.networks import choose_device
+from consilia.train.artifacts import read_weights
+from consilia.version import __version__
 
 PACKAGES = ("torch", "timm", "numpy", "scikit-learn", "scipy", "safetensors", "pillow")
 
@@ -93,7 +93,7 @@ def build_ensemble(
     note = INTERNAL[recipe.build]
     evaluation = _evaluate_cross_fitted(pool, uncalibrated, calibrated, store, note=note, seed=plan.seed)
     document = BundleDocument(
-        consilia=consilia.__version__,
+        consilia=__version__,
         name=f"{plan.name}-{recipe.name}",
         classes=store.classes,
         reading=store.manifest.reading,
@@ -230,7 +230,7 @@ def _provenance(
         data_digest=store.digest,
         folds_digest=folds.digest,
         recipe=recipe,
-        packages={"consilia": consilia.__version__, **{name: version(name) for name in PACKAGES}},
+        packages={"consilia": __version__, **{name: version(name) for name in PACKAGES}},
         weights=read_weights_notes(folder.weights),
         created=datetime.now(UTC).isoformat(timespec="seconds"),
     )

@@ -10,7 +10,7 @@ import numpy.typing as npt
 from PIL import Image as Pillow
 
 from consilia.audit.document import Case, Image
-from consilia.data.storing.store import ImageStore
+from consilia.data.store.image_store import ImageStore
 
 MOST_CASES = 500  # with pictures; the rest stand in audit.json
 MOST_IMAGES = 12  # of one case

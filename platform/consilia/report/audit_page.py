@@ -6,7 +6,7 @@ from html import escape
 from pathlib import Path
 
 from consilia.audit.document import Audit, Shortcut, Shortcuts
-from consilia.data.storing.store import ImageStore
+from consilia.data.store.image_store import ImageStore
 from consilia.files import write_text
 from consilia.report.audit_cases import render_cases
 from consilia.report.audit_style import STYLE

@@ -21,10 +21,10 @@ from tensorboardX.proto.summary_pb2 import Summary
 from tensorboardX.record_writer import masked_crc32c
 from tensorboardX.summary import hparams
 
+from consilia.config.records import EpochReport, TrialRecord, TrialTask
+from consilia.config.study_folder import StudyFolder
 from consilia.errors import StudyError
-from consilia.folder import StudyFolder
-from consilia.records import EpochReport, TrialRecord, TrialTask
-from consilia.training.tables import read_history
+from consilia.train.tables import read_history
 
 
 class Curves:

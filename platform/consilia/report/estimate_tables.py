@@ -5,11 +5,11 @@ from collections.abc import Iterator, Sequence
 from rich.table import Column, Table
 from rich.text import Text
 
-from consilia.scoring.estimates import ESTIMATES, Estimate, HonestReport
-from consilia.scoring.metrics import METRICS
-from consilia.scoring.paired import PairedMetric
-from consilia.scoring.patients import count_in_words
-from consilia.scoring.subgroups import Subgroup, Subgroups
+from consilia.metrics.estimates import ESTIMATES, Estimate, HonestReport
+from consilia.metrics.paired import PairedMetric
+from consilia.metrics.patients import count_in_words
+from consilia.metrics.scores import METRICS
+from consilia.metrics.subgroups import Subgroup, Subgroups
 
 HEADLINE = ("log_loss", "macro_auc", "accuracy", "brier", "ece")
 _STYLES = {"better": "green", "worse": "yellow", "cannot be told": "dim"}

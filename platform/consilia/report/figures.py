@@ -9,9 +9,9 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from consilia.records import Labels, Probabilities
-from consilia.scoring.classes import confusion
-from consilia.scoring.diagrams import (
+from consilia.config.records import Labels, Probabilities
+from consilia.metrics.classes import confusion
+from consilia.metrics.diagrams import (
     Curve,
     Numbers,
     error_correlation,
@@ -20,7 +20,7 @@ from consilia.scoring.diagrams import (
     reliability,
     roc_curve,
 )
-from consilia.scoring.risk_coverage import risk_coverage
+from consilia.metrics.risk_coverage import risk_coverage
 
 CurveOf = Callable[[Numbers, npt.NDArray[np.bool_], npt.NDArray[np.str_]], Curve | None]
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")  # Okabe and Ito: for all eyes

@@ -7,8 +7,8 @@ from typing import Any
 
 from rich.table import Column, Table
 
+from consilia.config.records import Prediction
 from consilia.files import write_atomically
-from consilia.records import Prediction
 from consilia.report.console import make_console
 
 _NOTES = ("prediction_set", "unusual", "unusual_p_value", "review")

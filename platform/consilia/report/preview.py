@@ -7,9 +7,9 @@ import numpy.typing as npt
 import torch
 from PIL import Image, ImageDraw
 
-from consilia.plan.augmentation import AugmentationPolicy
-from consilia.training.input import Preprocessing
-from consilia.training.warp import draw_warps, training_input
+from consilia.config.augmentation import AugmentationPolicy
+from consilia.train.input import Preprocessing
+from consilia.train.warp import draw_warps, training_input
 
 Picture = npt.NDArray[np.uint8]
 

@@ -10,9 +10,9 @@ from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
 from rich.table import Table
 
-from consilia.records import EpochReport, RefitProgress, TrialRecord, TrialTask
+from consilia.config.records import EpochReport, RefitProgress, TrialRecord, TrialTask
+from consilia.metrics.scores import METRICS
 from consilia.report.refits import refits_picture
-from consilia.scoring.metrics import METRICS
 
 _RATE_SECONDS = 60.0  # the rate of the last minute tells the time that is left
 _LINE_SECONDS = 10.0  # between two lines where there is no terminal

@@ -3,7 +3,7 @@
 from rich.console import Group
 from rich.table import Table
 
-from consilia.records import RefitProgress
+from consilia.config.records import RefitProgress
 
 
 def refits_picture(progress: RefitProgress, *, epochs: int) -> Group:

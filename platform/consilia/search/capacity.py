@@ -10,8 +10,8 @@ chooses, this many can be scheduled and no more.
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
+from consilia.config.study import ClusterProfile
 from consilia.errors import ClusterError
-from consilia.plan.study import ClusterProfile
 from consilia.search.demand import Demand
 
 _UNITS = 10_000  # Ray counts in ten-thousandths; so do we, or 1 / 0.1 would not be 10
@@ -49,7 +49,7 @@ class Capacity:
     n_slots: int
     workers: int  # of each slot
     share: Share
-    roomy: Share | None  # for a trial that ran out of memory; None: no node has more for it
+    exclusive: Share | None  # for a trial that ran out of memory; None: no node has more for it
 
 
 def plan_capacity(nodes: Mapping[str, Node], profile: ClusterProfile, *, demand: Demand, n_trials: int) -> Capacity:
@@ -74,7 +74,7 @@ def plan_capacity(nodes: Mapping[str, Node], profile: ClusterProfile, *, demand:
         n_slots=min(n_slots, profile.max_slots or n_slots, n_trials),
         workers=workers,
         share=share,
-        roomy=next((each for each in _roomier(share) if _places(nodes, each) >= workers), None),
+        exclusive=next((each for each in _exclusive_or_larger(share) if _places(nodes, each) >= workers), None),
     )
 
 
@@ -123,7 +123,7 @@ def _places(nodes: Mapping[str, Node], share: Share) -> int:
     return sum(places(node.free, share) for node in nodes.values())
 
 
-def _roomier(share: Share) -> list[Share]:
+def _exclusive_or_larger(share: Share) -> list[Share]:
     """Return what would give a trial more room than `share`, the most first."""
     if share.gpus >= 1:
         return []

@@ -1,12 +1,12 @@
-"""What whoever runs the trials needs of the book: Ray Tune in a search, virtual time in a simulation."""
+"""What whoever runs the trials needs of the controller: Ray Tune in a search, virtual time in a simulation."""
 
 from typing import Protocol
 
-from consilia.records import EpochReport, TaskTaken, TrialOutcome, TrialTask
+from consilia.config.records import EpochReport, TaskTaken, TrialOutcome, TrialTask
 
 
-class Book(Protocol):
-    """What Tune's adaptors need of a TrialBook."""
+class Controller(Protocol):
+    """What Tune's adaptors need of a TrialController."""
 
     @property
     def n_running(self) -> int:

@@ -4,10 +4,10 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from consilia.config.study import ClusterProfile
 from consilia.errors import ClusterError
-from consilia.plan.study import ClusterProfile
-from consilia.training.batches import fits
-from consilia.training.probe import StepMemory
+from consilia.train.batches import fits
+from consilia.train.memory_probe import StepMemory
 
 _HEADROOM = 1.2  # over the peak of a step: torch's allocator fragments, and batches differ by an image
 _HOST_HEADROOM = 1.1  # over the peak of a process: reports, checkpoints and predictions come and go
@@ -72,7 +72,7 @@ def trials_per_gpu(step: StepMemory, *, images_bytes: int) -> int:
 
     Args:
         step: Measured on a GPU.
-        images_bytes: Of the store; each slot holds its own copy where `training.batches` puts it on the device.
+        images_bytes: Of the store; each slot holds its own copy where `train.batches` puts it on the device.
     """
     free = step.device_total_bytes - step.context_bytes
     images = images_bytes if fits(images_bytes, free) else 0

@@ -1,13 +1,13 @@
-"""The search of a study: its book, its slots, and Ray Tune between them."""
+"""The search of a study: its controller, its slots, and Ray Tune between them."""
 
 import functools
 from collections.abc import Mapping, Sequence
 
-from consilia.folder import StudyFolder
-from consilia.plan.study import StudyPlan
-from consilia.scoring.metrics import METRICS
-from consilia.search.book import TrialBook
+from consilia.config.study import StudyPlan
+from consilia.config.study_folder import StudyFolder
+from consilia.metrics.scores import METRICS
 from consilia.search.capacity import Capacity, Node
+from consilia.search.controller import TrialController
 from consilia.search.ledger import Ledger
 from consilia.search.limits import Limits
 from consilia.search.live import LiveSlots
@@ -21,8 +21,8 @@ from consilia.search.stored import stored_reports
 from consilia.search.suggester import OptunaSuggester
 from consilia.search.tuner import run_in_slots
 from consilia.search.warm_start import Start
-from consilia.training.context import TrainingContext
-from consilia.training.crossval import cross_validate
+from consilia.train.context import TrainingContext
+from consilia.train.cross_validation import cross_validate
 
 
 def search_trials(
@@ -34,7 +34,7 @@ def search_trials(
     capacity: Capacity,
     nodes: Mapping[str, Node],
     starts: Sequence[Start] = (),
-) -> TrialBook:
+) -> TrialController:
     """Run the trials that the plan still wants, in slots. Ray must be connected.
 
     Args:
@@ -47,26 +47,28 @@ def search_trials(
         starts: Configurations of earlier studies, to be tried first.
 
     Returns:
-        The book of all trials; some are paused if the search ended before they did.
+        The controller of all trials; some are paused if the search ended before they did.
     """
     share = capacity.share
     ledger = Ledger(folder.ledger, devices=capacity.workers * (share.gpus or share.cpus))
-    has_roomier_slots = capacity.roomy is not None
-    book = open_book(
+    has_exclusive_slots = capacity.exclusive is not None
+    controller = open_controller(
         plan,
         folder,
         observer,
         n_slots=capacity.n_slots,
         ledger=ledger,
-        has_roomier_slots=has_roomier_slots,
+        has_exclusive_slots=has_exclusive_slots,
         starts=starts,
     )
-    observer.search_started(n_trials=plan.search.trials, n_slots=capacity.n_slots, records=tuple(book.records.values()))
+    observer.search_started(
+        n_trials=plan.search.trials, n_slots=capacity.n_slots, records=tuple(controller.records.values())
+    )
     options = SlotOptions(
         run_trial=functools.partial(cross_validate, context=context),
         n_folds=plan.folds.k,
         share=share,
-        roomy=capacity.roomy,
+        exclusive=capacity.exclusive,
         n_workers=capacity.workers,
         hang_seconds=plan.cluster.hang_seconds,
         storage=str(folder.ray / "train"),
@@ -74,28 +76,28 @@ def search_trials(
     limit = min(plan.cluster.max_slots or plan.search.trials, plan.search.trials)
     live = LiveSlots(capacity, living_nodes, limit=limit, seen=nodes)
     try:
-        run_in_slots(book, n_slots=live.count, options=options, storage=folder.ray)
+        run_in_slots(controller, n_slots=live.count, options=options, storage=folder.ray)
     finally:
-        book.close("the search was interrupted")
-    return book
+        controller.close("the search was interrupted")
+    return controller
 
 
-def open_book(
+def open_controller(
     plan: StudyPlan,
     folder: StudyFolder,
     observer: SearchObserver,
     *,
     n_slots: int,
     ledger: Ledger,
-    has_roomier_slots: bool = False,
+    has_exclusive_slots: bool = False,
     starts: Sequence[Start] = (),
-) -> TrialBook:
+) -> TrialController:
     """Open the study's journal and trials, and feed the racing what earlier runs have reported."""
     higher_is_better = bool(METRICS[plan.search.metric].higher_is_better)
     racing = make_racing(plan)
     for report in stored_reports(folder, metric=plan.search.metric):
         racing.hear(report)
-    return TrialBook(
+    return TrialController(
         plan.search,
         folder=folder,
         n_folds=plan.folds.k,
@@ -116,5 +118,5 @@ def open_book(
             higher_is_better=higher_is_better,
             noise=functools.partial(objective_noise, folder=folder, metric=plan.search.metric),
         ),
-        has_roomier_slots=has_roomier_slots,
+        has_exclusive_slots=has_exclusive_slots,
     )

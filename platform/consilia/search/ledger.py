@@ -11,9 +11,9 @@ from typing import Literal
 
 import pandas as pd
 
+from consilia.config.records import EpochReport, TrialState
 from consilia.errors import StudyError
 from consilia.files import write_atomically
-from consilia.records import EpochReport, TrialState
 
 logger = logging.getLogger(__name__)
 

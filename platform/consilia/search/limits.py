@@ -10,8 +10,8 @@ import statistics
 from collections import deque
 from collections.abc import Callable
 
-from consilia.plan.study import Budget
-from consilia.records import EpochReport, TrialRecord
+from consilia.config.records import EpochReport, TrialRecord
+from consilia.config.study import Budget
 from consilia.search.ledger import Ledger
 
 logger = logging.getLogger(__name__)

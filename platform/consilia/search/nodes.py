@@ -5,12 +5,12 @@ from typing import Any
 
 import ray
 
+from consilia.config.study import ClusterProfile
 from consilia.errors import ClusterError
-from consilia.plan.study import ClusterProfile
 from consilia.search.capacity import Node
 from consilia.search.demand import needs_measuring
-from consilia.training.probe import StepCase, StepMemory
-from consilia.training.probe_process import PROBE_SECONDS, measure_in_process
+from consilia.train.memory_probe import StepCase, StepMemory
+from consilia.train.memory_probe_process import PROBE_SECONDS, measure_in_process
 
 _START_SECONDS = 120.0  # of a task on a node that has first to receive the package
 _KIND = "accelerator_type:"  # how Ray names the resource that says what a node's GPUs are

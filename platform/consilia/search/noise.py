@@ -3,11 +3,11 @@
 import numpy as np
 import pandas as pd
 
-from consilia.folder import StudyFolder
-from consilia.records import Labels, Probabilities, TrialRecord
-from consilia.scoring.bootstrap import bootstrap_standard_error, patient_bootstrap
-from consilia.scoring.metrics import image_log_loss, softmax
-from consilia.training.tables import read_fold_logits
+from consilia.config.records import Labels, Probabilities, TrialRecord
+from consilia.config.study_folder import StudyFolder
+from consilia.metrics.bootstrap import bootstrap_standard_error, patient_bootstrap
+from consilia.metrics.scores import image_log_loss, softmax
+from consilia.train.tables import read_fold_logits
 
 _NORMAL_WIDTH = 3.92  # of a 95 % interval, in standard errors
 _DRAWS = 500  # enough for a stopping rule

@@ -2,7 +2,7 @@
 
 from typing import Protocol
 
-from consilia.records import EpochReport, TrialRecord, TrialTask
+from consilia.config.records import EpochReport, TrialRecord, TrialTask
 
 
 class SearchObserver(Protocol):

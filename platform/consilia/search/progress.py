@@ -3,7 +3,7 @@
 from collections import defaultdict
 from dataclasses import dataclass, field
 
-from consilia.records import EpochReport, FoldResult, TrialTask
+from consilia.config.records import EpochReport, FoldResult, TrialTask
 
 _MAX_LOSSES = 3  # in a row, of slots in which a worker had begun with the trial
 _MAX_FALSE_STARTS = 20  # in a row, of slots in which none had: that cannot be the trial's fault, but must end

@@ -7,12 +7,12 @@ from typing import Protocol
 
 import numpy as np
 
-from consilia.plan import study as plans
-from consilia.plan.ensemble import Greedy, SoftVote, Stacked
-from consilia.plan.study import StudyPlan
-from consilia.records import EpochReport
-from consilia.scoring.metrics import METRICS
-from consilia.search.curtailment import Scores, adjusted_mean, judge
+from consilia.config import study as plans
+from consilia.config.recipe import Greedy, SoftVote, Stacked
+from consilia.config.records import EpochReport
+from consilia.config.study import StudyPlan
+from consilia.metrics.scores import METRICS
+from consilia.search.fold_pruner import Scores, adjusted_mean, judge
 
 _MIN_BEST = 5
 
@@ -79,10 +79,10 @@ class EpochHalving(EveryFold):
         return f"rank {n_better + 1} of {n_scores} after epoch {report.epoch} of fold 1; {n_promoted} go on"
 
 
-class FoldCurtailment:
+class FoldPruner:
     """After each fold but the last, stops whoever cannot be expected to be among the best `n_best`.
 
-    Source: docs/methods.md section 2.2, and `search.curtailment` for the decision itself.
+    Source: docs/methods.md section 2.2, and `search.fold_pruner` for the decision itself.
     """
 
     def __init__(self, *, k: int, n_best: int, eps: float, higher_is_better: bool) -> None:
@@ -131,19 +131,19 @@ class FoldCurtailment:
 
 
 class BothStops:
-    """Halving on the epochs of the first fold, then curtailment over the folds."""
+    """Halving on the epochs of the first fold, then fold pruning over the folds."""
 
-    def __init__(self, halving: EpochHalving, curtailment: FoldCurtailment) -> None:
+    def __init__(self, halving: EpochHalving, fold_pruning: FoldPruner) -> None:
         self._halving = halving
-        self._curtailment = curtailment
+        self._fold_pruner = fold_pruning
 
     def hear(self, report: EpochReport) -> str | None:
         """Let both hear; they decide at different places."""
-        return self._halving.hear(report) or self._curtailment.hear(report)
+        return self._halving.hear(report) or self._fold_pruner.hear(report)
 
     def adjusted(self, scores: Sequence[float]) -> float:
         """Return the mean without the effects of the folds."""
-        return self._curtailment.adjusted(scores)
+        return self._fold_pruner.adjusted(scores)
 
 
 def make_racing(plan: StudyPlan) -> Racing:
@@ -154,16 +154,16 @@ def make_racing(plan: StudyPlan) -> Racing:
     def halving(its: plans.Halving) -> EpochHalving:
         return EpochHalving(its, epochs=plan.training.epochs, higher_is_better=higher_is_better)
 
-    def curtailment(its: plans.Curtailment) -> FoldCurtailment:
+    def fold_pruning(its: plans.FoldPruning) -> FoldPruner:
         n_best = its.keep or default_n_best(plan)
-        return FoldCurtailment(k=plan.folds.k, n_best=n_best, eps=its.eps, higher_is_better=higher_is_better)
+        return FoldPruner(k=plan.folds.k, n_best=n_best, eps=its.eps, higher_is_better=higher_is_better)
 
     if isinstance(stopping, plans.Racing):
-        return BothStops(halving(stopping.halving), curtailment(stopping.curtailment))
+        return BothStops(halving(stopping.halving), fold_pruning(stopping.fold_pruning))
     if isinstance(stopping, plans.Halving):
         return halving(stopping)
-    if isinstance(stopping, plans.Curtailment):
-        return curtailment(stopping)
+    if isinstance(stopping, plans.FoldPruning):
+        return fold_pruning(stopping)
     return EveryFold()
 
 

@@ -3,19 +3,19 @@
 import functools
 from collections.abc import Mapping, Sequence
 
-from consilia.folder import StudyFolder
-from consilia.plan.study import ClusterProfile
-from consilia.records import EpochReport, TaskTaken, TrialTask
+from consilia.config.records import EpochReport, TaskTaken, TrialTask
+from consilia.config.study import ClusterProfile
+from consilia.config.study_folder import StudyFolder
 from consilia.search.capacity import Capacity, Node
 from consilia.search.interrupt import StopSignal
 from consilia.search.ledger import Ledger
 from consilia.search.live import LiveSlots
 from consilia.search.nodes import living_nodes
-from consilia.search.refits import RefitBook, RefitView
+from consilia.search.refit_controller import RefitController, RefitView
 from consilia.search.slot import SlotOptions
 from consilia.search.tuner import run_in_slots
-from consilia.training.context import TrainingContext
-from consilia.training.refit import refit
+from consilia.train.context import TrainingContext
+from consilia.train.refit import refit
 
 
 def refit_in_slots(
@@ -27,7 +27,7 @@ def refit_in_slots(
     profile: ClusterProfile,
     capacity: Capacity,
     nodes: Mapping[str, Node],
-) -> RefitBook:
+) -> RefitController:
     """Train the refits in slots, as the search trains trials. Ray must be connected.
 
     Args:
@@ -40,55 +40,57 @@ def refit_in_slots(
         nodes: The cluster's, before anything of it is taken; nodes that come later add slots.
 
     Returns:
-        The book; some are neither finished nor failed if the user stopped them or the disk is full.
+        The controller; some are neither finished nor failed if the user stopped them or the disk is full.
     """
     share = capacity.share
     devices = capacity.workers * (share.gpus or share.cpus)
-    book = RefitBook(
+    controller = RefitController(
         tasks,
         ledger=Ledger(folder.ledger, devices=devices, useful="refit"),
         view=view,
         n_slots=capacity.n_slots,
-        has_roomier_slots=capacity.roomy is not None,
+        has_exclusive_slots=capacity.exclusive is not None,
     )
     options = SlotOptions(
         run_trial=functools.partial(refit, context=context),
         n_folds=0,
         noun="refit",
         share=share,
-        roomy=capacity.roomy,
+        exclusive=capacity.exclusive,
         n_workers=capacity.workers,
         hang_seconds=profile.hang_seconds,
         storage=str(folder.ray / "train"),
     )
     live = LiveSlots(capacity, living_nodes, limit=min(profile.max_slots or len(tasks), len(tasks)), seen=nodes)
     try:
-        run_in_slots(book, n_slots=live.count, options=options, storage=folder.ray)
+        run_in_slots(controller, n_slots=live.count, options=options, storage=folder.ray)
     finally:
-        book.close()
-    return book
+        controller.close()
+    return controller
 
 
-def refit_here(tasks: Sequence[TrialTask], context: TrainingContext, folder: StudyFolder, view: RefitView) -> RefitBook:
+def refit_here(
+    tasks: Sequence[TrialTask], context: TrainingContext, folder: StudyFolder, view: RefitView
+) -> RefitController:
     """Train the refits in this process, with no Ray; Ctrl-C leaves the one under way at its checkpoint.
 
     Returns:
         As `refit_in_slots`.
     """
-    book = RefitBook(tasks, ledger=Ledger(folder.ledger, useful="refit"), view=view, n_slots=1)
+    controller = RefitController(tasks, ledger=Ledger(folder.ledger, useful="refit"), view=view, n_slots=1)
     stop = StopSignal()
 
     def listen(report: EpochReport) -> None:
-        book.hear(report)
+        controller.hear(report)
 
-    book.reserve(1)
+    controller.reserve(1)
     try:
         with stop.listening():
-            while not stop.raised and (task := book.next_task()) is not None:
-                book.taken(TaskTaken(number=task.number, attempt=1))
+            while not stop.raised and (task := controller.next_task()) is not None:
+                controller.taken(TaskTaken(number=task.number, attempt=1))
                 outcome = refit(task, context, report=listen, stopped=lambda: stop.raised)
                 if outcome.state != "stopped":
-                    book.end(outcome)
+                    controller.end(outcome)
     finally:
-        book.close()
-    return book
+        controller.close()
+    return controller

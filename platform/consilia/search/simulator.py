@@ -1,4 +1,4 @@
-"""A search in virtual time: the same book, racing and limits as in slots, with trials that are played.
+"""A search in virtual time: the same controller, racing and limits as in slots, with trials that are played.
 
 Thousands of trials on hundreds of workers take seconds, so that fairness, budgets and resumption can be tested, and the
 driver's own cost measured. After the simulator backend of Salinas et al., Syne Tune, AutoML 2022.
@@ -9,8 +9,8 @@ import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from consilia.records import EpochReport, TaskTaken, TrialOutcome, TrialTask
-from consilia.search.contract import Book
+from consilia.config.records import EpochReport, TaskTaken, TrialOutcome, TrialTask
+from consilia.search.contract import Controller
 
 Play = Callable[[TrialTask], Iterator[tuple[float, TaskTaken | EpochReport | TrialOutcome]]]
 """What a worker does with a trial: (seconds since its last message, message), up to the outcome."""
@@ -36,17 +36,17 @@ class SimulatedSearch:
 
 
 def simulate(
-    book: Book,
+    controller: Controller,
     play: Play,
     *,
     clock: VirtualClock,
     n_slots: Callable[[], int],
     until: float = float("inf"),
 ) -> SimulatedSearch:
-    """Run the book's trials until it has no more, must leave, or the driver "dies".
+    """Run the controller's trials until it has no more, must leave, or the driver "dies".
 
     Args:
-        book: Its ledger must read `clock`.
+        controller: Its ledger must read `clock`.
         play: Plays one trial on one worker.
         clock: Moved from message to message.
         n_slots: Trials at a time; asked after each message, so it may change with the clock.
@@ -64,33 +64,33 @@ def simulate(
         seconds, message = next(playing[number])
         heapq.heappush(coming, (clock.now + seconds, next(order), number, message))
 
-    while not book.must_leave():
-        book.reserve(n_slots())
-        while book.n_running < n_slots() and (task := book.next_task()) is not None:
+    while not controller.must_leave():
+        controller.reserve(n_slots())
+        while controller.n_running < n_slots() and (task := controller.next_task()) is not None:
             playing[task.number] = play(task)
             wait_for(task.number)
-        result.most_running = max(result.most_running, book.n_running)
+        result.most_running = max(result.most_running, controller.n_running)
         if not coming or coming[0][0] > until:
             break
         at, _, number, message = heapq.heappop(coming)
         clock.now = at
         result.n_messages += 1
-        if hear(book, message):
+        if hear(controller, message):
             wait_for(number)
         else:
             del playing[number]
     return result
 
 
-def hear(book: Book, message: TaskTaken | EpochReport | TrialOutcome) -> bool:
-    """Hand one message to the book, as Tune's adaptors do; say whether the trial stays in its slot."""
+def hear(controller: Controller, message: TaskTaken | EpochReport | TrialOutcome) -> bool:
+    """Hand one message to the controller, as Tune's adaptors do; say whether the trial stays in its slot."""
     if isinstance(message, TrialOutcome):
-        book.end(message)
+        controller.end(message)
         return False
     if isinstance(message, TaskTaken):
-        book.taken(message)
+        controller.taken(message)
         return True
-    if book.hear(message) is None:
+    if controller.hear(message) is None:
         return True
-    book.left(message.number)
+    controller.left(message.number)
     return False

@@ -14,17 +14,17 @@ import ray
 from ray import train, tune
 from ray.train.torch import TorchTrainer
 
-from consilia.plan.hyperparameters import Hyperparameters
-from consilia.records import TrialTask
+from consilia.config.hyperparameters import Hyperparameters
+from consilia.config.records import TrialTask
+from consilia.search.broker import Broker, Message, WorkersLost
 from consilia.search.capacity import Share
-from consilia.search.mailbox import Mailbox, Message, WorkersLost
 from consilia.search.worker import TASK_EVENTS_MILLISECONDS, RunTrial, serve
 
 _HEARTBEAT_SECONDS = 1.0  # how long a step waits before it lets Tune speak to the slot again
 _PING_SECONDS = 3.0  # of silence, before a slot asks whether its workers live
 _CLOSE_SECONDS = 30.0  # workers poll for the stop between batches
-_ANSWER_SECONDS = 30.0  # the mailbox answers in milliseconds, unless it is gone
-_NO_MAILBOX = WorkersLost("its mailbox is gone")
+_ANSWER_SECONDS = 30.0  # the broker answers in milliseconds, unless it is gone
+_NO_MAILBOX = WorkersLost("its broker is gone")
 _NO_ANSWER = (ray.exceptions.RayActorError, ray.exceptions.GetTimeoutError)
 
 
@@ -36,7 +36,7 @@ class SlotOptions:
     n_folds: int  # named in the dashboard; 0 of a refit, which has none
     noun: str = "trial"  # what a task is called there
     share: Share  # of each worker
-    roomy: Share | None = None  # for a trial that ran out of memory
+    exclusive: Share | None = None  # for a trial that ran out of memory
     n_workers: int = 1
     hang_seconds: float = 900.0
     start_seconds: float = 300.0  # a task that no worker has taken for so long leaves this slot
@@ -49,16 +49,16 @@ class Slot(tune.Trainable):
     """Runs one trial after the other on the same workers; `reset_config` hands over the next one."""
 
     def setup(self, config: dict[str, Any], options: SlotOptions | None = None) -> None:
-        """Start the mailbox and the workers, and assign the first task."""
+        """Start the broker and the workers, and assign the first task."""
         assert options is not None, "tune.with_parameters supplies the options"
         self._options = options
-        self._mailbox: Any = ray.remote(Mailbox).options(num_cpus=0).remote()
+        self._broker: Any = ray.remote(Broker).options(num_cpus=0).remote()
         self._message: Any = None
         self._loss: WorkersLost | None = None  # why the slot can be used no more, to be said by the next step
         self._is_over = False  # it was said
         task = _task(config)
         self._assign(task)
-        share = options.roomy if task.roomy and options.roomy is not None else options.share
+        share = options.exclusive if task.exclusive and options.exclusive is not None else options.share
         self._workers = threading.Thread(target=self._run_workers, args=(share,), name="ray-train", daemon=True)
         if self._loss is None:
             self._workers.start()
@@ -86,20 +86,20 @@ class Slot(tune.Trainable):
         return {"message": message}
 
     def cleanup(self) -> None:
-        """Close the mailbox, so that the train function returns and Ray Train ends in good order."""
-        with contextlib.suppress(*_NO_ANSWER):  # without a mailbox the workers end by themselves
+        """Close the broker, so that the train function returns and Ray Train ends in good order."""
+        with contextlib.suppress(*_NO_ANSWER):  # without a broker the workers end by themselves
             self._ask("close")
         if self._workers.is_alive():
             self._workers.join(timeout=_CLOSE_SECONDS)
-        ray.kill(self._mailbox)
+        ray.kill(self._broker)
 
     @classmethod
     def default_resource_request(cls, config: dict[str, Any]) -> tune.PlacementGroupFactory:
         """Ask for a byte: a slot only passes messages, and its workers have a placement group of their own.
 
-        A roomy trial asks for two, so that Tune gives it a new slot and no used one.
+        A exclusive trial asks for two, so that Tune gives it a new slot and no used one.
         """
-        return tune.PlacementGroupFactory([{"memory": 2 if config.get("roomy") else 1}])
+        return tune.PlacementGroupFactory([{"memory": 2 if config.get("exclusive") else 1}])
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:
         """Save nothing: trials keep their own checkpoints in the study folder."""
@@ -113,7 +113,7 @@ class Slot(tune.Trainable):
 
     def _next_message(self) -> Message | None:
         if self._message is None:
-            self._message = self._mailbox.next_message.remote()
+            self._message = self._broker.next_message.remote()
         ready, _ = ray.wait([self._message], timeout=_HEARTBEAT_SECONDS)
         if not ready:
             return self._look_after_workers()
@@ -122,7 +122,7 @@ class Slot(tune.Trainable):
         return message
 
     def _assign(self, task: TrialTask) -> None:
-        """Hand a task to the workers; without a mailbox the next step says so.
+        """Hand a task to the workers; without a broker the next step says so.
 
         Raising here is no way to say it: Tune waits for ever for an actor whose start failed because another had died.
         """
@@ -160,23 +160,23 @@ class Slot(tune.Trainable):
         return True
 
     def _ask(self, method: str, *arguments: Any) -> Any:
-        return ray.get(getattr(self._mailbox, method).remote(*arguments), timeout=_ANSWER_SECONDS)
+        return ray.get(getattr(self._broker, method).remote(*arguments), timeout=_ANSWER_SECONDS)
 
     def _run_workers(self, share: Share) -> None:
         try:
-            _make_trainer(self._options, share, self._mailbox).fit()
+            _make_trainer(self._options, share, self._broker).fit()
             reason = "its workers have ended"
-        except Exception as error:  # whatever Ray Train raises, Tune must hear of it through the mailbox
+        except Exception as error:  # whatever Ray Train raises, Tune must hear of it through the broker
             reason = f"its workers are gone: {str(error).strip().partition(chr(10))[0]}"
-        self._mailbox.lose_workers.remote(reason)
+        self._broker.lose_workers.remote(reason)
 
 
 def _task(config: dict[str, Any]) -> TrialTask:
-    """Return the task that the book has handed out, from the configuration that Tune carried."""
+    """Return the task that the controller has handed out, from the configuration that Tune carried."""
     return TrialTask(
         number=config["number"],
         hyperparameters=Hyperparameters.model_validate(config["hyperparameters"]),
-        roomy=config["roomy"],
+        exclusive=config["exclusive"],
     )
 
 
@@ -184,14 +184,14 @@ def _ping(worker: object) -> None:
     """Run in a worker: that it does is the answer."""
 
 
-def _make_trainer(options: SlotOptions, share: Share, mailbox: Any) -> TorchTrainer:
+def _make_trainer(options: SlotOptions, share: Share, broker: Any) -> TorchTrainer:
     n_threads = max(1, int(share.cpus))
     environment = {name: str(n_threads) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")}
     environment["RAY_task_events_report_interval_ms"] = str(TASK_EVENTS_MILLISECONDS)
     return TorchTrainer(
         serve,
         train_loop_config={
-            "mailbox": mailbox,
+            "broker": broker,
             "run_trial": options.run_trial,
             "n_threads": n_threads,
             "n_folds": options.n_folds,

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 
 import optuna
 
+from consilia.config.hyperparameters import Hyperparameters
+from consilia.config.space import Architecture, Choice, FloatRange, IntRange, SearchSpace, Value
 from consilia.errors import PlanError
-from consilia.plan.hyperparameters import Hyperparameters
-from consilia.plan.space import Architecture, Choice, FloatRange, IntRange, SearchSpace, Value
 
 Range = FloatRange | IntRange | Choice
 

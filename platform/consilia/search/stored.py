@@ -3,11 +3,11 @@
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
-from consilia.folder import StudyFolder
-from consilia.record_files import read_trial
-from consilia.records import EpochReport, FoldResult, TrialRecord
-from consilia.scoring.metrics import METRICS
-from consilia.training.tables import read_history
+from consilia.config.record_files import read_trial
+from consilia.config.records import EpochReport, FoldResult, TrialRecord
+from consilia.config.study_folder import StudyFolder
+from consilia.metrics.scores import METRICS
+from consilia.train.tables import read_history
 
 
 def leaderboard(records: Mapping[int, TrialRecord], *, metric: str) -> list[TrialRecord]:

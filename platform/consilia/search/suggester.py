@@ -14,8 +14,8 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.storages.journal._file import LOCK_FILE_SUFFIX
 from optuna.trial import TrialState
 
-from consilia.plan.hyperparameters import Hyperparameters
-from consilia.records import TrialRecord, TrialTask
+from consilia.config.hyperparameters import Hyperparameters
+from consilia.config.records import TrialRecord, TrialTask
 from consilia.search.space import JointSpace
 from consilia.search.warm_start import Start
 

@@ -1,4 +1,4 @@
-"""Ray Tune runs the search: thin adaptors between Tune and the book of trials."""
+"""Ray Tune runs the search: thin adaptors between Tune and the controller of trials."""
 
 import logging
 import os
@@ -12,29 +12,29 @@ from ray import tune
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
-from consilia.records import EpochReport, TaskTaken, TrialOutcome
-from consilia.search.contract import Book
+from consilia.config.records import EpochReport, TaskTaken, TrialOutcome
+from consilia.search.broker import WorkersLost
+from consilia.search.contract import Controller
 from consilia.search.interrupt import StopSignal
-from consilia.search.mailbox import WorkersLost
-from consilia.search.orphans import Orphans
+from consilia.search.placement_group_cleanup import Orphans
 from consilia.search.slot import Slot, SlotOptions
 
 # Tune writes a CSV, a JSON and a TensorBoard file per trial; the study folder holds the same and more.
 _ENVIRONMENT = {
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
-    "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",  # the book says in a line what was lost
+    "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",  # the controller says in a line what was lost
     "RAY_AIR_NEW_OUTPUT": "0",
     "TUNE_DISABLE_SIGINT_HANDLER": "1",
 }
 
 
-class _BookSearcher(Searcher):
-    """Tune asks it for configurations, several times a second; the book answers while a slot is free."""
+class _ControllerSearcher(Searcher):
+    """Tune asks it for configurations, several times a second; the controller answers while a slot is free."""
 
-    def __init__(self, book: Book, n_slots: Callable[[], int]) -> None:
+    def __init__(self, controller: Controller, n_slots: Callable[[], int]) -> None:
         super().__init__()
-        self._book = book
+        self._controller = controller
         self._n_slots = n_slots
         self._numbers: dict[str, int] = {}
         self._orphans = Orphans()
@@ -43,67 +43,67 @@ class _BookSearcher(Searcher):
         """Return a trial's configuration, None while there is none, or FINISHED."""
         self._orphans.remove_now_and_then()
         n_slots = self._n_slots()
-        self._book.reserve(n_slots)
-        if self._book.n_running >= n_slots:
+        self._controller.reserve(n_slots)
+        if self._controller.n_running >= n_slots:
             return None
-        task = self._book.next_task()
+        task = self._controller.next_task()
         if task is None:
-            return None if self._book.n_running else Searcher.FINISHED
+            return None if self._controller.n_running else Searcher.FINISHED
         self._numbers[trial_id] = task.number
         return {
             "number": task.number,
             "hyperparameters": task.hyperparameters.model_dump(mode="json"),
-            "roomy": task.roomy,
+            "exclusive": task.exclusive,
         }
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """Let a trial go that was told to leave; the scheduler hears of lost slots."""
         number = self._numbers.pop(trial_id, None)
         if number is not None and not error:
-            self._book.left(number)
+            self._controller.left(number)
 
     def __getstate__(self) -> dict[str, Any]:
         return {}  # Tune pickles searchers to restore them; a study resumes from its own files
 
 
-class _BookScheduler(FIFOScheduler):
-    """Tune hands it every result; the book decides."""
+class _ControllerScheduler(FIFOScheduler):
+    """Tune hands it every result; the controller decides."""
 
-    def __init__(self, book: Book) -> None:
+    def __init__(self, controller: Controller) -> None:
         super().__init__()  # type: ignore[no-untyped-call] # Ray's schedulers are untyped
-        self._book = book
+        self._controller = controller
         self._losses: dict[str, WorkersLost] = {}  # why slots are about to end
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
-        """Hand a message to the book and return Tune's word for its decision."""
+        """Hand a message to the controller and return Tune's word for its decision."""
         message = result.get("message")
         if isinstance(message, TrialOutcome):
-            self._book.end(message)
+            self._controller.end(message)
             return TrialScheduler.STOP
         if isinstance(message, TaskTaken):
-            self._book.taken(message)
+            self._controller.taken(message)
         elif isinstance(message, WorkersLost):
             self._losses[trial.trial_id] = message
-        elif isinstance(message, EpochReport) and self._book.hear(message) is not None:
+        elif isinstance(message, EpochReport) and self._controller.hear(message) is not None:
             return TrialScheduler.STOP
         return TrialScheduler.CONTINUE
 
     def on_trial_error(self, tune_controller: Any, trial: Any) -> None:
-        """Tell the book that a slot is gone: the book, and not Tune, hands the trial to another."""
+        """Tell the controller that a slot is gone: the controller, and not Tune, hands the trial to another."""
         loss = self._losses.pop(trial.trial_id, WorkersLost("its process died"))
-        self._book.lost(trial.config["number"], loss.reason, counts=loss.is_fault)
+        self._controller.lost(trial.config["number"], loss.reason, counts=loss.is_fault)
 
     def __getstate__(self) -> dict[str, Any]:
         return {}
 
 
-def run_in_slots(book: Book, *, n_slots: Callable[[], int], options: SlotOptions, storage: Path) -> None:
-    """Let Tune run the book's tasks in slots until it has no more, or the user asks to stop.
+def run_in_slots(controller: Controller, *, n_slots: Callable[[], int], options: SlotOptions, storage: Path) -> None:
+    """Let Tune run the controller's tasks in slots until it has no more, or the user asks to stop.
 
     Ctrl-C ends the search in order: workers keep their checkpoints.
 
     Args:
-        book: Gives tasks and hears reports.
+        controller: Gives tasks and hears reports.
         n_slots: Trials at a time; asked again and again, since nodes come and go.
         options: What the slots share.
         storage: Folder for Ray's own state.
@@ -118,8 +118,8 @@ def run_in_slots(book: Book, *, n_slots: Callable[[], int], options: SlotOptions
         tune.Tuner(
             slot,
             tune_config=tune.TuneConfig(
-                search_alg=_BookSearcher(book, n_slots),
-                scheduler=_BookScheduler(book),
+                search_alg=_ControllerSearcher(controller, n_slots),
+                scheduler=_ControllerScheduler(controller),
                 num_samples=-1,
                 reuse_actors=True,
                 trial_name_creator=lambda trial: f"trial-{trial.config['number']}",
@@ -129,7 +129,7 @@ def run_in_slots(book: Book, *, n_slots: Callable[[], int], options: SlotOptions
                 name=f"tune-{uuid.uuid4().hex[:8]}",
                 storage_path=str(storage.absolute()),
                 checkpoint_config=tune.CheckpointConfig(checkpoint_frequency=0, checkpoint_at_end=False),
-                stop=_StopAll(lambda: stop.raised or bool(book.must_leave())),
+                stop=_StopAll(lambda: stop.raised or bool(controller.must_leave())),
                 verbose=0,
             ),
         ).fit()

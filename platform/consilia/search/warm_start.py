@@ -7,8 +7,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
 
-from consilia.plan.space import Choice, IntRange, Value
-from consilia.records import TrialRecord
+from consilia.config.records import TrialRecord
+from consilia.config.space import Choice, IntRange, Value
 from consilia.search.space import JointSpace, Range
 
 TOP = 5  # trials of each earlier study; more would be a search of their own

@@ -11,11 +11,11 @@ import ray
 import torch
 from ray import train
 
+from consilia.config.records import EpochReport, TrialOutcome, TrialTask
 from consilia.errors import ConsiliaError
-from consilia.records import EpochReport, TrialOutcome, TrialTask
-from consilia.training.device import set_threads
-from consilia.training.exchange import GroupLost
-from consilia.training.parallel import ALONE, Group, TorchGroup
+from consilia.train.device import set_threads
+from consilia.train.distributed import ALONE, Group, TorchGroup
+from consilia.train.exchange import GroupLost
 
 logger = logging.getLogger(__name__)
 
@@ -35,34 +35,34 @@ _LEAK_BYTES = 64 * 2**20  # that a process may hold beyond what it held after it
 
 
 def serve(config: dict[str, Any]) -> None:
-    """Take a task, train it, take the next, until the mailbox is closed.
+    """Take a task, train it, take the next, until the broker is closed.
 
     Args:
-        config: `mailbox`, the actor; `run_trial`, a RunTrial; `n_threads`, this worker's share of the cores;
+        config: `broker`, the actor; `run_trial`, a RunTrial; `n_threads`, this worker's share of the cores;
             `n_folds` and `noun`, for the names of folds and tasks in the dashboard.
     """
     try:
         _serve(config)
     except ray.exceptions.RayActorError:
         # Ray Train would start one worker after the other for a slot that is gone.
-        logger.warning("the mailbox is gone: this worker ends")
+        logger.warning("the broker is gone: this worker ends")
 
 
 def _serve(config: dict[str, Any]) -> None:
-    mailbox, run_trial = config["mailbox"], config["run_trial"]
+    broker, run_trial = config["broker"], config["run_trial"]
     set_threads(config["n_threads"])
-    ray.get(mailbox.join.remote(train.get_context().get_world_rank(), ray.get_runtime_context().current_actor))
+    ray.get(broker.join.remote(train.get_context().get_world_rank(), ray.get_runtime_context().current_actor))
     memory = DeviceMemory(_held_bytes)
     group = TorchGroup(timeout_seconds=_WAIT_SECONDS) if train.get_context().get_world_size() > 1 else ALONE
-    while (task := group.from_leader(lambda: ray.get(mailbox.take.remote()))) is not None:
+    while (task := group.from_leader(lambda: ray.get(broker.take.remote()))) is not None:
         leads = group.rank == 0
-        watch = _Watch(mailbox, task, n_folds=config["n_folds"], noun=config["noun"]) if leads else _Follower()
+        watch = _Watch(broker, task, n_folds=config["n_folds"], noun=config["noun"]) if leads else _Follower()
         if group.size > 1:
-            outcome = _run_together(run_trial, task, watch, group, mailbox)
+            outcome = _run_together(run_trial, task, watch, group, broker)
         else:
             outcome = _run(run_trial, task, watch)
         if leads:
-            ray.get(mailbox.finish.remote(outcome))
+            ray.get(broker.finish.remote(outcome))
         if memory.leaks():
             os._exit(1)  # the trial's outcome is stored; only the process is given up, and Ray Train starts a fresh one
     time.sleep(3 * TASK_EVENTS_MILLISECONDS / 1000)  # or the last trial would stand as RUNNING for ever
@@ -71,18 +71,18 @@ def _serve(config: dict[str, Any]) -> None:
 class _Watch:
     """A trial's rows in the dashboard, which are also how the worker learns that it must stop."""
 
-    def __init__(self, mailbox: Any, task: TrialTask, *, n_folds: int, noun: str = "trial") -> None:
-        self._mailbox = mailbox
+    def __init__(self, broker: Any, task: TrialTask, *, n_folds: int, noun: str = "trial") -> None:
+        self._broker = broker
         self._task = task
         self._n_folds = n_folds
-        self._trial: Any = mailbox.trial.options(name=trial_name(task, noun=noun)).remote(task.number)
+        self._trial: Any = broker.trial.options(name=trial_name(task, noun=noun)).remote(task.number)
         self._folds: dict[int, Any] = {}
         self._last_sign = time.monotonic()
         self._open_fold(0)
 
     def report(self, report: EpochReport) -> None:
         """Send an epoch on; a finished fold ends its row and opens the next one's."""
-        ray.get(self._mailbox.report.remote(report))
+        ray.get(self._broker.report.remote(report))
         if report.fold_result is not None:
             self._open_fold(report.fold + 1)
 
@@ -90,14 +90,14 @@ class _Watch:
         """Say whether Tune has stopped the trial or the slot is closing; to ask is also a sign of life."""
         if time.monotonic() - self._last_sign > _SIGN_SECONDS:
             self._last_sign = time.monotonic()
-            self._mailbox.alive.remote()  # nobody waits for the answer
+            self._broker.alive.remote()  # nobody waits for the answer
         ready, _ = ray.wait([self._trial], timeout=0)
         return bool(ready)
 
     def _open_fold(self, fold: int) -> None:
         if fold < self._n_folds and fold not in self._folds:
             name = f"trial {self._task.number} fold {fold + 1}/{self._n_folds}"
-            self._folds[fold] = self._mailbox.fold.options(name=name).remote(self._task.number, fold)
+            self._folds[fold] = self._broker.fold.options(name=name).remote(self._task.number, fold)
 
 
 class _Follower:
@@ -112,7 +112,7 @@ class _Follower:
 
 
 def _run_together(
-    run_trial: RunTrial, task: TrialTask, watch: _Watch | _Follower, group: Group, mailbox: Any
+    run_trial: RunTrial, task: TrialTask, watch: _Watch | _Follower, group: Group, broker: Any
 ) -> TrialOutcome:
     """Train with the other workers; where one of them is lost, all processes are given up.
 
@@ -123,7 +123,7 @@ def _run_together(
         return run_trial(task, report=watch.report, stopped=watch.stopped, group=group)
     except GroupLost as lost:
         if lost.outcome is not None:  # the one that failed knows why, whichever it is
-            ray.get(mailbox.finish.remote(lost.outcome))
+            ray.get(broker.finish.remote(lost.outcome))
         raise
     except ConsiliaError as error:
         return TrialOutcome(number=task.number, state="failed", reason=f"{type(error).__name__}: {error}")
@@ -134,7 +134,7 @@ def _run(run_trial: RunTrial, task: TrialTask, watch: _Watch | _Follower) -> Tri
     try:
         return run_trial(task, report=watch.report, stopped=watch.stopped)
     except (torch.AcceleratorError, ray.exceptions.RayActorError):
-        raise  # Ray Train starts a fresh process, which takes the task up at its checkpoint; or the mailbox is gone
+        raise  # Ray Train starts a fresh process, which takes the task up at its checkpoint; or the broker is gone
     except Exception as error:
         logger.exception("trial %d failed", task.number)
         return TrialOutcome(number=task.number, state="failed", reason=f"{type(error).__name__}: {error}")

@@ -5,8 +5,8 @@ from pathlib import Path
 
 from consilia.audit.document import Audit
 from consilia.audit.run import audit
-from consilia.data.storing.prepare import Progress, prepare
-from consilia.plan.data import DataCard
+from consilia.config.card import DataCard
+from consilia.data.store.prepare import Progress, prepare
 from consilia.report.audit_page import write_page
 
 JSON, PAGE = "audit.json", "audit.html"

@@ -7,24 +7,24 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from consilia.bundle.document import BundleDocument
+from consilia.bundle.folder import read_bundle, record_evaluation
+from consilia.config.recipe import EnsembleRecipe
+from consilia.config.record_files import trial_to_json
+from consilia.config.records import TrialRecord
+from consilia.config.study import StudyPlan
+from consilia.config.study_folder import StudyFolder
 from consilia.data.folds import FoldPlan
-from consilia.data.storing.store import ImageStore
+from consilia.data.store.image_store import ImageStore
 from consilia.ensemble.build import build_ensemble
-from consilia.ensemble.bundle.document import BundleDocument
-from consilia.ensemble.bundle.folder import read_bundle, record_evaluation
-from consilia.ensemble.evaluating.evaluate import evaluate
-from consilia.ensemble.predicting.loading import load_predictor
+from consilia.ensemble.evaluate import evaluate
 from consilia.errors import BundleError
 from consilia.files import write_json
-from consilia.folder import StudyFolder
-from consilia.plan.ensemble import EnsembleRecipe
-from consilia.plan.study import StudyPlan
-from consilia.record_files import trial_to_json
-from consilia.records import TrialRecord
+from consilia.predict.loading import load_predictor
 from consilia.search.ledger import read_ledger, seconds_by_purpose
 from consilia.search.stored import leaderboard, read_trials
 from consilia.study.end import read_end
-from consilia.study.openings import log_opening
+from consilia.study.test_access import log_opening
 
 logger = logging.getLogger(__name__)
 

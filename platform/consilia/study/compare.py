@@ -4,18 +4,18 @@ from pathlib import Path
 
 import numpy as np
 
-from consilia.data.storing.prepare import prepare
-from consilia.data.storing.store import ImageStore
-from consilia.ensemble.bundle.seen import refuse_seen
-from consilia.ensemble.evaluating.evaluate import NO_PATIENTS
-from consilia.ensemble.predicting.loading import load_predictor
-from consilia.ensemble.predicting.predictor import EnsemblePredictor
+from consilia.bundle.seen import refuse_seen
+from consilia.config.card import DataCard
+from consilia.config.frozen import Frozen
+from consilia.config.records import Rows
+from consilia.data.store.image_store import ImageStore
+from consilia.data.store.prepare import prepare
+from consilia.ensemble.evaluate import NO_PATIENTS
 from consilia.errors import DataError
-from consilia.plan.data import DataCard
-from consilia.plan.frozen import Frozen
-from consilia.records import Rows
-from consilia.scoring.paired import PairedMetric, compare_paired
-from consilia.scoring.patients import FEWEST_PATIENTS
+from consilia.metrics.paired import PairedMetric, compare_paired
+from consilia.metrics.patients import FEWEST_PATIENTS
+from consilia.predict.loading import load_predictor
+from consilia.predict.predictor import EnsemblePredictor
 from consilia.study.external import open_split, rows_to_measure
 
 

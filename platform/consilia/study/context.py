@@ -1,12 +1,12 @@
 """What all trials of a study share, from its plan and its files."""
 
+from consilia.config.study import StudyPlan
+from consilia.config.study_folder import StudyFolder
+from consilia.config.weights import WeightsSource
 from consilia.data.folds import FoldPlan
-from consilia.data.storing.store import ImageStore
-from consilia.folder import StudyFolder
-from consilia.plan.study import StudyPlan
-from consilia.plan.weights import WeightsSource
+from consilia.data.store.image_store import ImageStore
 from consilia.search.space import join_spaces
-from consilia.training.context import TrainingContext
+from consilia.train.context import TrainingContext
 
 
 def training_context(

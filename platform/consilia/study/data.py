@@ -2,12 +2,12 @@
 
 from pathlib import Path
 
+from consilia.config.study import StudyPlan
+from consilia.config.study_folder import StudyFolder
 from consilia.data.folds import FoldPlan, load_folds
-from consilia.data.storing.prepare import prepare
-from consilia.data.storing.store import ImageStore
+from consilia.data.store.image_store import ImageStore
+from consilia.data.store.prepare import prepare
 from consilia.errors import StudyError
-from consilia.folder import StudyFolder
-from consilia.plan.study import StudyPlan
 
 
 def open_data(plan: StudyPlan, folder: StudyFolder, *, stores: Path) -> tuple[ImageStore, FoldPlan]:

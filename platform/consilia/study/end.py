@@ -4,11 +4,11 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
+from consilia.config.study import StudyPlan
+from consilia.config.study_folder import StudyFolder
 from consilia.errors import RunError, StudyError
 from consilia.files import write_json
-from consilia.folder import StudyFolder
-from consilia.plan.study import StudyPlan
-from consilia.search.book import TrialBook
+from consilia.search.controller import TrialController
 from consilia.search.stored import read_trials
 
 
@@ -34,21 +34,21 @@ def is_over(plan: StudyPlan, folder: StudyFolder) -> bool:
     return all(record.state != "running" for record in read_trials(folder).values())
 
 
-def settle_end(plan: StudyPlan, folder: StudyFolder, book: TrialBook) -> None:
+def settle_end(plan: StudyPlan, folder: StudyFolder, controller: TrialController) -> None:
     """Write which limit ended the search.
 
     Raises:
         InterruptedStudyError: None did: the user stopped it.
         RunError: The disk is full.
     """
-    if book.halted:
+    if controller.halted:
         raise RunError(
-            f"The search stopped, since the disk is full: {book.halted}.\nMake room, or lower search.keep_weights; "
-            "the same command goes on where this one stopped."
+            f"The search stopped, since the disk is full: {controller.halted}.\nMake room, or lower "
+            "search.keep_weights; the same command goes on where this one stopped."
         )
-    reason = book.ended_by()
+    reason = controller.ended_by()
     if not reason:
-        n_open = plan.search.trials - sum(record.has_ended for record in book.records.values())
+        n_open = plan.search.trials - sum(record.has_ended for record in controller.records.values())
         raise InterruptedStudyError(
             f"Stopped with {n_open} of {plan.search.trials} trials unfinished. Everything finished is stored in "
             f"{folder.root}; the same command goes on where this one stopped."

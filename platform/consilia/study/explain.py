@@ -10,11 +10,11 @@ from pathlib import Path
 
 import numpy as np
 
-from consilia.ensemble.explaining.explain import CAUTION, Explanation, explain
-from consilia.ensemble.predicting.images import Foreign, Images
-from consilia.ensemble.predicting.predictor import EnsemblePredictor
 from consilia.errors import ReaderError, UserError
 from consilia.files import write_atomically, write_text
+from consilia.predict.explain import CAUTION, Explanation, explain
+from consilia.predict.images import Foreign, Images
+from consilia.predict.predictor import EnsemblePredictor
 from consilia.report.overlay import draw_overlay
 
 INDEX = "index.csv"

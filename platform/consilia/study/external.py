@@ -6,18 +6,18 @@ from typing import Literal
 
 import numpy as np
 
-from consilia.data.storing.prepare import prepare
-from consilia.data.storing.store import ImageStore
-from consilia.ensemble.evaluating.by_column import read_groups
-from consilia.ensemble.evaluating.evaluate import evaluate_groups
-from consilia.ensemble.evaluating.evaluation import Evaluation
-from consilia.ensemble.predicting.loading import load_predictor
-from consilia.ensemble.predicting.predictor import EnsemblePredictor
-from consilia.folder import StudyFolder
-from consilia.plan.data import DataCard
-from consilia.records import Rows
-from consilia.scoring.subgroups import Subgroups
-from consilia.study.openings import log_opening
+from consilia.config.card import DataCard
+from consilia.config.records import Rows
+from consilia.config.study_folder import StudyFolder
+from consilia.data.store.image_store import ImageStore
+from consilia.data.store.prepare import prepare
+from consilia.ensemble.by_column import read_groups
+from consilia.ensemble.evaluate import evaluate_groups
+from consilia.ensemble.evaluation import Evaluation
+from consilia.metrics.subgroups import Subgroups
+from consilia.predict.loading import load_predictor
+from consilia.predict.predictor import EnsemblePredictor
+from consilia.study.test_access import log_opening
 
 
 def evaluate_on_card(bundle: Path, card: DataCard, *, stores: Path, device: str = "auto") -> Evaluation:
@@ -41,7 +41,7 @@ def evaluate_by_columns(
     Args:
         bundle: Folder of the ensemble.
         card: Of the images.
-        by: Columns to group by, as `ensemble.evaluating.by_column.read_groups` takes them.
+        by: Columns to group by, as `ensemble.by_column.read_groups` takes them.
         stores: Folder of the image stores.
         device: As of `load_predictor`.
 

@@ -5,17 +5,17 @@ from pathlib import Path
 import numpy as np
 from matplotlib import rc_context
 
-from consilia.data.storing.prepare import prepare
-from consilia.data.storing.store import ImageStore
-from consilia.ensemble.bundle.seen import refuse_seen
-from consilia.ensemble.predicting.loading import load_predictor
-from consilia.ensemble.predicting.predictor import BATCH_SIZE, EnsemblePredictor
+from consilia.bundle.seen import refuse_seen
+from consilia.config.card import DataCard
+from consilia.config.records import Probabilities, Rows
+from consilia.data.store.image_store import ImageStore
+from consilia.data.store.prepare import prepare
 from consilia.files import write_atomically
-from consilia.plan.data import DataCard
-from consilia.records import Probabilities, Rows
+from consilia.metrics.patients import count_in_words
+from consilia.metrics.scores import softmax
+from consilia.predict.loading import load_predictor
+from consilia.predict.predictor import BATCH_SIZE, EnsemblePredictor
 from consilia.report.figures import Drawing, Shown, draw_figures
-from consilia.scoring.metrics import softmax
-from consilia.scoring.patients import count_in_words
 from consilia.study.external import open_split, rows_to_measure
 
 

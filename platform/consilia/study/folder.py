@@ -9,10 +9,10 @@ from pathlib import Path
 
 import yaml
 
+from consilia.config.study import StudyPlan
+from consilia.config.study_folder import StudyFolder
 from consilia.errors import StudyError
 from consilia.files import write_text
-from consilia.folder import StudyFolder
-from consilia.plan.study import StudyPlan
 from consilia.study.plan import changed_keys, plan_to_yaml, read_plan
 
 _ATTEMPTS, _ATTEMPT_SECONDS = 5, 0.05

@@ -4,14 +4,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePath
 from typing import Any
 
-from consilia.catalog import Kind, Reference, is_file_reference, load, resolve_path
-from consilia.plan.data import DataCard
-from consilia.plan.ensemble import EnsembleRecipe
-from consilia.plan.frozen import Frozen
-from consilia.plan.study import ClusterProfile, FoldsPlan, SearchPlan, StudyPlan, TrainingPlan
-from consilia.strict_yaml import merge, parse_settings, read_yaml
+from consilia.config.card import DataCard
+from consilia.config.catalog import Kind, Reference, is_file_reference, load, resolve_path
+from consilia.config.frozen import Frozen
+from consilia.config.recipe import EnsembleRecipe
+from consilia.config.strict_yaml import merge, parse_settings, read_yaml
+from consilia.config.study import ClusterProfile, FoldsPlan, SearchPlan, StudyPlan, TrainingPlan
+from consilia.config.validation import Model, validate
 from consilia.study.spaces import check_spaces, read_space
-from consilia.validation import Model, validate
 
 
 class _StudyFile(Frozen):

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import torch
 
+from consilia.config.study import StudyPlan
+from consilia.config.study_folder import StudyFolder
 from consilia.errors import StudyError
-from consilia.folder import StudyFolder
-from consilia.models.factory import ModelSpec, build_model
-from consilia.plan.study import StudyPlan
 from consilia.search.space import join_spaces
+from consilia.train.networks.factory import ModelSpec, build_model
 
 _RESERVE_BYTES = 200 * 2**20  # logs, journal, predictions
 _CHECKPOINT_COPIES = 4  # network, EMA, and AdamW's two moments

@@ -3,10 +3,10 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from consilia.data.storing.prepare import Progress, prepare
+from consilia.config.card import DataCard
+from consilia.data.store.prepare import Progress, prepare
 from consilia.errors import PlanError
 from consilia.files import write_atomically
-from consilia.plan.data import DataCard
 from consilia.report.preview import draw_views, make_sheet
 
 

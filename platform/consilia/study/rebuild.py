@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
-from consilia.catalog import load
+from consilia.config.catalog import load
+from consilia.config.recipe import EnsembleRecipe
 from consilia.errors import UserError
-from consilia.plan.ensemble import EnsembleRecipe
 from consilia.study.combine import StudyResult, combine, is_built
 from consilia.study.data import open_data
 from consilia.study.folder import find_study, hold_study

@@ -6,15 +6,15 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from consilia.config.recipe import EnsembleRecipe
+from consilia.config.records import TrialRecord, TrialTask
+from consilia.config.study import StudyPlan
+from consilia.config.study_folder import StudyFolder
 from consilia.data.folds import FoldPlan
-from consilia.data.storing.store import ImageStore
-from consilia.ensemble.choosing.refits import chosen_trials
+from consilia.data.store.image_store import ImageStore
+from consilia.ensemble.refits import chosen_trials
 from consilia.errors import RunError, StudyError
-from consilia.folder import StudyFolder
-from consilia.plan.ensemble import EnsembleRecipe
-from consilia.plan.study import StudyPlan
-from consilia.records import TrialRecord, TrialTask
-from consilia.search.refits import RefitBook
+from consilia.search.refit_controller import RefitController
 from consilia.search.refitting import refit_here, refit_in_slots
 from consilia.search.stored import read_trials
 from consilia.study.context import training_context
@@ -22,8 +22,8 @@ from consilia.study.end import InterruptedStudyError
 from consilia.study.slots import open_slots
 from consilia.study.view import StudyView
 from consilia.study.weights import check_weights, resolve_weights
-from consilia.training.order import check_refit_workers
-from consilia.training.refit import read_refit
+from consilia.train.order import check_refit_workers
+from consilia.train.refit import read_refit
 
 logger = logging.getLogger(__name__)
 
@@ -104,26 +104,26 @@ def train_refits(
         _settle(refit_here(tasks, context_on(device="auto"), folder, view), folder)
         return
     with open_slots(plan, lambda device: context_on(device=device), view, n_tasks=len(tasks)) as slots:
-        book = refit_in_slots(
+        controller = refit_in_slots(
             tasks, slots.context, folder, view, profile=plan.cluster, capacity=slots.capacity, nodes=slots.nodes
         )
-    _settle(book, folder)
+    _settle(controller, folder)
 
 
-def _settle(book: RefitBook, folder: StudyFolder) -> None:
+def _settle(controller: RefitController, folder: StudyFolder) -> None:
     """Raise unless every refit has finished."""
-    if book.halted:
-        raise RunError(f"The refits stopped, since the disk is full: {book.halted}.")
-    if book.failed:
-        number, reason = next(iter(book.failed.items()))
+    if controller.halted:
+        raise RunError(f"The refits stopped, since the disk is full: {controller.halted}.")
+    if controller.failed:
+        number, reason = next(iter(controller.failed.items()))
         raise RunError(
-            f"{len(book.failed)} of the refits failed, so the ensemble cannot be built. The first is that of trial "
-            f"{number}: {reason}.\nThe same command tries them again; a recipe with build: max needs no refit."
+            f"{len(controller.failed)} of the refits failed, so the ensemble cannot be built. The first is that of "
+            f"trial {number}: {reason}.\nThe same command tries them again; a recipe with build: max needs no refit."
         )
-    if book.n_open:
+    if controller.n_open:
         raise InterruptedStudyError(
-            f"Stopped with {_count(book.n_open)} unfinished. Everything finished is stored in {folder.root}; the same "
-            "command goes on where this one stopped."
+            f"Stopped with {_count(controller.n_open)} unfinished. Everything finished is stored in {folder.root}; the "
+            "same command goes on where this one stopped."
         )
 
 

@@ -7,13 +7,13 @@ from pathlib import Path
 
 from consilia.cluster.connection import joins_cluster
 from consilia.cluster.tasks import ray_tasks
+from consilia.config.study import StudyPlan
+from consilia.config.study_folder import StudyFolder
+from consilia.config.weights import WeightsSource
 from consilia.data.folds import FoldPlan, check_no_leak, load_folds, make_folds
-from consilia.data.storing.prepare import prepare
-from consilia.data.storing.store import ImageStore
+from consilia.data.store.image_store import ImageStore
+from consilia.data.store.prepare import prepare
 from consilia.errors import StudyError
-from consilia.folder import StudyFolder
-from consilia.plan.study import StudyPlan
-from consilia.plan.weights import WeightsSource
 from consilia.report.curves import Curves
 from consilia.search.engine import search_trials
 from consilia.search.observer import Audience
@@ -30,7 +30,7 @@ from consilia.study.slots import open_slots
 from consilia.study.view import StudyView
 from consilia.study.warm_start import read_warm_start
 from consilia.study.weights import check_unchanged, check_weights, resolve_weights
-from consilia.training.order import check_workers
+from consilia.train.order import check_workers
 
 logger = logging.getLogger(__name__)
 
@@ -118,7 +118,7 @@ def _run_trials(
         settle_end(plan, folder, train_one(plan, prepare_context(device="auto"), folder, audience))
         return
     with open_slots(plan, lambda device: prepare_context(device=device), view, n_tasks=plan.search.trials) as slots:
-        book = search_trials(
+        controller = search_trials(
             plan, slots.context, folder, audience, capacity=slots.capacity, nodes=slots.nodes, starts=starts
         )
-    settle_end(plan, folder, book)
+    settle_end(plan, folder, controller)

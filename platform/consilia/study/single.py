@@ -3,14 +3,14 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from consilia.config.hyperparameters import Hyperparameters
+from consilia.config.strict_yaml import parse_settings
+from consilia.config.study import NoStopping, SearchPlan, StudyPlan
+from consilia.config.validation import near_match, validate
 from consilia.errors import PlanError
-from consilia.plan.hyperparameters import Hyperparameters
-from consilia.plan.study import NoStopping, SearchPlan, StudyPlan
 from consilia.search.space import join_spaces
-from consilia.strict_yaml import parse_settings
 from consilia.study.plan import read_plan
 from consilia.study.spaces import check_spaces
-from consilia.validation import near_match, validate
 
 
 def read_single_plan(path: Path, *, architecture: str | None = None, settings: Sequence[str] = ()) -> StudyPlan:

@@ -6,13 +6,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from consilia.cluster.connection import connect
-from consilia.plan.study import StudyPlan
+from consilia.config.study import StudyPlan
 from consilia.search.capacity import Capacity, Node, describe_capacity, plan_capacity
 from consilia.search.demand import worker_demand
 from consilia.search.nodes import living_nodes, measure_steps
 from consilia.study.steps import demanding_steps
 from consilia.study.view import StudyView
-from consilia.training.context import TrainingContext
+from consilia.train.context import TrainingContext
 
 logger = logging.getLogger(__name__)
 

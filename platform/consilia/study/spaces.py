@@ -4,14 +4,14 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from consilia.catalog import Reference, load
+from consilia.config.catalog import Reference, load
+from consilia.config.hyperparameters import Hyperparameters
+from consilia.config.space import Choice, Parameter, SearchSpace
+from consilia.config.study import StudyPlan
+from consilia.config.validation import near_match
 from consilia.errors import PlanError
-from consilia.models.factory import ModelSpec, check_architecture, check_image_size
-from consilia.plan.hyperparameters import Hyperparameters
-from consilia.plan.space import Choice, Parameter, SearchSpace
-from consilia.plan.study import StudyPlan
 from consilia.search.space import JointSpace, join_spaces
-from consilia.validation import near_match
+from consilia.train.networks.factory import ModelSpec, check_architecture, check_image_size
 
 
 def read_space(reference: Reference, base: Path) -> SearchSpace:

@@ -1,12 +1,12 @@
 """The training steps of a study that take most memory: what is measured before its search."""
 
-from consilia.plan.hyperparameters import Hyperparameters
-from consilia.plan.space import Choice, Value
-from consilia.plan.study import StudyPlan
+from consilia.config.hyperparameters import Hyperparameters
+from consilia.config.space import Choice, Value
+from consilia.config.study import StudyPlan
 from consilia.search.space import JointSpace, Range, join_spaces
-from consilia.training.context import TrainingContext
-from consilia.training.input import Preprocessing
-from consilia.training.probe import StepCase, estimate_step
+from consilia.train.context import TrainingContext
+from consilia.train.input import Preprocessing
+from consilia.train.memory_probe import StepCase, estimate_step
 
 _MORE_IS_LARGER = ("image_size", "drop_path", "head_dropout", "mixup", "augmentation")  # memory grows with these
 _MEASURED = 3  # steps at most
@@ -17,7 +17,7 @@ def demanding_steps(plan: StudyPlan, context: TrainingContext) -> tuple[StepCase
     """Return the steps of which one is the largest of the study, the largest estimate last.
 
     Of every architecture of all spaces, at the largest image size that its space allows: those whose estimate
-    (`training.probe.estimate_step`) is at least half of the largest one, at most three.
+    (`train.memory_probe.estimate_step`) is at least half of the largest one, at most three.
 
     Args:
         plan: The study.

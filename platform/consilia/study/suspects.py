@@ -6,18 +6,18 @@ from pathlib import Path
 
 from PIL import Image
 
+from consilia.config.records import Probabilities, Rows
+from consilia.config.study import StudyPlan
+from consilia.config.study_folder import StudyFolder
 from consilia.data.folds import FoldPlan
-from consilia.data.storing.store import ImageStore
-from consilia.ensemble.calibrating.calibration import choose_calibrator, cross_calibrate_members
-from consilia.ensemble.choosing.choice import choose
-from consilia.ensemble.choosing.pool import load_pool
-from consilia.ensemble.choosing.unseen import combine_unseen
+from consilia.data.store.image_store import ImageStore
+from consilia.ensemble.calibration import choose_calibrator, cross_calibrate_members
+from consilia.ensemble.choice import choose
+from consilia.ensemble.pool import load_pool
+from consilia.ensemble.unseen import combine_unseen
 from consilia.files import write_atomically
-from consilia.folder import StudyFolder
-from consilia.plan.study import StudyPlan
-from consilia.records import Probabilities, Rows
+from consilia.metrics.label_errors import Suspects, suspect_labels
 from consilia.report.contact_sheet import contact_sheet
-from consilia.scoring.label_errors import Suspects, suspect_labels
 from consilia.search.stored import read_trials
 from consilia.study.data import open_data
 from consilia.study.folder import find_study

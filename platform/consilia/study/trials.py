@@ -6,15 +6,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
+from consilia.config.record_files import read_fold_result, read_trial
+from consilia.config.records import FoldResult, TrialRecord
+from consilia.config.study import StudyPlan
+from consilia.config.study_folder import FoldFolder, StudyFolder
 from consilia.errors import StudyError
-from consilia.folder import FoldFolder, StudyFolder
-from consilia.plan.study import StudyPlan
-from consilia.record_files import read_fold_result, read_trial
-from consilia.records import FoldResult, TrialRecord
 from consilia.report.trial_rows import Place, TrialBoard, TrialRow
 from consilia.search.stored import leaderboard
 from consilia.study.folder import is_held
-from consilia.training.tables import read_history
+from consilia.train.tables import read_history
 
 Content = TypeVar("Content")
 

@@ -3,7 +3,7 @@
 from typing import Protocol
 
 from consilia.search.observer import SearchObserver
-from consilia.search.refits import RefitView
+from consilia.search.refit_controller import RefitView
 
 
 class StudyView(SearchObserver, RefitView, Protocol):

@@ -3,9 +3,9 @@
 from collections import Counter
 from pathlib import Path
 
+from consilia.config.study import StudyPlan
+from consilia.config.study_folder import StudyFolder
 from consilia.errors import PlanError, StudyError
-from consilia.folder import StudyFolder
-from consilia.plan.study import StudyPlan
 from consilia.search.space import join_spaces
 from consilia.search.stored import leaderboard, read_trials
 from consilia.search.warm_start import EarlierStudy, WarmStart, warm_start

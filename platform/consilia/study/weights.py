@@ -4,16 +4,16 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
+from consilia.config.record_files import read_weights_notes
+from consilia.config.space import Architecture
+from consilia.config.study import StudyPlan
+from consilia.config.study_folder import StudyFolder
+from consilia.config.weights import FROM_SCRATCH, HUB, WeightsSource
 from consilia.errors import PlanError, StudyError
 from consilia.files import write_json
-from consilia.folder import StudyFolder
-from consilia.models.factory import ModelSpec, build_model
-from consilia.models.weights import find_weights, fingerprint, require_weights
-from consilia.plan.space import Architecture
-from consilia.plan.study import StudyPlan
-from consilia.plan.weights import FROM_SCRATCH, HUB, WeightsSource
-from consilia.record_files import read_weights_notes
 from consilia.search.space import join_spaces
+from consilia.train.networks.factory import ModelSpec, build_model
+from consilia.train.networks.weights import find_weights, fingerprint, require_weights
 
 VARIABLE = "CONSILIA_WEIGHTS"
 

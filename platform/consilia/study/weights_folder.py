@@ -7,16 +7,16 @@ from pathlib import Path
 
 from safetensors.torch import save_file
 
+from consilia.config.space import SearchSpace
+from consilia.config.strict_yaml import read_yaml
+from consilia.config.weights import WeightsSource
 from consilia.errors import PlanError
 from consilia.files import write_atomically
-from consilia.models.factory import download
-from consilia.models.weights import SUFFIX, find_weights
-from consilia.plan.space import SearchSpace
-from consilia.plan.weights import WeightsSource
-from consilia.strict_yaml import read_yaml
 from consilia.study.plan import read_plan
 from consilia.study.spaces import read_space
 from consilia.study.weights import VARIABLE
+from consilia.train.networks.factory import download
+from consilia.train.networks.weights import SUFFIX, find_weights
 
 
 def needed_models(references: Sequence[str]) -> tuple[str, ...]:

@@ -15,7 +15,7 @@ from pydicom.filereader import read_dataset, read_preamble
 from pydicom.tag import Tag
 from pydicom.uid import UID, DeflatedExplicitVRLittleEndian
 
-from consilia.data.decoding.quiet import quietly
+from consilia.data.quiet import quietly
 from consilia.errors import ReaderError
 
 # Deflated files say nowhere how large they become. 80 million pixels of 16 bits, and half as much again.

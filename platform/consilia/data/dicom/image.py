@@ -6,14 +6,15 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from consilia.data.decoding.quiet import quietly
-from consilia.data.decoding.raster import choose_frame
-from consilia.data.decoding.square import Picture, Pixels, stack_square, to_square
+from consilia.config.reading import FileWindow, FixedWindows, PercentileWindow, Reading, WindowRule
 from consilia.data.dicom.header import Header
 from consilia.data.dicom.pixels import GREY, decode_frame, read_module
 from consilia.data.dicom.tags import collect_tags
 from consilia.data.dicom.values import FrameElements, apply_file_window, find_padding, read_modality
-from consilia.data.dicom.voi import (
+from consilia.data.quiet import quietly
+from consilia.data.raster import choose_frame
+from consilia.data.square import Picture, Pixels, stack_square, to_square
+from consilia.data.voi import (
     Bytes,
     Levels,
     Values,
@@ -25,11 +26,10 @@ from consilia.data.dicom.voi import (
     to_bytes,
 )
 from consilia.errors import ReaderError
-from consilia.plan.reading import FileWindow, FixedWindows, PercentileWindow, Reading, WindowRule
 
 
 def read_dicom(header: Header, reading: Reading, *, frame: int | None, as_displayed: bool) -> Picture:
-    """Decode one frame and fit it; see `consilia.data.decoding.reader.read_image`.
+    """Decode one frame and fit it; see `consilia.data.decode.reader.read_image`.
 
     Raises:
         ReaderError: The file is damaged, has several frames where the reading wants one, or cannot be shown under

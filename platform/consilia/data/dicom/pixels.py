@@ -11,9 +11,9 @@ from pydicom.encaps import encapsulate, get_frame
 from pydicom.pixels.decoders.base import get_decoder
 from pydicom.pixels.processing import apply_color_lut
 
-from consilia.data.decoding.square import check_size
 from consilia.data.dicom.codestream import FrameShape, check_codestream
 from consilia.data.dicom.header import Header, count_header_frames
+from consilia.data.square import check_size
 from consilia.errors import ReaderError
 
 GREY = ("MONOCHROME1", "MONOCHROME2")

@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 from pathlib import Path
 
-from consilia.data.decoding.quiet import quietly
 from consilia.data.dicom.header import (
     INDEX_TAGS,
     SOURCE_TAGS,
@@ -11,6 +10,7 @@ from consilia.data.dicom.header import (
     read_header,
     starts_as_dicom,
 )
+from consilia.data.quiet import quietly
 from consilia.errors import ReaderError
 
 

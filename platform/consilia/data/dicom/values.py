@@ -12,7 +12,7 @@ from pydicom.dataset import Dataset
 
 from consilia.data.dicom.header import Header
 from consilia.data.dicom.pixels import PixelModule
-from consilia.data.dicom.voi import Values, VoiFunction, apply_window
+from consilia.data.voi import Values, VoiFunction, apply_window
 from consilia.errors import ReaderError
 
 _FULL_RANGE_BITS = 8  # a grey image of more bits needs a window

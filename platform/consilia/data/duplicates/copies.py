@@ -10,7 +10,7 @@ from typing import Literal
 import numpy as np
 
 from consilia.data.duplicates.near import find_near
-from consilia.data.storing.store import ImageStore
+from consilia.data.store.image_store import ImageStore
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

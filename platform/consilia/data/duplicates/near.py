@@ -17,8 +17,8 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import minimum_spanning_tree
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]  # scikit-learn brings it, without types
 
-from consilia.data.duplicates.low_resolution import content_box, grey_frequencies
-from consilia.records import Rows
+from consilia.config.records import Rows
+from consilia.data.decode.low_resolution import content_box, grey_frequencies
 
 LIMIT, LIMIT_SMALL = 0.025, 0.015  # greatest difference of near duplicates; the second in stores under SMALL pixels
 SMALL = 128

@@ -2,13 +2,13 @@
 
 from pathlib import Path
 
-from consilia.data.dicom.source import list_dicom
+from consilia.config.card import DataCard, DicomSource, FolderSource, NpzSource, TableSource
+from consilia.data.sources.dicom import list_dicom
 from consilia.data.sources.folder import list_folder
 from consilia.data.sources.listing import ImageTable
 from consilia.data.sources.npz import list_npz
 from consilia.data.sources.table import list_table
 from consilia.errors import DataError
-from consilia.plan.data import DataCard, DicomSource, FolderSource, NpzSource, TableSource
 
 __all__ = ["ImageTable", "list_images"]
 

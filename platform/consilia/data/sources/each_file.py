@@ -43,7 +43,7 @@ def read_each(read: Callable[[Path], T], paths: Sequence[Path]) -> list[T | Unre
     if len(paths) < _IN_PROCESS:
         return [attempt(path) for path in paths]
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["consilia.data.decoding.block"])  # the same server that decoding uses
+    context.set_forkserver_preload(["consilia.data.decode.block"])  # the same server that decoding uses
     with ProcessPoolExecutor(
         joblib.cpu_count(), mp_context=context, initializer=_leave_interrupts_to_the_parent
     ) as pool:

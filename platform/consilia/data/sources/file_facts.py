@@ -5,11 +5,11 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
-from consilia.data.decoding.reader import count_frames
+from consilia.data.decode.reader import count_frames
 from consilia.data.dicom.tags import is_dicom, read_tags
 from consilia.data.sources.each_file import Unreadable, read_each
 from consilia.data.sources.listing import Entry
-from consilia.data.storing.store import Quarantined
+from consilia.data.store.image_store import Quarantined
 from consilia.errors import DataError
 
 

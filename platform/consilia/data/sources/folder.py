@@ -3,11 +3,11 @@
 from collections.abc import Iterator
 from pathlib import Path
 
+from consilia.config.card import DataCard, FolderSource
 from consilia.data.sources.file_facts import complete
 from consilia.data.sources.listing import SPLITS, Entry, ImageTable, make_table, suggest
 from consilia.data.sources.patients import check_patient_source
 from consilia.errors import DataError
-from consilia.plan.data import DataCard, FolderSource
 
 _IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".webp", ".bmp", ".dcm", ".dicom")
 

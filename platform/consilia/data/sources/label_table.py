@@ -11,11 +11,11 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from consilia.config.card import LabelTable
 from consilia.data.sources.listing import suggest
 from consilia.data.sources.row_filter import select_rows
-from consilia.data.storing.store import LeftOut
+from consilia.data.store.image_store import LeftOut
 from consilia.errors import DataError
-from consilia.plan.data import LabelTable
 
 Row = tuple[int, Mapping[str, str]]  # row number, the header being row 1, and the cells by column
 

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import numpy as np
 
-from consilia.data.storing.store import LeftOut, Quarantined
+from consilia.config.card import DataCard, NpzSource
+from consilia.config.records import Labels
+from consilia.data.store.image_store import LeftOut, Quarantined
 from consilia.errors import DataError
-from consilia.plan.data import DataCard, NpzSource
-from consilia.records import Labels
 
 SPLITS = ("train", "val", "test")
 

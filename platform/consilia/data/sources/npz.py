@@ -9,9 +9,9 @@ from typing import IO
 import numpy as np
 import numpy.typing as npt
 
+from consilia.config.card import DataCard, NpzSource
 from consilia.data.sources.listing import SPLITS, Entry, ImageTable, make_table
 from consilia.errors import DataError
-from consilia.plan.data import DataCard, NpzSource
 
 _UNREADABLE = (ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error, NotImplementedError)
 

@@ -1,7 +1,7 @@
 """Where the patients of a data set come from: a column of the table, a tag of DICOM files, or nowhere."""
 
+from consilia.config.card import DataCard
 from consilia.errors import DataError
-from consilia.plan.data import DataCard
 
 
 def check_patient_source(card: DataCard, *, column: str | None, tag: str | None) -> None:

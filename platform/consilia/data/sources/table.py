@@ -2,12 +2,12 @@
 
 from pathlib import Path
 
+from consilia.config.card import DataCard, TableSource
 from consilia.data.sources.file_facts import complete
 from consilia.data.sources.label_table import LabelledRow, read_labels, stay_below
 from consilia.data.sources.listing import Entry, ImageTable, make_table
 from consilia.data.sources.patients import check_patient_source
 from consilia.errors import DataError
-from consilia.plan.data import DataCard, TableSource
 
 
 def list_table(card: DataCard, source: TableSource, path: Path) -> ImageTable:

@@ -1,0 +1,1 @@
+"""The artefact: document, arrays, golden outputs, card; reading and writing."""

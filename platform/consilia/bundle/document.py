@@ -1,0 +1,206 @@
+"""The schema of `ensemble.json`: all that a bundle says of itself."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from consilia.bundle.text.builds import Build
+from consilia.config.frozen import Frozen
+from consilia.config.reading import ImageKind, Reading
+from consilia.config.recipe import EnsembleRecipe
+from consilia.decision.calibrators import AnyCalibrator, Calibrator, Isotonic, TemperatureBias
+from consilia.decision.combination import AnyCombination, LinearPool, Stack
+from consilia.decision.ood.report import GateReport
+from consilia.decision.operating_points import SafetyReport
+from consilia.ensemble.evaluation import Evaluation
+from consilia.ensemble.sizes import EnsembleSize
+from consilia.metrics.estimates import HonestReport
+from consilia.train.input import Preprocessing
+from consilia.train.networks.factory import ModelSpec
+
+SCHEMA_VERSION = 4
+OLDEST_VERSION = 2  # read as the newest, without what it does not hold
+
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+
+
+class FileRecord(Frozen):
+    """What a file of the bundle must be."""
+
+    bytes: int = Field(ge=0)
+    sha256: Sha256
+
+
+class Network(Frozen):
+    """One trained network: a member's weights from one fold, or from all."""
+
+    file: str  # relative to the bundle
+    fold: Annotated[int, Field(ge=0)] | None  # that it was not trained on; None: a refit, trained on the images of all
+    preprocessing: Preprocessing  # mean and standard deviation are those of its training images
+
+
+class Member(Frozen):
+    """One trial of the ensemble, with one network a fold, or one of all folds."""
+
+    trial: int = Field(ge=0)
+    weight: float | None = Field(default=None, gt=0, le=1)  # in the linear pool; None: the members are stacked
+    model: ModelSpec
+    networks: tuple[Network, ...] = Field(min_length=1)
+
+
+class SelectionReport(Frozen):
+    """Why these members. Losses are patient-weighted out-of-fold log losses; lower is better."""
+
+    reason: str
+    candidates: int  # fully evaluated trials that could be chosen
+    best_single_loss: float  # in-sample: it was chosen for this number
+    in_sample_loss: float  # of the shipped members, before calibration
+    gain: float | None  # cross-fitted, over the best single trial; None where nothing was compared
+    standard_error: float | None  # of the gain, over patients
+
+
+class CalibrationReport(Frozen):
+    """Why this calibrator. Losses as of the selection."""
+
+    reason: str
+    loss_before: float
+    loss_after: float | None  # cross-fitted; None where nothing was fitted
+
+
+class Provenance(Frozen):
+    """Where the ensemble comes from."""
+
+    study: str
+    study_digest: str
+    data: str  # name of the card
+    data_digest: str
+    folds_digest: str
+    recipe: EnsembleRecipe
+    packages: dict[str, str]  # versions by name
+    weights: dict[str, str] = Field(default_factory=dict)  # timm model to the origin of its pretrained weights
+    created: str  # UTC, ISO 8601
+
+
+class BundleDocument(Frozen):
+    """`ensemble.json`."""
+
+    schema_version: Literal[4] = 4
+    consilia: str  # the version that wrote it
+    name: str
+    classes: tuple[str, ...] = Field(min_length=2)
+    reading: Reading  # how files became stored pixels in training, and become them at prediction
+    kinds: tuple[ImageKind, ...] = Field(min_length=1)  # of the files it was trained on; others are refused
+    modality: str
+    build: Build = "max"  # fast: the members are refits; older ones know no other than max
+    members: tuple[Member, ...] = Field(min_length=1)
+    stack: Stack | None = None  # how the members are combined; None: by the linear pool of their weights
+    calibrator: Calibrator
+    sizes: tuple[EnsembleSize, ...] = ()  # with 1, 2, ... and all members; empty: not measured, as before 4
+    prevalence: tuple[float, ...] | None = None  # of each class in training, every patient weighing 1; None before 3
+    safety: SafetyReport | None = None  # None before 3
+    honesty: HonestReport | None = None  # None before 3
+    gate: GateReport | None = None  # None before 4, or where a warning says why there is none
+    selection: SelectionReport
+    calibration: CalibrationReport
+    evaluations: tuple[Evaluation, ...]
+    warnings: tuple[str, ...]
+    provenance: Provenance
+    environment: dict[str, str]  # that computed the golden outputs
+    files: dict[str, FileRecord]  # every other file of the bundle
+
+    @property
+    def n_folds(self) -> int:
+        """Number of networks that each member has, and so of fold ensembles; 1 in a fast build."""
+        return len(self.members[0].networks)
+
+    @property
+    def gate_network(self) -> tuple[int, int] | None:
+        """Places, from 0, of the network that the gate sees by: its member, and its fold among the member's."""
+        if self.gate is None:
+            return None
+        places = ((i, j) for i, member in enumerate(self.members) for j in range(len(member.networks)))
+        trial, fold = self.gate.trial, self.gate.fold
+        return next(
+            ((i, j) for i, j in places if (self.members[i].trial, self.members[i].networks[j].fold) == (trial, fold)),
+            None,
+        )
+
+    @property
+    def combination(self) -> AnyCombination:
+        """How the members become one probability."""
+        if self.stack is not None:
+            return self.stack
+        return LinearPool(weights=tuple(member.weight or 0.0 for member in self.members))
+
+    @property
+    def has_sets(self) -> bool:
+        """Say whether it gives prediction sets: not before version 3, and never from refits."""
+        return self.safety is not None and self.build == "max"
+
+    @model_validator(mode="after")
+    def _must_be_consistent(self) -> "BundleDocument":
+        _check_combination(self)
+        if self.prevalence is not None:
+            _check_prevalence(self.prevalence, self.classes)
+        if (n_classes := _n_classes(self.calibrator)) not in (None, len(self.classes)):
+            raise ValueError(f"the calibrator must be one of {len(self.classes)} classes, but is one of {n_classes}")
+        _check_sizes(self)
+        folds = [network.fold for network in self.members[0].networks]
+        if (self.build == "fast") != (folds == [None]) or (None in folds and len(folds) > 1):
+            raise ValueError(f"a {self.build} build cannot have members of networks of the folds {folds}")
+        for member in self.members:
+            _check_member(member, folds, self)
+        if self.gate is not None and self.gate_network is None:
+            raise ValueError(f"gate must name a network: there is no trial {self.gate.trial}, fold {self.gate.fold}")
+        return self
+
+
+def _check_combination(document: BundleDocument) -> None:
+    weights, stack = [member.weight for member in document.members], document.stack
+    if stack is None:
+        total = sum(weight or 0.0 for weight in weights)
+        if None in weights or abs(total - 1) > 1e-6:
+            raise ValueError(f"the members' weights must sum to 1, but are {weights}")
+        return
+    if set(weights) != {None}:
+        raise ValueError(f"members of a stack have no weights, but these have {weights}")
+    expected, found = (len(weights), len(document.classes)), (len(stack.members), len(stack.intercepts))
+    if expected != found or len(stack.coefficients) != len(weights):
+        raise ValueError(f"the stack must be of (members, classes) {expected}, but is of {found}")
+
+
+def _check_prevalence(prevalence: tuple[float, ...], classes: tuple[str, ...]) -> None:
+    if len(prevalence) != len(classes) or min(prevalence) < 0 or abs(sum(prevalence) - 1) > 1e-6:
+        raise ValueError(f"prevalence must be a share of each of {len(classes)} classes, but is {prevalence}")
+
+
+def _check_sizes(document: "BundleDocument") -> None:
+    found, expected = [size.members for size in document.sizes], list(range(1, len(document.members) + 1))
+    if found not in ([], expected):
+        raise ValueError(f"sizes must be those from one member to all {len(expected)}, but are {found}")
+    for size in document.sizes:
+        if _n_classes(size.calibrator) not in (None, len(document.classes)):
+            raise ValueError(f"the calibrator of {size.members} members must be of {len(document.classes)} classes")
+
+
+def _n_classes(calibrator: AnyCalibrator) -> int | None:
+    """Return how many classes a calibrator is made for; None: any number."""
+    if isinstance(calibrator, TemperatureBias):
+        return len(calibrator.biases)
+    return 2 if isinstance(calibrator, Isotonic) else None
+
+
+def _check_member(member: Member, folds: list[int | None], document: BundleDocument) -> None:
+    name = f"trial {member.trial}"
+    if [network.fold for network in member.networks] != folds or len(set(folds)) != len(folds):
+        raise ValueError(f"every member must have one network for each of the folds {folds}: {name} has not")
+    if member.model.n_classes != len(document.classes):
+        raise ValueError(f"{name} must have {len(document.classes)} outputs, but has {member.model.n_classes}")
+    if member.model.channels != document.reading.channels:
+        raise ValueError(f"{name} must take {document.reading.channels} channels, as images are read with")
+    for network in member.networks:
+        settings, reading = network.preprocessing, document.reading
+        if (settings.size, settings.channels) != (reading.size, reading.channels):
+            raise ValueError(f"{network.file} must start from images as `reading` describes them")
+        if network.file not in document.files:
+            raise ValueError(f"files must list every network, but lacks {network.file}")

@@ -1,0 +1,213 @@
+"""The bundle: an ensemble as a folder of JSON and safetensors that is checked before it is trusted.
+
+Nothing in a bundle is run: weights are safetensors, the rest is JSON and arrays without pickle.
+"""
+
+import json
+import os
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import torch
+from pydantic import ValidationError
+
+from consilia.bundle.card import model_card
+from consilia.bundle.document import OLDEST_VERSION, SCHEMA_VERSION, BundleDocument, FileRecord
+from consilia.bundle.golden import GOLDEN, environment, write_golden
+from consilia.bundle.ood_file import UNUSUAL, UnusualReference, write_unusual
+from consilia.bundle.publish import publish_folder
+from consilia.bundle.seen import SEEN, Fingerprints, write_seen
+from consilia.bundle.sets_file import SETS, write_sets
+from consilia.decision.conformal import CalibrationScores
+from consilia.ensemble.evaluation import Evaluation
+from consilia.ensemble.honesty import with_test
+from consilia.errors import BundleError
+from consilia.files import sha256_of_file, sha256_of_json, write_json, write_text
+from consilia.predict.networks import FoldEnsembles
+from consilia.version import __version__
+
+DOCUMENT, CARD = "ensemble.json", "card.md"
+_MAX_DOCUMENT_BYTES = 16 * 2**20
+
+
+def write_bundle(
+    final: Path,
+    document: BundleDocument,
+    weights: Mapping[str, Path],
+    *,
+    seen: Fingerprints,
+    sets: CalibrationScores | None,
+    unusual: UnusualReference | None,
+) -> None:
+    """Write a bundle to a temporary folder and publish it as `final`, in place of an older one.
+
+    Args:
+        final: Folder of the bundle.
+        document: Complete but for `files` and `environment`, which are filled in here.
+        weights: Where each network's safetensors file lies now, by its name in the bundle.
+        seen: Of the images that the networks were trained on.
+        sets: The calibration of its prediction sets; None: it gives none.
+        unusual: What usual images look like; None where the document has no gate.
+
+    Raises:
+        BundleError: A weights file does not fit its model.
+        RunError: The ensemble gives NaN.
+    """
+    device = torch.device("cpu")  # on any other, golden outputs are compared within a tolerance
+
+    def fill(folder: Path) -> None:
+        for name, source in weights.items():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(source, folder / name)
+        networks = FoldEnsembles(document.members, folder, combination=document.combination, device=device)
+        write_golden(folder / GOLDEN, networks, document.calibrator, document.reading)
+        write_seen(folder / SEEN, seen)
+        if sets is not None:
+            write_sets(folder / SETS, sets)
+        if unusual is not None:
+            write_unusual(folder / UNUSUAL, unusual)
+        _finish(folder, document.model_copy(update={"environment": environment(device)}))
+
+    publish_folder(final, fill)
+
+
+def record_evaluation(bundle: Path, evaluation: Evaluation) -> None:
+    """Add an evaluation to a bundle, its card and its hashes, in one step; one of the same split is replaced.
+
+    Raises:
+        BundleError: The bundle is not intact.
+    """
+    document = read_bundle(bundle)
+    others = tuple(old for old in document.evaluations if old.split != evaluation.split)
+    honesty = document.honesty
+    if honesty is not None and evaluation.split == "test":
+        honesty = with_test(honesty, evaluation)
+    changed = document.model_copy(update={"evaluations": (*others, evaluation), "honesty": honesty})
+
+    def fill(folder: Path) -> None:
+        for name in document.files:
+            if name != CARD:
+                _link(bundle / name, folder / name)
+        _finish(folder, changed)
+
+    publish_folder(bundle, fill)
+
+
+def read_bundle(path: Path) -> BundleDocument:
+    """Read `ensemble.json` and check place, size and SHA-256 of every file that it lists; read no other.
+
+    Raises:
+        BundleError: The folder is no bundle, of a newer schema, incomplete, changed, or leads out of itself.
+    """
+    content = _read_document(path / DOCUMENT)
+    _check_version(path, content)
+    digest = content.pop("digest", None)
+    if digest != sha256_of_json(content):
+        raise BundleError(f"{path / DOCUMENT} has been changed: its digest does not fit. {_AGAIN}")
+    try:
+        document = BundleDocument.model_validate_json(json.dumps(_upgrade(content)))
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"])
+        raise BundleError(f"{path / DOCUMENT}: {key or 'the document'}: {first['msg']}. {_AGAIN}") from error
+    for name, record in document.files.items():
+        _check_file(path, name, record)
+    for needed, is_needed in _NEEDED.items():
+        if is_needed(document) and needed not in document.files:
+            raise BundleError(f"{path / DOCUMENT}: files must list {needed}. {_AGAIN}")
+    return document
+
+
+_NEEDED: Mapping[str, Callable[[BundleDocument], bool]] = {
+    GOLDEN: lambda document: True,
+    SEEN: lambda document: True,
+    CARD: lambda document: True,
+    SETS: lambda document: document.has_sets,
+    UNUSUAL: lambda document: document.gate is not None,
+}
+_AGAIN = "Copy the bundle again, or build it again: consilia ensemble STUDY"
+
+
+def _finish(folder: Path, document: BundleDocument) -> None:
+    """Write the card and `ensemble.json`, with the size and hash of every other file."""
+    write_text(folder / CARD, model_card(document))
+    files = {
+        path.relative_to(folder).as_posix(): FileRecord(bytes=path.stat().st_size, sha256=sha256_of_file(path))
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and path.name != DOCUMENT
+    }
+    complete = BundleDocument.model_validate(document.model_copy(update={"files": files}).model_dump())
+    content = complete.model_dump(mode="json")
+    write_json(folder / DOCUMENT, {**content, "digest": sha256_of_json(content)})
+
+
+def _link(source: Path, target: Path) -> None:
+    """Give a file of ours a second name; copy it where the file system has no hard links."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)
+
+
+def _read_document(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        raise BundleError(f"{path.parent} must be the folder of an ensemble, but it holds no {DOCUMENT}.")
+    if path.stat().st_size > _MAX_DOCUMENT_BYTES:
+        raise BundleError(f"{path} may have {_MAX_DOCUMENT_BYTES} bytes at most, but has {path.stat().st_size}.")
+    try:
+        content = json.loads(path.read_bytes(), parse_constant=_refuse_constant)
+    except (ValueError, RecursionError) as error:
+        raise BundleError(f"{path} cannot be read as JSON: {error}. {_AGAIN}") from error
+    if not isinstance(content, dict):
+        raise BundleError(f"{path} must hold a JSON object, but holds a {type(content).__name__}. {_AGAIN}")
+    return content
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is no number")
+
+
+def _check_version(path: Path, content: dict[str, Any]) -> None:
+    found = content.get("schema_version")
+    if not isinstance(found, int) or isinstance(found, bool) or found < 1:
+        raise BundleError(f"{path / DOCUMENT}: schema_version must be a whole number from 1, but is {found!r}.")
+    if found > SCHEMA_VERSION:
+        writer = content.get("consilia", "(unknown version)")
+        raise BundleError(
+            f"{path} was written by consilia {writer} with schema version {found}; consilia "
+            f"{__version__} reads up to {SCHEMA_VERSION}. Install consilia {writer} or later."
+        )
+    if found < OLDEST_VERSION:
+        raise BundleError(
+            f"{path} has schema version {found}, which does not say how its images were read; consilia "
+            f"{__version__} reads {OLDEST_VERSION} to {SCHEMA_VERSION}. Build it again from its images."
+        )
+
+
+def _upgrade(content: dict[str, Any]) -> dict[str, Any]:
+    """Return an older document as one of the newest schema: what it does not know stays unknown."""
+    return {**content, "schema_version": SCHEMA_VERSION}
+
+
+def _check_file(bundle: Path, name: str, record: FileRecord) -> None:
+    path = bundle / _inside(bundle, name)
+    if not path.is_file():
+        raise BundleError(f"{bundle} must hold {name}, but the file is missing. {_AGAIN}")
+    if path.stat().st_size != record.bytes:
+        raise BundleError(f"{path} must have {record.bytes} bytes, but has {path.stat().st_size}. {_AGAIN}")
+    if sha256_of_file(path) != record.sha256:
+        raise BundleError(f"{path} has been changed: its SHA-256 is not the one in {DOCUMENT}. {_AGAIN}")
+
+
+def _inside(bundle: Path, name: str) -> PurePosixPath:
+    """Return `name` as a path, if it stays in the bundle and neither it nor a folder on its way is a link."""
+    path = PurePosixPath(name)
+    if path.is_absolute() or ".." in path.parts or not path.parts or "\\" in name or ":" in name or "\0" in name:
+        raise BundleError(f"{bundle / DOCUMENT}: a file must lie in the bundle, but {name!r} leads out of it.")
+    for part in (path, *path.parents):
+        if part.parts and (bundle / part).is_symlink():
+            raise BundleError(f"{bundle}: a bundle must hold no links, but {part} is one. Copy what it points to.")
+    return path

@@ -1,0 +1,88 @@
+"""What usual images look like, as one file of a bundle: plain arrays, no images."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from consilia.bundle.arrays import Layout, read_arrays
+from consilia.decision.ood.distance import MOST_ROWS, FeatureReference, Normal
+from consilia.decision.ood.input_rules import RULES, InputReference
+from consilia.decision.ood.layout import LAYOUT_SIDE
+from consilia.errors import BundleError
+
+UNUSUAL = "unusual.npz"
+_VIEWS = ("network", "cells")
+_ROUNDING = 1e-6  # of a mean of shares, which may end just above 1
+_INPUTS = ("histogram", "layout", "limits")
+Arrays = dict[str, npt.NDArray[Any]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class UnusualReference:
+    """All that tells unusual images."""
+
+    features: FeatureReference
+    inputs: InputReference
+
+
+def write_unusual(path: Path, reference: UnusualReference) -> None:
+    """Write the reference to `path`, which ends in .npz.
+
+    Arrays: the mean and whitening of each view, `units`, `distances`; `histogram`, `layout` and `limits` of the rules.
+    """
+    features, inputs = reference.features, reference.inputs
+    arrays: Arrays = {"units": features.units, "distances": features.distances}
+    for view, normal in zip(_VIEWS, features.normals, strict=True):
+        arrays |= {f"{view}_mean": normal.mean, f"{view}_whitening": normal.whitening}
+    arrays |= {name: getattr(inputs, name) for name in _INPUTS}
+    ordered = {name: np.ascontiguousarray(array) for name, array in arrays.items()}  # as they are read
+    np.savez_compressed(path, allow_pickle=False, **ordered)
+
+
+def read_unusual(path: Path, *, n_pooled: int) -> UnusualReference:
+    """Read what `write_unusual` wrote.
+
+    Args:
+        path: The file.
+        n_pooled: How many features the reference network gives, by `train.networks.features.count_features`.
+
+    Raises:
+        BundleError: The file is missing, damaged, or of another network; names it.
+    """
+    arrays = read_arrays(path, _layouts(n_pooled))
+    _check_numbers(path, arrays)
+    distances = arrays["distances"]
+    if not 1 <= distances.size <= MOST_ROWS or (np.diff(distances) < 0).any():
+        raise BundleError(f"{path}: `distances` must be 1 to {MOST_ROWS} ascending numbers.")
+    if (arrays["units"] <= 0).any():
+        raise BundleError(f"{path}: `units` must be positive.")
+    normals = tuple(Normal(mean=arrays[f"{view}_mean"], whitening=arrays[f"{view}_whitening"]) for view in _VIEWS)
+    return UnusualReference(
+        features=FeatureReference(normals=normals, units=arrays["units"], distances=distances),
+        inputs=InputReference(**{name: arrays[name] for name in _INPUTS}),
+    )
+
+
+def _layouts(n_pooled: int) -> dict[str, Layout]:
+    sizes = dict(zip(_VIEWS, (n_pooled, LAYOUT_SIDE**2), strict=True))
+    return {
+        **{f"{view}_mean": ((size,), np.float32) for view, size in sizes.items()},
+        **{f"{view}_whitening": ((size, size), np.float32) for view, size in sizes.items()},
+        "units": ((len(_VIEWS),), np.float32),
+        "distances": ((None,), np.float32),
+        "histogram": ((256,), np.float64),
+        "layout": ((LAYOUT_SIDE, LAYOUT_SIDE), np.float64),
+        "limits": ((len(RULES), 2), np.float64),
+    }
+
+
+def _check_numbers(path: Path, arrays: Arrays) -> None:
+    for name, array in arrays.items():
+        if np.isnan(array).any() or (name != "limits" and np.isinf(array).any()):  # a rule without a limit has infinity
+            raise BundleError(f"{path}: {name} must hold numbers, but some are not.")
+    for name, least, most in (("histogram", 0, 1), ("layout", -LAYOUT_SIDE, LAYOUT_SIDE)):
+        if arrays[name].min() < least or arrays[name].max() > most + _ROUNDING:
+            raise BundleError(f"{path}: {name} must lie in {least} ... {most}.")

@@ -1,0 +1,1 @@
+"""What cards, errors and terminals call things."""

@@ -1,0 +1,1 @@
+"""What is wanted and what happened: frozen plans, records, YAML without lost keys, content by name."""

@@ -1,0 +1,149 @@
+"""Records as JSON: what lies in result.json and trial.json."""
+
+import json
+import math
+from pathlib import Path
+from typing import Any, cast
+
+from pydantic import TypeAdapter, ValidationError
+
+from consilia.config.records import FoldResult, RefitResult, TrialRecord
+from consilia.errors import StudyError
+from consilia.files import write_json
+
+_FOLD_RESULT = TypeAdapter(FoldResult)
+_REFIT_RESULT = TypeAdapter(RefitResult)
+_TRIAL_RECORD = TypeAdapter(TrialRecord)
+
+
+def fold_result_to_json(result: FoldResult) -> dict[str, Any]:
+    """Return the record as plain values; a metric that is undefined (NaN) becomes None."""
+    return cast(dict[str, Any], _without_nan(_FOLD_RESULT.dump_python(result, mode="json")))
+
+
+def fold_result_from_json(value: dict[str, Any]) -> FoldResult:
+    """Return the record of plain values.
+
+    Raises:
+        ValidationError: A field is missing or has the wrong type (pydantic's, a ValueError).
+    """
+    return _FOLD_RESULT.validate_python(_with_nan(value))
+
+
+def trial_to_json(record: TrialRecord) -> dict[str, Any]:
+    """Return the record as plain values; a metric that is undefined (NaN) becomes None."""
+    return cast(dict[str, Any], _without_nan(_TRIAL_RECORD.dump_python(record, mode="json")))
+
+
+def trial_from_json(value: dict[str, Any]) -> TrialRecord:
+    """Return the record of plain values.
+
+    Raises:
+        ValidationError: A field is missing or has the wrong type (pydantic's, a ValueError).
+    """
+    return _TRIAL_RECORD.validate_python(_with_nan(value))
+
+
+def write_fold_result(path: Path, result: FoldResult) -> None:
+    """Write result.json atomically."""
+    write_json(path, fold_result_to_json(result))
+
+
+def read_fold_result(path: Path) -> FoldResult:
+    """Read result.json.
+
+    Raises:
+        StudyError: The file is missing or is no fold result; names it.
+    """
+    try:
+        return fold_result_from_json(_read_object(path))
+    except ValidationError as error:
+        raise StudyError(_complaint(path, "fold result", error)) from error
+
+
+def write_refit_result(path: Path, result: RefitResult) -> None:
+    """Write a refit's result.json atomically."""
+    write_json(path, _REFIT_RESULT.dump_python(result, mode="json"))
+
+
+def read_refit_result(path: Path) -> RefitResult:
+    """Read a refit's result.json.
+
+    Raises:
+        StudyError: The file is missing or is no refit result; names it.
+    """
+    try:
+        return _REFIT_RESULT.validate_python(_read_object(path))
+    except ValidationError as error:
+        raise StudyError(_complaint(path, "refit result", error)) from error
+
+
+def write_trial(path: Path, record: TrialRecord) -> None:
+    """Write trial.json atomically."""
+    write_json(path, trial_to_json(record))
+
+
+def read_trial(path: Path) -> TrialRecord:
+    """Read trial.json.
+
+    Raises:
+        StudyError: The file is missing or is no trial record; names it.
+    """
+    try:
+        return trial_from_json(_read_object(path))
+    except ValidationError as error:
+        raise StudyError(_complaint(path, "trial record", error)) from error
+
+
+def _read_object(path: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise StudyError(f"{path} must be readable JSON, but: {error}. Restore it, or delete its folder.") from error
+    if not isinstance(value, dict):
+        raise StudyError(f"{path} must hold a JSON object, but holds {type(value).__name__}. Delete its folder.")
+    return value
+
+
+def _complaint(path: Path, kind: str, error: ValidationError) -> str:
+    first = error.errors()[0]
+    key = ".".join(str(part) for part in first["loc"])
+    return f"{path} must be a {kind}, but {key}: {first['msg']}. Restore it, or delete its folder."
+
+
+def _without_nan(value: Any) -> Any:
+    """JSON has no NaN."""
+    if isinstance(value, dict):
+        return {key: _without_nan(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_without_nan(item) for item in value]
+    return None if isinstance(value, float) and math.isnan(value) else value
+
+
+def _with_nan(value: Any) -> Any:
+    """Only metrics can be undefined; any other None is a value that is absent."""
+    if isinstance(value, list):
+        return [_with_nan(item) for item in value]
+    if not isinstance(value, dict):
+        return value
+    result = {key: _with_nan(item) for key, item in value.items()}
+    if isinstance(metrics := result.get("metrics"), dict):
+        result["metrics"] = {name: math.nan if item is None else item for name, item in metrics.items()}
+    return result
+
+
+def read_weights_notes(path: Path) -> dict[str, str]:
+    """Return where each model's pretrained weights came from; nothing where the file does not exist.
+
+    Raises:
+        StudyError: The file is damaged.
+    """
+    if not path.exists():
+        return {}
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise StudyError(f"{path} is damaged: {error}. Restore it.") from error
+    if not isinstance(content, dict) or not all(isinstance(value, str) for value in content.values()):
+        raise StudyError(f"{path} must map each model to where its weights came from. Restore it.")
+    return content

@@ -1,0 +1,106 @@
+"""What to search: architectures of a family and the ranges of their hyperparameters."""
+
+import math
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from consilia.config.frozen import Frozen
+
+Value = int | float | str
+
+
+class _Parameter(Frozen):
+    """What every kind of range has.
+
+    `when` makes a parameter conditional: {architecture: [resnet18]} gives it to that architecture only,
+    {imbalance: [logit_adjustment]} only where another parameter took that value.
+    """
+
+    when: dict[str, tuple[Value, ...]] = Field(default={})
+
+
+class FloatRange(_Parameter):
+    """A real number, uniform in [low, high], or uniform in its logarithm."""
+
+    kind: Literal["float"] = "float"
+    low: float
+    high: float
+    log: bool = False
+    default: float
+
+    @model_validator(mode="after")
+    def _must_hold_its_default(self) -> "FloatRange":
+        _check_range(self.low, self.high, self.log, self.default)
+        return self
+
+
+class IntRange(_Parameter):
+    """A whole number in [low, high], both ends included."""
+
+    kind: Literal["int"] = "int"
+    low: int
+    high: int
+    log: bool = False
+    default: int
+
+    @model_validator(mode="after")
+    def _must_hold_its_default(self) -> "IntRange":
+        _check_range(self.low, self.high, self.log, self.default)
+        return self
+
+
+class Choice(_Parameter):
+    """One of a few named values."""
+
+    kind: Literal["choice"] = "choice"
+    values: tuple[Value, ...] = Field(min_length=1)
+    default: Value
+
+    @model_validator(mode="after")
+    def _must_hold_its_default(self) -> "Choice":
+        if self.default not in self.values:
+            raise ValueError(f"default must be one of {list(self.values)}, but got {self.default!r}")
+        return self
+
+
+Parameter = Annotated[FloatRange | IntRange | Choice, Field(discriminator="kind")]
+
+
+class Architecture(Frozen):
+    """A timm model and the arguments that change it."""
+
+    timm: str
+    arguments: dict[str, int | float | str | tuple[int, ...]] = Field(default={})
+
+
+class SearchSpace(Frozen):
+    """One family of architectures with the ranges of its hyperparameters.
+
+    Hyperparameters that families share keep one name and one range, so that Optuna's joint model learns from
+    all of them. Source: docs/methods.md sections 2 and 3.
+    """
+
+    family: str
+    architectures: dict[str, Architecture] = Field(min_length=1)
+    start_with: tuple[str, ...] = Field(min_length=1)  # tried first, with every default
+    parameters: dict[str, Parameter]
+    from_scratch: dict[str, Parameter] = Field(default={})  # replaces ranges when no pretrained weights are used
+
+    @model_validator(mode="after")
+    def _must_start_with_its_own(self) -> "SearchSpace":
+        for name in self.start_with:
+            if name not in self.architectures:
+                raise ValueError(f"start_with must name architectures of this file, but got {name!r}")
+        return self
+
+
+def _check_range(low: float, high: float, log: bool, default: float) -> None:
+    if not all(math.isfinite(value) for value in (low, high)):
+        raise ValueError(f"low and high must be finite, but got low={low}, high={high}")
+    if low > high:
+        raise ValueError(f"low <= high must hold, but got low={low}, high={high}: the range is empty")
+    if log and low <= 0:
+        raise ValueError(f"low > 0 must hold for log: true, but got low={low}")
+    if not low <= default <= high:
+        raise ValueError(f"default must lie in [{low}, {high}], but got {default}")

@@ -1,0 +1,140 @@
+"""A study: data, folds, spaces, search, training, ensemble and cluster, resolved and frozen."""
+
+import difflib
+from pathlib import PurePath
+from typing import Annotated, Literal
+
+from pydantic import Field, field_validator
+
+from consilia.config.card import DataCard
+from consilia.config.frozen import Frozen
+from consilia.config.hyperparameters import Hyperparameters
+from consilia.config.recipe import EnsembleRecipe
+from consilia.config.space import SearchSpace
+from consilia.files import sha256_of_json
+
+Metric = Literal["log_loss", "macro_auc"]
+
+
+class FoldsPlan(Frozen):
+    """How the images outside the test split are divided."""
+
+    k: int = Field(default=5, ge=2, le=20)
+
+
+class Halving(Frozen):
+    """Successive halving on the epochs of the first fold. Source: docs/methods.md section 2.1."""
+
+    kind: Literal["halving"] = "halving"
+    reduction: int = Field(default=3, ge=2)  # one trial in this many goes on past a rung
+    min_scores: int = Field(default=8, ge=2)  # nobody is stopped before a rung holds this many scores
+
+
+class FoldPruning(Frozen):
+    """After each fold, stop whoever cannot be expected to be among the best. Source: docs/methods.md section 2.2."""
+
+    kind: Literal["fold_pruning"] = "fold_pruning"
+    eps: float = Field(default=0.05, gt=0, lt=0.5)  # risk at each fold of stopping one of the best `keep`
+    keep: int | None = Field(default=None, ge=1)  # None: a quarter of the ensemble's pool, at least 5
+
+
+class Racing(Frozen):
+    """Both: halving on the epochs of the first fold, then fold pruning over the folds."""
+
+    kind: Literal["racing"] = "racing"
+    halving: Halving = Halving()
+    fold_pruning: FoldPruning = FoldPruning()
+
+
+class NoStopping(Frozen):
+    """Every trial runs all its folds."""
+
+    kind: Literal["none"] = "none"
+
+
+Stopping = Annotated[Racing | Halving | FoldPruning | NoStopping, Field(discriminator="kind")]
+
+
+class Budget(Frozen):
+    """What ends a search before all its trials; the first to be reached does. What is left out sets no limit."""
+
+    hours: float | None = Field(default=None, gt=0)  # of wall-clock, over all runs of the study
+    device_hours: float | None = Field(default=None, gt=0)  # of GPUs that slots hold; of CPUs where there are no GPUs
+    patience: int | None = Field(default=None, ge=1)  # trials in a row without a gain beyond the patients' noise
+
+
+class SearchPlan(Frozen):
+    """How many configurations are tried, what makes one better, and when one is stopped."""
+
+    trials: int = Field(default=50, ge=1)
+    budget: Budget = Budget()
+    metric: Metric = "log_loss"
+    stopping: Stopping = Racing()
+    keep_weights: int = Field(default=12, ge=1)  # best trials whose fold weights stay on disk
+    warm_start: tuple[str, ...] = ()  # names or folders of earlier studies; their best are tried early
+    configuration: Hyperparameters | None = None  # train this one only, with no search
+
+
+class TrainingPlan(Frozen):
+    """What all trials share."""
+
+    epochs: int = Field(default=20, ge=1)
+    batch_size: int = Field(default=64, ge=2)
+    image_size: int | None = Field(default=None, ge=8, le=2048)  # side seen by the network; None: the stored size
+    weights: str = "none"  # none, imagenet, or a folder of <timm model name>.safetensors or one such file
+    precision: Literal["auto", "float32"] = "auto"  # auto: bf16 autocast on GPUs that have it
+
+    @field_validator("weights")
+    @classmethod
+    def _weights_must_be_known(cls, weights: str) -> str:
+        near = difflib.get_close_matches(weights, ("none", "imagenet"), n=1)
+        if weights not in ("none", "imagenet") and "/" not in weights and not weights.endswith(".safetensors"):
+            hint = f" (did you mean {near[0]!r}?)" if near else ""
+            raise ValueError(
+                f"weights must be none, imagenet, or a path with a slash such as ./weights, but got {weights!r}{hint}"
+            )
+        return weights
+
+
+class ClusterProfile(Frozen):
+    """Where to run, and each slot's share of it."""
+
+    name: str = "local"
+    address: str | None = None  # None: a Ray of our own on this machine; "auto" or host:port: an existing one
+    cpus_per_slot: float = Field(default=1, gt=0)  # of each worker, and its number of threads
+    gpus_per_slot: float | Literal["auto"] = "auto"  # of each worker; auto: as small a share as the networks leave
+    memory_per_slot: float | Literal["auto"] = "auto"  # of each worker's node, GB; auto: measured
+    workers_per_trial: int = Field(default=1, ge=1)  # above 1: they train one trial together, data-parallel
+    max_slots: int | None = Field(default=None, ge=1)  # None: as many as the cluster can hold
+    hang_seconds: float = Field(default=900.0, gt=0)  # a worker that shows no sign of life for so long is replaced
+    weights: str | None = None  # folder of ImageNet weights that all nodes see; None: the driver's CONSILIA_WEIGHTS
+
+
+class StudyPlan(Frozen):
+    """Everything that decides a study's result, with every name replaced by the content it stands for."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")
+    seed: int = Field(default=0, ge=0, lt=2**32)
+    data: DataCard
+    folds: FoldsPlan = FoldsPlan()
+    spaces: tuple[SearchSpace, ...] = Field(min_length=1)
+    search: SearchPlan = SearchPlan()
+    training: TrainingPlan = TrainingPlan()
+    ensemble: EnsembleRecipe
+    cluster: ClusterProfile = ClusterProfile()
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the plan; where it runs and where its data lie do not count: they do not change the result."""
+        content = self.model_dump(mode="json", exclude={"cluster": True, "data": {"path"}})
+        content["search"]["warm_start"] = [PurePath(each).name for each in self.search.warm_start]
+        if self.ensemble.build == "max":
+            del content["ensemble"]["build"]  # studies from before there was another keep their digest
+        if self.training.weights not in ("none", "imagenet"):
+            content["training"]["weights"] = "path"  # the files themselves are noted in the study's weights.json
+        return sha256_of_json(content)
+
+    @property
+    def image_size(self) -> int:
+        """Side of the square that networks see, in pixels, unless a trial searches its own."""
+        return self.training.image_size or self.data.size

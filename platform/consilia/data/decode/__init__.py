@@ -1,0 +1,1 @@
+"""Files to squares of bytes, in processes that a decoder may crash."""

@@ -1,0 +1,73 @@
+"""What decodes several blocks at a time: the seam between listing order and processes here or on a cluster."""
+
+import queue
+import threading
+from concurrent.futures import Future
+from types import TracebackType
+from typing import Protocol
+
+from consilia.config.reading import Reading
+from consilia.data.decode.block import Block, Decoded, Read
+from consilia.data.decode.process import IMAGE_SECONDS, DecodeProcess
+from consilia.data.decode.reader import read_image
+
+
+class Pending(Protocol):
+    """A block that is being decoded elsewhere."""
+
+    def result(self) -> Decoded:
+        """Wait for the block."""
+
+
+class DecodePool(Protocol):
+    """Decodes blocks, several at a time; a context manager, which ends what still runs when it is left."""
+
+    n_workers: int  # how many blocks are decoded at a time
+
+    def submit(self, block: Block, reading: Reading) -> Pending:
+        """Start to decode a block."""
+
+
+class LocalPool:
+    """A DecodePool of processes on this machine.
+
+    Args:
+        n_workers: Number of processes.
+        read: Decodes a file; replaced in tests.
+        seconds: What one image may take.
+    """
+
+    def __init__(self, n_workers: int, *, read: Read = read_image, seconds: float = IMAGE_SECONDS) -> None:
+        self.n_workers = n_workers
+        self._jobs: queue.SimpleQueue[tuple[Future[Decoded], Block, Reading] | None] = queue.SimpleQueue()
+        self._processes = [DecodeProcess(read=read, seconds=seconds) for _ in range(n_workers)]
+        self._threads = [threading.Thread(target=self._serve, args=(p,), daemon=True) for p in self._processes]
+
+    def __enter__(self) -> "LocalPool":
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for process in self._processes:
+            process.close()
+        for _ in self._threads:
+            self._jobs.put(None)
+        for thread in self._threads:
+            thread.join()
+
+    def submit(self, block: Block, reading: Reading) -> Pending:
+        """Start to decode a block; its result raises RunError if no process can be started."""
+        future: Future[Decoded] = Future()
+        self._jobs.put((future, block, reading))
+        return future
+
+    def _serve(self, process: DecodeProcess) -> None:
+        while (job := self._jobs.get()) is not None:
+            future, block, reading = job
+            try:
+                future.set_result(process.decode(block, reading))
+            except BaseException as error:  # belongs to whoever waits for the block
+                future.set_exception(error)

@@ -1,1 +1,0 @@
-"""A data set decoded once, memory-mapped, with its index and its manifest."""

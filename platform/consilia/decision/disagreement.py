@@ -1,0 +1,76 @@
+"""How much the members of an ensemble disagree about an image. Source: docs/methods.md section 7.
+
+Mutual information between the label and the member that is asked: Houlsby et al., Bayesian Active Learning for
+Classification and Preference Learning, 2011; Lakshminarayanan et al., NeurIPS 2017, for ensembles.
+"""
+
+import numpy as np
+import numpy.typing as npt
+from scipy.special import entr
+
+from consilia.decision.combination import Shares
+from consilia.ensemble.selection import Candidates
+from consilia.metrics.patients import patient_weights
+
+MemberProbabilities = npt.NDArray[np.float64]  # (n_members, n_folds, n_images, n_classes)
+Disagreement = npt.NDArray[np.float64]  # (n_images,), nats, 0 ... log of the number of members or classes
+
+QUANTILE = 0.95  # of the out-of-fold images; above it an image is flagged
+
+
+def mutual_information(probabilities: npt.NDArray[np.float64], weights: npt.NDArray[np.float64]) -> Disagreement:
+    """Return the entropy of the weighted mean less the weighted mean of the entropies, in nats.
+
+    0 where all say the same, whatever it is; log 2 where two of equal weight are certain of different classes.
+
+    Args:
+        probabilities: (n_voters, ..., n_classes).
+        weights: Of the voters, (n_voters,), not negative, of sum 1.
+
+    Returns:
+        (...): the shape of `probabilities` without its first and last axis.
+    """
+    pooled = entr(np.tensordot(weights, probabilities, axes=1)).sum(axis=-1)
+    own = np.tensordot(weights, entr(probabilities).sum(axis=-1), axes=1)
+    result: Disagreement = np.maximum(pooled - own, 0.0)  # rounding can leave -1e-17
+    return result
+
+
+def measure_disagreement(members: MemberProbabilities, weights: Shares) -> Disagreement:
+    """Return what a loaded ensemble's networks disagree about each image, (n_images,).
+
+    Between the members inside each fold ensemble, and of these the median: it exceeds the limit where most of the fold
+    ensembles do, and each of them is of the kind that `disagreement_limit` was taken from. A single member has nobody
+    to disagree with inside a fold, so its networks of different folds are compared; to that number no limit applies.
+
+    Args:
+        members: What each network says, before calibration.
+        weights: Of the members, (n_members,), of sum 1: the votes of their combination.
+    """
+    if len(members) == 1:
+        folds = members[0]
+        return mutual_information(folds, np.full(len(folds), 1.0 / len(folds)))
+    result: Disagreement = np.median(mutual_information(members, weights), axis=0)
+    return result
+
+
+def disagreement_limit(candidates: Candidates, weights: Shares, patients: npt.NDArray[np.str_]) -> float | None:
+    """Return the 95th percentile of the disagreement about out-of-fold images, each patient counting once.
+
+    Only the networks of one fold never saw an image of the cross-validation pool, so this is the disagreement inside
+    that fold's ensemble.
+
+    Args:
+        candidates: Out-of-fold probabilities before calibration.
+        weights: Of the candidates, the votes of their combination; those of weight 0 are not members.
+        patients: Of each image, (n_images,).
+
+    Returns:
+        The limit; None with a single member: its networks of other folds were trained on the image, so what they would
+        say of a new one is not known from the pool.
+    """
+    chosen = weights > 0
+    if chosen.sum() == 1:
+        return None
+    values = mutual_information(candidates[chosen], weights[chosen])
+    return float(np.quantile(values, QUANTILE, weights=patient_weights(patients), method="inverted_cdf"))

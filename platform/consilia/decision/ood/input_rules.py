@@ -1,0 +1,182 @@
+"""Rules on the input image that a person can check by eye: shape, saturation, grey values, colour, layout.
+
+Source: docs/methods.md section 7.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from consilia.decision.ood.layout import LAYOUT_SIDE, gain_when_turned, grey_values, layouts, likeness
+
+Pixels = npt.NDArray[np.uint8]  # (n_images, size, size, channels), as stored
+Measures = npt.NDArray[np.float64]  # (n_images, n_rules), in the order of RULES; NaN where unknown
+
+
+class ManyPixels(Protocol):
+    """Pixels that need not be in memory together: an array, a memory map, or rows of one."""
+
+    def __len__(self) -> int:
+        """Return the number of images."""
+
+    def __getitem__(self, part: slice, /) -> Pixels:
+        """Return some of them."""
+
+
+_TAIL = 0.005  # share of the training images on either side that a limit may cut off
+_BEYOND = 0.25  # limits lie this much farther from the median than that share's quantile does
+_BLOCK = 256  # images in memory at once
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rule:
+    """One number of an image, and on which sides it can be unusual."""
+
+    title: str
+    shown: str  # format of the number
+    margin: float  # the limit lies at least this far beyond the training images
+    below: bool
+    above: bool
+
+
+RULES = (
+    Rule(title="width over height", shown="{:z.2f}", margin=0.2, below=True, above=True),
+    Rule(title="share of black pixels", shown="{:.0%}", margin=0.05, below=False, above=True),
+    Rule(title="share of white pixels", shown="{:.0%}", margin=0.05, below=False, above=True),
+    Rule(title="mean difference of grey values, in levels", shown="{:.0f}", margin=5, below=False, above=True),
+    Rule(title="colour, in levels between channels", shown="{:.0f}", margin=8, below=True, above=True),
+    Rule(title="likeness to the mean training image", shown="{:z.2f}", margin=0.1, below=True, above=False),
+    Rule(title="gain of that likeness when turned or inverted", shown="{:z.2f}", margin=0.1, below=False, above=True),
+)
+_COLOUR = 4  # place of the rule whose number the file may know better than the stored pixels
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class InputReference:
+    """What usual images look like."""
+
+    histogram: npt.NDArray[np.float64]  # (256,), cumulative shares of grey values, mean over the training images
+    layout: npt.NDArray[np.float64]  # (LAYOUT_SIDE, LAYOUT_SIDE), mean of the training images
+    limits: npt.NDArray[np.float64]  # (n_rules, 2), the least and the largest usual value; infinite where none is
+
+
+def fit_inputs(
+    pixels: ManyPixels, *, aspect: npt.NDArray[np.float64], colour: npt.NDArray[np.float64] | None = None
+) -> InputReference:
+    """Describe usual images.
+
+    A limit lies a quarter farther from the median than the 99.5th percentile of the training images (or the 0.5th), and
+    at least a margin beyond it: a few odd images among them change nothing, and of normally distributed numbers one in
+    1,600 crosses it.
+
+    Args:
+        pixels: Of images of the training, at least 1.
+        aspect: Width / height of each image's file, (n_images,).
+        colour: See `measure_inputs`.
+    """
+    histogram, layout = np.zeros(256), np.zeros((LAYOUT_SIDE, LAYOUT_SIDE))
+    for block in _blocks(pixels):
+        grey = grey_values(block)
+        histogram += _histograms(grey).sum(axis=0) / len(pixels)
+        layout += layouts(grey).sum(axis=0) / len(pixels)
+    free = np.tile([-np.inf, np.inf], (len(RULES), 1))
+    reference = InputReference(histogram=histogram, layout=layout, limits=free)
+    measures = measure_inputs(pixels, reference, aspect=aspect, colour=colour)
+    limits = [_limits(rule, values) for rule, values in zip(RULES, measures.T, strict=True)]
+    return InputReference(histogram=histogram, layout=layout, limits=np.array(limits))
+
+
+def measure_inputs(
+    pixels: ManyPixels,
+    reference: InputReference,
+    *,
+    aspect: npt.NDArray[np.float64],
+    colour: npt.NDArray[np.float64] | None = None,
+) -> Measures:
+    """Return the numbers that the rules look at.
+
+    Args:
+        pixels: Of the images.
+        reference: For the two rules that compare.
+        aspect: Width / height of each image's file, (n_images,).
+        colour: Of each image's file, (n_images,), by `measure_colour`; NaN: not known. None: that of `pixels`, which
+            is all grey where the ensemble takes one channel.
+    """
+    blocks = [_measure_block(block, reference) for block in _blocks(pixels)]
+    measures = np.column_stack([aspect, np.concatenate([np.empty((0, len(RULES) - 1)), *blocks])])
+    if colour is not None:
+        measures[:, _COLOUR] = colour
+    return measures
+
+
+def measure_colour(pixels: npt.NDArray[np.uint8]) -> float:
+    """Return the mean difference between the brightest and the darkest channel of an image (h, w, channels), levels."""
+    return float((pixels.max(axis=2).astype(np.int16) - pixels.min(axis=2)).mean())
+
+
+def has_colour_limit(reference: InputReference) -> bool:
+    """Say whether an image's colour can be unusual: not where training does not tell it."""
+    return bool(np.isfinite(reference.limits[_COLOUR]).any())
+
+
+def describe_unusual(measures: npt.NDArray[np.float64], reference: InputReference) -> tuple[str, ...]:
+    """Return a phrase for each rule that an image breaks; none for a usual one.
+
+    Args:
+        measures: Of one image, (n_rules,). A number that is not known breaks no rule.
+        reference: Of the training images.
+    """
+    found = []
+    for rule, value, (low, high) in zip(RULES, measures, reference.limits, strict=True):
+        if value > high:
+            bound = f"at most {rule.shown.format(high)}"
+        elif value < low:
+            bound = f"at least {rule.shown.format(low)}"
+        else:
+            continue
+        found.append(f"{rule.title} is {rule.shown.format(value)}, but {bound} in training images")
+    return tuple(found)
+
+
+def _limits(rule: Rule, values: npt.NDArray[np.float64]) -> tuple[float, float]:
+    if np.isnan(values).any():
+        return -np.inf, np.inf
+    low, middle, high = np.quantile(values, [_TAIL, 0.5, 1 - _TAIL])
+    least = low - max(_BEYOND * (middle - low), rule.margin)
+    most = high + max(_BEYOND * (high - middle), rule.margin)
+    return float(least) if rule.below else -np.inf, float(most) if rule.above else np.inf
+
+
+def _blocks(pixels: ManyPixels) -> Iterator[Pixels]:
+    for start in range(0, len(pixels), _BLOCK):
+        yield np.asarray(pixels[start : start + _BLOCK])
+
+
+def _measure_block(pixels: Pixels, reference: InputReference) -> npt.NDArray[np.float64]:
+    """All but the aspect, (n_images, n_rules - 1)."""
+    grey = grey_values(pixels)
+    values = pixels.reshape(len(pixels), -1)
+    histograms, places = _histograms(grey), layouts(grey)
+    # The area between two cumulative histograms is how far grey values must move, on average, from one to the other.
+    difference = np.abs(histograms - reference.histogram).sum(axis=1)
+    spread = pixels.max(axis=3).astype(np.int16) - pixels.min(axis=3)
+    columns = [
+        (values == 0).mean(axis=1),
+        (values == 255).mean(axis=1),
+        difference,
+        spread.mean(axis=(1, 2)),
+        likeness(places, reference.layout),
+        gain_when_turned(places, reference.layout),
+    ]
+    return np.stack(columns, axis=1)
+
+
+def _histograms(grey: npt.NDArray[np.uint8]) -> npt.NDArray[np.float64]:
+    """Cumulative shares of grey values, (n_images, 256)."""
+    images = grey.reshape(len(grey), -1)
+    counts = np.stack([np.bincount(image, minlength=256) for image in images])
+    result: npt.NDArray[np.float64] = counts.cumsum(axis=1) / images.shape[1]
+    return result

@@ -1,0 +1,47 @@
+"""What a bundle says of its gate for unusual images. Source: docs/methods.md section 7."""
+
+from pydantic import Field
+
+from consilia.config.frozen import Frozen
+from consilia.decision.ood.distance import FLAG_BELOW, REJECT_BELOW, REJECT_FROM
+
+FLAG_FROM = round(1 / FLAG_BELOW)  # reference images; with fewer, no p-value is below `FLAG_BELOW`
+
+
+class GateReport(Frozen):
+    """What of the gate stands in `ensemble.json`; what it compares with is a file of its own."""
+
+    trial: int = Field(ge=0)  # of the network that images are seen by
+    fold: int = Field(ge=0)
+    fitted_on: int = Field(ge=2)  # images that it was trained on, whose features say what is usual
+    compared_with: int = Field(ge=1)  # images that its fold held out, among whose distances new ones are ranked
+
+    @property
+    def can_flag(self) -> bool:
+        """Say whether an image can be unusual by its distance."""
+        return self.compared_with >= FLAG_FROM
+
+    @property
+    def can_reject(self) -> bool:
+        """Say whether an image can be rejected."""
+        return self.compared_with >= REJECT_FROM
+
+
+def describe_gate(report: GateReport) -> tuple[str, ...]:
+    """Return in sentences what the gate compares with, and what it can tell."""
+    network = f"the network of trial {report.trial}, fold {report.fold}"
+    compared = (
+        f"Each image is compared with {report.fitted_on:,} images that {network} was trained on, and its distance is "
+        f"ranked among those of {report.compared_with:,} images that the fold held out."
+    )
+    rules = (
+        "An image is unusual, too, if it breaks a rule on shape, grey values, colour or layout, whose limits come from "
+        "the same images."
+    )
+    if report.can_reject:
+        told = f"p < {FLAG_BELOW:g}: unusual, a person should look. p < {REJECT_BELOW:g}: rejected."
+    elif report.can_flag:
+        told = f"p < {FLAG_BELOW:g}: unusual, a person should look. Rejecting takes {REJECT_FROM:,} images."
+    else:
+        told = f"These are too few for an image to be unusual by its distance, which takes {FLAG_FROM} of them."
+    return compared, told, rules

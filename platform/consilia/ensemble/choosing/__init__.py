@@ -1,1 +1,0 @@
-"""What joins an ensemble and with which weight, from stored out-of-fold predictions."""

@@ -1,1 +1,0 @@
-"""Where in an image an ensemble found what speaks for a class."""

@@ -1,1 +1,0 @@
-"""A bundle in memory: images in, calibrated predictions out."""

@@ -1,1 +1,0 @@
-"""What a predictor promises beyond a probability, when it asks for a person, and what became of it."""

@@ -1,1 +1,0 @@
-"""Which images an ensemble knows nothing of."""

@@ -1,1 +1,0 @@
-"""What numbers and choices are called in model cards, errors and terminals."""

@@ -1,0 +1,1 @@
+"""Metrics of class probabilities, with intervals over patients."""

@@ -1,1 +1,0 @@
-"""Networks: timm is the registry, and this package its only importer."""

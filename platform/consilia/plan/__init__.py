@@ -1,1 +1,0 @@
-"""Plans: frozen, strict descriptions of data, spaces, recipes, profiles and studies."""

@@ -1,0 +1,1 @@
+"""A bundle in memory: networks, images, predictor, explanations."""

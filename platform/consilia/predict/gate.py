@@ -1,0 +1,99 @@
+"""The gate: which images the ensemble knows nothing of, told in the pass that predicts them.
+
+Source: docs/methods.md section 7.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from consilia.bundle.ood_file import UNUSUAL, UnusualReference, read_unusual
+from consilia.config.records import GateVerdict
+from consilia.decision.ood.distance import FLAG_BELOW, Features, p_values, verdict, views
+from consilia.decision.ood.input_rules import describe_unusual, has_colour_limit, measure_inputs
+from consilia.decision.ood.report import GateReport
+from consilia.errors import BundleError, PlanError
+from consilia.predict.images import InputImage
+from consilia.predict.networks import FoldEnsembles, Place
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Gate:
+    """A bundle's gate, ready to judge."""
+
+    reference: UnusualReference
+    network: Place  # the one whose features the reference is made of
+
+    @property
+    def asks_for_colour(self) -> bool:
+        """Say whether the colour of a file that is read as grey can make it unusual."""
+        return has_colour_limit(self.reference.inputs)
+
+    def judge(self, features: Features, images: Sequence[InputImage]) -> list[GateVerdict]:
+        """Return how each image compares with those of the training.
+
+        Args:
+            features: Of the reference network, (n_images, n_features).
+            images: The same ones.
+        """
+        pixels = np.stack([image.pixels for image in images])
+        found = p_values(views(features, pixels), self.reference.features)
+        measures = measure_inputs(
+            pixels,
+            self.reference.inputs,
+            aspect=np.array([image.aspect for image in images]),
+            colour=np.array([image.colour for image in images]) if pixels.shape[3] == 1 else None,
+        )
+        return [self._verdict(*each) for each in zip(found, measures, strict=True)]
+
+    def _verdict(self, p_value: float, measures: npt.NDArray[np.float64]) -> GateVerdict:
+        rules = describe_unusual(measures, self.reference.inputs)
+        state = verdict(p_value, n_reference=len(self.reference.features.distances))
+        return GateVerdict(
+            state="unusual" if rules and state == "usual" else state, p_value=float(p_value), broken_rules=rules
+        )
+
+
+def look_at(
+    images: Sequence[InputImage], networks: FoldEnsembles, gate: Gate | None
+) -> tuple[npt.NDArray[np.float32], Sequence[GateVerdict | None]]:
+    """Return what each network says of images, and how usual they are, from one pass.
+
+    Returns:
+        Logits (n_members, n_folds, n_images, n_classes); and a verdict on each image, None where there is no gate.
+    """
+    pixels = np.stack([image.pixels for image in images])
+    if gate is None:
+        return networks.logits(pixels), [None] * len(images)
+    logits, features = networks.logits_and_features(pixels, of=gate.network)
+    return logits, gate.judge(features, images)
+
+
+def reasons(found: GateVerdict | None) -> tuple[str, ...]:
+    """Return why a person should look at an image, the gravest first; nothing for one that is usual or unchecked."""
+    if found is None:
+        return ()
+    if found.state == "rejected":
+        return f"rejected: unlike the training images (p {found.p_value:.4f})", *found.broken_rules
+    if found.p_value < FLAG_BELOW:  # rules alone make an image unusual too
+        return f"unusual: unlike most training images (p {found.p_value:.4f})", *found.broken_rules
+    return found.broken_rules
+
+
+def read_gate(bundle: Path, report: GateReport, networks: FoldEnsembles, network: Place) -> Gate:
+    """Read what `UNUSUAL` holds, and check that it is of this network and of as many images as the report says.
+
+    Raises:
+        BundleError: It is not, or the file is damaged.
+    """
+    path = bundle / UNUSUAL
+    try:
+        reference = read_unusual(path, n_pooled=networks.count_features(network))
+    except PlanError as error:
+        raise BundleError(f"{path} cannot be used: {error}") from error
+    if (found := len(reference.features.distances)) != report.compared_with:
+        raise BundleError(f"{path} must hold the distances of {report.compared_with:,} images, but holds {found:,}.")
+    return Gate(reference=reference, network=network)

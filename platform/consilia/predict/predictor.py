@@ -1,0 +1,324 @@
+"""The ensemble as people use it: images in, calibrated predictions out. Neither Ray nor Optuna is needed."""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from consilia.bundle.document import BundleDocument
+from consilia.bundle.golden import golden_images
+from consilia.bundle.seen import Fingerprints
+from consilia.bundle.store_check import check_store
+from consilia.bundle.text.builds import WITHOUT_SET
+from consilia.config.records import Prediction, Probabilities, Rows
+from consilia.data.store.image_store import ImageStore
+from consilia.decision.calibrators import calibrate, pool_folds
+from consilia.decision.conformal import CalibrationScores
+from consilia.decision.disagreement import MemberProbabilities, measure_disagreement
+from consilia.decision.operating_points import UNJUDGED, Judgement, judge, unjudged_part
+from consilia.decision.prior import correct_prior, read_prevalence
+from consilia.errors import DataError, ReaderError, UserError
+from consilia.metrics.scores import softmax
+from consilia.predict.cut import cut_document, is_cut
+from consilia.predict.execution import EnsembleExecution, Running, start_running
+from consilia.predict.gate import Gate, look_at, reasons
+from consilia.predict.images import (
+    Foreign,
+    Frame,
+    ImageLike,
+    Images,
+    InputImage,
+    read_input,
+    single_images,
+    split_frames,
+)
+from consilia.predict.networks import FoldEnsembles
+from consilia.predict.predictions import Predictions, combine_patients
+from consilia.predict.prefetch import in_batches, spare_threads, work_ahead
+
+BATCH_SIZE = 64
+Result = TypeVar("Result")  # what an image becomes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class EnsemblePredictor:
+    """A loaded ensemble; `predict.loading` makes one.
+
+    Images are paths, arrays or PIL images, one or many; `predict.images.single_images` says how an array's
+    shape is read. An iterable is read batch by batch, files one batch ahead (`read`), so memory does not grow with the
+    number of images.
+    """
+
+    document: BundleDocument
+    networks: FoldEnsembles
+    seen: Fingerprints  # of the images that the networks were trained on
+    sets: CalibrationScores | None = None  # of the prediction sets; None: there are none
+    gate: Gate | None = None  # for unusual images; None: the bundle has none
+    deployed: npt.NDArray[np.float64] | None = None  # prevalence to correct for, (n_classes,); None: as in training
+    cut_from: int | None = None  # members of the ensemble that this is a part of; None: of no larger one
+    program: EnsembleExecution | None = None  # how the networks compute; None: one after the other in float32
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names of the classes, in the order of `predict_proba`'s columns."""
+        return self.document.classes
+
+    @property
+    def without_sets(self) -> str:
+        """Why it gives no prediction sets; "" where it does."""
+        return UNJUDGED.without_set if self.document.safety is None else WITHOUT_SET[self.document.build]
+
+    @property
+    def execution(self) -> dict[str, str]:
+        """How the networks of each kind compute: one after the other, or together; on a GPU at which batch sizes."""
+        return {} if self.program is None else self.program.description
+
+    def predict(
+        self,
+        images: Images,
+        *,
+        batch_size: int = BATCH_SIZE,
+        foreign: Foreign = "refuse",
+        max_members: int | None = None,
+    ) -> Predictions:
+        """Return a prediction for each image; for each frame of a file where training took each.
+
+        Args:
+            images: One image or many.
+            batch_size: Images in memory at once.
+            max_members: Ask only so many members, as of `with_members`, which is the faster way for many calls.
+            foreign: An ensemble trained on DICOM refuses other images, and the other way round, since it knows no
+                window for them; "as_displayed" takes them as a viewer shows them.
+
+        Raises:
+            ReaderError: An image cannot be read; names it. `iterate` goes on past such an image.
+        """
+        if max_members is not None:
+            return self.with_members(max_members).predict(images, batch_size=batch_size, foreign=foreign)
+        names: list[str] = []
+        predictions: list[Prediction] = []
+        for name, result in self.iterate_named(images, batch_size=batch_size, foreign=foreign):
+            if isinstance(result, ReaderError):
+                raise result
+            names.append(name)
+            predictions.append(result)
+        return Predictions(names, predictions)
+
+    def predict_proba(
+        self, images: Images, *, batch_size: int = BATCH_SIZE, foreign: Foreign = "refuse"
+    ) -> Probabilities:
+        """Return calibrated probabilities, (n_images, n_classes); rows sum to 1.
+
+        Raises:
+            ReaderError: An image cannot be read; names it.
+        """
+        rows: list[npt.NDArray[np.float64]] = []
+        for _, result in self._stream(images, batch_size, foreign, self._probabilities):
+            if isinstance(result, ReaderError):
+                raise result
+            rows.append(result)
+        return np.array(rows, dtype=np.float64).reshape(len(rows), len(self.classes))
+
+    def iterate(
+        self, images: Images, *, batch_size: int = BATCH_SIZE, foreign: Foreign = "refuse"
+    ) -> Iterator[Prediction | ReaderError]:
+        """Yield, for each image in order, its prediction, or the error of an image that cannot be read.
+
+        Raises:
+            ReaderError: `images` itself is of no type or shape that images have.
+        """
+        yield from (result for _, result in self.iterate_named(images, batch_size=batch_size, foreign=foreign))
+
+    def iterate_named(
+        self, images: Images, *, batch_size: int = BATCH_SIZE, foreign: Foreign = "refuse"
+    ) -> Iterator[tuple[str, Prediction | ReaderError]]:
+        """Yield as `iterate`, each with its name: the image's path, `scan.dcm[3]` for a frame, or `image 0`."""
+        yield from self._stream(images, batch_size, foreign, self._predictions)
+
+    def predict_patients(
+        self, images: Images, patients: Sequence[str], *, batch_size: int = BATCH_SIZE, foreign: Foreign = "refuse"
+    ) -> Predictions:
+        """Return one prediction a patient, in the order of their first images, named by the patient.
+
+        Images of a patient are combined by their mean log probability. A patient has no prediction set, since sets are
+        calibrated for images; whatever asks for a look at one of its images asks for a look at the patient, whose
+        `unusual` is that of the most unusual image: its probabilities count among the patient's.
+
+        Args:
+            images: One image or many; as of `predict`.
+            patients: Of each image; or whatever else is to be judged as one, such as the study.
+            batch_size: Images in memory at once.
+            foreign: As of `predict`.
+
+        Raises:
+            ReaderError: An image cannot be read; names it.
+            UserError: There are not as many patients as images.
+        """
+        return combine_patients(self.predict(images, batch_size=batch_size, foreign=foreign), patients)
+
+    def for_prevalence(self, prevalence: Mapping[str, float]) -> "EnsemblePredictor":
+        """Return this predictor for a population in which classes are more or less common than in training.
+
+        Prediction sets stay as they are: what they promise of each class holds in any mixture of the classes, what they
+        promise over all images does not. The confidence below which a person is asked was chosen in the training
+        population, so it asks for nobody here.
+
+        Args:
+            prevalence: Share of each class by name; one may be left out and has the rest.
+
+        Raises:
+            UserError: The shares are none of these classes', or the bundle does not know its own prevalence.
+        """
+        if self.document.prevalence is None:
+            raise UserError(
+                f"Ensemble {self.document.name} does not say how common its classes were in training, since consilia "
+                f"{self.document.consilia} wrote it: build it again (consilia ensemble STUDY) to correct that."
+            )
+        if 0.0 in self.document.prevalence:
+            never = self.classes[self.document.prevalence.index(0.0)]
+            raise UserError(f"Ensemble {self.document.name} has seen no image of {never}: no prevalence corrects that.")
+        return replace(self, deployed=read_prevalence(prevalence, self.classes))
+
+    def with_members(self, most: int) -> "EnsemblePredictor":
+        """Return a predictor that asks only the members of the largest weights, which is faster and less accurate.
+
+        How much less, `document.sizes` and the model card say. Its probabilities are calibrated for its size. What else
+        the ensemble promises holds for all members only: it gives no prediction sets, and asks for review of every
+        image, saying why.
+
+        Args:
+            most: Members to ask, at least 1; with as many as there are, or more, it is this predictor itself.
+
+        Raises:
+            UserError: `most` is below 1, or the bundle does not know how to calibrate fewer members.
+        """
+        if not is_cut(self.document, most):
+            return self
+        document, kept = cut_document(self.document, most)
+        networks, program = start_running(
+            self.networks.of_members(kept, document.combination),
+            document.calibrator,
+            golden_images(document.reading),
+            self.program.running if self.program is not None else Running(),
+            batch_size=BATCH_SIZE,
+        )
+        cut_from = self.cut_from or len(self.document.members)
+        gate = None  # without its network no image can be compared
+        if self.gate is not None and document.gate_network is not None:
+            gate = replace(self.gate, network=document.gate_network)
+        return replace(self, document=document, networks=networks, program=program, gate=gate, cut_from=cut_from)
+
+    def read(
+        self, images: Images, *, batch_size: int = BATCH_SIZE, foreign: Foreign = "refuse"
+    ) -> Iterator[list[tuple[str, InputImage | ReaderError]]]:
+        """Yield batches of what the networks get: each image's name, and the image or its error.
+
+        Files of the next batch are decoded in threads while the caller is busy with this one, so up to `batch_size` of
+        them are taken from an iterable ahead of their turn; with a batch size of 1, and of images in memory, none are.
+        What the iterable raises is raised after the images before it.
+
+        Raises:
+            ReaderError: `images` itself is of no type or shape that images have.
+        """
+        if batch_size < 1:
+            raise ValueError(f"batch_size must be at least 1, but got {batch_size}")
+        reading = self.document.reading
+        decoded = work_ahead(
+            split_frames(single_images(images, channels=reading.channels), reading),
+            lambda named: (named[0], self._read(*named, foreign)),
+            is_slow=lambda named: isinstance(named[1], (str, Path, Frame)),
+            ahead=batch_size if batch_size > 1 else 0,
+            n_threads=spare_threads(self.networks.device),
+        )
+        yield from in_batches(decoded, batch_size)
+
+    def predict_store(self, store: ImageStore, rows: Rows, *, batch_size: int = BATCH_SIZE) -> Probabilities:
+        """Return calibrated probabilities of rows of a prepared data set, (n_rows, n_classes); judge no image.
+
+        Raises:
+            DataError: The store has other classes, another size or other channels than the ensemble.
+        """
+        return self._pool(self.fold_probabilities(store, rows, batch_size=batch_size))
+
+    def fold_probabilities(
+        self, store: ImageStore, rows: Rows, *, batch_size: int = BATCH_SIZE
+    ) -> npt.NDArray[np.float64]:
+        """Return what each fold ensemble says before calibration, (n_folds, n_rows, n_classes).
+
+        Raises:
+            DataError: As of `predict_store`, or there are no rows.
+        """
+        check_store(store, self.document)
+        if len(rows) == 0:
+            raise DataError(f"{store.folder}: at least one image must be chosen to be predicted, but got none.")
+        batches = [rows[start : start + batch_size] for start in range(0, len(rows), batch_size)]
+        return np.concatenate([self.networks.probabilities(store.pixels[batch]) for batch in batches], axis=1)
+
+    def _stream(
+        self,
+        images: Images,
+        batch_size: int,
+        foreign: Foreign,
+        assess: Callable[[Sequence[InputImage]], Iterable[Result]],
+    ) -> Iterator[tuple[str, Result | ReaderError]]:
+        """Yield name and result, or name and error, of one image after the other; `assess` takes a batch."""
+        for batch in self.read(images, batch_size=batch_size, foreign=foreign):
+            readable = [image for _, image in batch if not isinstance(image, ReaderError)]
+            found = iter(assess(readable) if readable else ())
+            for name, image in batch:
+                yield name, image if isinstance(image, ReaderError) else next(found)
+
+    def _read(self, name: str, image: ImageLike | Frame, foreign: Foreign) -> InputImage | ReaderError:
+        document = self.document
+        with_colour = self.gate is not None and self.gate.asks_for_colour
+        try:
+            return read_input(
+                image, document.reading, kinds=document.kinds, foreign=foreign, name=name, with_colour=with_colour
+            )
+        except ReaderError as error:
+            return error
+
+    def _probabilities(self, images: Sequence[InputImage]) -> Probabilities:
+        return self._pool(self.networks.probabilities(np.stack([image.pixels for image in images])))
+
+    def _pool(self, fold_probabilities: npt.NDArray[np.float64]) -> Probabilities:
+        pooled = pool_folds(self.document.calibrator, fold_probabilities)
+        if self.deployed is None:
+            return pooled
+        return correct_prior(pooled, trained=np.array(self.document.prevalence), deployed=self.deployed)
+
+    def _predictions(self, images: Sequence[InputImage]) -> list[Prediction]:
+        logits, verdicts = look_at(images, self.networks, self.gate)
+        members = softmax(logits)
+        folds = self.networks.pool(members)
+        probabilities = self._pool(folds)
+        judgements = self._judge(probabilities, folds, members)
+        return [
+            Prediction(
+                label=self.classes[int(row.argmax())],
+                confidence=float(row.max()),
+                probabilities=dict(zip(self.classes, row.tolist(), strict=True)),
+                prediction_set=judgement.prediction_set,
+                review=(*reasons(unusual), *judgement.review),
+                unusual=unusual,
+                without_set=judgement.without_set,
+            )
+            for row, judgement, unusual in zip(probabilities, judgements, verdicts, strict=True)
+        ]
+
+    def _judge(
+        self, probabilities: Probabilities, folds: npt.NDArray[np.float64], members: MemberProbabilities
+    ) -> Sequence[Judgement]:
+        safety = self.document.safety
+        if self.cut_from is not None:
+            return [unjudged_part(len(self.document.members), self.cut_from)] * len(probabilities)
+        if safety is None:
+            return [UNJUDGED] * len(probabilities)
+        if self.deployed is not None:
+            safety = safety.model_copy(update={"abstention": None})  # that point was chosen in the other population
+        calibrated = calibrate(self.document.calibrator, folds)
+        disagreement = measure_disagreement(members, self.networks.combination.votes)
+        return judge(safety, self.sets, probabilities, calibrated, disagreement, self.classes)

@@ -1,1 +1,0 @@
-"""Metrics of class probabilities, and how sure of them one may be."""

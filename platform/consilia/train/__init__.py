@@ -1,0 +1,1 @@
+"""Training: one trial, one fold, one step; no Ray."""

@@ -1,0 +1,91 @@
+"""From stored bytes to what the network sees; prediction goes the same way."""
+
+from functools import lru_cache
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field, model_validator
+
+from consilia.config.frozen import Frozen
+
+ANTIALIAS_ABOVE = 1.5  # stored side over image side; below it bilinear interpolation skips no pixel
+
+
+class Preprocessing(Frozen):
+    """Turns stored images into network input; it lies beside the weights it was trained with."""
+
+    size: int = Field(ge=1, le=2048)  # side of stored images, pixels
+    channels: int = Field(ge=1)
+    image_size: int = Field(ge=1, le=2048)  # side that the network sees, pixels
+    mean: tuple[float, ...]  # a value a channel, of pixel / 255
+    std: tuple[float, ...]
+
+    @model_validator(mode="after")
+    def _must_have_a_value_a_channel(self) -> "Preprocessing":
+        if not len(self.mean) == len(self.std) == self.channels or min(self.std) <= 0:
+            raise ValueError(
+                f"mean and std must have {self.channels} values and std be positive, but got {self.mean} and {self.std}"
+            )
+        return self
+
+
+def network_input(images: torch.Tensor, preprocessing: Preprocessing) -> torch.Tensor:
+    """Return the evaluation view: resized and normalised, nothing random.
+
+    Args:
+        images: uint8 (b, size, size, channels), on any device.
+        preprocessing: Of the network.
+
+    Returns:
+        float32 (b, channels, image_size, image_size) on the same device.
+    """
+    return normalised(sized_planes(images, preprocessing), preprocessing)
+
+
+def sized_planes(images: torch.Tensor, preprocessing: Preprocessing) -> torch.Tensor:
+    """Return float32 planes (b, channels, image_size, image_size) in 0 ... 255: what networks of one size share."""
+    planes = resized_planes(images, preprocessing)
+    side = preprocessing.image_size
+    if planes.shape[-1] != side:
+        planes = F.interpolate(planes, size=(side, side), mode="bilinear", align_corners=False)
+    return planes
+
+
+def normalised(planes: torch.Tensor, preprocessing: Preprocessing) -> torch.Tensor:
+    """Return planes of `sized_planes` as the network of this preprocessing takes them, of the same shape."""
+    shift, scale = normalisation(preprocessing, planes)
+    return torch.addcmul(shift, planes, scale)
+
+
+def normalisation(preprocessing: Preprocessing, like: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return shift and scale as (1, channels, 1, 1): network input is shift + scale * planes."""
+    mean, std = channel_constants(preprocessing, like)
+    return -mean / std, 1 / (255 * std)
+
+
+def resized_planes(images: torch.Tensor, preprocessing: Preprocessing) -> torch.Tensor:
+    """Return float32 planes (b, channels, side, side) in 0 ... 255, reduced where sampling would alias.
+
+    The side is `image_size` where the stored one exceeds `ANTIALIAS_ABOVE` times that, else the stored side.
+    """
+    size, side = preprocessing.size, preprocessing.image_size
+    assert images.shape[1:] == (size, size, preprocessing.channels), images.shape
+    planes = images.permute(0, 3, 1, 2).float()
+    if size > ANTIALIAS_ABOVE * side:
+        planes = F.interpolate(planes, size=(side, side), mode="bilinear", align_corners=False, antialias=True)
+    return planes
+
+
+def channel_constants(preprocessing: Preprocessing, like: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return mean and std as (1, channels, 1, 1) on the device of `like`."""
+    return _constants(preprocessing.mean, preprocessing.std, like.device)
+
+
+@lru_cache(maxsize=64)
+def _constants(
+    mean: tuple[float, ...], std: tuple[float, ...], device: torch.device
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Kept, since bringing them to a GPU anew for each batch would wait for the batch before it."""
+    with torch.inference_mode(mode=False):  # scoring may be the first to ask, and training goes on with them
+        both = torch.tensor([mean, std], dtype=torch.float32, device=device).view(2, 1, -1, 1, 1)
+    return both[0], both[1]

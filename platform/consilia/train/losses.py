@@ -1,0 +1,77 @@
+"""Losses of a batch against soft targets; lower is better.
+
+Sources: Zhang et al., mixup, ICLR 2018; Szegedy et al., CVPR 2016 (label smoothing); Menon et al., Long-tail
+learning via logit adjustment, ICLR 2021, equation 10; Lin et al., Focal loss, ICCV 2017.
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import torch.nn.functional as F
+
+from consilia.config.hyperparameters import Hyperparameters
+from consilia.errors import DataError
+
+Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+"""(logits (b, c), targets (b, c) whose rows sum to 1) to the mean over the batch."""
+
+FOCAL_GAMMA = 2.0
+
+
+def make_loss(hyperparameters: Hyperparameters, class_counts: npt.NDArray[np.int64], device: torch.device) -> Loss:
+    """Return the loss that the configuration asks for.
+
+    Args:
+        hyperparameters: imbalance, tau and label_smoothing decide.
+        class_counts: Training images of each class, (n_classes,).
+        device: Of the logits.
+
+    Raises:
+        DataError: A class without training images, whose prior is then unknown.
+    """
+    smoothing = hyperparameters.label_smoothing
+    if hyperparameters.imbalance == "focal":
+        return lambda logits, targets: focal_loss(logits, smooth(targets, smoothing))
+    if hyperparameters.imbalance == "logit_adjustment":
+        if (class_counts == 0).any():
+            missing = np.flatnonzero(class_counts == 0).tolist()
+            raise DataError(f"Logit adjustment needs training images of every class, but classes {missing} have none.")
+        prior = torch.from_numpy(class_counts / class_counts.sum()).float().to(device)
+        shift = hyperparameters.tau * prior.log()
+        return lambda logits, targets: F.cross_entropy(logits + shift, targets, label_smoothing=smoothing)
+    return lambda logits, targets: F.cross_entropy(logits, targets, label_smoothing=smoothing)
+
+
+def focal_loss(logits: torch.Tensor, targets: torch.Tensor, *, gamma: float = FOCAL_GAMMA) -> torch.Tensor:
+    """Return the mean over the batch of sum_c targets_c (1 - p_c)^gamma (-log p_c)."""
+    log_p = F.log_softmax(logits, dim=1)
+    losses = -(targets * (1 - log_p.exp()).pow(gamma) * log_p).sum(dim=1)
+    return losses.mean()
+
+
+def smooth(targets: torch.Tensor, smoothing: float) -> torch.Tensor:
+    """Move the share `smoothing` of every target to the uniform distribution."""
+    return targets * (1 - smoothing) + smoothing / targets.shape[1]
+
+
+def mix(
+    images: torch.Tensor, targets: torch.Tensor, *, alpha: float, rng: np.random.Generator, n_own: int | None = None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Mix each image and target of a shuffled batch with the one at the mirrored place.
+
+    Args:
+        images: (b, ...).
+        targets: (b, n_classes).
+        alpha: Of the Beta(alpha, alpha) distribution of the batch's one share; 0 leaves the batch as it is.
+        rng: Draws the share.
+        n_own: Of a worker's part of a batch: this many images are mixed, with as many partners that follow them.
+            None if the images are the whole batch.
+    """
+    if alpha == 0:
+        return images, targets
+    other = 1 - float(rng.beta(alpha, alpha))
+    if n_own is None or n_own == len(images):
+        return images.lerp(images.flip(0), other), targets.lerp(targets.flip(0), other)
+    return images[:n_own].lerp(images[n_own:], other), targets[:n_own].lerp(targets[n_own:], other)

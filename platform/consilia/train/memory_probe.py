@@ -1,0 +1,168 @@
+"""How much memory a training step takes: measured on synthetic images, with everything that training itself uses."""
+
+import re
+import resource
+import sys
+from contextlib import closing
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from pydantic import Field
+from torch import nn
+
+from consilia.config.augmentation import AugmentationPolicy
+from consilia.config.frozen import Frozen
+from consilia.config.hyperparameters import Hyperparameters
+from consilia.train.average import WeightAverage
+from consilia.train.batches import Images, MappedImages
+from consilia.train.device import MEMORY_FORMAT, autocast
+from consilia.train.inference import predict_logits
+from consilia.train.input import Preprocessing
+from consilia.train.losses import make_loss, mix
+from consilia.train.networks.factory import ModelSpec, build_model
+from consilia.train.optimiser import make_optimiser
+from consilia.train.warp import draw_warps, training_input
+
+_COPIES = 5  # of each weight: itself, its gradient, AdamW's two moments, its average
+
+
+class StepCase(Frozen):
+    """A training step whose memory is asked for."""
+
+    hyperparameters: Hyperparameters
+    spec: ModelSpec
+    preprocessing: Preprocessing
+    batch_size: int = Field(ge=2)  # images of one worker
+    n_workers: int = Field(default=1, ge=1)  # that train together
+    precision: Literal["auto", "float32"] = "auto"
+
+    @property
+    def title(self) -> str:
+        """The step as messages call it."""
+        side = self.preprocessing.image_size
+        return f"one step of {self.hyperparameters.architecture} at {side} px and {self.batch_size} images"
+
+
+class StepMemory(Frozen):
+    """What a step took, bytes."""
+
+    title: str  # of the StepCase
+    device_bytes: int  # the most that torch reserved on the GPU; 0 on the CPU
+    context_bytes: int  # what CUDA takes beside it, for its context and kernels
+    device_total_bytes: int  # of the whole GPU; 0 on the CPU
+    host_bytes: int  # the most main memory that the process has had since it started
+
+
+def measure_step(case: StepCase, device: torch.device) -> StepMemory:
+    """Train two steps and score one batch on synthetic images, and read how much memory that took.
+
+    The first step makes the optimiser's state, so that the second meets it with all its activations. On the CPU the
+    first takes two images only, which saves half of the time.
+
+    Args:
+        case: What is trained.
+        device: Nothing else should run on it. A GPU's peak is this call's, main memory's that of the process so far.
+
+    Raises:
+        torch.OutOfMemoryError: The step does not fit the GPU. A CPU raises MemoryError or RuntimeError.
+    """
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats(device)
+    model = build_model(case.spec).to(device, memory_format=MEMORY_FORMAT)  # type: ignore[call-overload] # torch's stub lacks it
+    average = WeightAverage(model, steps_per_epoch=2)
+    size, channels = case.preprocessing.size, case.preprocessing.channels
+    pixels = np.random.default_rng(0).integers(0, 256, (case.batch_size, size, size, channels), dtype=np.uint8)
+    images = MappedImages(pixels, device)
+    # Data-parallel training gathers every gradient in buckets of its own.
+    buckets = [torch.empty_like(each) for each in model.parameters()] if case.n_workers > 1 else []
+    _train_steps(case, model, average, images, device)
+    predict_logits(
+        average.module,
+        images,
+        np.arange(case.batch_size),
+        preprocessing=case.preprocessing,
+        batch_size=case.batch_size,
+    )
+    del buckets
+    return _read_memory(case, device)
+
+
+def estimate_step(case: StepCase) -> int:
+    """Estimate the bytes of a step without computing it, to tell large networks from small ones.
+
+    Weights with their copies, and the outputs of all layers at 4 bytes a number: passed through as shapes alone.
+    """
+    n_outputs = 0
+
+    def count(module: nn.Module, inputs: object, output: object) -> None:
+        nonlocal n_outputs
+        n_outputs += output.numel() if isinstance(output, torch.Tensor) else 0
+
+    with torch.device("meta"):
+        model = build_model(case.spec).eval()
+        for module in model.modules():
+            if not any(module.children()):
+                module.register_forward_hook(count)
+        side = case.preprocessing.image_size
+        model(torch.empty(1, case.spec.channels, side, side))
+    n_weights = sum(each.numel() for each in model.parameters())
+    return 4 * (_COPIES * n_weights + case.batch_size * n_outputs)
+
+
+def _train_steps(
+    case: StepCase, model: nn.Module, average: WeightAverage, images: Images, device: torch.device
+) -> None:
+    """Take a step for each of two batches, as `train.loop` does."""
+    options, rng = case.hyperparameters, np.random.default_rng(0)
+    rows = np.arange(case.batch_size)
+    parts = [rows[:2] if device.type == "cpu" else rows, rows]
+    warps = draw_warps(rng, len(rows), policy=AugmentationPolicy(), strength=options.augmentation).to(device)
+    one_hot = torch.eye(case.spec.n_classes, device=device)[torch.from_numpy(rows % case.spec.n_classes).to(device)]
+    optimiser = make_optimiser(model, options)
+    loss_of = make_loss(options, np.ones(case.spec.n_classes, np.int64), device)
+    model.train()
+    with closing(images.batches(parts)) as batches:
+        for step, batch in enumerate(batches):
+            present = slice(0, len(parts[step]))
+            inputs = training_input(batch, warps[present] if options.augmentation else None, case.preprocessing)
+            inputs, targets = mix(inputs, one_hot[present], alpha=options.mixup, rng=rng)
+            with autocast(device, case.precision):
+                logits = model(inputs.contiguous(memory_format=MEMORY_FORMAT))
+            loss = loss_of(logits.float(), targets)
+            optimiser.zero_grad(set_to_none=True)
+            loss.backward()  # type: ignore[no-untyped-call] # torch ships it untyped
+            optimiser.step()
+            average.update(step)
+
+
+def _read_memory(case: StepCase, device: torch.device) -> StepMemory:
+    peak = context = total = 0
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+        peak = torch.cuda.max_memory_reserved(device)
+        free, total = torch.cuda.mem_get_info(device)
+        context = max(0, total - free - torch.cuda.memory_reserved(device))
+    return StepMemory(
+        title=case.title,
+        device_bytes=peak,
+        context_bytes=context,
+        device_total_bytes=total,
+        host_bytes=peak_host_bytes(),
+    )
+
+
+def peak_host_bytes() -> int:
+    """Return the most main memory that this process has had.
+
+    Linux hands the peak of `getrusage` down to the programs that a process starts, so a small child of a large process
+    would seem as large; /proc counts the program alone.
+    """
+    if sys.platform == "linux":
+        found = re.search(r"VmHWM:\s*(\d+) kB", Path("/proc/self/status").read_text(encoding="ascii"))
+        if found:
+            return int(found[1]) * 1024
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024

@@ -1,0 +1,1 @@
+"""timm models by name, their weights and features."""

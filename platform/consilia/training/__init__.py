@@ -1,1 +1,0 @@
-"""Training: one trial is a cross-validation, in plain PyTorch."""

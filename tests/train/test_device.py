@@ -1,0 +1,22 @@
+import torch
+
+from consilia.train.device import autocast, resolve_device, set_threads
+
+
+def test_a_named_device_is_taken_and_auto_takes_a_gpu_only_where_there_is_one():
+    assert resolve_device("cpu") == torch.device("cpu")
+    assert resolve_device("auto").type == ("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def test_a_cpu_computes_in_float32_whatever_the_precision():
+    layer, image = torch.nn.Linear(4, 4), torch.ones(2, 4)
+    for precision in ("auto", "float32"):
+        with autocast(torch.device("cpu"), precision):
+            assert layer(image).dtype == torch.float32
+
+
+def test_threads_are_set_by_whoever_asks():
+    before = torch.get_num_threads()
+    set_threads(2)
+    assert torch.get_num_threads() == 2
+    set_threads(before)
