@@ -35,11 +35,11 @@ from consilia.ensemble.build import build_ensemble
 from consilia.metrics.scores import METRICS
 from consilia.predict.loading import load_predictor
 from consilia.predict.predictor import EnsemblePredictor
-from consilia.search.space import join_spaces
 from consilia.study.context import training_context
 from consilia.study.plan import read_card, read_plan
 from consilia.train.cross_validation import cross_validate
 from consilia.train.refit import refit
+from consilia.tune.space import join_spaces
 
 SIZE = 32
 SELECTIONS = {"best_single": BestSingle(), "soft_vote": SoftVote(members=3), "greedy": Greedy(members=3)}

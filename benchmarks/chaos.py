@@ -34,8 +34,8 @@ from figures import print_figures
 from consilia.config.record_files import read_fold_result
 from consilia.config.study_folder import StudyFolder
 from consilia.data.phantoms import write_phantoms
-from consilia.search.ledger import read_ledger, seconds_by_purpose
-from consilia.search.stored import read_trials
+from consilia.tune.ledger import read_ledger, seconds_by_purpose
+from consilia.tune.stored import read_trials
 
 KINDS = {"worker": "ray::RayTrainWorker", "slot": "ray::Slot", "broker": "ray::Broker"}
 WEIGHTS = {"worker": 6, "slot": 3, "broker": 3, "driver": 1}

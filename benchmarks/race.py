@@ -25,7 +25,7 @@ from consilia.config.study import (
     StudyPlan,
     TrainingPlan,
 )
-from consilia.search import racing
+from consilia.tune import racing
 
 Curves = npt.NDArray[np.float64]  # (n_trials, k, epochs), scores of the validation folds
 

@@ -1,6 +1,6 @@
 """Racing over folds: what it saves, and what it costs, on drawn trials and on recorded ones.
 
-consilia's own `search.racing` decides, made from a plan with its defaults and fed epoch by epoch; full
+consilia's own `tune.racing` decides, made from a plan with its defaults and fed epoch by epoch; full
 cross-validation, "worse than the incumbent" and Optuna's WilcoxonPruner run over the same trials in the same orders.
 
     python benchmarks/racing.py [--quick] [--searches 200] [--orders 200] [--settings]
@@ -19,8 +19,8 @@ from figures import print_figures, print_table
 from race import FULL, METHODS, RIVALS, Curves, make, make_ours, race
 
 from consilia.config.study import FoldPruning, Halving, Metric, Racing, Stopping
-from consilia.search.fold_pruner import residual_sd
-from consilia.search.racing import Racing as Decides
+from consilia.tune.fold_pruner import residual_sd
+from consilia.tune.racing import Racing as Decides
 
 CURVES = Path(__file__).parent / "curves_pneumonia.parquet"
 K = 5

@@ -21,9 +21,9 @@ from consilia.config.study_folder import TrialFolder
 from consilia.data.folds import make_folds
 from consilia.data.store.prepare import prepare
 from consilia.files import write_atomically
-from consilia.search.space import join_spaces
 from consilia.train.context import TrainingContext
 from consilia.train.tables import read_history
+from consilia.tune.space import join_spaces
 
 CURVES = Path(__file__).parent / "curves_pneumonia.parquet"
 

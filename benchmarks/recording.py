@@ -18,10 +18,10 @@ from consilia.config.space import Architecture
 from consilia.config.study import TrainingPlan
 from consilia.data.folds import FoldPlan
 from consilia.data.store.image_store import ImageStore
-from consilia.search.space import JointSpace
 from consilia.train.context import TrainingContext
 from consilia.train.cross_validation import cross_validate
 from consilia.train.device import set_threads
+from consilia.tune.space import JointSpace
 
 K, EPOCHS, SEED = 5, 6, 0
 

@@ -28,13 +28,13 @@ from consilia.config.records import EpochReport, FoldResult, TaskTaken, TrialOut
 from consilia.config.space import SearchSpace
 from consilia.config.study import Budget, FoldsPlan, SearchPlan, StudyPlan, TrainingPlan
 from consilia.config.study_folder import StudyFolder
-from consilia.search.controller import TrialController
-from consilia.search.ledger import Ledger
-from consilia.search.limits import Limits
-from consilia.search.racing import make_racing
-from consilia.search.simulator import VirtualClock, simulate
-from consilia.search.space import join_spaces
-from consilia.search.suggester import OptunaSuggester
+from consilia.tune.controller import TrialController
+from consilia.tune.ledger import Ledger
+from consilia.tune.limits import Limits
+from consilia.tune.racing import make_racing
+from consilia.tune.simulator import VirtualClock, simulate
+from consilia.tune.space import join_spaces
+from consilia.tune.suggester import OptunaSuggester
 
 EPOCH_SECONDS, EPOCHS, K = 30.0, 12, 5
 SPACES = ("resnet", "densenet", "efficientnet")

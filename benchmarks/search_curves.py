@@ -8,8 +8,8 @@ import pandas as pd
 
 from consilia.config.study_folder import StudyFolder
 from consilia.data.folds import load_folds
-from consilia.search.stored import read_trials
 from consilia.train.tables import read_history
+from consilia.tune.stored import read_trials
 
 Point = tuple[float, float]  # seconds since the start, and a value
 

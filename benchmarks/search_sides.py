@@ -23,11 +23,11 @@ from consilia.config.study import ClusterProfile, StudyPlan
 from consilia.config.study_folder import StudyFolder
 from consilia.data.folds import make_folds
 from consilia.data.store.prepare import prepare
-from consilia.search.space import JointSpace, join_spaces
 from consilia.study.plan import read_plan
 from consilia.train.context import TrainingContext
 from consilia.train.cross_validation import cross_validate
 from consilia.train.device import set_threads
+from consilia.tune.space import JointSpace, join_spaces
 
 
 def main() -> None:

@@ -27,9 +27,9 @@ from numbered_tasks import NumberedTasks
 from consilia.cluster.connection import connect
 from consilia.config.records import EpochReport, TrialOutcome, TrialTask
 from consilia.config.study import ClusterProfile
-from consilia.search.capacity import Share
-from consilia.search.slot import SlotOptions
-from consilia.search.tuner import run_in_slots
+from consilia.tune.capacity import Share
+from consilia.tune.slot import SlotOptions
+from consilia.tune.tuner import run_in_slots
 
 N_SLOTS = 2
 WORKER = "RayTrainWorker"
@@ -63,7 +63,7 @@ def measure(folder: Path) -> list[tuple[str, float]]:
 
 
 def report(found: dict[str, list[float]], probe: float) -> None:
-    """Print both parts and the sum that `search.demand` adds."""
+    """Print both parts and the sum that `tune.demand` adds."""
     medians = {name: statistics.median(values) for name, values in found.items()}
     helpers, more = medians["helpers"], medians["worker"] - probe
     rows = [

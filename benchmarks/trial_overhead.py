@@ -25,9 +25,9 @@ from ray.train.torch import TorchTrainer
 from consilia.cluster.connection import connect
 from consilia.config.records import EpochReport, TrialOutcome, TrialTask
 from consilia.config.study import ClusterProfile
-from consilia.search.capacity import Share
-from consilia.search.slot import SlotOptions
-from consilia.search.tuner import run_in_slots
+from consilia.tune.capacity import Share
+from consilia.tune.slot import SlotOptions
+from consilia.tune.tuner import run_in_slots
 
 BATCHES, BATCH_SECONDS = 10, 0.02
 

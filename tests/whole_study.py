@@ -24,9 +24,6 @@ from consilia.config.study import StudyPlan
 from consilia.config.study_folder import StudyFolder
 from consilia.data.phantoms import write_phantoms
 from consilia.data.store.prepare import prepare
-from consilia.search.engine import open_controller
-from consilia.search.ledger import Ledger
-from consilia.search.refitting import refit_here
 from consilia.study.combine import combine
 from consilia.study.context import training_context
 from consilia.study.folder import open_study
@@ -35,6 +32,9 @@ from consilia.study.refit import missing_refits
 from consilia.study.run import load_or_make_folds
 from consilia.study.weights import resolve_weights
 from consilia.train.cross_validation import cross_validate
+from consilia.tune.ledger import Ledger
+from consilia.tune.refitting import refit_here
+from consilia.tune.search import open_controller
 
 PLAN = {
     "name": "equal",

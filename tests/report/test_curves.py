@@ -12,8 +12,8 @@ from consilia.config.hyperparameters import Hyperparameters
 from consilia.config.records import EpochReport, FoldResult, TrialRecord, TrialTask
 from consilia.config.study_folder import StudyFolder
 from consilia.report.curves import Curves
-from consilia.search.observer import Audience, SearchObserver
 from consilia.train.tables import read_history, write_history
+from consilia.tune.observer import Audience, SearchObserver
 
 Curve = list[tuple[int, float]]
 

@@ -14,12 +14,12 @@ from consilia.config.recipe import EnsembleRecipe, Greedy
 from consilia.config.record_files import read_trial
 from consilia.config.records import RefitProgress, TrialOutcome
 from consilia.errors import RunError, UserError
-from consilia.search import refitting
-from consilia.search.ledger import read_ledger
 from consilia.study.end import InterruptedStudyError
 from consilia.study.rebuild import rebuild
 from consilia.study.refit import refit_seconds
 from consilia.study.run import run_study
+from consilia.tune import refitting
+from consilia.tune.ledger import read_ledger
 
 FAST = EnsembleRecipe(name="fast", build="fast", selection=Greedy(members=3))
 

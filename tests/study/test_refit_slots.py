@@ -20,12 +20,12 @@ from consilia.config.study_folder import StudyFolder
 from consilia.config.weights import FROM_SCRATCH
 from consilia.data.folds import load_folds
 from consilia.data.store.prepare import prepare
-from consilia.search.capacity import Capacity, Share
-from consilia.search.ledger import read_ledger
-from consilia.search.nodes import living_nodes
-from consilia.search.refitting import refit_here, refit_in_slots
 from consilia.study.context import training_context
 from consilia.train.context import TrainingContext
+from consilia.tune.capacity import Capacity, Share
+from consilia.tune.ledger import read_ledger
+from consilia.tune.nodes import living_nodes
+from consilia.tune.refitting import refit_here, refit_in_slots
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(600)]
 

@@ -7,12 +7,12 @@ from consilia.config.study import StudyPlan
 from consilia.config.weights import FROM_SCRATCH
 from consilia.data.folds import load_folds
 from consilia.data.store.prepare import prepare
-from consilia.search.space import join_spaces
 from consilia.study.context import training_context
 from consilia.study.plan import read_plan
 from consilia.study.steps import demanding_steps, largest_image_size
 from consilia.train.context import TrainingContext
 from consilia.train.memory_probe import StepCase, estimate_step
+from consilia.tune.space import join_spaces
 
 
 @pytest.fixture

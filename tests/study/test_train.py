@@ -70,7 +70,7 @@ def test_a_bundle_whose_evaluation_was_cut_off_is_evaluated_by_the_next_start(tr
     from consilia.data.folds import load_folds
     from consilia.data.store.prepare import prepare
     from consilia.ensemble.build import build_ensemble
-    from consilia.search.stored import read_trials
+    from consilia.tune.stored import read_trials
 
     plan, folder = trained_copy.plan, trained_copy.folder
     records = list(read_trials(folder).values())

@@ -21,10 +21,10 @@ from consilia.ensemble.evaluate import evaluate
 from consilia.errors import BundleError
 from consilia.files import write_json
 from consilia.predict.loading import load_predictor
-from consilia.search.ledger import read_ledger, seconds_by_purpose
-from consilia.search.stored import leaderboard, read_trials
 from consilia.study.end import read_end
 from consilia.study.test_access import log_opening
+from consilia.tune.ledger import read_ledger, seconds_by_purpose
+from consilia.tune.stored import leaderboard, read_trials
 
 logger = logging.getLogger(__name__)
 
@@ -38,7 +38,7 @@ class StudyResult:
     document: BundleDocument  # what the bundle says of itself, its evaluations among it
     trials: tuple[TrialRecord, ...]  # finished ones, best first
     ended_by: str  # which limit ended the search
-    seconds: Mapping[str, float]  # of the search, by purpose: see `search.ledger`
+    seconds: Mapping[str, float]  # of the search, by purpose: see `tune.ledger`
 
 
 def combine(

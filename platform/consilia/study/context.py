@@ -5,8 +5,8 @@ from consilia.config.study_folder import StudyFolder
 from consilia.config.weights import WeightsSource
 from consilia.data.folds import FoldPlan
 from consilia.data.store.image_store import ImageStore
-from consilia.search.space import join_spaces
 from consilia.train.context import TrainingContext
+from consilia.tune.space import join_spaces
 
 
 def training_context(

@@ -8,8 +8,8 @@ from consilia.config.study import StudyPlan
 from consilia.config.study_folder import StudyFolder
 from consilia.errors import RunError, StudyError
 from consilia.files import write_json
-from consilia.search.controller import TrialController
-from consilia.search.stored import read_trials
+from consilia.tune.controller import TrialController
+from consilia.tune.stored import read_trials
 
 
 class InterruptedStudyError(RunError):

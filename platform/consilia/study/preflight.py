@@ -9,8 +9,8 @@ import torch
 from consilia.config.study import StudyPlan
 from consilia.config.study_folder import StudyFolder
 from consilia.errors import StudyError
-from consilia.search.space import join_spaces
 from consilia.train.networks.factory import ModelSpec, build_model
+from consilia.tune.space import join_spaces
 
 _RESERVE_BYTES = 200 * 2**20  # logs, journal, predictions
 _CHECKPOINT_COPIES = 4  # network, EMA, and AdamW's two moments

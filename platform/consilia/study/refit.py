@@ -14,9 +14,6 @@ from consilia.data.folds import FoldPlan
 from consilia.data.store.image_store import ImageStore
 from consilia.ensemble.refits import chosen_trials
 from consilia.errors import RunError, StudyError
-from consilia.search.refit_controller import RefitController
-from consilia.search.refitting import refit_here, refit_in_slots
-from consilia.search.stored import read_trials
 from consilia.study.context import training_context
 from consilia.study.end import InterruptedStudyError
 from consilia.study.slots import open_slots
@@ -24,6 +21,9 @@ from consilia.study.view import StudyView
 from consilia.study.weights import check_weights, resolve_weights
 from consilia.train.order import check_refit_workers
 from consilia.train.refit import read_refit
+from consilia.tune.refit_controller import RefitController
+from consilia.tune.refitting import refit_here, refit_in_slots
+from consilia.tune.stored import read_trials
 
 logger = logging.getLogger(__name__)
 

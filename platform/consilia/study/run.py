@@ -15,10 +15,6 @@ from consilia.data.store.image_store import ImageStore
 from consilia.data.store.prepare import prepare
 from consilia.errors import StudyError
 from consilia.report.curves import Curves
-from consilia.search.engine import search_trials
-from consilia.search.observer import Audience
-from consilia.search.single import train_one
-from consilia.search.warm_start import Start
 from consilia.study.combine import StudyResult, combine, is_built
 from consilia.study.context import training_context
 from consilia.study.end import is_over, settle_end
@@ -31,6 +27,10 @@ from consilia.study.view import StudyView
 from consilia.study.warm_start import read_warm_start
 from consilia.study.weights import check_unchanged, check_weights, resolve_weights
 from consilia.train.order import check_workers
+from consilia.tune.observer import Audience
+from consilia.tune.search import search_trials
+from consilia.tune.single import train_one
+from consilia.tune.warm_start import Start
 
 logger = logging.getLogger(__name__)
 

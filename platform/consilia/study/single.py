@@ -8,9 +8,9 @@ from consilia.config.strict_yaml import parse_settings
 from consilia.config.study import NoStopping, SearchPlan, StudyPlan
 from consilia.config.validation import near_match, validate
 from consilia.errors import PlanError
-from consilia.search.space import join_spaces
 from consilia.study.plan import read_plan
 from consilia.study.spaces import check_spaces
+from consilia.tune.space import join_spaces
 
 
 def read_single_plan(path: Path, *, architecture: str | None = None, settings: Sequence[str] = ()) -> StudyPlan:

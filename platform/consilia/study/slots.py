@@ -7,12 +7,12 @@ from dataclasses import dataclass
 
 from consilia.cluster.connection import connect
 from consilia.config.study import StudyPlan
-from consilia.search.capacity import Capacity, Node, describe_capacity, plan_capacity
-from consilia.search.demand import worker_demand
-from consilia.search.nodes import living_nodes, measure_steps
 from consilia.study.steps import demanding_steps
 from consilia.study.view import StudyView
 from consilia.train.context import TrainingContext
+from consilia.tune.capacity import Capacity, Node, describe_capacity, plan_capacity
+from consilia.tune.demand import worker_demand
+from consilia.tune.nodes import living_nodes, measure_steps
 
 logger = logging.getLogger(__name__)
 

@@ -10,8 +10,8 @@ from consilia.config.space import Choice, Parameter, SearchSpace
 from consilia.config.study import StudyPlan
 from consilia.config.validation import near_match
 from consilia.errors import PlanError
-from consilia.search.space import JointSpace, join_spaces
 from consilia.train.networks.factory import ModelSpec, check_architecture, check_image_size
+from consilia.tune.space import JointSpace, join_spaces
 
 
 def read_space(reference: Reference, base: Path) -> SearchSpace:

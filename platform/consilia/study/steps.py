@@ -3,10 +3,10 @@
 from consilia.config.hyperparameters import Hyperparameters
 from consilia.config.space import Choice, Value
 from consilia.config.study import StudyPlan
-from consilia.search.space import JointSpace, Range, join_spaces
 from consilia.train.context import TrainingContext
 from consilia.train.input import Preprocessing
 from consilia.train.memory_probe import StepCase, estimate_step
+from consilia.tune.space import JointSpace, Range, join_spaces
 
 _MORE_IS_LARGER = ("image_size", "drop_path", "head_dropout", "mixup", "augmentation")  # memory grows with these
 _MEASURED = 3  # steps at most

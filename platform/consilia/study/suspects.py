@@ -18,9 +18,9 @@ from consilia.ensemble.unseen import combine_unseen
 from consilia.files import write_atomically
 from consilia.metrics.label_errors import Suspects, suspect_labels
 from consilia.report.contact_sheet import contact_sheet
-from consilia.search.stored import read_trials
 from consilia.study.data import open_data
 from consilia.study.folder import find_study
+from consilia.tune.stored import read_trials
 
 _SHOWN = 50  # pictures on the sheet
 

@@ -12,9 +12,9 @@ from consilia.config.study import StudyPlan
 from consilia.config.study_folder import FoldFolder, StudyFolder
 from consilia.errors import StudyError
 from consilia.report.trial_rows import Place, TrialBoard, TrialRow
-from consilia.search.stored import leaderboard
 from consilia.study.folder import is_held
 from consilia.train.tables import read_history
+from consilia.tune.stored import leaderboard
 
 Content = TypeVar("Content")
 

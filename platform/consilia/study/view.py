@@ -2,8 +2,8 @@
 
 from typing import Protocol
 
-from consilia.search.observer import SearchObserver
-from consilia.search.refit_controller import RefitView
+from consilia.tune.observer import SearchObserver
+from consilia.tune.refit_controller import RefitView
 
 
 class StudyView(SearchObserver, RefitView, Protocol):

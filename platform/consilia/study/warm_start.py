@@ -6,10 +6,10 @@ from pathlib import Path
 from consilia.config.study import StudyPlan
 from consilia.config.study_folder import StudyFolder
 from consilia.errors import PlanError, StudyError
-from consilia.search.space import join_spaces
-from consilia.search.stored import leaderboard, read_trials
-from consilia.search.warm_start import EarlierStudy, WarmStart, warm_start
 from consilia.study.folder import find_study
+from consilia.tune.space import join_spaces
+from consilia.tune.stored import leaderboard, read_trials
+from consilia.tune.warm_start import EarlierStudy, WarmStart, warm_start
 
 
 def read_warm_start(plan: StudyPlan, studies: Path) -> WarmStart:

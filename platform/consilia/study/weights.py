@@ -11,9 +11,9 @@ from consilia.config.study_folder import StudyFolder
 from consilia.config.weights import FROM_SCRATCH, HUB, WeightsSource
 from consilia.errors import PlanError, StudyError
 from consilia.files import write_json
-from consilia.search.space import join_spaces
 from consilia.train.networks.factory import ModelSpec, build_model
 from consilia.train.networks.weights import find_weights, fingerprint, require_weights
+from consilia.tune.space import join_spaces
 
 VARIABLE = "CONSILIA_WEIGHTS"
 

@@ -1,1 +1,0 @@
-"""The search: Optuna suggests, racing decides, slots train."""

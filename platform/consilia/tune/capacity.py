@@ -1,0 +1,187 @@
+"""How many slots a cluster can hold: computed before anything is started.
+
+The rule. All workers of a search take equal shares. A node holds as many as each of its resources has shares for, and
+a share below a whole GPU lies on one GPU: two GPUs hold two shares of 0.6, not three. A slot's workers may lie on
+several nodes (Ray Train's PACK puts them on as few as it can), so a cluster holds as many slots as it has places for
+workers, divided by the workers of a slot. Equal shares leave no room to arrange them badly: whichever places Ray
+chooses, this many can be scheduled and no more.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+from consilia.config.study import ClusterProfile
+from consilia.errors import ClusterError
+from consilia.tune.demand import Demand
+
+_UNITS = 10_000  # Ray counts in ten-thousandths; so do we, or 1 / 0.1 would not be 10
+_SLOT_BYTES = 2**20  # of a worker's memory that it does not reserve: slots reserve a byte each, on any node
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Node:
+    """A living node, with its resources as Ray names them: "CPU", "GPU", "memory" (bytes)."""
+
+    name: str
+    free: Mapping[str, float]
+    total: Mapping[str, float]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Share:
+    """What each worker of a slot takes."""
+
+    cpus: float
+    gpus: float
+    memory: int  # bytes of host memory; 0: nothing is known of it
+
+    @property
+    def resources(self) -> dict[str, float]:
+        """The share as Ray is asked for it."""
+        asked = {"CPU": self.cpus, "GPU": self.gpus, "memory": float(max(0, self.memory - _SLOT_BYTES))}
+        return {name: amount for name, amount in asked.items() if amount > 0}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Capacity:
+    """The slots of a search."""
+
+    n_slots: int
+    workers: int  # of each slot
+    share: Share
+    exclusive: Share | None  # for a trial that ran out of memory; None: no node has more for it
+
+
+def plan_capacity(nodes: Mapping[str, Node], profile: ClusterProfile, *, demand: Demand, n_trials: int) -> Capacity:
+    """Fill the cluster with slots.
+
+    Args:
+        nodes: Living nodes by their ids.
+        profile: CPUs and workers of a slot, and an upper bound on the number of slots.
+        demand: What a worker needs of GPU and memory.
+        n_trials: More slots than trials would stand idle.
+
+    Raises:
+        ClusterError: The cluster cannot hold a single slot, so the search would wait for ever.
+    """
+    share = Share(cpus=profile.cpus_per_slot, gpus=demand.gpus, memory=demand.memory)
+    _check_gpus(share, workers=profile.workers_per_trial)
+    workers = profile.workers_per_trial
+    n_slots = _places(nodes, share) // workers
+    if n_slots == 0:
+        raise ClusterError(_refusal(nodes, share, profile))
+    return Capacity(
+        n_slots=min(n_slots, profile.max_slots or n_slots, n_trials),
+        workers=workers,
+        share=share,
+        exclusive=next((each for each in _exclusive_or_larger(share) if _places(nodes, each) >= workers), None),
+    )
+
+
+def describe_capacity(capacity: Capacity, demand: Demand) -> str:
+    """Say how many slots there are and why each is as large as it is."""
+    share = capacity.share
+    parts = [f"{share.gpus:g} GPU"] if share.gpus else [f"{share.cpus:g} CPU"]
+    parts += [f"{_gigabytes(share.memory)} GB of memory"] if share.memory and not share.gpus else []
+    slots = f"{capacity.n_slots} slot{'s' if capacity.n_slots > 1 else ''} of "
+    slots += f"{capacity.workers} workers with " if capacity.workers > 1 else ""
+    step = demand.most
+    if step is None:
+        return f"{slots}{' and '.join(parts)}, as the profile says"
+    if not step.device_total_bytes:
+        return f"{slots}{' and '.join(parts)}: {step.title} peaks at {_gigabytes(step.host_bytes)} GB"
+    peak = f"{_gigabytes(step.device_bytes)} GB of {_gigabytes(step.device_total_bytes)} GB"
+    return f"{slots}{' and '.join(parts)}: {step.title} peaks at {peak}"
+
+
+def places(resources: Mapping[str, float], share: Share) -> int:
+    """Return how many workers a node with these resources holds.
+
+    A node says how much of its GPUs is free in sum. The whole ones in it are taken to be whole, and
+    the rest to lie on one GPU, since Ray fills a GPU that is in use before it opens another.
+    """
+    counts = [_units(resources.get("CPU", 0)) // _units(share.cpus)]
+    if share.memory:
+        counts.append(int(resources.get("memory", 0)) // share.memory)
+    if share.gpus:
+        counts.append(_gpu_places(_units(resources.get("GPU", 0)), _units(share.gpus)))
+    return min(counts)
+
+
+def _gpu_places(free: int, need: int) -> int:
+    if need >= _UNITS:
+        return free // need
+    gpus, rest = divmod(free, _UNITS)
+    return gpus * (_UNITS // need) + rest // need
+
+
+def _units(amount: float) -> int:
+    return round(amount * _UNITS)
+
+
+def _places(nodes: Mapping[str, Node], share: Share) -> int:
+    return sum(places(node.free, share) for node in nodes.values())
+
+
+def _exclusive_or_larger(share: Share) -> list[Share]:
+    """Return what would give a trial more room than `share`, the most first."""
+    if share.gpus >= 1:
+        return []
+    if share.gpus > 0:
+        alone = replace(share, gpus=1.0)
+        return [replace(alone, memory=2 * share.memory), alone]
+    return [replace(share, memory=2 * share.memory)] if share.memory else []
+
+
+def _check_gpus(share: Share, *, workers: int) -> None:
+    """Refuse shares that Ray or NCCL would refuse later."""
+    if share.gpus > 1 and share.gpus != int(share.gpus):
+        raise ClusterError(
+            f"cluster.gpus_per_slot must be whole above 1, but is {share.gpus:g}: Ray divides one GPU, not two."
+        )
+    if workers > 1 and 0 < share.gpus < 1:
+        raise ClusterError(
+            f"The {workers} workers of a trial need a GPU each, since NCCL takes no two workers on one, but "
+            f"cluster.gpus_per_slot is {share.gpus:g}. Set it to 1 or auto, or cluster.workers_per_trial to 1."
+        )
+
+
+def _refusal(nodes: Mapping[str, Node], share: Share, profile: ClusterProfile) -> str:
+    need = f"{share.cpus:g} CPU, {share.gpus:g} GPU and {_gigabytes(share.memory)} GB of memory"
+    if profile.workers_per_trial == 1:
+        who = f"A slot needs {need} on one node"
+    else:
+        who = f"A slot needs {profile.workers_per_trial} workers with {need} each, a worker on one node"
+    found = "\n".join(f"  {node.name}: {_describe(node)}" for node in nodes.values()) or "  no node"
+    whole = {key: replace(node, free=node.total) for key, node in nodes.items()}
+    if _places(whole, share) >= profile.workers_per_trial:
+        advice = "Other jobs hold the rest: wait until they have ended, or"
+    else:
+        advice = "No waiting helps, since the whole cluster is too small:"
+    return f"{who}, but free are:\n{found}\n{advice} lower {' or '.join(_keys(whole, share, profile))}."
+
+
+def _keys(nodes: Mapping[str, Node], share: Share, profile: ClusterProfile) -> list[str]:
+    """Return the keys to lower: of what is short even by itself, else of everything that is asked for."""
+    memory = "cluster.memory_per_slot"
+    if profile.memory_per_slot == "auto":  # a smaller number would be a promise that training breaks
+        memory = "training.batch_size or training.image_size (the memory was measured)"
+    parts = {
+        "cluster.cpus_per_slot": replace(share, gpus=0.0, memory=0),
+        "cluster.gpus_per_slot": replace(share, cpus=1 / _UNITS, memory=0),
+        memory: replace(share, cpus=1 / _UNITS, gpus=0.0),
+    }
+    asked = {key: part for key, part in parts.items() if part.gpus or part.memory or key == "cluster.cpus_per_slot"}
+    short = [key for key, part in asked.items() if _places(nodes, part) < profile.workers_per_trial]
+    more = ["cluster.workers_per_trial"] if profile.workers_per_trial > 1 else []
+    return (short or list(asked)) + more
+
+
+def _describe(node: Node) -> str:
+    free, total = node.free, node.total
+    memory = f"{_gigabytes(free.get('memory', 0))} of {_gigabytes(total.get('memory', 0))} GB of memory"
+    return ", ".join([*(f"{free.get(name, 0):g} of {total.get(name, 0):g} {name}" for name in ("CPU", "GPU")), memory])
+
+
+def _gigabytes(n_bytes: float) -> str:
+    return f"{n_bytes / 1e9:.1f}"

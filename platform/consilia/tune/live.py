@@ -1,0 +1,56 @@
+"""How many slots the cluster holds now: nodes come and go while a search runs."""
+
+import time
+from collections.abc import Callable, Mapping
+
+from consilia.tune.capacity import Capacity, Node, places
+
+_POLL_SECONDS = 2.0
+
+
+class LiveSlots:
+    """Counts slots over the nodes that live now.
+
+    What a node holds is the most that was ever seen to be free on it: later the search's own workers occupy it. The
+    most, and not the first, since a slot that waits for its workers may take a new node's room before anybody has
+    looked, and since other jobs end. A node that is lost takes its places with it, and has the same ones if it comes
+    back.
+
+    Args:
+        capacity: Of the search: share and workers of a slot.
+        nodes: Returns the living nodes by id.
+        limit: Slots that are wanted at most.
+        seen: Nodes as they were before the first slot started: what `plan_capacity` was given.
+        clock: Monotonic seconds.
+        poll_seconds: `nodes` is asked no more often.
+    """
+
+    def __init__(
+        self,
+        capacity: Capacity,
+        nodes: Callable[[], Mapping[str, Node]],
+        *,
+        limit: int,
+        seen: Mapping[str, Node],
+        clock: Callable[[], float] = time.monotonic,
+        poll_seconds: float = _POLL_SECONDS,
+    ) -> None:
+        self._capacity, self._nodes, self._limit = capacity, nodes, limit
+        self._clock, self._poll_seconds = clock, poll_seconds
+        self._places = {key: places(node.free, capacity.share) for key, node in seen.items()}
+        self._alive = frozenset(seen)
+        self._next_poll = clock() + poll_seconds
+
+    def count(self) -> int:
+        """Return the number of slots that the cluster holds, 0 while all nodes are lost."""
+        if self._clock() >= self._next_poll:
+            self._poll()
+        n_places = sum(self._places[key] for key in self._alive)
+        return min(self._limit, n_places // self._capacity.workers)
+
+    def _poll(self) -> None:
+        nodes = self._nodes()
+        for key, node in nodes.items():
+            self._places[key] = max(self._places.get(key, 0), places(node.free, self._capacity.share))
+        self._alive = frozenset(nodes)
+        self._next_poll = self._clock() + self._poll_seconds

@@ -1,0 +1,122 @@
+"""The search of a study: its controller, its slots, and Ray Tune between them."""
+
+import functools
+from collections.abc import Mapping, Sequence
+
+from consilia.config.study import StudyPlan
+from consilia.config.study_folder import StudyFolder
+from consilia.metrics.scores import METRICS
+from consilia.train.context import TrainingContext
+from consilia.train.cross_validation import cross_validate
+from consilia.tune.capacity import Capacity, Node
+from consilia.tune.controller import TrialController
+from consilia.tune.ledger import Ledger
+from consilia.tune.limits import Limits
+from consilia.tune.live import LiveSlots
+from consilia.tune.nodes import living_nodes
+from consilia.tune.noise import objective_noise
+from consilia.tune.observer import SearchObserver
+from consilia.tune.racing import make_racing
+from consilia.tune.slot import SlotOptions
+from consilia.tune.space import join_spaces
+from consilia.tune.stored import stored_reports
+from consilia.tune.suggester import OptunaSuggester
+from consilia.tune.tuner import run_in_slots
+from consilia.tune.warm_start import Start
+
+
+def search_trials(
+    plan: StudyPlan,
+    context: TrainingContext,
+    folder: StudyFolder,
+    observer: SearchObserver,
+    *,
+    capacity: Capacity,
+    nodes: Mapping[str, Node],
+    starts: Sequence[Start] = (),
+) -> TrialController:
+    """Run the trials that the plan still wants, in slots. Ray must be connected.
+
+    Args:
+        plan: The study.
+        context: What its trials share.
+        folder: Of the study.
+        observer: Told of everything.
+        capacity: The slots that `nodes` hold.
+        nodes: The cluster's before the search takes any of it; nodes that come later add slots.
+        starts: Configurations of earlier studies, to be tried first.
+
+    Returns:
+        The controller of all trials; some are paused if the search ended before they did.
+    """
+    share = capacity.share
+    ledger = Ledger(folder.ledger, devices=capacity.workers * (share.gpus or share.cpus))
+    has_exclusive_slots = capacity.exclusive is not None
+    controller = open_controller(
+        plan,
+        folder,
+        observer,
+        n_slots=capacity.n_slots,
+        ledger=ledger,
+        has_exclusive_slots=has_exclusive_slots,
+        starts=starts,
+    )
+    observer.search_started(
+        n_trials=plan.search.trials, n_slots=capacity.n_slots, records=tuple(controller.records.values())
+    )
+    options = SlotOptions(
+        run_trial=functools.partial(cross_validate, context=context),
+        n_folds=plan.folds.k,
+        share=share,
+        exclusive=capacity.exclusive,
+        n_workers=capacity.workers,
+        hang_seconds=plan.cluster.hang_seconds,
+        storage=str(folder.ray / "train"),
+    )
+    limit = min(plan.cluster.max_slots or plan.search.trials, plan.search.trials)
+    live = LiveSlots(capacity, living_nodes, limit=limit, seen=nodes)
+    try:
+        run_in_slots(controller, n_slots=live.count, options=options, storage=folder.ray)
+    finally:
+        controller.close("the search was interrupted")
+    return controller
+
+
+def open_controller(
+    plan: StudyPlan,
+    folder: StudyFolder,
+    observer: SearchObserver,
+    *,
+    n_slots: int,
+    ledger: Ledger,
+    has_exclusive_slots: bool = False,
+    starts: Sequence[Start] = (),
+) -> TrialController:
+    """Open the study's journal and trials, and feed the racing what earlier runs have reported."""
+    higher_is_better = bool(METRICS[plan.search.metric].higher_is_better)
+    racing = make_racing(plan)
+    for report in stored_reports(folder, metric=plan.search.metric):
+        racing.hear(report)
+    return TrialController(
+        plan.search,
+        folder=folder,
+        n_folds=plan.folds.k,
+        suggester=OptunaSuggester(
+            folder.journal,
+            join_spaces(plan.spaces, weights=plan.training.weights),
+            name=plan.name,
+            seed=plan.seed,
+            higher_is_better=higher_is_better,
+            n_slots=n_slots,
+            starts=starts,
+        ),
+        racing=racing,
+        observer=observer,
+        limits=Limits(
+            plan.search.budget,
+            ledger,
+            higher_is_better=higher_is_better,
+            noise=functools.partial(objective_noise, folder=folder, metric=plan.search.metric),
+        ),
+        has_exclusive_slots=has_exclusive_slots,
+    )

@@ -1,0 +1,228 @@
+"""Optuna's side of the search: ask for a configuration, tell how it ended, all in one journal."""
+
+import logging
+import os
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import optuna
+from optuna.storages import InMemoryStorage, JournalStorage
+from optuna.storages.journal import JournalFileBackend
+from optuna.storages.journal._file import LOCK_FILE_SUFFIX
+from optuna.trial import TrialState
+
+from consilia.config.hyperparameters import Hyperparameters
+from consilia.config.records import TrialRecord, TrialTask
+from consilia.tune.space import JointSpace
+from consilia.tune.warm_start import Start
+
+logger = logging.getLogger(__name__)
+
+
+class Suggester(Protocol):
+    """Where configurations come from, and who is told how they ended."""
+
+    @property
+    def n_asked(self) -> int:
+        """Number of trials that were ever asked for."""
+
+    def ask(self) -> TrialTask:
+        """Return the next configuration under a new number."""
+
+    def unfinished(self) -> Sequence[TrialTask]:
+        """Return the trials that some earlier process asked for and never told the end of."""
+
+    def resume(self, number: int) -> None:
+        """An unfinished trial is running again."""
+
+    def tell(self, record: TrialRecord, *, metric: str) -> None:
+        """Take down how a trial ended, or that it was paused."""
+
+
+class OneConfiguration:
+    """Trains a single given configuration, as trial 0."""
+
+    def __init__(self, hyperparameters: Hyperparameters, *, known: Mapping[int, TrialRecord]) -> None:
+        self._task = TrialTask(number=0, hyperparameters=hyperparameters)
+        self._known = known.get(0)
+        self._n_asked = int(self._known is not None)
+
+    @property
+    def n_asked(self) -> int:
+        """1 once trial 0 was handed out."""
+        return self._n_asked
+
+    def ask(self) -> TrialTask:
+        """Return trial 0."""
+        self._n_asked = 1
+        return self._task
+
+    def unfinished(self) -> Sequence[TrialTask]:
+        """Return trial 0 if its record says that it has not ended."""
+        return [self._task] if self._known is not None and not self._known.has_ended else []
+
+    def resume(self, number: int) -> None:
+        """Remember nothing."""
+
+    def tell(self, record: TrialRecord, *, metric: str) -> None:
+        """Remember nothing: trial.json says it all."""
+
+
+class OptunaSuggester:
+    """Asks a seeded TPE for configurations and keeps them in the study's journal.
+
+    Trials that the journal holds as RUNNING have lost their process, and those that it holds as WAITING with all their
+    parameters were paused: `unfinished` gives both back with their number and configuration, so that they go on where
+    they were and no zombie stays behind.
+
+    Source: docs/methods.md section 2 (multivariate, grouped, constant liar; defaults of each family first,
+    then `starts`: both queued before anything is asked).
+    """
+
+    def __init__(
+        self,
+        journal: Path | None,
+        space: JointSpace,
+        *,
+        name: str,
+        seed: int,
+        higher_is_better: bool,
+        n_slots: int,
+        starts: Sequence[Start] = (),
+    ) -> None:
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        self._space = space
+        self._study = optuna.create_study(
+            study_name=name,
+            storage=_open_journal(journal) if journal is not None else InMemoryStorage(),
+            direction="maximize" if higher_is_better else "minimize",
+            load_if_exists=True,
+        )
+        self._sampler = self._study.sampler = _make_sampler(n_startup_trials=max(10, n_slots))
+        self._queue([*(Start(values=space.defaults(name), origin="defaults") for name in space.start_with), *starts])
+        trials = self._study.get_trials(deepcopy=False)
+        # One that was killed while it was drawn was never handed out: it does not count.
+        self._n_asked = sum(bool(trial.params) and space.restore(trial.params) is not None for trial in trials)
+        # A search that starts from a study of the same seed must not draw what that one has drawn.
+        n_carried_over = sum(trial.user_attrs.get("origin", "defaults") != "defaults" for trial in trials)
+        self._entropy = (seed, n_carried_over)
+
+    @property
+    def n_asked(self) -> int:
+        """Number of trials that were ever asked for."""
+        return self._n_asked
+
+    def ask(self) -> TrialTask:
+        """Return the next configuration under a new number."""
+        self._reseed()
+        trial = self._study.ask()
+        self._n_asked += 1
+        return TrialTask(number=trial.number, hyperparameters=self._space.suggest(trial))
+
+    def unfinished(self) -> Sequence[TrialTask]:
+        """Return the trials that some earlier process asked for and never told the end of."""
+        tasks = []
+        for trial in self._study.get_trials(states=[TrialState.RUNNING, TrialState.WAITING]):
+            if _is_queued(trial):
+                continue
+            hyperparameters = self._space.restore(trial.params)
+            if hyperparameters is None:
+                logger.warning("trial %d was killed while it was drawn; it counts as failed", trial.number)
+                self._study.tell(trial.number, state=TrialState.FAIL)
+            else:
+                tasks.append(TrialTask(number=trial.number, hyperparameters=hyperparameters))
+        return tasks
+
+    def resume(self, number: int) -> None:
+        """Let a paused trial run again."""
+        self._study._storage.set_trial_state_values(self._id_of(number), state=TrialState.RUNNING)
+
+    def tell(self, record: TrialRecord, *, metric: str) -> None:
+        """Write how a trial ended: COMPLETE with its objective, also when it was stopped; FAIL when it crashed.
+
+        A paused one is WAITING: none that nobody trains stands as RUNNING.
+        """
+        attributes: dict[str, Any] = {
+            "n_folds": record.n_folds,
+            "fold_scores": [fold.metrics[metric] for fold in record.folds],
+        }
+        if record.reason:
+            attributes[_REASON_OF[record.state]] = record.reason
+        storage, trial_id = self._study._storage, self._id_of(record.number)
+        for key, value in attributes.items():
+            storage.set_trial_user_attr(trial_id, key, value)
+        if record.state == "paused":
+            storage.set_trial_state_values(trial_id, state=TrialState.WAITING)
+        elif record.state == "failed" or record.objective is None:
+            self._study.tell(record.number, state=TrialState.FAIL)
+        else:
+            self._study.tell(record.number, record.objective)
+
+    def _queue(self, starts: Sequence[Start]) -> None:
+        """Queue what is tried first, or what is missing of it because a driver was killed while it queued them."""
+        known = self._study.get_trials(deepcopy=False)
+        if all(_is_queued(trial) for trial in known):
+            for start in starts[len(known) :]:
+                self._study.enqueue_trial(dict(start.values), user_attrs={"origin": start.origin})
+
+    def _reseed(self) -> None:
+        """Draw each trial from the seed and its place alone: a search that was interrupted draws what it would have."""
+        state = np.random.SeedSequence((*self._entropy, self._n_asked))
+        for random, seed in zip(
+            (self._sampler._rng, self._sampler._random_sampler._rng), state.generate_state(2), strict=True
+        ):
+            random.rng.seed(int(seed))
+
+    def _id_of(self, number: int) -> int:
+        return self._study._storage.get_trial_id_from_study_id_trial_number(self._study._study_id, number)
+
+
+_REASON_OF = {"stopped": "stopped_by", "failed": "failed_by", "paused": "paused_by"}
+
+
+def _is_queued(trial: optuna.trial.FrozenTrial) -> bool:
+    """Say whether a trial only waits to be asked for: one that was paused has its parameters already."""
+    return trial.state == TrialState.WAITING and not trial.params
+
+
+def _open_journal(path: Path) -> JournalStorage:
+    """Open Optuna's journal, and mend what a killed process may have left. Nobody else has it open (the study's lock).
+
+    A last line without its end would swallow the next one and make the whole journal unreadable; what it said is in
+    trial.json. A lock of a process that is gone would let every write wait.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.with_name(path.name + LOCK_FILE_SUFFIX).unlink(missing_ok=True)
+    if path.exists():
+        content = path.read_bytes()
+        whole = content[: content.rfind(b"\n") + 1]
+        if len(whole) < len(content):
+            logger.warning("%s ended in half a line, which is removed: its writer was killed or its disk full", path)
+            with path.open("r+b") as file:
+                file.truncate(len(whole))
+    return JournalStorage(_MendingBackend(str(path)))
+
+
+class _MendingBackend(JournalFileBackend):
+    """Takes back what a full disk has let through of a write, or the next line would be appended to half of one."""
+
+    def append_logs(self, logs: list[dict[str, Any]]) -> None:
+        """Append all of `logs` or nothing."""
+        size = os.path.getsize(self._file_path)
+        try:
+            super().append_logs(logs)
+        except OSError:
+            os.truncate(self._file_path, size)
+            raise
+
+
+def _make_sampler(*, n_startup_trials: int) -> optuna.samplers.TPESampler:
+    with warnings.catch_warnings():
+        # `multivariate`, `group` and `constant_liar` are marked experimental; docs/methods.md says why we use them.
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        return optuna.samplers.TPESampler(
+            multivariate=True, group=True, constant_liar=True, n_startup_trials=n_startup_trials
+        )

@@ -1,0 +1,166 @@
+"""Ray Tune runs the search: thin adaptors between Tune and the controller of trials."""
+
+import logging
+import os
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from ray import tune
+from ray.tune.schedulers import FIFOScheduler, TrialScheduler
+from ray.tune.search import Searcher
+
+from consilia.config.records import EpochReport, TaskTaken, TrialOutcome
+from consilia.tune.broker import WorkersLost
+from consilia.tune.contract import Controller
+from consilia.tune.interrupt import StopSignal
+from consilia.tune.placement_group_cleanup import Orphans
+from consilia.tune.slot import Slot, SlotOptions
+
+# Tune writes a CSV, a JSON and a TensorBoard file per trial; the study folder holds the same and more.
+_ENVIRONMENT = {
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
+    "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",  # the controller says in a line what was lost
+    "RAY_AIR_NEW_OUTPUT": "0",
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",
+}
+
+
+class _ControllerSearcher(Searcher):
+    """Tune asks it for configurations, several times a second; the controller answers while a slot is free."""
+
+    def __init__(self, controller: Controller, n_slots: Callable[[], int]) -> None:
+        super().__init__()
+        self._controller = controller
+        self._n_slots = n_slots
+        self._numbers: dict[str, int] = {}
+        self._orphans = Orphans()
+
+    def suggest(self, trial_id: str) -> Any:
+        """Return a trial's configuration, None while there is none, or FINISHED."""
+        self._orphans.remove_now_and_then()
+        n_slots = self._n_slots()
+        self._controller.reserve(n_slots)
+        if self._controller.n_running >= n_slots:
+            return None
+        task = self._controller.next_task()
+        if task is None:
+            return None if self._controller.n_running else Searcher.FINISHED
+        self._numbers[trial_id] = task.number
+        return {
+            "number": task.number,
+            "hyperparameters": task.hyperparameters.model_dump(mode="json"),
+            "exclusive": task.exclusive,
+        }
+
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        """Let a trial go that was told to leave; the scheduler hears of lost slots."""
+        number = self._numbers.pop(trial_id, None)
+        if number is not None and not error:
+            self._controller.left(number)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}  # Tune pickles searchers to restore them; a study resumes from its own files
+
+
+class _ControllerScheduler(FIFOScheduler):
+    """Tune hands it every result; the controller decides."""
+
+    def __init__(self, controller: Controller) -> None:
+        super().__init__()  # type: ignore[no-untyped-call] # Ray's schedulers are untyped
+        self._controller = controller
+        self._losses: dict[str, WorkersLost] = {}  # why slots are about to end
+
+    def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
+        """Hand a message to the controller and return Tune's word for its decision."""
+        message = result.get("message")
+        if isinstance(message, TrialOutcome):
+            self._controller.end(message)
+            return TrialScheduler.STOP
+        if isinstance(message, TaskTaken):
+            self._controller.taken(message)
+        elif isinstance(message, WorkersLost):
+            self._losses[trial.trial_id] = message
+        elif isinstance(message, EpochReport) and self._controller.hear(message) is not None:
+            return TrialScheduler.STOP
+        return TrialScheduler.CONTINUE
+
+    def on_trial_error(self, tune_controller: Any, trial: Any) -> None:
+        """Tell the controller that a slot is gone: the controller, and not Tune, hands the trial to another."""
+        loss = self._losses.pop(trial.trial_id, WorkersLost("its process died"))
+        self._controller.lost(trial.config["number"], loss.reason, counts=loss.is_fault)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}
+
+
+def run_in_slots(controller: Controller, *, n_slots: Callable[[], int], options: SlotOptions, storage: Path) -> None:
+    """Let Tune run the controller's tasks in slots until it has no more, or the user asks to stop.
+
+    Ctrl-C ends the search in order: workers keep their checkpoints.
+
+    Args:
+        controller: Gives tasks and hears reports.
+        n_slots: Trials at a time; asked again and again, since nodes come and go.
+        options: What the slots share.
+        storage: Folder for Ray's own state.
+    """
+    # Tune looks for the CSV and JSON files that were switched off, and warns of each one missing.
+    logging.getLogger("ray.tune.analysis.experiment_analysis").setLevel(logging.ERROR)
+    logging.getLogger("ray.tune.tune").setLevel(logging.CRITICAL)  # it lists slots that were lost, though all is well
+    slot = tune.with_parameters(Slot, options=options)
+    slot.__qualname__ = Slot.__qualname__  # the dashboard shows it as the class of the actor
+    stop = StopSignal()
+    with _environment(_ENVIRONMENT), stop.listening():
+        tune.Tuner(
+            slot,
+            tune_config=tune.TuneConfig(
+                search_alg=_ControllerSearcher(controller, n_slots),
+                scheduler=_ControllerScheduler(controller),
+                num_samples=-1,
+                reuse_actors=True,
+                trial_name_creator=lambda trial: f"trial-{trial.config['number']}",
+                trial_dirname_creator=lambda trial: f"trial-{trial.config['number']}-{trial.trial_id}",
+            ),
+            run_config=tune.RunConfig(
+                name=f"tune-{uuid.uuid4().hex[:8]}",
+                storage_path=str(storage.absolute()),
+                checkpoint_config=tune.CheckpointConfig(checkpoint_frequency=0, checkpoint_at_end=False),
+                stop=_StopAll(lambda: stop.raised or bool(controller.must_leave())),
+                verbose=0,
+            ),
+        ).fit()
+
+
+@contextmanager
+def _environment(values: dict[str, str]) -> Iterator[None]:
+    before = {name: os.environ.get(name) for name in values}
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+
+
+class _StopAll(tune.Stopper):
+    """Lets Tune end the whole search once everybody must leave."""
+
+    def __init__(self, must_leave: Callable[[], bool]) -> None:
+        self._must_leave = must_leave
+
+    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
+        return False
+
+    def stop_all(self) -> bool:
+        """Say whether everybody must leave."""
+        return self._must_leave()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}

@@ -1,0 +1,200 @@
+"""Slots are computed, never more than can be scheduled, and a study that never can be is refused with the numbers."""
+
+import pytest
+from capacity_records import GB, cluster, node, step
+from hypothesis import given
+from hypothesis import strategies as st
+
+from consilia.config.study import ClusterProfile
+from consilia.errors import ClusterError
+from consilia.tune.capacity import Capacity, Node, Share, describe_capacity, places, plan_capacity
+from consilia.tune.demand import Demand
+
+
+def plan(
+    nodes: dict[str, Node], *, gpus: float = 0, memory: float = 0, n_trials: int = 100, **profile: object
+) -> Capacity:
+    demand = Demand(gpus=gpus, memory=int(memory * GB))
+    return plan_capacity(nodes, ClusterProfile.model_validate(profile), demand=demand, n_trials=n_trials)
+
+
+def n_slots(*nodes: Node, **arguments: object) -> int:
+    return plan(cluster(*nodes), **arguments).n_slots
+
+
+def test_every_cpu_is_a_slot_on_a_machine_without_gpus():
+    assert n_slots(node(cpus=2)) == 2
+
+
+def test_a_gpu_a_slot_where_trials_need_whole_gpus():
+    assert n_slots(node(cpus=32, gpus=4), gpus=1) == 4
+
+
+def test_a_worker_does_not_span_nodes():
+    assert n_slots(node(cpus=3), node(cpus=3), cpus_per_slot=2) == 2
+
+
+def test_fractions_of_a_gpu_pack_trials():
+    assert n_slots(node(cpus=8, gpus=1), gpus=0.1) == 8  # bounded by the CPUs
+    assert n_slots(node(cpus=16, gpus=1), gpus=0.1) == 10  # 1 / 0.1 is not 10 in binary
+
+
+def test_a_fraction_lies_on_one_gpu():
+    assert n_slots(node(gpus=2), gpus=0.6) == 2  # 2 / 0.6 is 3, but the third would lie on both
+    assert n_slots(node(gpus=2, busy_gpus=0.4), gpus=0.6) == 2
+    assert n_slots(node(gpus=2, busy_gpus=0.6), gpus=0.6) == 1
+
+
+def test_host_memory_bounds_the_slots_of_a_node():
+    assert n_slots(node(cpus=8, memory=16), memory=5) == 3
+    assert n_slots(node(cpus=8, memory=16, busy_memory=4), node(cpus=1, memory=16), memory=5) == 3
+
+
+def test_exactly_as_much_memory_as_the_node_has_leaves_room_for_what_slots_reserve_themselves():
+    capacity = plan(cluster(node(cpus=8, memory=20)), memory=10)
+    assert capacity.n_slots == 2
+    assert 2 * capacity.share.resources["memory"] + capacity.n_slots < 20 * GB
+
+
+def test_the_workers_of_a_slot_may_lie_on_several_nodes():
+    assert n_slots(node(cpus=3), node(cpus=3), node(cpus=1), workers_per_trial=2) == 3
+    assert plan(cluster(node(gpus=1), node(gpus=1)), gpus=1, workers_per_trial=2).workers == 2
+
+
+def test_no_more_slots_than_trials_or_than_the_profile_allows():
+    assert n_slots(node(cpus=8), n_trials=3) == 3
+    assert n_slots(node(cpus=8), max_slots=2) == 2
+
+
+def test_ray_is_asked_for_what_a_worker_takes_and_for_nothing_else():
+    assert Share(cpus=2, gpus=0.5, memory=0).resources == {"CPU": 2, "GPU": 0.5}
+    assert Share(cpus=2, gpus=0, memory=3 * GB).resources == {"CPU": 2, "memory": 3 * GB - 2**20}
+
+
+amounts = st.fixed_dictionaries(
+    {
+        "CPU": st.integers(0, 8).map(float),
+        "GPU": st.integers(0, 3).map(float),
+        "memory": st.integers(0, 12).map(lambda gigabytes: float(gigabytes * GB)),
+    }
+)
+shares = st.builds(
+    Share,
+    cpus=st.sampled_from([0.5, 1.0, 3.0]),
+    gpus=st.sampled_from([0.0, 0.1, 0.25, 0.3333, 0.4, 0.6, 1.0, 2.0]),
+    memory=st.sampled_from([0, GB, 3 * GB]),
+)
+
+
+def packed_by_hand(resources: dict[str, float], share: Share) -> int:
+    """Place one worker after the other on the first GPU with room; since all are equal, no order does better."""
+    cpus, memory = round(resources["CPU"] * 10), resources["memory"]
+    gpus = [10_000] * int(resources["GPU"])
+    need = round(share.gpus * 10_000)
+    n = 0
+    while cpus >= round(share.cpus * 10) and memory >= share.memory:
+        taken = 0
+        for index, free in enumerate(gpus):
+            part = min(need - taken, free)
+            if part == min(need, 10_000):  # a fraction from one GPU, or whole ones
+                gpus[index] -= part
+                taken += part
+        if taken < need:
+            return n
+        cpus, memory, n = cpus - round(share.cpus * 10), memory - share.memory, n + 1
+    return n
+
+
+@given(resources=amounts, share=shares)
+def test_a_node_holds_exactly_as_many_workers_as_can_be_placed_one_after_the_other(
+    resources: dict[str, float], share: Share
+):
+    assert places(resources, share) == packed_by_hand(resources, share)
+
+
+@given(nodes=st.lists(amounts, min_size=1, max_size=4), more=amounts, share=shares, workers=st.integers(1, 3))
+def test_another_node_never_lowers_the_number_of_slots(
+    nodes: list[dict[str, float]], more: dict[str, float], share: Share, workers: int
+):
+    if workers > 1 and 0 < share.gpus < 1:
+        return
+    before = _count_or_zero(nodes, share, workers)
+    after = _count_or_zero([*nodes, more], share, workers)
+    assert before <= after <= before + (places(more, share) + workers - 1) // workers
+
+
+def _count_or_zero(nodes: list[dict[str, float]], share: Share, workers: int) -> int:
+    profile = ClusterProfile(cpus_per_slot=share.cpus, workers_per_trial=workers)
+    known = cluster(*(Node(name="n", free=each, total=each) for each in nodes))
+    try:
+        return plan_capacity(known, profile, demand=Demand(gpus=share.gpus, memory=share.memory), n_trials=1000).n_slots
+    except ClusterError:
+        return 0
+
+
+def test_where_slots_share_a_gpu_an_exclusive_slot_has_a_whole_one_and_twice_the_memory_if_a_node_has_it():
+    assert plan(cluster(node(gpus=1, memory=10)), gpus=0.5, memory=3).exclusive == Share(cpus=1, gpus=1, memory=6 * GB)
+    assert plan(cluster(node(gpus=1, memory=5)), gpus=0.5, memory=3).exclusive == Share(cpus=1, gpus=1, memory=3 * GB)
+
+
+def test_without_gpus_an_exclusive_slot_has_twice_the_memory_if_some_node_has_it():
+    assert plan(cluster(node(memory=4), node(memory=6)), memory=3).exclusive == Share(cpus=1, gpus=0, memory=6 * GB)
+    assert plan(cluster(node(memory=5), node(memory=5)), memory=3).exclusive is None
+
+
+def test_no_slot_is_exclusive_than_a_whole_gpu():
+    assert plan(cluster(node(gpus=4, memory=100)), gpus=1, memory=3).exclusive is None
+
+
+def test_what_is_only_busy_is_refused_with_the_advice_to_wait():
+    busy = node(cpus=4, gpus=1, memory=16, busy_gpus=1, busy_cpus=1, busy_memory=2)
+    with pytest.raises(ClusterError) as refusal:
+        n_slots(busy, gpus=1, memory=3)
+    text = str(refusal.value)
+    assert "needs 1 CPU, 1 GPU and 3.0 GB of memory on one node" in text
+    assert "10.0.0.1: 3 of 4 CPU, 0 of 1 GPU, 14.0 of 16.0 GB of memory" in text
+    assert "wait until they have ended" in text
+
+
+def test_what_the_cluster_never_has_is_refused_with_the_key_to_lower():
+    with pytest.raises(ClusterError, match=r"(?s)2 of 2 CPU.*No waiting helps.*lower cluster.cpus_per_slot\."):
+        n_slots(node(cpus=2), cpus_per_slot=4)
+    with pytest.raises(ClusterError, match=r"(?s)0 of 0 GPU.*No waiting helps.*lower cluster.gpus_per_slot\."):
+        n_slots(node(), gpus=1, gpus_per_slot=1)
+    with pytest.raises(ClusterError, match=r"(?s)8.0 of 8.0 GB.*No waiting helps.*lower cluster.memory_per_slot\."):
+        n_slots(node(memory=8), memory=9, memory_per_slot=9)
+    with pytest.raises(ClusterError, match=r"lower training.batch_size or training.image_size"):
+        n_slots(node(memory=8), memory=9)
+    with pytest.raises(ClusterError, match=r"(?s)3 workers.*cluster.cpus_per_slot or cluster.workers_per_trial\."):
+        n_slots(node(cpus=2), workers_per_trial=3)
+
+
+def test_what_lies_on_different_nodes_is_refused_with_all_that_could_be_lowered():
+    with pytest.raises(ClusterError, match=r"lower cluster.cpus_per_slot or cluster.gpus_per_slot\."):
+        n_slots(node(cpus=8), node(cpus=1, gpus=1), cpus_per_slot=4, gpus=1)
+
+
+def test_a_cluster_without_nodes_is_refused():
+    with pytest.raises(ClusterError, match="no node"):
+        n_slots()
+
+
+def test_shares_that_ray_or_nccl_cannot_give_are_refused():
+    with pytest.raises(ClusterError, match=r"gpus_per_slot must be whole above 1, but is 1\.5"):
+        n_slots(node(gpus=4), gpus=1.5)
+    with pytest.raises(ClusterError, match=r"2 workers of a trial need a GPU each"):
+        n_slots(node(gpus=4), gpus=0.5, workers_per_trial=2)
+
+
+def test_a_summary_says_how_many_slots_there_are_and_which_step_made_them_so_large():
+    most = step(device=6.1, of=80, title="one step of resnet50 at 224 px and 64 images")
+    demand = Demand(gpus=0.5, memory=3 * GB, most=most)
+    capacity = plan_capacity(cluster(node(gpus=1, memory=64)), ClusterProfile(), demand=demand, n_trials=9)
+    assert describe_capacity(capacity, demand) == (
+        "2 slots of 0.5 GPU: one step of resnet50 at 224 px and 64 images peaks at 6.1 GB of 80.0 GB"
+    )
+    demand = Demand(gpus=0, memory=2 * GB, most=step(host=1.3, title="one step of x at 28 px and 16 images"))
+    capacity = plan_capacity(cluster(node(cpus=1, memory=64)), ClusterProfile(), demand=demand, n_trials=9)
+    assert describe_capacity(capacity, demand) == (
+        "1 slot of 1 CPU and 2.0 GB of memory: one step of x at 28 px and 16 images peaks at 1.3 GB"
+    )

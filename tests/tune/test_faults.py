@@ -1,0 +1,322 @@
+"""Faults on a real Ray: what dies is replaced, what was finished is not repeated, and nothing is left behind."""
+
+import contextlib
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from functools import partial
+from itertools import product
+from pathlib import Path
+
+import optuna
+import pytest
+import ray
+from played_trials import (
+    EPOCHS,
+    FrailSlot,
+    JumpingClock,
+    K,
+    PlayedStudy,
+    always,
+    jump_clock,
+    kill_actor,
+    kill_worker,
+    lose_finiteness,
+    once,
+    run_out_of_memory,
+    score_of,
+    sleep_in_c,
+    stop_worker,
+)
+from ray.util.placement_group import placement_group, placement_group_table, remove_placement_group
+from ray.util.state import list_actors, list_placement_groups
+from search_records import Listener
+
+from consilia.cluster.connection import connect
+from consilia.config.records import EpochReport, TrialRecord
+from consilia.config.study import ClusterProfile
+from consilia.config.study_folder import StudyFolder
+from consilia.errors import RunError
+from consilia.study.end import settle_end
+from consilia.study.plan import read_plan
+from consilia.tune.ledger import read_ledger
+from consilia.tune.placement_group_cleanup import remove_orphans
+from consilia.tune.stored import read_trials
+from processes import actors_of
+
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(600)]
+
+OURS = {"Broker", "Slot", "RayTrainWorker", "TrainController"}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def ray_on_loopback(short_tmp: Path) -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_TMPDIR", str(short_tmp))
+        patch.setenv(
+            "PYTHONPATH", os.pathsep.join([str(Path(__file__).parent), *sys.path])
+        )  # workers import all that we do
+        with connect(ClusterProfile(gpus_per_slot=0)):
+            yield
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_left(ray_on_loopback: None, short_tmp: Path) -> Iterator[None]:
+    """After every test: no actor, no placement group and no process of consilia."""
+    yield
+    ours = ray.get_runtime_context().gcs_address  # other Rays may run on this machine
+    deadline = time.monotonic() + 30
+    while True:
+        actors = {actor.class_name for actor in list_actors(address=ours, filters=[("state", "!=", "DEAD")])} & OURS
+        groups = [group for group in list_placement_groups(address=ours) if group.state != "REMOVED"]
+        processes = actors_of(short_tmp, OURS)
+        if not (actors or groups or processes) or time.monotonic() > deadline:
+            break
+        time.sleep(0.3)
+    assert (actors, groups, processes) == (set(), [], {})
+
+
+@pytest.fixture(scope="module")
+def struck(tmp_path_factory: pytest.TempPathFactory) -> tuple[PlayedStudy, Listener]:
+    """One search in one slot, of which every process dies once."""
+    study = make_study(
+        tmp_path_factory.mktemp("struck"),
+        faults={
+            1: once(kill_worker),
+            2: once(partial(kill_actor, "Slot")),
+            3: once(partial(kill_actor, "Broker")),
+            4: always(lose_finiteness),
+            5: once(run_out_of_memory),
+            6: always(run_out_of_memory),
+        },
+        n_trials=8,
+    )
+    listener = Listener()
+    study.search(listener, slots=lambda: 1)
+    return study, listener
+
+
+@pytest.fixture(scope="module")
+def hanging(tmp_path_factory: pytest.TempPathFactory) -> tuple[PlayedStudy, Listener]:
+    """One search in two slots, whose workers hang or are killed again and again."""
+    study = make_study(
+        tmp_path_factory.mktemp("hanging"),
+        faults={0: once(sleep_in_c), 1: always(stop_worker), 2: always(kill_worker)},
+        n_trials=5,
+    )
+    listener = Listener()
+    study.search(listener, slots=lambda: 2, hang_seconds=4.0)
+    return study, listener
+
+
+def make_study(root: Path, *, marks: Path | None = None, **settings: object) -> PlayedStudy:
+    return PlayedStudy(folder=StudyFolder(root / "study"), marks=marks or root, **settings)
+
+
+def places(number: int, *, before: tuple[int, int] = (K, 0)) -> list[tuple[int, int, int]]:
+    """Every epoch of a trial, in order, up to (fold, epoch)."""
+    every = product(range(K), range(1, EPOCHS + 1))
+    return [(number, fold, epoch) for fold, epoch in every if (fold, epoch) < before]
+
+
+def optuna_states(study: PlayedStudy) -> list[str]:
+    journal = optuna.storages.JournalStorage(optuna.storages.journal.JournalFileBackend(str(study.folder.journal)))
+    return [trial.state.name for trial in optuna.load_study(study_name="played", storage=journal).trials]
+
+
+def notes_of(listener: Listener, number: int) -> str:
+    return "\n".join(note for note in listener.notes if note.startswith(f"trial {number}"))
+
+
+def assert_finished(study: PlayedStudy, number: int) -> None:
+    """It finished with its own scores, and computed every epoch once."""
+    record = read_trials(study.folder)[number]
+    assert (record.state, record.reason) == ("finished", "")
+    assert [result.metrics["log_loss"] for result in record.folds] == scores_of(record)
+    assert sorted(place for place in study.computed() if place[0] == number) == places(number)
+
+
+def scores_of(record: TrialRecord) -> list[float]:
+    return [score_of(record, fold, EPOCHS) for fold in range(K)]
+
+
+@pytest.mark.parametrize(
+    ("number", "what"), [(0, ""), (1, "worker was lost"), (2, "its process died"), (3, "its broker is gone"), (7, "")]
+)
+def test_a_trial_goes_on_after_the_loss_of(struck: tuple[PlayedStudy, Listener], number: int, what: str):
+    study, listener = struck
+    assert_finished(study, number)
+    notes = notes_of(listener, number)
+    assert what in notes
+    assert bool(notes) == bool(what)
+
+
+def test_a_broker_that_dies_while_its_slot_starts_or_takes_a_task_costs_only_the_slot(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    class Frail(FrailSlot):
+        marks = tmp_path
+
+    monkeypatch.setattr("consilia.tune.tuner.Slot", Frail)
+    study, listener = make_study(tmp_path, n_trials=3), Listener()
+    study.search(listener, slots=lambda: 1)
+    for number in range(3):
+        assert_finished(study, number)
+        assert ("its broker is gone" in notes_of(listener, number)) == (number < 2)
+
+
+def test_a_loss_that_is_not_finite_fails_the_trial_with_fold_epoch_and_lr(struck: tuple[PlayedStudy, Listener]):
+    study, _ = struck
+    record = read_trials(study.folder)[4]
+    assert (record.state, record.n_folds, record.objective) == ("failed", 1, None)
+    assert "nan in fold 2/2, epoch 2, at lr 3.00e-01" in record.reason
+    assert optuna_states(study)[4] == "FAIL"
+
+
+def test_out_of_memory_once_is_made_good_by_an_exclusive_slot_and_twice_is_not(struck: tuple[PlayedStudy, Listener]):
+    study, listener = struck
+    assert_finished(study, 5)
+    assert "a slot with more memory" in notes_of(listener, 5)
+    record = read_trials(study.folder)[6]
+    assert (record.state, record.reason) == ("failed", "out of memory on cpu")
+    assert notes_of(listener, 6).count("a slot with more memory") == 1
+    assert [each.exclusive for each in listener.started if each.number == 6] == [False, True]
+
+
+def test_optuna_hears_how_every_trial_ended(struck: tuple[PlayedStudy, Listener]):
+    study, _ = struck
+    failed = {4, 6}
+    assert optuna_states(study) == ["FAIL" if number in failed else "COMPLETE" for number in range(8)]
+
+
+def test_a_worker_that_hangs_is_replaced_and_its_trial_finishes(hanging: tuple[PlayedStudy, Listener]):
+    study, listener = hanging
+    assert_finished(study, 0)
+    assert "no sign of life" in notes_of(listener, 0)
+
+
+def test_a_trial_that_hangs_every_time_fails_with_that_reason(hanging: tuple[PlayedStudy, Listener]):
+    study, _ = hanging
+    record = read_trials(study.folder)[1]
+    assert record.state == "failed"
+    assert "no sign of life" in record.reason
+    assert [place for place in study.computed() if place[0] == 1] == places(1, before=(1, 2))
+
+
+def test_a_trial_that_the_kernel_kills_every_time_fails_and_the_others_finish(hanging: tuple[PlayedStudy, Listener]):
+    study, _ = hanging
+    record = read_trials(study.folder)[2]
+    assert record.state == "failed"
+    assert "worker process died 4 times" in record.reason
+    assert [place for place in study.computed() if place[0] == 2] == places(2, before=(1, 2))
+    assert_finished(study, 3)
+    assert_finished(study, 4)
+    assert optuna_states(study) == ["COMPLETE", "FAIL", "FAIL", "COMPLETE", "COMPLETE"]
+
+
+def test_lost_time_stands_in_the_ledger(hanging: tuple[PlayedStudy, Listener]):
+    study, _ = hanging
+    table = read_ledger(study.folder.ledger)
+    lost = table[table["purpose"] == "lost"].groupby("trial")["seconds"].sum()
+    assert lost[0] >= 4.0  # the hang itself
+    assert 3 not in lost
+
+
+class Maker:
+    """Makes a placement group, as the controller of a worker group does."""
+
+    def make(self, cpus: int) -> str:
+        return str(placement_group([{"CPU": cpus}]).id.hex())
+
+
+def test_a_placement_group_whose_maker_is_dead_is_removed_and_no_other(ray_on_loopback: None):
+    living, dead = (ray.remote(Maker).options(num_cpus=0).remote() for _ in range(2))
+    ours = placement_group([{"CPU": 1}])
+    theirs, waiting = ray.get([living.make.remote(1), dead.make.remote(1000)])
+    assert remove_orphans() == 0
+    ray.kill(dead)
+    deadline = time.monotonic() + 60
+    while (n_removed := remove_orphans()) == 0 and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert n_removed == 1
+    states = {key: group["state"] for key, group in placement_group_table().items()}
+    assert states[waiting] == "REMOVED"
+    assert "REMOVED" not in (states[theirs], states[ours.id.hex()])
+    ray.kill(living)
+    remove_placement_group(ours)
+    while remove_orphans() == 0 and time.monotonic() < deadline:
+        time.sleep(0.1)
+
+
+def test_a_clock_that_jumps_by_hours_changes_nothing(
+    ray_on_loopback: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    study = make_study(tmp_path, faults=dict.fromkeys(range(4), always(jump_clock, fold=0, epoch=1)))
+    started = time.monotonic()
+    monkeypatch.setattr(time, "time", JumpingClock(seed=100))
+    study.search(Listener(), slots=lambda: 2)
+    monkeypatch.undo()
+    elapsed = time.monotonic() - started
+    for number in range(4):
+        assert_finished(study, number)
+    table = read_ledger(study.folder.ledger)
+    assert (table["seconds"] >= 0).all()
+    seconds = table.groupby("purpose")["seconds"].sum()
+    assert 0 < seconds["wall"] <= elapsed
+    assert seconds.drop(["wall", "reserved"]).sum() <= seconds["reserved"] <= 2 * elapsed
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of four megabytes."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(disk)], capture_output=True, text=True, check=False
+    )
+    if mounted.returncode != 0:
+        pytest.skip(f"a small disk cannot be mounted here: {mounted.stderr.strip()}")
+    try:
+        yield disk
+    finally:
+        subprocess.run(["umount", "--lazy", str(disk)], check=True)
+
+
+class FillsDisk(Listener):
+    """Takes the last byte of a disk when the driver hears of an epoch."""
+
+    def __init__(self, disk: Path, place: tuple[int, int, int]) -> None:
+        super().__init__()
+        self.filler = disk / "filler"
+        self._place = place
+
+    def epoch_ended(self, report: EpochReport) -> None:
+        super().epoch_ended(report)
+        if (report.number, report.fold, report.epoch) == self._place:
+            with self.filler.open("wb", buffering=0) as file, contextlib.suppress(OSError):
+                while file.write(b"x" * 4096):
+                    pass
+
+
+@pytest.mark.parametrize(
+    "place", [(1, 1, EPOCHS), (1, 0, 1)], ids=["the driver notices first", "a worker notices first"]
+)
+def test_a_full_disk_halts_the_search_and_with_more_room_it_goes_on(
+    ray_on_loopback: None, study_file: Path, small_disk: Path, place: tuple[int, int, int]
+):
+    plan = read_plan(study_file)
+    study = make_study(small_disk, n_trials=3, marks=small_disk.parent)
+    listener = FillsDisk(small_disk, place)
+    controller = study.search(listener, slots=lambda: 1)
+    assert "No space left on device" in controller.halted
+    with pytest.raises(RunError, match="the disk is full"):
+        settle_end(plan, study.folder, controller)
+    assert {record.state for record in listener.ended} <= {"finished", "paused"}
+
+    listener.filler.unlink()
+    study.search(Listener(), slots=lambda: 1)
+    for number in range(3):
+        assert_finished(study, number)
+    assert optuna_states(study) == ["COMPLETE"] * 3

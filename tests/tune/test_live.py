@@ -1,0 +1,113 @@
+"""The count of slots follows the nodes that live."""
+
+from capacity_records import cluster, node
+from hypothesis import given
+from hypothesis import strategies as st
+
+from consilia.tune.capacity import Capacity, Node, Share
+from consilia.tune.live import LiveSlots
+
+
+class Cluster:
+    """Nodes that a test adds and removes, and a clock that it moves."""
+
+    def __init__(self, *nodes: Node) -> None:
+        self.nodes = cluster(*nodes)
+        self.now = 1000.0
+        self.n_asked = 0
+
+    def __call__(self) -> dict[str, Node]:
+        self.n_asked += 1
+        return dict(self.nodes)
+
+    def live(self, *, workers: int = 1, limit: int = 100) -> LiveSlots:
+        share = Share(cpus=1, gpus=0, memory=0)
+        capacity = Capacity(n_slots=1, workers=workers, share=share, exclusive=None)
+        return LiveSlots(capacity, self, limit=limit, seen=dict(self.nodes), clock=lambda: self.now, poll_seconds=2)
+
+    def wait(self) -> None:
+        self.now += 2
+
+
+def test_a_node_that_appears_adds_its_slots_and_one_that_is_lost_takes_them_away():
+    there = Cluster(node(cpus=4))
+    live = there.live()
+    assert live.count() == 4
+    there.nodes["new"] = node(cpus=3, busy_cpus=1)
+    there.wait()
+    assert live.count() == 6
+    del there.nodes["id0"]
+    there.wait()
+    assert live.count() == 2
+
+
+def test_slots_of_our_own_on_a_node_do_not_lower_its_count():
+    there = Cluster(node(cpus=4))
+    live = there.live()
+    there.nodes["id0"] = node(cpus=4, busy_cpus=4)
+    there.wait()
+    assert live.count() == 4
+
+
+def test_a_node_that_comes_back_has_the_places_that_it_had():
+    there = Cluster(node(cpus=4), node(cpus=2))
+    live = there.live()
+    gone = there.nodes.pop("id0")
+    there.wait()
+    assert live.count() == 2
+    there.nodes["id0"] = Node(name=gone.name, free={"CPU": 0}, total=gone.total)
+    there.wait()
+    assert live.count() == 6
+
+
+def test_a_cluster_that_has_lost_all_nodes_holds_no_slot():
+    there = Cluster(node(cpus=4))
+    live = there.live()
+    there.nodes.clear()
+    there.wait()
+    assert live.count() == 0
+
+
+def test_places_of_several_nodes_make_up_a_slot_of_several_workers():
+    there = Cluster(node(cpus=1))
+    live = there.live(workers=2)
+    assert live.count() == 0
+    there.nodes["new"] = node(cpus=3)
+    there.wait()
+    assert live.count() == 2
+
+
+def test_no_more_slots_than_are_wanted():
+    assert Cluster(node(cpus=8)).live(limit=3).count() == 3
+
+
+def test_the_cluster_is_asked_no_more_often_than_every_other_second():
+    there = Cluster(node())
+    live = there.live()
+    for _ in range(8):
+        there.now += 0.5
+        live.count()
+    assert there.n_asked == 2
+
+
+def test_a_new_node_counts_once_its_room_is_seen_although_a_waiting_slot_had_taken_it_first():
+    there = Cluster(node(cpus=1))
+    live = there.live()
+    there.nodes["new"] = node(cpus=1, busy_cpus=1)
+    there.wait()
+    assert live.count() == 1
+    there.nodes["new"] = node(cpus=1)  # the slot was given up
+    there.wait()
+    assert live.count() == 2
+
+
+@given(st.lists(st.tuples(st.sampled_from("abcd"), st.integers(0, 9)), max_size=20))
+def test_the_count_is_the_sum_of_the_most_that_each_living_node_ever_had(events: list[tuple[str, int]]):
+    there = Cluster(node(cpus=1))
+    live, most = there.live(), {"id0": 1}
+    for name, cpus in events:  # a node comes if it was away, and goes if it was there
+        if there.nodes.pop(name, None) is None:
+            there.nodes[name] = node(cpus=cpus)
+            most[name] = max(most.get(name, 0), cpus)
+        there.wait()
+        assert live.count() == sum(most[each] for each in there.nodes)

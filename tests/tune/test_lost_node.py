@@ -1,0 +1,172 @@
+"""A node of a two-node cluster is lost during a search, and another one comes."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+
+import pytest
+from played_trials import EPOCHS, K, PlayedStudy, always, score_of, wait_for_nodes
+from search_records import Listener
+
+from consilia.cluster.connection import connect
+from consilia.config.records import TrialTask
+from consilia.config.study import ClusterProfile
+from consilia.config.study_folder import StudyFolder
+from consilia.tune.capacity import plan_capacity
+from consilia.tune.demand import Demand
+from consilia.tune.live import LiveSlots
+from consilia.tune.nodes import living_nodes
+from consilia.tune.stored import read_trials
+from processes import command_line, processes_of, wait_until_gone
+
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(600)]
+
+HEAD, SECOND, THIRD = "127.0.0.2", "127.0.0.3", "127.0.0.4"
+N_TRIALS = 8
+
+
+@dataclass
+class Cluster:
+    """A head on loopback and more nodes, each with one CPU for a slot."""
+
+    folder: Path
+    port: int
+    started: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """Of its nodes and of drivers: no token, and the modules that workers import."""
+        kept = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+        path = os.pathsep.join([str(Path(__file__).parent), *sys.path])
+        return {**kept, "RAY_AUTH_MODE": "disabled", "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
+
+    def add(self, address: str) -> None:
+        """Start a node; the first is the head."""
+        command = [str(Path(sys.executable).with_name("ray")), "start", "--block", f"--node-ip-address={address}"]
+        command += ["--num-cpus=1", "--disable-usage-stats", "--object-store-memory=100000000"]
+        if address == HEAD:
+            command += ["--head", f"--port={self.port}", f"--temp-dir={self.folder}", "--include-dashboard=false"]
+            command += ["--system-config", json.dumps({"worker_maximum_startup_concurrency": 16})]
+        else:
+            command += [f"--address={HEAD}:{self.port}"]
+        quiet = subprocess.DEVNULL
+        self.started[address] = subprocess.Popen(
+            command, env=self.environment, stdout=quiet, stderr=quiet, start_new_session=True
+        )
+
+    def lose(self, address: str) -> None:
+        """Kill every process of a node, as a machine does that loses its power."""
+        raylets = [pid for pid in processes_of(self.folder) if f"--node_ip_address={address}" in command_line(pid)]
+        assert raylets, f"no node at {address}"
+        for pid in raylets:
+            os.kill(pid, signal.SIGKILL)  # its workers end with it
+
+    def end(self) -> None:
+        """Kill what is left."""
+        for process in self.started.values():
+            process.kill()
+            process.wait()
+        for pid in processes_of(self.folder):
+            os.kill(pid, signal.SIGKILL)
+        assert wait_until_gone(self.folder) == []
+
+
+@pytest.fixture
+def cluster(tmp_path: Path, short_tmp: Path) -> Iterator[Cluster]:
+    from socket import socket
+
+    with socket() as probe:
+        probe.bind((HEAD, 0))
+        port = probe.getsockname()[1]
+    (short_tmp / "n").mkdir()
+    cluster = Cluster(short_tmp / "n", port)
+    try:
+        cluster.add(HEAD)
+        cluster.add(SECOND)
+        yield cluster
+    finally:
+        cluster.end()
+
+
+class Diary(Listener):
+    """Writes down for the test what happens, while it happens."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self._path = path
+
+    def trial_started(self, task: TrialTask) -> None:
+        super().trial_started(task)
+        self._write(f"trial {task.number}")
+
+    def noted(self, text: str) -> None:
+        super().noted(text)
+        self._write(text)
+
+    def _write(self, line: str) -> None:
+        with self._path.open("a") as file:
+            file.write(line + "\n")
+
+
+def drive(address: str, root: Path) -> None:
+    """Search on the cluster, in a process of its own; as many slots as its nodes hold at each moment."""
+    profile = ClusterProfile(address=address, gpus_per_slot=0)
+    with connect(profile):
+        nodes = living_nodes()
+        capacity = plan_capacity(nodes, profile, demand=Demand(gpus=0, memory=0), n_trials=N_TRIALS)
+        live = LiveSlots(capacity, living_nodes, limit=N_TRIALS, seen=nodes)
+        study_in(root).search(Diary(root / "diary"), slots=live.count, restart_seconds=15.0)
+
+
+def study_in(root: Path) -> PlayedStudy:
+    """The first two trials wait for each other's node, and all others for the node that comes late."""
+    early = always(partial(wait_for_nodes, (HEAD, SECOND)), fold=0, epoch=3)
+    late = always(partial(wait_for_nodes, (THIRD,)), fold=0, epoch=3)
+    faults = {number: early if number < 2 else late for number in range(N_TRIALS)}
+    folder = StudyFolder(root / "study")
+    return PlayedStudy(folder=folder, marks=root, faults=faults, n_trials=N_TRIALS, notes_node=True)
+
+
+def wait_for(text: str, path: Path, driver: subprocess.Popen[bytes], *, seconds: float = 240) -> None:
+    deadline = time.monotonic() + seconds
+    while text not in (said := path.read_text() if path.exists() else ""):
+        assert driver.poll() is None, "the driver ended"
+        assert time.monotonic() < deadline, f"no {text!r} in:\n{said}"
+        time.sleep(0.2)
+
+
+def nodes_of_epochs(root: Path) -> list[str]:
+    """Return the node of every computed epoch, in order."""
+    return [line.split()[-1] for line in (root / "computed").read_text().splitlines()]
+
+
+def test_a_lost_nodes_trials_go_on_elsewhere_and_a_new_node_is_used(cluster: Cluster, tmp_path: Path):
+    code = f"import test_lost_node as t; t.drive({HEAD + ':' + str(cluster.port)!r}, t.Path({str(tmp_path)!r}))"
+    with (tmp_path / "log").open("wb") as log:
+        driver = subprocess.Popen([sys.executable, "-c", code], env=cluster.environment, stdout=log, stderr=log)
+    try:
+        wait_for(SECOND, tmp_path / "computed", driver)
+        wait_for(HEAD, tmp_path / "computed", driver)
+        cluster.lose(SECOND)
+        wait_for("lost", tmp_path / "diary", driver)
+        cluster.add(THIRD)
+        assert driver.wait(timeout=300) == 0, (tmp_path / "log").read_text()
+    finally:
+        driver.kill()
+        driver.wait()
+    study = study_in(tmp_path)
+    records = read_trials(study.folder)
+    assert [record.state for record in records.values()] == ["finished"] * N_TRIALS
+    for record in records.values():
+        scores = [score_of(record, fold.fold, EPOCHS) for fold in record.folds]
+        assert [fold.metrics["log_loss"] for fold in record.folds] == scores
+    assert len(study.computed()) == len(set(study.computed())) == N_TRIALS * K * EPOCHS
+    used = nodes_of_epochs(tmp_path)
+    assert set(used) == {HEAD, SECOND, THIRD}, json.dumps(used)

@@ -1,0 +1,208 @@
+"""Slots on a real Ray: what trials, workers and the dashboard see, and what is left afterwards."""
+
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+
+import pytest
+import ray
+from ray.util.state import list_actors, list_placement_groups, list_tasks
+from search_records import Listener, epoch, task
+
+from consilia.cluster.connection import connect
+from consilia.config.records import EpochReport, TrialOutcome, TrialTask
+from consilia.config.study import Budget, ClusterProfile, SearchPlan
+from consilia.config.study_folder import StudyFolder
+from consilia.tune.capacity import Share
+from consilia.tune.controller import TrialController
+from consilia.tune.ledger import Ledger
+from consilia.tune.limits import Limits
+from consilia.tune.racing import EveryFold
+from consilia.tune.slot import SlotOptions
+from consilia.tune.tuner import run_in_slots
+
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(600)]
+
+OURS = {"Broker", "Slot", "RayTrainWorker", "TrainController"}
+Report = Callable[[EpochReport], None]
+
+
+class Numbers:
+    """A Suggester of numbered trials."""
+
+    def __init__(self) -> None:
+        self.n_asked = 0
+
+    def ask(self) -> TrialTask:
+        self.n_asked += 1
+        return task(self.n_asked - 1, lr=3e-4)
+
+    def unfinished(self) -> list[TrialTask]:
+        return []
+
+    def resume(self, number: int) -> None:
+        """Nothing is unfinished."""
+
+    def tell(self, record: object, *, metric: str) -> None:
+        """Remember nothing."""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def ray_on_loopback(short_tmp: Path) -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_TMPDIR", str(short_tmp))
+        patch.setenv("PYTHONPATH", os.pathsep.join([str(Path(__file__).parent), *sys.path]))  # as we do, and this file
+        with connect(ClusterProfile(gpus_per_slot=0)):
+            yield
+
+
+@pytest.fixture(scope="module")
+def marks(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("marks")
+
+
+@pytest.fixture(scope="module")
+def listener(marks: Path, tmp_path_factory: pytest.TempPathFactory) -> Listener:
+    """One search of five trials in one slot; its worker is killed in the middle of trial 3."""
+    listener = Listener()
+    folder = StudyFolder(tmp_path_factory.mktemp("slots") / "study")
+    controller = TrialController(
+        SearchPlan(trials=5),
+        folder=folder,
+        n_folds=2,
+        suggester=Numbers(),
+        racing=_StopSecond(),
+        observer=listener,
+        limits=Limits(Budget(), Ledger()),
+    )
+    options = SlotOptions(
+        run_trial=partial(_play, marks), n_folds=2, share=Share(cpus=1, gpus=0, memory=0), storage=str(folder.ray)
+    )
+    run_in_slots(controller, n_slots=lambda: 1, options=options, storage=folder.ray)
+    return listener
+
+
+class _StopSecond(EveryFold):
+    """Stops trial 1 after its first epoch."""
+
+    def hear(self, report: EpochReport) -> str | None:
+        return "not among the best" if report.number == 1 else None
+
+
+def _play(marks: Path, task: TrialTask, report: Report, stopped: Callable[[], bool]) -> TrialOutcome:
+    """Two folds of one epoch; trial 1 goes on until it is stopped, 2 fails, 3 kills its worker once."""
+    import torch
+
+    with (marks / f"trial-{task.number}").open("a") as file:
+        file.write(f"{os.getpid()} {torch.get_num_threads()} {os.environ['OMP_NUM_THREADS']}\n")
+    if task.number == 2:
+        return TrialOutcome(number=2, state="failed", reason="the loss is not finite in fold 1, epoch 1, lr 3e-04")
+    for fold in range(2):
+        report(epoch(task.number, fold, 1, 0.5, ends_fold=True))
+        deadline = time.monotonic() + 60
+        while task.number == 1 and time.monotonic() < deadline:
+            if stopped():
+                (marks / "stopped").touch()
+                return TrialOutcome(number=1, state="stopped")
+            time.sleep(0.01)
+        if task.number == 3 and not (marks / "killed").exists():
+            (marks / "killed").touch()
+            _wait_for_row("trial 2 test_resnet lr=3e-04")  # a killed process takes its last 0.2 s of rows with it
+            os.kill(os.getpid(), signal.SIGKILL)
+    return TrialOutcome(number=task.number, state="finished")
+
+
+def _wait_for_row(name: str) -> None:
+    """Return once the dashboard shows this row as ended."""
+    deadline = time.monotonic() + 60
+    ours = ray.get_runtime_context().gcs_address  # other Rays may run on this machine
+    while time.monotonic() < deadline:
+        rows = [row for row in list_tasks(address=ours, limit=10_000) if row.name == name]
+        if any(row.state in ("FINISHED", "FAILED") for row in rows):
+            return
+        time.sleep(0.1)
+
+
+def lines(marks: Path, number: int) -> list[list[str]]:
+    return [line.split() for line in (marks / f"trial-{number}").read_text().splitlines()]
+
+
+def rows() -> dict[str, str]:
+    """State of every trial and fold in the dashboard's task table, by name; events take a moment to arrive."""
+    deadline = time.monotonic() + 30
+    while True:
+        found = {row.name: row.state for row in list_tasks(limit=10_000) if row.name.startswith("trial ")}
+        if "trial 4 fold 2/2" in found or time.monotonic() > deadline:
+            return found
+        time.sleep(0.5)
+
+
+def test_every_trial_ends_in_the_state_that_its_worker_or_the_racing_gave_it(listener: Listener):
+    states = {record.number: record.state for record in listener.ended}
+    assert states == {0: "finished", 1: "stopped", 2: "failed", 3: "finished", 4: "finished"}
+    assert [record.n_folds for record in sorted(listener.ended, key=lambda record: record.number)] == [2, 1, 0, 2, 2]
+
+
+def test_a_stop_reaches_the_worker_in_the_middle_of_a_trial(listener: Listener, marks: Path):
+    assert (marks / "stopped").exists()
+
+
+def test_trials_share_one_worker_process(listener: Listener, marks: Path):
+    pids = [lines(marks, number)[0][0] for number in (0, 1, 2, 3)]
+    assert len(set(pids)) == 1
+
+
+def test_a_killed_worker_is_replaced_and_takes_the_same_trial_up_again(listener: Listener, marks: Path):
+    (first, second) = lines(marks, 3)
+    assert first[0] != second[0]
+    assert lines(marks, 4)[0][0] == second[0]
+
+
+def test_a_worker_computes_with_its_share_of_the_threads(listener: Listener, marks: Path):
+    assert lines(marks, 0)[0][1:] == ["1", "1"]
+
+
+def test_the_dashboard_shows_trials_and_folds_by_name_and_state(listener: Listener):
+    found = rows()
+    assert found["trial 0 test_resnet lr=3e-04"] == "FINISHED"
+    assert found["trial 0 fold 1/2"] == found["trial 0 fold 2/2"] == "FINISHED"
+    assert found["trial 1 test_resnet lr=3e-04"] == "FINISHED"
+    assert found["trial 2 test_resnet lr=3e-04"] == "FAILED"
+    assert found["trial 4 test_resnet lr=3e-04"] == "FINISHED"
+
+
+def test_a_failed_trial_shows_its_reason_in_the_dashboard(listener: Listener):
+    rows()
+    (row,) = [row for row in list_tasks(detail=True, limit=10_000) if row.name == "trial 2 test_resnet lr=3e-04"]
+    assert "the loss is not finite in fold 1, epoch 1" in row.error_message
+
+
+def test_no_actor_and_no_placement_group_is_left(listener: Listener):
+    ours = ray.get_runtime_context().gcs_address  # other Rays may run on this machine
+    deadline = time.monotonic() + 30
+    while time.monotonic() < deadline:
+        alive = {actor.class_name for actor in list_actors(address=ours, filters=[("state", "!=", "DEAD")])} & OURS
+        groups = [group for group in list_placement_groups(address=ours) if group.state != "REMOVED"]
+        if not alive and not groups:
+            break
+        time.sleep(0.5)
+    assert not alive
+    assert not groups
+
+
+def test_platform_is_the_standard_librarys_in_a_worker_that_starts_in_the_checkout():
+    root = Path(__file__).parents[2]
+
+    @ray.remote(num_cpus=0)
+    def where() -> str:
+        import platform
+
+        return platform.__file__
+
+    environment = {"env_vars": {"PYTHONPATH": str(root)}}
+    found = ray.get(where.options(runtime_env=environment).remote())
+    assert Path(found).parent == Path(os.__file__).parent
