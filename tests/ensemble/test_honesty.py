@@ -3,12 +3,13 @@ import dataclasses
 import numpy as np
 import pytest
 
+from consilia.bundle.evaluation import with_test
 from consilia.config.recipe import EnsembleRecipe, Greedy
 from consilia.decision.combination import combine
 from consilia.ensemble.calibration import choose_calibrator, cross_calibrate_members
 from consilia.ensemble.choice import choose
 from consilia.ensemble.evaluation import Subject, score_predictions
-from consilia.ensemble.honesty import Chosen, honest_report, with_test
+from consilia.ensemble.honesty import Chosen, honest_report
 from consilia.ensemble.pool import Pool
 from consilia.ensemble.selection import Truth, weighted_log_loss
 from consilia.metrics.estimates import HonestReport

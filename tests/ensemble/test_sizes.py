@@ -11,10 +11,10 @@ from consilia.bundle.document import BundleDocument
 from consilia.bundle.folder import read_bundle
 from consilia.config.recipe import BestSingle, EnsembleRecipe
 from consilia.decision.calibrators import pool_folds
-from consilia.decision.combination import LinearPool, Stack, combine
+from consilia.decision.combination import LinearPool, Stack, combine, keep_largest
 from consilia.ensemble.calibration import choose_calibrator, cross_calibrate_members
 from consilia.ensemble.selection import Truth, weighted_log_loss
-from consilia.ensemble.sizes import keep_largest, measure_sizes
+from consilia.ensemble.sizes import measure_sizes
 from consilia.errors import UserError
 from consilia.metrics.scores import softmax
 from consilia.predict.loading import load_predictor

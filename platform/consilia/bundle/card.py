@@ -3,12 +3,12 @@
 from collections.abc import Iterable, Sequence
 
 from consilia.bundle.document import BundleDocument
+from consilia.bundle.evaluation import Evaluation
 from consilia.bundle.text.builds import CALIBRATOR, MEMBERS, THRESHOLDS
 from consilia.bundle.text.members import SHARE, describe_stack
 from consilia.bundle.text.readings import describe_reading
 from consilia.decision.ood.report import describe_gate
 from consilia.decision.promises import promise_rows
-from consilia.ensemble.evaluation import Evaluation
 from consilia.metrics.estimates import ESTIMATES, Estimate
 from consilia.metrics.patients import count_in_words
 from consilia.metrics.scores import METRICS

@@ -4,6 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
+from consilia.bundle.evaluation import EnsembleSize, Evaluation
 from consilia.bundle.text.builds import Build
 from consilia.config.frozen import Frozen
 from consilia.config.reading import ImageKind, Reading
@@ -12,8 +13,6 @@ from consilia.decision.calibrators import AnyCalibrator, Calibrator, Isotonic, T
 from consilia.decision.combination import AnyCombination, LinearPool, Stack
 from consilia.decision.ood.report import GateReport
 from consilia.decision.operating_points import SafetyReport
-from consilia.ensemble.evaluation import Evaluation
-from consilia.ensemble.sizes import EnsembleSize
 from consilia.metrics.estimates import HonestReport
 from consilia.train.input import Preprocessing
 from consilia.train.networks.factory import ModelSpec

@@ -15,14 +15,13 @@ from pydantic import ValidationError
 
 from consilia.bundle.card import model_card
 from consilia.bundle.document import OLDEST_VERSION, SCHEMA_VERSION, BundleDocument, FileRecord
+from consilia.bundle.evaluation import Evaluation, with_test
 from consilia.bundle.golden import GOLDEN, environment, write_golden
 from consilia.bundle.ood_file import UNUSUAL, UnusualReference, write_unusual
 from consilia.bundle.publish import publish_folder
 from consilia.bundle.seen import SEEN, Fingerprints, write_seen
 from consilia.bundle.sets_file import SETS, write_sets
 from consilia.decision.conformal import CalibrationScores
-from consilia.ensemble.evaluation import Evaluation
-from consilia.ensemble.honesty import with_test
 from consilia.errors import BundleError
 from consilia.files import sha256_of_file, sha256_of_json, write_json, write_text
 from consilia.predict.networks import FoldEnsembles

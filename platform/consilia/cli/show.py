@@ -7,12 +7,12 @@ from rich.table import Column, Table
 
 from consilia.audit.document import Audit
 from consilia.bundle.document import BundleDocument
+from consilia.bundle.evaluation import Evaluation
 from consilia.bundle.text.members import describe_members
 from consilia.config.study import StudyPlan
 from consilia.config.weights import WeightsSource
 from consilia.data.store.image_store import ImageStore
 from consilia.decision.promises import promise_rows
-from consilia.ensemble.evaluation import Evaluation
 from consilia.files import sha256_of_file
 from consilia.metrics.patients import count_in_words
 from consilia.metrics.subgroups import Subgroups

@@ -106,6 +106,15 @@ def combine(candidates: npt.NDArray[np.float64], combination: AnyCombination) ->
     return softmax(np.tensordot(logs, coefficients, axes=2) + np.array(combination.intercepts))
 
 
+def keep_largest(pool: LinearPool, n_members: int) -> LinearPool:
+    """Return the pool of the `n_members` largest weights, renormalised; a tie goes to the earlier one."""
+    weights = np.array(pool.weights)
+    result = np.zeros_like(weights)
+    kept = np.argsort(-weights, kind="stable")[:n_members]
+    result[kept] = weights[kept]
+    return LinearPool(weights=tuple((result / result.sum()).tolist()))
+
+
 def centred_logs(probabilities: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     """Return log-probabilities of the same shape whose mean over the classes is 0: logits without their free constant.
 

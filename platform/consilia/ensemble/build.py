@@ -14,6 +14,7 @@ from consilia.bundle.document import (
     Provenance,
     SelectionReport,
 )
+from consilia.bundle.evaluation import Evaluation
 from consilia.bundle.folder import write_bundle
 from consilia.bundle.seen import fingerprints
 from consilia.bundle.text.builds import INTERNAL
@@ -31,7 +32,7 @@ from consilia.decision.prior import prevalence_of
 from consilia.ensemble.calibration import Calibration, choose_calibrator, cross_calibrate_members
 from consilia.ensemble.choice import Choice, choose
 from consilia.ensemble.evaluate import NO_PATIENTS
-from consilia.ensemble.evaluation import Evaluation, Subject, score_predictions
+from consilia.ensemble.evaluation import Subject, score_predictions
 from consilia.ensemble.honesty import Chosen, honest_report
 from consilia.ensemble.ood import fit_gate
 from consilia.ensemble.pool import Pool, keep_with_weights, load_pool

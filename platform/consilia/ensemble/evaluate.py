@@ -6,13 +6,14 @@ from typing import Literal
 import numpy as np
 
 from consilia.bundle.document import BundleDocument
+from consilia.bundle.evaluation import Evaluation
 from consilia.bundle.seen import refuse_seen
 from consilia.bundle.text.builds import describe_shipped
 from consilia.config.records import Rows
 from consilia.data.store.image_store import ImageStore
 from consilia.decision.calibrators import Identity, calibrate, pool_folds
 from consilia.decision.promises import measure_promises
-from consilia.ensemble.evaluation import Evaluation, Subject, score_predictions
+from consilia.ensemble.evaluation import Subject, score_predictions
 from consilia.errors import DataError
 from consilia.metrics.groups import Groups
 from consilia.metrics.subgroups import Scored, Subgroups, score_subgroups

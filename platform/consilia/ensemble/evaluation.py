@@ -2,14 +2,12 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
-from consilia.config.frozen import Frozen
+from consilia.bundle.evaluation import ClassReport, Evaluation, Split
 from consilia.config.records import Labels, Probabilities
-from consilia.decision.promises import PromisesSeen
 from consilia.metrics.bootstrap import DRAWS, patient_bootstrap
 from consilia.metrics.classes import class_scores, confusion
 from consilia.metrics.estimates import Estimate, as_estimates
@@ -17,43 +15,6 @@ from consilia.metrics.patients import FEWEST_PATIENTS, patient_numbers, pool_ima
 from consilia.metrics.scores import METRICS
 
 CALIBRATION_METRICS = ("log_loss", "brier", "ece", "signed_gap")
-
-Split = Literal["test", "external", "cross_fitted"]
-
-
-class ClassReport(Frozen):
-    """One class against the rest, at the most probable class."""
-
-    name: str
-    images: int
-    patients: int  # with at least one image of this class
-    precision: float
-    recall: float
-    f1: float
-
-
-class Evaluation(Frozen):
-    """The metrics of one predictor on one set of images."""
-
-    split: Split
-    predictor: str  # which predictor the numbers describe
-    images: int
-    patients: int
-    metrics: dict[str, Estimate | None]  # calibrated, as shipped; None: undefined on these labels
-    uncalibrated: dict[str, Estimate | None]  # the calibration's metrics before it
-    classes: tuple[ClassReport, ...]
-    confusion: tuple[tuple[int, ...], ...]  # images by true class (row) and predicted class (column)
-    notes: tuple[str, ...] = ()
-    by_patient: "Evaluation | None" = None  # each patient's images combined and counted as one; None: nobody has two
-    promises: PromisesSeen | None = None  # what became of the bundle's; None: it has none, or they were chosen here
-
-    def with_note(self, note: str) -> "Evaluation":
-        """Return the evaluation with one more thing that a reader has to know; "" adds none."""
-        return self.model_copy(update={"notes": (*self.notes, note)}) if note else self
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the evaluation as plain values that JSON can hold."""
-        return self.model_dump(mode="json")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

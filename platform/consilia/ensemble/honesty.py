@@ -13,7 +13,6 @@ from consilia.decision.combination import combine
 from consilia.ensemble.bbc import DRAWS, bias_corrected
 from consilia.ensemble.calibration import Calibration
 from consilia.ensemble.choice import Choice
-from consilia.ensemble.evaluation import Evaluation
 from consilia.ensemble.pool import Pool
 from consilia.ensemble.selection import select
 from consilia.metrics.bootstrap import patient_bootstrap
@@ -81,18 +80,6 @@ def honest_report(chosen: Chosen, *, everyone: Pool, n_trials: int, seed: int, d
         ),
     )
     return HonestReport(trials=n_trials, candidates=len(everyone.numbers), draws=draws, rows=rows)
-
-
-def with_test(report: HonestReport, evaluation: Evaluation) -> HonestReport:
-    """Return the report with the locked test split as its last row, in place of one that it may have had."""
-    row = HonestRow(
-        kind="test",
-        predictor=evaluation.predictor,
-        images=evaluation.images,
-        patients=evaluation.patients,
-        metrics=evaluation.metrics,
-    )
-    return report.model_copy(update={"rows": (*(each for each in report.rows if each.kind != "test"), row)})
 
 
 def _row(

@@ -6,23 +6,11 @@ fewer members is less sure for other reasons.
 
 from collections.abc import Sequence
 
-import numpy as np
-
-from consilia.config.frozen import Frozen
+from consilia.bundle.evaluation import EnsembleSize
 from consilia.config.recipe import CalibrationKind
-from consilia.decision.calibrators import Calibrator
-from consilia.decision.combination import AnyCombination, LinearPool, combine
+from consilia.decision.combination import AnyCombination, LinearPool, combine, keep_largest
 from consilia.ensemble.calibration import choose_calibrator, cross_calibrate_members
 from consilia.ensemble.selection import Candidates, Truth, weighted_log_loss
-
-
-class EnsembleSize(Frozen):
-    """The ensemble with so many members. Losses are patient-weighted log losses; lower is better."""
-
-    members: int  # of the largest weights
-    calibrator: Calibrator  # fitted for this size
-    loss: float  # cross-fitted: each image by an ensemble selected, cut and calibrated without its fold
-    difference: float  # of the loss, to that of all members; below 0 is better than all
 
 
 def measure_sizes(
@@ -55,12 +43,3 @@ def measure_sizes(
         EnsembleSize(members=number, calibrator=calibrator, loss=loss, difference=loss - losses[-1])
         for number, (calibrator, loss) in enumerate(zip(calibrators, losses, strict=True), start=1)
     )
-
-
-def keep_largest(pool: LinearPool, n_members: int) -> LinearPool:
-    """Return the pool of the `n_members` largest weights, renormalised; a tie goes to the earlier one."""
-    weights = np.array(pool.weights)
-    result = np.zeros_like(weights)
-    kept = np.argsort(-weights, kind="stable")[:n_members]
-    result[kept] = weights[kept]
-    return LinearPool(weights=tuple((result / result.sum()).tolist()))

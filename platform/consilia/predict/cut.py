@@ -1,8 +1,7 @@
 """An ensemble that asks only some of its members, as a document of its own. Source: docs/methods.md section 4."""
 
 from consilia.bundle.document import BundleDocument
-from consilia.decision.combination import LinearPool
-from consilia.ensemble.sizes import keep_largest
+from consilia.decision.combination import LinearPool, keep_largest
 from consilia.errors import UserError
 
 

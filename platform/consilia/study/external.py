@@ -6,6 +6,7 @@ from typing import Literal
 
 import numpy as np
 
+from consilia.bundle.evaluation import Evaluation
 from consilia.config.card import DataCard
 from consilia.config.records import Rows
 from consilia.config.study_folder import StudyFolder
@@ -13,7 +14,6 @@ from consilia.data.store.image_store import ImageStore
 from consilia.data.store.prepare import prepare
 from consilia.ensemble.by_column import read_groups
 from consilia.ensemble.evaluate import evaluate_groups
-from consilia.ensemble.evaluation import Evaluation
 from consilia.metrics.subgroups import Subgroups
 from consilia.predict.loading import load_predictor
 from consilia.predict.predictor import EnsemblePredictor
