@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 CONTENT = ["search_spaces", "ensembles", "cluster", "data/cards", "data/samples"]
-BUILT_FROM = ["pyproject.toml", "README.md", "data/README.md", "platform", *CONTENT]
+BUILT_FROM = ["pyproject.toml", "LICENSE", "README.md", "data/README.md", "platform", *CONTENT]
 
 
 def files_below(folder: Path) -> set[str]:
@@ -55,3 +55,7 @@ def test_the_wheel_holds_nothing_else(wheel, root):
 
 def test_the_wheel_installs_the_command(wheel):
     assert any(name.endswith(".dist-info/entry_points.txt") for name in wheel)
+
+
+def test_the_wheel_holds_the_licence(wheel):
+    assert any(name.endswith(".dist-info/licenses/LICENSE") for name in wheel)

@@ -1,3 +1,3 @@
 """The version of the package, where every room can read it: a cluster's job has the package without its metadata."""
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"

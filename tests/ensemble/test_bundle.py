@@ -283,6 +283,12 @@ def test_an_evaluation_is_recorded_in_document_card_and_hashes(bundle, finished_
     assert [path.name for path in bundle.parent.iterdir() if path.name.startswith(".")] == []
 
 
+def test_the_card_tells_the_licence_of_the_software_from_that_of_the_weights(bundle):
+    licence = (bundle / "card.md").read_text().partition("## Licence\n")[2]
+    assert "Apache License 2.0" in licence
+    assert "The weights are not" in licence
+
+
 def test_a_damaged_bundle_gets_no_evaluation(bundle, predictor, finished_study):
     evaluation = evaluate(predictor, finished_study.store, finished_study.folds.test)
     (bundle / MEMBER).unlink()

@@ -24,6 +24,10 @@ _KINDS = {
     ("dicom", "raster"): "DICOM files and raster images",
 }
 _ORDER = ("test", "external", "cross_fitted")
+_LICENCE = (
+    "## Licence\n\nconsilia, the software that built this bundle, is under the Apache License 2.0. The weights are "
+    "not: whoever shares them must state their licence here. It depends on the images and weights that they come from."
+)
 
 
 def model_card(document: BundleDocument) -> str:
@@ -41,6 +45,7 @@ def model_card(document: BundleDocument) -> str:
         _gate(document),
         _input(document),
         _provenance(document),
+        _LICENCE,
     ]
     return "\n\n".join(section for section in sections if section) + "\n"
 
