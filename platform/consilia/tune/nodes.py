@@ -11,6 +11,7 @@ from consilia.train.memory_probe import StepCase, StepMemory
 from consilia.train.memory_probe_process import PROBE_SECONDS, measure_in_process
 from consilia.tune.capacity import Node
 from consilia.tune.demand import needs_measuring
+from consilia.tune.ray_internals import free_resources
 
 _START_SECONDS = 120.0  # of a task on a node that has first to receive the package
 _KIND = "accelerator_type:"  # how Ray names the resource that says what a node's GPUs are
@@ -18,12 +19,12 @@ _KIND = "accelerator_type:"  # how Ray names the resource that says what a node'
 
 def living_nodes() -> dict[str, Node]:
     """Return the living nodes of the connected cluster by id; one that has not yet said what is free is left out."""
-    free = ray._private.state.available_resources_per_node()  # type: ignore[no-untyped-call] # Ray's is untyped
+    free = free_resources()
     return {
         node["NodeID"]: Node(
             name=str(node["NodeManagerAddress"]), free=dict(free[node["NodeID"]]), total=dict(node["Resources"])
         )
-        for node in ray.nodes()  # type: ignore[no-untyped-call] # as above
+        for node in ray.nodes()  # type: ignore[no-untyped-call] # Ray's is untyped
         if node["Alive"] and node["NodeID"] in free
     }
 

@@ -7,10 +7,9 @@ it was still waiting for its resources is kept by nobody; a slot that is lost at
 import time
 from collections.abc import Callable
 
-import ray
-from ray._private.state import state
-from ray.core.generated.gcs_pb2 import PlacementGroupTableData  # type: ignore[attr-defined] # a generated module
-from ray.util.placement_group import PlacementGroup, remove_placement_group
+from ray.util.placement_group import remove_placement_group
+
+from consilia.tune.ray_internals import abandoned_placement_groups
 
 
 class Orphans:
@@ -35,19 +34,7 @@ class Orphans:
 
 def remove_orphans() -> int:
     """Remove this job's placement groups whose creator is dead, and return how many there were."""
-    job = ray.get_runtime_context().get_job_id()
-    # The public table does not say who made a group.
-    accessor = state._connect_and_get_accessor()
-    groups = [PlacementGroupTableData.FromString(each) for each in accessor.get_placement_group_table()]
-    orphans = [
-        group
-        for group in groups
-        if group.creator_actor_dead
-        and not ray.ActorID(group.creator_actor_id).is_nil()  # those of the driver are Tune's
-        and group.creator_job_id.hex() == job
-        and group.state != PlacementGroupTableData.REMOVED
-        and not group.is_detached
-    ]
+    orphans = abandoned_placement_groups()
     for group in orphans:
-        remove_placement_group(PlacementGroup(ray.PlacementGroupID(group.placement_group_id)))
+        remove_placement_group(group)
     return len(orphans)

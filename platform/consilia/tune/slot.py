@@ -18,6 +18,7 @@ from consilia.config.hyperparameters import Hyperparameters
 from consilia.config.records import TrialTask
 from consilia.tune.broker import Broker, Message, WorkersLost
 from consilia.tune.capacity import Share
+from consilia.tune.ray_internals import call_in_actor
 from consilia.tune.worker import TASK_EVENTS_MILLISECONDS, RunTrial, serve
 
 _HEARTBEAT_SECONDS = 1.0  # how long a step waits before it lets Tune speak to the slot again
@@ -151,7 +152,7 @@ class Slot(tune.Trainable):
 
     def _workers_live(self) -> bool:
         """Ask whether the worker processes still exist; a busy one need not answer."""
-        pings = [worker.__ray_call__.remote(_ping) for worker in self._ask("workers")]
+        pings = [call_in_actor(worker, _ping) for worker in self._ask("workers")]
         answers, _ = ray.wait(pings, num_returns=len(pings), timeout=_HEARTBEAT_SECONDS) if pings else ([], [])
         try:
             ray.get(answers)

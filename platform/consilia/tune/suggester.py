@@ -11,11 +11,11 @@ import numpy as np
 import optuna
 from optuna.storages import InMemoryStorage, JournalStorage
 from optuna.storages.journal import JournalFileBackend
-from optuna.storages.journal._file import LOCK_FILE_SUFFIX
 from optuna.trial import TrialState
 
 from consilia.config.hyperparameters import Hyperparameters
 from consilia.config.records import TrialRecord, TrialTask
+from consilia.tune.optuna_internals import journal_file, lock_file, reseed, set_state, set_user_attribute
 from consilia.tune.space import JointSpace
 from consilia.tune.warm_start import Start
 
@@ -138,7 +138,7 @@ class OptunaSuggester:
 
     def resume(self, number: int) -> None:
         """Let a paused trial run again."""
-        self._study._storage.set_trial_state_values(self._id_of(number), state=TrialState.RUNNING)
+        set_state(self._study, number, TrialState.RUNNING)
 
     def tell(self, record: TrialRecord, *, metric: str) -> None:
         """Write how a trial ended: COMPLETE with its objective, also when it was stopped; FAIL when it crashed.
@@ -151,11 +151,10 @@ class OptunaSuggester:
         }
         if record.reason:
             attributes[_REASON_OF[record.state]] = record.reason
-        storage, trial_id = self._study._storage, self._id_of(record.number)
         for key, value in attributes.items():
-            storage.set_trial_user_attr(trial_id, key, value)
+            set_user_attribute(self._study, record.number, key, value)
         if record.state == "paused":
-            storage.set_trial_state_values(trial_id, state=TrialState.WAITING)
+            set_state(self._study, record.number, TrialState.WAITING)
         elif record.state == "failed" or record.objective is None:
             self._study.tell(record.number, state=TrialState.FAIL)
         else:
@@ -171,13 +170,7 @@ class OptunaSuggester:
     def _reseed(self) -> None:
         """Draw each trial from the seed and its place alone: a search that was interrupted draws what it would have."""
         state = np.random.SeedSequence((*self._entropy, self._n_asked))
-        for random, seed in zip(
-            (self._sampler._rng, self._sampler._random_sampler._rng), state.generate_state(2), strict=True
-        ):
-            random.rng.seed(int(seed))
-
-    def _id_of(self, number: int) -> int:
-        return self._study._storage.get_trial_id_from_study_id_trial_number(self._study._study_id, number)
+        reseed(self._sampler, state.generate_state(2).tolist())
 
 
 _REASON_OF = {"stopped": "stopped_by", "failed": "failed_by", "paused": "paused_by"}
@@ -195,7 +188,7 @@ def _open_journal(path: Path) -> JournalStorage:
     trial.json. A lock of a process that is gone would let every write wait.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.with_name(path.name + LOCK_FILE_SUFFIX).unlink(missing_ok=True)
+    lock_file(path).unlink(missing_ok=True)
     if path.exists():
         content = path.read_bytes()
         whole = content[: content.rfind(b"\n") + 1]
@@ -211,11 +204,12 @@ class _MendingBackend(JournalFileBackend):
 
     def append_logs(self, logs: list[dict[str, Any]]) -> None:
         """Append all of `logs` or nothing."""
-        size = os.path.getsize(self._file_path)
+        file = journal_file(self)
+        size = os.path.getsize(file)
         try:
             super().append_logs(logs)
         except OSError:
-            os.truncate(self._file_path, size)
+            os.truncate(file, size)
             raise
 
 
