@@ -9,7 +9,8 @@ import pandas as pd
 
 from consilia.config.reading import Reading
 from consilia.data.decode.perceptual_hash import perceptual_hash
-from consilia.data.store.image_store import COLUMNS, ImageStore, Manifest, Quarantined, content_digest
+from consilia.data.sources.listing import Quarantined
+from consilia.data.store.image_store import COLUMNS, ImageStore, Manifest, content_digest
 
 CLASSES = ("benign", "malignant")
 

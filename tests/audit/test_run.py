@@ -8,7 +8,7 @@ import pytest
 from audit_stores import CLASSES, alternating, four_to_one, make_audit_store, noise
 from consilia.audit.document import Audit, read_audit
 from consilia.audit.run import audit
-from consilia.data.store.image_store import Quarantined
+from consilia.data.sources.listing import Quarantined
 from consilia.errors import DataError
 from data_tables import card_of, shipped_card
 

@@ -51,7 +51,7 @@ def files(store: Path) -> dict[str, bytes]:
 
 
 def test_a_store_by_ray_tasks_equals_the_local_one_byte_for_byte(folder, pool, tmp_path, monkeypatch):
-    monkeypatch.setattr("consilia.data.decode.blocks.BLOCK_BYTES", 64 * 5)
+    monkeypatch.setattr("consilia.data.decode.pool.BLOCK_BYTES", 64 * 5)
     card = card_of(folder, max_bad=0.5)
     here = prepare(card, root=tmp_path / "here")
     there = prepare(card, root=tmp_path / "there", pool=lambda: nullcontext(pool))

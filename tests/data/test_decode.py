@@ -12,10 +12,10 @@ from PIL import Image
 from broken_readers import break_once, fail, read_or_break
 from consilia.config.reading import Reading
 from consilia.data.decode.block import Decoded, decode_block, join
-from consilia.data.decode.blocks import decode
-from consilia.data.decode.pool import LocalPool
+from consilia.data.decode.pool import DecodePool, LocalPool, block_length, decode_blocks
 from consilia.data.decode.process import DecodeProcess, is_plain
-from consilia.data.sources.card import list_images
+from consilia.data.sources.card import list_blocks, list_images
+from consilia.data.sources.listing import ImageTable
 from consilia.errors import RunError
 from data_tables import balanced, card_of, picture, write_table
 
@@ -39,6 +39,11 @@ def block(folder: Path, *names: object) -> Files:
     return tuple((folder / (f"{name:03d}.png" if isinstance(name, int) else f"{name}.png"), None) for name in names)
 
 
+def decode(table: ImageTable, *, pool: DecodePool | None, start: int = 0) -> list[Decoded]:
+    blocks = list_blocks(table, rows=block_length(READING), start=start)
+    return list(decode_blocks(blocks, READING, pool=pool))
+
+
 def same(first: Decoded, second: Decoded) -> bool:
     rest = ("facts", "failures", "n_listed")
     return np.array_equal(first.pixels, second.pixels) and all(getattr(first, f) == getattr(second, f) for f in rest)
@@ -46,22 +51,22 @@ def same(first: Decoded, second: Decoded) -> bool:
 
 class TestBlocks:
     def test_a_pool_yields_what_one_process_does(self, tmp_path, monkeypatch):
-        monkeypatch.setattr("consilia.data.decode.blocks.BLOCK_BYTES", 64 * 5)
+        monkeypatch.setattr("consilia.data.decode.pool.BLOCK_BYTES", 64 * 5)
         folder = write_table(tmp_path / "made", balanced())
         (folder / "007.png").write_bytes(b"")
         table = list_images(card_of(folder))
-        alone = list(decode(table, READING, pool=None))
+        alone = decode(table, pool=None)
         with LocalPool(3) as pool:
-            together = list(decode(table, READING, pool=pool))
+            together = decode(table, pool=pool)
         assert [part.n_listed for part in alone] == [5, 5, 5, 5, 4]
         assert all(same(a, b) for a, b in zip(alone, together, strict=True))
 
     @pytest.mark.parametrize("start", [0, 5, 20, 24])
     def test_decoding_starts_behind_what_is_done(self, tmp_path, monkeypatch, start):
-        monkeypatch.setattr("consilia.data.decode.blocks.BLOCK_BYTES", 64 * 5)
+        monkeypatch.setattr("consilia.data.decode.pool.BLOCK_BYTES", 64 * 5)
         table = list_images(card_of(write_table(tmp_path / "made", balanced())))
-        whole = list(decode(table, READING, pool=None))
-        rest = list(decode(table, READING, pool=None, start=start))
+        whole = decode(table, pool=None)
+        rest = decode(table, pool=None, start=start)
         assert all(same(a, b) for a, b in zip(whole[(start + 4) // 5 :], rest, strict=True))
 
     def test_parts_join_to_the_block_that_they_were(self, folder):

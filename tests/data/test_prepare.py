@@ -16,11 +16,12 @@ from PIL import Image
 from broken_readers import read_and_note, read_or_break, read_tagged
 from consilia.config.card import DataCard
 from consilia.config.reading import Reading
-from consilia.data.decode.blocks import LocalPool
+from consilia.data.decode.pool import LocalPool
 from consilia.data.decode.reader import read_image
 from consilia.data.sources.card import list_images
+from consilia.data.sources.listing import Quarantined
 from consilia.data.store import prepare as prepare_module
-from consilia.data.store.image_store import INDEX, MANIFEST, PIXELS, ImageStore, Quarantined
+from consilia.data.store.image_store import INDEX, MANIFEST, PIXELS, ImageStore
 from consilia.data.store.partial import JOURNAL
 from consilia.data.store.prepare import InterruptedPrepareError, prepare
 from consilia.errors import DataError
@@ -114,7 +115,7 @@ class TestContent:
 
 class TestDigest:
     def test_workers_and_place_do_not_change_it(self, tmp_path, monkeypatch):
-        monkeypatch.setattr("consilia.data.decode.blocks.BLOCK_BYTES", 64 * 3)  # three images a block
+        monkeypatch.setattr("consilia.data.decode.pool.BLOCK_BYTES", 64 * 3)  # three images a block
         rows = balanced()
         digests = []
         for workers in (1, 2):
@@ -160,7 +161,7 @@ class TestOnce:
     def test_a_second_prepare_decodes_nothing(self, tmp_path, stores, monkeypatch):
         card = card_of(write_table(tmp_path / "made", balanced()))
         first = prepare(card, root=stores)
-        monkeypatch.setattr(prepare_module, "decode", refuse_to_decode)
+        monkeypatch.setattr(prepare_module, "decode_blocks", refuse_to_decode)
         second = prepare(card, root=stores)
         assert second.folder == first.folder
         assert second.index.equals(first.index)
@@ -191,7 +192,7 @@ class TestOnce:
         assert not partial.exists()
 
     def test_progress_rises_to_the_number_of_images(self, tmp_path, stores, monkeypatch):
-        monkeypatch.setattr("consilia.data.decode.blocks.BLOCK_BYTES", 64 * 5)
+        monkeypatch.setattr("consilia.data.decode.pool.BLOCK_BYTES", 64 * 5)
         said: list[tuple[int, int]] = []
         card = card_of(write_table(tmp_path / "made", balanced()))
         prepare(card, root=stores, progress=lambda done, total: said.append((done, total)))
@@ -216,7 +217,7 @@ import os, signal, sys
 from functools import partial
 from pathlib import Path
 from broken_readers import read_and_note
-from consilia.data.decode import blocks as decode
+from consilia.data.decode import pool as decode
 from consilia.data.store.prepare import prepare
 from data_tables import card_of
 
@@ -236,7 +237,7 @@ class TestResume:
     @pytest.fixture
     def folder(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         """24 images, one of them unreadable, in blocks of five."""
-        monkeypatch.setattr("consilia.data.decode.blocks.BLOCK_BYTES", 64 * 5)
+        monkeypatch.setattr("consilia.data.decode.pool.BLOCK_BYTES", 64 * 5)
         folder = write_table(tmp_path / "made", balanced())
         (folder / "003.png").write_bytes(b"")
         return folder
@@ -267,7 +268,7 @@ class TestResume:
         (tmp_path / "killed.py").write_text(KILLED)
         done = subprocess.run(
             [sys.executable, str(tmp_path / "killed.py"), str(folder), str(stores), str(log)],
-            env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])},
+            env={**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(__file__).parents[1]), *sys.path])},
             timeout=60,
             check=False,
         )
@@ -290,7 +291,7 @@ class TestResume:
         self.check_equal(store, folder, stores)
 
     def test_an_archive_goes_on_too(self, stores, tmp_path, monkeypatch):
-        monkeypatch.setattr("consilia.data.decode.blocks.BLOCK_BYTES", 64 * 5)
+        monkeypatch.setattr("consilia.data.decode.pool.BLOCK_BYTES", 64 * 5)
         pixels = np.random.default_rng(0).integers(0, 256, (12, 8, 8), dtype=np.uint8)
         arrays = {
             f"{split}_{part}": pixels if part == "images" else np.arange(12) % 2
@@ -351,7 +352,7 @@ class TestResume:
     def test_more_bad_files_may_be_allowed_without_decoding_again(self, folder, stores, monkeypatch):
         with pytest.raises(DataError, match="What was decoded is kept"):
             prepare(card_of(folder), root=stores)
-        monkeypatch.setattr(prepare_module, "decode", refuse_to_decode)
+        monkeypatch.setattr(prepare_module, "decode_blocks", refuse_to_decode)
         assert len(prepare(self.card(folder), root=stores)) == 23
 
     def test_changed_files_start_anew_and_drop_what_was_kept_of_the_old(self, folder, stores):
@@ -464,7 +465,7 @@ class TestWhere:
 
 class TestDisk:
     def test_a_disk_too_full_is_forecast_with_the_numbers(self, tmp_path, stores, monkeypatch):
-        monkeypatch.setattr(prepare_module, "decode", refuse_to_decode)
+        monkeypatch.setattr(prepare_module, "decode_blocks", refuse_to_decode)
         card = card_of(write_table(tmp_path / "made", balanced()), size=1000)
         with pytest.raises(DataError, match=r"24 images of 1000 x 1000 x 1 needs 24\.0 MB, but 23\.0 MB are free"):
             prepare(card, root=stores, free_space=lambda folder: 23_000_000)

@@ -11,7 +11,8 @@ from PIL import Image
 from audit_stores import alternating, four_to_one, make_audit_store, noise
 from consilia.audit.document import Audit
 from consilia.audit.run import audit
-from consilia.data.store.image_store import ImageStore, Quarantined
+from consilia.data.sources.listing import Quarantined
+from consilia.data.store.image_store import ImageStore
 from consilia.report.audit_cases import render_cases, thumbnail
 from consilia.report.audit_page import render_page
 from data_tables import card_of

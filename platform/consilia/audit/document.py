@@ -7,7 +7,7 @@ from typing import Literal
 
 from consilia.config.frozen import Frozen
 from consilia.config.records import Interval
-from consilia.data.store.image_store import LeftOut, Quarantined
+from consilia.data.sources.listing import LeftOut, Quarantined
 from consilia.errors import DataError
 from consilia.files import write_json
 

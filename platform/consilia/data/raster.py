@@ -11,7 +11,7 @@ from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from consilia.config.reading import FileWindow, FixedWindows, PercentileWindow, Reading
 from consilia.data.quiet import quietly
-from consilia.data.square import MAX_PIXELS, Picture, Pixels, check_size, to_square
+from consilia.data.square import MAX_PIXELS, Picture, Pixels, check_size, choose_frame, to_square
 from consilia.data.voi import by_percentiles
 from consilia.errors import ReaderError
 
@@ -57,28 +57,6 @@ def count_raster_frames(file: BinaryIO, name: str) -> int:
     """
     with _opened(file, name) as image:
         return _count(image, file, name)
-
-
-def choose_frame(n_frames: int, reading: Reading, frame: int | None, name: str) -> int:
-    """Return the frame to decode.
-
-    Raises:
-        ReaderError: There is no such frame; or there are several, and the reading's rule picks none.
-    """
-    if frame is not None:
-        if not 0 <= frame < n_frames:
-            raise ReaderError(f"{name}: frame {frame} must be one of the file's {n_frames}, counted from 0.")
-        return frame
-    if n_frames == 1 or reading.frames == "first":
-        return 0
-    if reading.frames == "middle":
-        return n_frames // 2
-    if reading.frames == "each":
-        raise ReaderError(f"{name}: the file has {n_frames} frames and each is an image; say which one is meant.")
-    raise ReaderError(
-        f"{name}: the file has {n_frames} frames, and the card does not say which to take: set `frames: first`, "
-        "`middle` or `each`."
-    )
 
 
 def fit_raster(

@@ -45,6 +45,28 @@ def check_size(width: int, height: int, name: str) -> None:
         )
 
 
+def choose_frame(n_frames: int, reading: Reading, frame: int | None, name: str) -> int:
+    """Return the frame to decode.
+
+    Raises:
+        ReaderError: There is no such frame; or there are several, and the reading's rule picks none.
+    """
+    if frame is not None:
+        if not 0 <= frame < n_frames:
+            raise ReaderError(f"{name}: frame {frame} must be one of the file's {n_frames}, counted from 0.")
+        return frame
+    if n_frames == 1 or reading.frames == "first":
+        return 0
+    if reading.frames == "middle":
+        return n_frames // 2
+    if reading.frames == "each":
+        raise ReaderError(f"{name}: the file has {n_frames} frames and each is an image; say which one is meant.")
+    raise ReaderError(
+        f"{name}: the file has {n_frames} frames, and the card does not say which to take: set `frames: first`, "
+        "`middle` or `each`."
+    )
+
+
 def to_square(image: Image.Image, reading: Reading, *, name: str) -> Pixels:
     """Fit an image of 8 bits, grey (L) or RGB, to (size, size, channels).
 

@@ -1,15 +1,21 @@
-"""What decodes several blocks at a time: the seam between listing order and processes here or on a cluster."""
+"""Decoding block by block in a fixed order: in this process, in processes beside it, or on a cluster."""
 
 import queue
 import threading
+from collections import deque
+from collections.abc import Iterable, Iterator
 from concurrent.futures import Future
+from itertools import islice
 from types import TracebackType
 from typing import Protocol
 
 from consilia.config.reading import Reading
-from consilia.data.decode.block import Block, Decoded, Read
+from consilia.data.decode.block import Block, Decoded, Read, decode_block
 from consilia.data.decode.process import IMAGE_SECONDS, DecodeProcess
 from consilia.data.decode.reader import read_image
+
+BLOCK_BYTES = 4_000_000  # decoded pixels that one process hands over at once
+_BLOCK_IMAGES = 256  # so that small images still show progress
 
 
 class Pending(Protocol):
@@ -26,6 +32,33 @@ class DecodePool(Protocol):
 
     def submit(self, block: Block, reading: Reading) -> Pending:
         """Start to decode a block."""
+
+
+def block_length(reading: Reading) -> int:
+    """Return the number of images in a block, at most."""
+    return max(1, min(_BLOCK_IMAGES, BLOCK_BYTES // (reading.size**2 * reading.channels)))
+
+
+def decode_blocks(blocks: Iterable[Block], reading: Reading, *, pool: DecodePool | None) -> Iterator[Decoded]:
+    """Decode blocks, and yield them in their order.
+
+    At most two blocks a worker are in flight, so memory does not grow with their number. What is yielded does not
+    depend on the pool.
+
+    Args:
+        blocks: Of `block_length` images at most.
+        reading: How a file becomes stored pixels.
+        pool: Decodes the blocks; None: this process.
+    """
+    if pool is None:
+        yield from (decode_block(block, reading) for block in blocks)
+        return
+    rest = iter(blocks)
+    waiting: deque[Pending] = deque()
+    waiting.extend(pool.submit(block, reading) for block in islice(rest, 2 * pool.n_workers))
+    while waiting:
+        yield waiting.popleft().result()
+        waiting.extend(pool.submit(block, reading) for block in islice(rest, 1))
 
 
 class LocalPool:

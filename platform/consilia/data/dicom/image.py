@@ -12,8 +12,7 @@ from consilia.data.dicom.pixels import GREY, decode_frame, read_module
 from consilia.data.dicom.tags import collect_tags
 from consilia.data.dicom.values import FrameElements, apply_file_window, find_padding, read_modality
 from consilia.data.quiet import quietly
-from consilia.data.raster import choose_frame
-from consilia.data.square import Picture, Pixels, stack_square, to_square
+from consilia.data.square import Picture, Pixels, choose_frame, stack_square, to_square
 from consilia.data.voi import (
     Bytes,
     Levels,

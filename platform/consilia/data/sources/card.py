@@ -1,16 +1,16 @@
-"""From a card to the list of its images, with every error in paths, labels, patients and splits."""
+"""From a card to the list of its images, with every error in paths, labels, patients and splits, and on to blocks."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 from consilia.config.card import DataCard, DicomSource, FolderSource, NpzSource, TableSource
+from consilia.data.decode.block import Block
 from consilia.data.sources.dicom import list_dicom
 from consilia.data.sources.folder import list_folder
 from consilia.data.sources.listing import ImageTable
-from consilia.data.sources.npz import list_npz
+from consilia.data.sources.npz import list_npz, read_blocks
 from consilia.data.sources.table import list_table
 from consilia.errors import DataError
-
-__all__ = ["ImageTable", "list_images"]
 
 
 def list_images(card: DataCard) -> ImageTable:
@@ -32,6 +32,26 @@ def list_images(card: DataCard) -> ImageTable:
             return list_dicom(card, source, path)
         case NpzSource() as source:
             return list_npz(card, source, path)
+
+
+def list_blocks(table: ImageTable, *, rows: int, start: int = 0) -> Iterator[Block]:
+    """Yield what is to be decoded, block by block in the order of the list.
+
+    Args:
+        table: The images.
+        rows: Images in a block, at most.
+        start: Number of listed images that are decoded already: a sum of the first blocks' lengths.
+    """
+    if not table.archive:
+        for first in range(start, len(table), rows):
+            files, frames = table.files[first : first + rows], table.frames[first : first + rows]
+            yield tuple((table.root / file, frame) for file, frame in zip(files, frames, strict=True))
+        return
+    seen = 0
+    for block in read_blocks(table.root, rows=rows):
+        if seen >= start:
+            yield block
+        seen += len(block)
 
 
 def _locate(card: DataCard) -> Path:

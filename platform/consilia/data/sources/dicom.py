@@ -9,9 +9,8 @@ from consilia.data.sources.dicom_files import DicomFile, find_files, read_files
 from consilia.data.sources.dicom_series import choose_slices, group_by_series
 from consilia.data.sources.file_facts import by_frame, patient_of
 from consilia.data.sources.label_table import LabelledRow, LabelRows, read_labels, stay_below
-from consilia.data.sources.listing import Entry, ImageTable, make_table, suggest
+from consilia.data.sources.listing import Entry, ImageTable, LeftOut, Quarantined, make_table, suggest
 from consilia.data.sources.patients import check_patient_source
-from consilia.data.store.image_store import LeftOut, Quarantined
 from consilia.errors import DataError
 
 _SHOWN = 20  # files or rows that an error lists

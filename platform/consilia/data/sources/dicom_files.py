@@ -8,7 +8,7 @@ from pathlib import Path
 
 from consilia.data.sources.each_file import Unreadable, read_each
 from consilia.data.sources.file_facts import FileFacts, read_facts
-from consilia.data.store.image_store import Quarantined
+from consilia.data.sources.listing import Quarantined
 from consilia.errors import DataError
 
 _GEOMETRY = ("SeriesInstanceUID", "ImageOrientationPatient", "ImagePositionPatient", "InstanceNumber")

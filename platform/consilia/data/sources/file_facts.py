@@ -8,8 +8,7 @@ from pathlib import Path
 from consilia.data.decode.reader import count_frames
 from consilia.data.dicom.tags import is_dicom, read_tags
 from consilia.data.sources.each_file import Unreadable, read_each
-from consilia.data.sources.listing import Entry
-from consilia.data.store.image_store import Quarantined
+from consilia.data.sources.listing import Entry, Quarantined
 from consilia.errors import DataError
 
 

@@ -12,9 +12,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from consilia.config.card import LabelTable
-from consilia.data.sources.listing import suggest
+from consilia.data.sources.listing import LeftOut, suggest
 from consilia.data.sources.row_filter import select_rows
-from consilia.data.store.image_store import LeftOut
 from consilia.errors import DataError
 
 Row = tuple[int, Mapping[str, str]]  # row number, the header being row 1, and the cells by column

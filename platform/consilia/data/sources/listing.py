@@ -8,11 +8,25 @@ from pathlib import Path
 import numpy as np
 
 from consilia.config.card import DataCard, NpzSource
+from consilia.config.frozen import Frozen
 from consilia.config.records import Labels
-from consilia.data.store.image_store import LeftOut, Quarantined
 from consilia.errors import DataError
 
 SPLITS = ("train", "val", "test")
+
+
+class Quarantined(Frozen):
+    """A file that could not be read, and why."""
+
+    file: str
+    reason: str
+
+
+class LeftOut(Frozen):
+    """Images or rows that the card left out on purpose."""
+
+    reason: str  # such as "where: modality == 'X-ray'"
+    count: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -13,6 +13,7 @@ import pandas as pd
 from consilia.config.frozen import Frozen
 from consilia.config.reading import ImageKind, Reading
 from consilia.config.records import Labels
+from consilia.data.sources.listing import LeftOut, Quarantined
 from consilia.errors import DataError
 from consilia.files import write_json
 
@@ -25,20 +26,6 @@ COLUMNS = (
 )
 _ROWS = 10_000  # encoded at a time
 META, TAG = "meta_", "tag_"  # before the names of columns that come from the table, and from DICOM tags
-
-
-class Quarantined(Frozen):
-    """A file that could not be read, and why."""
-
-    file: str
-    reason: str
-
-
-class LeftOut(Frozen):
-    """Images or rows that the card left out on purpose."""
-
-    reason: str  # such as "where: modality == 'X-ray'"
-    count: int
 
 
 class Manifest(Frozen):

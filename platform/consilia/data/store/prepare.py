@@ -11,11 +11,11 @@ import joblib
 import numpy as np
 
 from consilia.config.card import DataCard
-from consilia.data.decode.blocks import DecodePool, LocalPool, decode
+from consilia.data.decode.pool import DecodePool, LocalPool, block_length, decode_blocks
 from consilia.data.decode.process import is_plain
-from consilia.data.sources.card import list_images
-from consilia.data.sources.listing import ImageTable, check_classes
-from consilia.data.store.image_store import INDEX, MANIFEST, PIXELS, ImageStore, Manifest, Quarantined, content_digest
+from consilia.data.sources.card import list_blocks, list_images
+from consilia.data.sources.listing import ImageTable, Quarantined, check_classes
+from consilia.data.store.image_store import INDEX, MANIFEST, PIXELS, ImageStore, Manifest, content_digest
 from consilia.data.store.index import make_index
 from consilia.data.store.key import pixels_key, store_key
 from consilia.data.store.partial import PartialStore
@@ -149,7 +149,8 @@ def _decode_rest(
         tell(partial.n_listed, len(table))
         # An archive is read in this process, so no pool is opened, and no cluster is joined, for it.
         with pool() if pool is not None and not table.archive else nullcontext() as workers:
-            for part in decode(table, card.reading, pool=workers, start=partial.n_listed):
+            blocks = list_blocks(table, rows=block_length(card.reading), start=partial.n_listed)
+            for part in decode_blocks(blocks, card.reading, pool=workers):
                 partial.append(part)
                 tell(partial.n_listed, len(table))
     except KeyboardInterrupt as interrupt:
