@@ -13,8 +13,7 @@ from consilia.audit.document import Audit
 from consilia.audit.run import audit
 from consilia.data.sources.listing import Quarantined
 from consilia.data.store.image_store import ImageStore
-from consilia.report.audit_cases import render_cases, thumbnail
-from consilia.report.audit_page import render_page
+from consilia.report.audit_page import render_page, thumbnail
 from data_tables import card_of
 
 NASTY = "<script>alert('x')</script>&\".png"
@@ -78,7 +77,7 @@ def test_findings_stand_above_everything_else(store, found):
 
 
 def test_pictures_beyond_the_most_are_counted(store, found):
-    page = "\n".join(render_cases(found.duplicates.cases, store, most=1))
+    page = render_page(found, store, most_cases=1)
     assert len(sources(page)) == 2
     hidden = [int(number) for number in re.findall(r"(\d+) of them are not shown", page)]
     assert sum(hidden) == len(found.duplicates.cases) - 1
