@@ -1,8 +1,8 @@
 """Curves for TensorBoard: the study's metric and the training loss of every epoch, by trial and fold.
 
 An epoch is one write to the end of its fold's event file, which is closed again: a search of thousands of trials holds
-no file open, and whoever reads has the epoch at once. tensorboardX's own writers keep a queue and a thread each, which
-hang when the disk is full.
+no file open, and readers have the epoch at once. tensorboardX's SummaryWriter is not used: it holds a thread and three
+files for each fold, and when the disk is full its thread dies and the eleventh `add_scalar` after that never returns.
 
 Source: TensorFlow's TFRecord format, and TensorBoard's `event.proto`.
 """
@@ -67,7 +67,7 @@ class Curves:
             self._try(partial(self._write_configuration, run, record))
 
     def noted(self, text: str) -> None:
-        """Write nothing: it is no curve."""
+        """Write nothing: a note is not a curve."""
 
     def _try(self, write: Callable[[], None]) -> None:
         if self._failed:
