@@ -13,7 +13,7 @@ from consilia.config.records import EpochReport, FoldResult, TrialRecord, TrialT
 from consilia.config.study_folder import StudyFolder
 from consilia.report.curves import Curves
 from consilia.train.tables import read_history, write_history
-from consilia.tune.observer import Audience, SearchObserver
+from consilia.tune.contract import Audience, SearchObserver
 
 Curve = list[tuple[int, float]]
 

@@ -27,7 +27,7 @@ from consilia.study.view import StudyView
 from consilia.study.warm_start import read_warm_start
 from consilia.study.weights import check_unchanged, check_weights, resolve_weights
 from consilia.train.order import check_workers
-from consilia.tune.observer import Audience
+from consilia.tune.contract import Audience
 from consilia.tune.search import search_trials
 from consilia.tune.single import train_one
 from consilia.tune.warm_start import Start

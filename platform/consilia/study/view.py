@@ -2,7 +2,7 @@
 
 from typing import Protocol
 
-from consilia.tune.observer import SearchObserver
+from consilia.tune.contract import SearchObserver
 from consilia.tune.refit_controller import RefitView
 
 

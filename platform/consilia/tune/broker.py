@@ -21,7 +21,7 @@ class TrialFailedError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class WorkersLost:
-    """The slot can be used no more; its trial must go on in another."""
+    """The slot can no longer be used; its trial must go on in another."""
 
     reason: str
     is_fault: bool = True  # False: the cluster had no room for workers
@@ -50,7 +50,7 @@ class _Assignment:
 
 
 class Broker:
-    """One task at a time, taken by whichever worker asks; a worker that asks again takes the same task up again.
+    """Hands one task at a time to whichever worker asks; a worker that asks again gets the same task again.
 
     Args:
         clock: Returns seconds and never jumps.
@@ -70,7 +70,7 @@ class Broker:
         """Stop the current task, if one is under way, and offer `task` to the workers."""
         async with self._changed:
             self._release("stopped")
-            self._messages = asyncio.Queue()  # what the previous task still says is of no interest
+            self._messages = asyncio.Queue()  # nobody needs what the previous task still says
             if self._lost is not None:
                 await self._messages.put(self._lost)
             self._current = _Assignment(task)
@@ -94,7 +94,7 @@ class Broker:
         await self._messages.put(self._lost)
 
     async def join(self, rank: int, worker: Any) -> None:
-        """Take down the handle of a worker process, so that one that hangs can be ended."""
+        """Record the handle of a worker process, so that one that hangs can be ended."""
         self._workers[rank] = worker
 
     async def workers(self) -> list[Any]:
@@ -120,7 +120,7 @@ class Broker:
                 await self._end(_worn_out(current))
 
     async def alive(self) -> None:
-        """Take a sign of life."""
+        """Record a sign of life from the worker."""
         self._hear_of_worker()
 
     async def untaken(self) -> tuple[float, bool]:
@@ -141,7 +141,7 @@ class Broker:
         return self._clock() - self._last_sign
 
     async def blame(self, reason: str) -> None:
-        """Give the present worker up, and remember why; its successor will be watched again."""
+        """Give up the present worker and remember why; its successor will be watched again."""
         if self._current is not None:
             self._current.loss = reason
             self._current.watched = False
@@ -164,7 +164,7 @@ class Broker:
         return await self._hold(number, fold=fold)
 
     async def report(self, report: EpochReport) -> None:
-        """Pass an epoch on, once: a worker that resumes at a checkpoint repeats what it had said."""
+        """Pass an epoch on, once: a worker that resumes at a checkpoint repeats earlier reports."""
         self._hear_of_worker()
         current = self._current
         if current is None or current.task.number != report.number:

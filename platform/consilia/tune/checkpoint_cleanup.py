@@ -1,4 +1,7 @@
-"""What of the trials stays on disk: weights of the best, checkpoints of those that are to go on, predictions of all."""
+"""Deletes files of trials: only the best keep their weights and only open ones their checkpoints.
+
+Out-of-fold predictions are always kept.
+"""
 
 from collections.abc import Mapping
 
@@ -7,8 +10,8 @@ from consilia.config.study_folder import StudyFolder
 from consilia.tune.stored import leaderboard
 
 
-class Keeper:
-    """Deletes what no ensemble and no trial will need.
+class CheckpointCleanup:
+    """Deletes weights and checkpoints that no ensemble and no trial will need.
 
     Args:
         folder: Of the study.

@@ -1,4 +1,4 @@
-"""The driver's controller of trials: what is asked, heard, decided and written, with no Ray."""
+"""The controller of trials, in the driver: it asks, hears, decides and writes. It does not use Ray."""
 
 import errno
 import logging
@@ -9,9 +9,9 @@ from consilia.config.record_files import write_trial
 from consilia.config.records import EpochReport, TaskTaken, TrialOutcome, TrialRecord, TrialState, TrialTask
 from consilia.config.study import SearchPlan
 from consilia.config.study_folder import StudyFolder
-from consilia.tune.checkpoint_cleanup import Keeper
+from consilia.tune.checkpoint_cleanup import CheckpointCleanup
+from consilia.tune.contract import SearchObserver
 from consilia.tune.limits import Limits
-from consilia.tune.observer import SearchObserver
 from consilia.tune.progress import Losses, TrialProgress
 from consilia.tune.racing import Racing
 from consilia.tune.stored import read_trials
@@ -23,7 +23,7 @@ _DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 class TrialController:
-    """One writer for the journal and every trial.json.
+    """The only writer of the journal and of every trial.json.
 
     An ended trial is written to trial.json first and told to Optuna second; whatever lies between the two when the
     driver dies is told when the next driver starts. Whatever ends the search, `close` leaves no trial running.
@@ -60,13 +60,13 @@ class TrialController:
         self._limits = limits
         self._has_exclusive_slots = has_exclusive_slots
         self._running: dict[int, TrialProgress] = {}
-        self._leaving: dict[int, tuple[TrialState, str]] = {}  # told to leave their slots, and how they ended
+        self._leaving: dict[int, tuple[TrialState, str]] = {}  # state and reason of trials told to leave
         self._exclusive: deque[TrialTask] = deque()
         self._losses: defaultdict[int, Losses] = defaultdict(Losses)  # by trial
         self.halted = ""  # why no trial can go on, such as a full disk
         self.records: dict[int, TrialRecord] = read_trials(folder)
         self._resumable = deque(self._settle())
-        self._keeper = Keeper(
+        self._cleanup = CheckpointCleanup(
             folder, n_folds=n_folds, n_best=plan.keep_weights, metric=plan.metric, records=self.records
         )
         for record in self.records.values():
@@ -92,7 +92,7 @@ class TrialController:
             return None
 
     def taken(self, message: TaskTaken) -> None:
-        """A worker has taken a trial up; if not for the first time, say that one was lost."""
+        """Note that a worker has started on a trial; a later attempt means that a worker was lost."""
         if message.number not in self._running:
             return
         self._running[message.number].was_taken = True
@@ -102,7 +102,7 @@ class TrialController:
             self._observer.noted(f"trial {message.number}: its worker was lost{reason}; another goes on with it")
 
     def hear(self, report: EpochReport) -> str | None:
-        """Take an epoch down and decide.
+        """Record an epoch and decide whether the trial goes on.
 
         Returns:
             Why the trial leaves its slot now, or None for it to go on.
@@ -118,7 +118,7 @@ class TrialController:
         self._observer.epoch_ended(report)
         reason = self._racing.hear(report)
         if report.is_repeat:
-            return None  # it was decided on when it was new
+            return None  # the decision was made when it was new
         if reason is not None:
             self._leaving[report.number] = ("stopped", reason)
             return reason
@@ -133,11 +133,11 @@ class TrialController:
         return self.halted or self._limits.over()
 
     def reserve(self, n_slots: int) -> None:
-        """Take down how many slots are held."""
+        """Record how many slots are held."""
         self._limits.ledger.reserve(n_slots)
 
     def end(self, outcome: TrialOutcome) -> None:
-        """Write how a trial ended on its worker; a trial that has left already is let alone."""
+        """Write how a trial ended on its worker; a trial that has already left is ignored."""
         if outcome.number not in self._running:
             return
         if outcome.fault == "disk":
@@ -157,7 +157,7 @@ class TrialController:
             self._resumable.append(task)
 
     def lost(self, number: int, reason: str, *, counts: bool = True) -> None:
-        """The slot of a trial is gone; another goes on with it, unless that has brought nothing several times.
+        """Hand the trial of a lost slot to another slot, unless several have already brought nothing.
 
         Args:
             number: Of the trial.
@@ -178,7 +178,7 @@ class TrialController:
         return self._observer.noted(f"trial {number}: its slot was lost ({reason}); another goes on with it")
 
     def close(self, reason: str) -> None:
-        """Pause what is still running, delete what nobody needs, and write the ledger: nothing runs any more.
+        """Pause every trial that still runs, delete files that nobody needs, and write the ledger.
 
         Args:
             reason: Why the search ended, for trials that would have gone on.
@@ -188,7 +188,7 @@ class TrialController:
             self._leave(number, *self._leaving.get(number, ("paused", reason)))
         try:
             self._pause_waiting(reason)
-            self._keeper.sweep(self.records)
+            self._cleanup.sweep(self.records)
         except OSError as error:
             self._halt(error)
         self._limits.ledger.reserve(0)
@@ -253,7 +253,7 @@ class TrialController:
             self._write(record)
             self._suggester.tell(record, metric=self._plan.metric)
             if record.state == "finished":
-                self._keeper.finished(record)
+                self._cleanup.finished(record)
         except OSError as error:
             self._halt(error)
         if record.has_ended:
@@ -268,7 +268,7 @@ class TrialController:
             self._suggester.tell(paused, metric=self._plan.metric)
 
     def _settle(self) -> list[TrialTask]:
-        """Tell Optuna of ends it has not heard of, and return the trials to go on with."""
+        """Tell Optuna how trials ended that it has not heard of, and return the trials to go on with."""
         resumable = []
         for task in self._suggester.unfinished():
             record = self.records.get(task.number)

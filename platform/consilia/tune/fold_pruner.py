@@ -1,4 +1,4 @@
-"""Who goes on after a fold: a score matrix in, a decision out.
+"""Which trials go on after a fold: a score matrix in, a decision out.
 
 A trial is compared with the `n_best`-th best of the fully evaluated trials, on scores from which the fold's own
 difficulty is taken: some folds are harder for everybody. Source: docs/methods.md section 2.2.
@@ -43,7 +43,7 @@ def judge(finished: Scores, scores: Scores, *, n_best: int, eps: float) -> Verdi
         eps: Probability of stopping a trial that would have reached it, at this look, under the additive model.
 
     Returns:
-        The verdict, or None while fewer than `n_best` trials (or MIN_ROWS) are complete: then nobody is stopped.
+        The verdict, or None while fewer than `n_best` trials (or MIN_ROWS) are complete: then no trial is stopped.
     """
     n_trials, k = finished.shape
     n_folds = len(scores)
@@ -66,7 +66,7 @@ def fold_effects(finished: Scores) -> Scores:
 
 
 def adjusted_mean(finished: Scores, scores: Scores) -> float:
-    """Return the mean of a trial's first folds without the folds' effects: what its mean over all folds should be."""
+    """Return the mean of a trial's first folds without the folds' effects: its expected mean over all folds."""
     return float(np.mean(scores - fold_effects(finished)[: len(scores)]))
 
 

@@ -41,7 +41,7 @@ _WRITE_SECONDS = 10.0  # between two writes while the search runs: a killed driv
 
 @dataclass(slots=True)
 class _Timeline:
-    """One trial in one slot: since when nothing was heard, and what its epochs took."""
+    """One trial in one slot: when it was last heard of, and how long its epochs took."""
 
     since: float
     devices: float
@@ -123,7 +123,7 @@ class Ledger:
         self.end(number, "paused")
 
     def reserve(self, n_slots: int) -> None:
-        """Take down how many slots are held from now on, and write the file if that was some time ago."""
+        """Record how many slots are held from now on, and write the file if the last time was a while ago."""
         now = self._clock()
         elapsed = now - self._last
         self._last = now

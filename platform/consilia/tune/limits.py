@@ -10,14 +10,24 @@ import statistics
 from collections import deque
 from collections.abc import Callable
 
-from consilia.config.records import EpochReport, TrialRecord
+import numpy as np
+import pandas as pd
+
+from consilia.config.records import EpochReport, Labels, Probabilities, TrialRecord
 from consilia.config.study import Budget
+from consilia.config.study_folder import StudyFolder
+from consilia.metrics.bootstrap import bootstrap_standard_error, patient_bootstrap
+from consilia.metrics.scores import image_log_loss, softmax
+from consilia.train.tables import read_fold_logits
 from consilia.tune.ledger import Ledger
 
 logger = logging.getLogger(__name__)
 
 Noise = Callable[[TrialRecord], float]
 """Standard error of a finished trial's objective over patients."""
+
+_NORMAL_WIDTH = 3.92  # of a 95 % interval, in standard errors
+_DRAWS = 500  # enough for a stopping rule
 
 _REMEMBERED_FOLDS = 50  # whose seconds tell how long a fold takes
 
@@ -84,7 +94,7 @@ class Limits:
         return ""
 
     def enough(self) -> str:
-        """Return why nothing new shall begin, although folds under way may end; "" while something may.
+        """Return why no fold may begin, although those under way may end; "" while one may begin.
 
         A new fold must fit into what is left, going by the median of the last folds.
         """
@@ -108,3 +118,27 @@ class Limits:
         if budget.device_hours is not None and self.ledger.devices_held:
             left = min(left, (3600 * budget.device_hours - self.ledger.device_seconds) / self.ledger.devices_held)
         return left
+
+
+def objective_noise(record: TrialRecord, *, folder: StudyFolder, metric: str) -> float:
+    """Return the standard error over patients of a finished trial's objective, by bootstrap.
+
+    Args:
+        record: A finished trial; its out-of-fold predictions are in its folder.
+        folder: Of the study, whose folds name the patients.
+        metric: The study's. Of the log loss the error is that of the images' mean loss, of any other metric that of
+            all out-of-fold predictions together, from its 95 % interval.
+
+    Raises:
+        StudyError: A prediction file is missing or damaged.
+    """
+    table = pd.read_parquet(folder.folds).set_index("image_id")
+    parts = [read_fold_logits(folder.trial(record.number).fold(result.fold).oof) for result in record.folds]
+    ids = np.concatenate([image_ids for image_ids, _ in parts])
+    probabilities: Probabilities = softmax(np.concatenate([logits for _, logits in parts]))
+    labels: Labels = table.loc[ids, "label"].to_numpy(np.int64)
+    patients = table.loc[ids, "patient_id"].to_numpy(str)
+    if metric == "log_loss":
+        return bootstrap_standard_error(image_log_loss(probabilities, labels), patients, draws=_DRAWS)
+    interval = patient_bootstrap([metric], probabilities, labels, patients, draws=_DRAWS)[metric]
+    return (interval.high - interval.low) / _NORMAL_WIDTH

@@ -1,4 +1,4 @@
-"""The connected cluster as the planning of slots sees it: its living nodes, and a step measured on them."""
+"""The connected cluster, as the planning of slots sees it: its living nodes, and steps measured on them."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any

@@ -1,7 +1,7 @@
 """Placement groups that outlived the process which made them: Ray keeps them, and their CPUs, until the job ends.
 
 Ray Train looks after those of worker groups that have started, by way of the dashboard. One whose controller died while
-it was still waiting for its resources is kept by nobody; a slot that is lost at its start leaves such a one behind.
+it was still waiting for its resources is left behind; a slot that is lost at its start leaves one.
 """
 
 import time

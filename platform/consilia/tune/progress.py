@@ -1,4 +1,4 @@
-"""What a running trial has said so far, and what it has lost."""
+"""What a running trial has reported so far, and how many slots it has lost."""
 
 from collections import defaultdict
 from dataclasses import dataclass, field
@@ -6,12 +6,12 @@ from dataclasses import dataclass, field
 from consilia.config.records import EpochReport, FoldResult, TrialTask
 
 _MAX_LOSSES = 3  # in a row, of slots in which a worker had begun with the trial
-_MAX_FALSE_STARTS = 20  # in a row, of slots in which none had: that cannot be the trial's fault, but must end
+_MAX_FALSE_STARTS = 20  # in a row, of slots in which no worker had: not the trial's fault, but it must end
 
 
 @dataclass(slots=True)
 class TrialProgress:
-    """Folds and scores of one trial while it is in a slot; what it says again counts once."""
+    """Folds and scores of one trial while it is in a slot; a repeated report counts once."""
 
     task: TrialTask
     was_taken: bool = False  # by a worker of its present slot
@@ -21,7 +21,7 @@ class TrialProgress:
     _seconds: dict[int, dict[int, float]] = field(default_factory=lambda: defaultdict(dict))  # by fold and epoch
 
     def heard(self, report: EpochReport) -> None:
-        """Take an epoch down."""
+        """Record an epoch."""
         self.place = max(self.place, (report.fold, report.epoch))
         self._last = (report.fold, report.score)
         self._seconds[report.fold][report.epoch] = report.seconds

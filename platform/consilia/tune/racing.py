@@ -1,4 +1,4 @@
-"""Who goes on: pure decisions over the scores that trials report, with no Ray and no Optuna."""
+"""Which trials go on: decisions from the scores that trials report. Neither Ray nor Optuna is used."""
 
 import bisect
 import math
@@ -20,18 +20,18 @@ _MIN_BEST = 5
 class Racing(Protocol):
     """Hears every epoch of every trial, in the order in which they arrive.
 
-    A trial is decided on once at each place: one that resumes says again what it had said, and goes on as before.
+    There is one decision at each place: a trial that resumes repeats its reports, and goes on as before.
     """
 
     def hear(self, report: EpochReport) -> str | None:
         """Return why this trial stops now, or None for it to go on."""
 
     def adjusted(self, scores: Sequence[float]) -> float:
-        """Return what the mean over all folds is expected to be of a trial with these scores in its first folds."""
+        """Return the mean over all folds that is expected of a trial with these scores in its first folds."""
 
 
 class EveryFold:
-    """Nobody is stopped."""
+    """Stops no trial."""
 
     def hear(self, report: EpochReport) -> str | None:
         """Return None."""
@@ -80,7 +80,7 @@ class EpochHalving(EveryFold):
 
 
 class FoldPruner:
-    """After each fold but the last, stops whoever cannot be expected to be among the best `n_best`.
+    """After each fold but the last, stops a trial that is not expected to be among the best `n_best`.
 
     Source: docs/methods.md section 2.2, and `tune.fold_pruner` for the decision itself.
     """
@@ -95,7 +95,7 @@ class FoldPruner:
         self._matrix: Scores = np.empty((0, k))  # their scores
 
     def hear(self, report: EpochReport) -> str | None:
-        """Take a finished fold's score down, and decide."""
+        """Record a finished fold's score, and decide."""
         number = report.number
         if report.fold_result is None or self._has_finished(number):
             return None
@@ -170,8 +170,8 @@ def make_racing(plan: StudyPlan) -> Racing:
 def default_n_best(plan: StudyPlan) -> int:
     """Return how many trials the stopping must not harm, at least five.
 
-    Of a greedy ensemble that is a quarter of its pool: of the trials that will have run all folds, since halving lets
-    one in `reduction` through. Otherwise it is the trials that the ensemble takes.
+    For a greedy ensemble it is a quarter of its candidates: the trials that will have run all folds, since halving
+    lets one in `reduction` through. Otherwise it is the number of trials that the ensemble takes.
     """
     selection, stopping = plan.ensemble.selection, plan.search.stopping
     if isinstance(selection, Greedy):

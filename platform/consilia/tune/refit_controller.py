@@ -1,4 +1,4 @@
-"""The driver's controller of refits: which are handed out, heard of, lost and finished, with no Ray."""
+"""The controller of refits, in the driver: which are handed out, heard of, lost and finished. It does not use Ray."""
 
 from collections import defaultdict, deque
 from collections.abc import Sequence
@@ -21,9 +21,9 @@ class RefitView(Protocol):
 
 
 class RefitController:
-    """A Controller of tasks that are known beforehand and of which none is stopped by how well it does.
+    """A Controller whose tasks are known beforehand and are never stopped for their scores.
 
-    Nothing of it is stored but the ledger: a refit that is finished has its files, one that is not has its checkpoint.
+    It stores only the ledger: a finished refit has its files, any other its checkpoint.
 
     Args:
         tasks: To be trained, at least one.
@@ -78,7 +78,7 @@ class RefitController:
         return task
 
     def taken(self, message: TaskTaken) -> None:
-        """A worker has taken a refit up; if not for the first time, say that one was lost."""
+        """Note that a worker has started on a refit; a later attempt means that a worker was lost."""
         if message.number not in self._running:
             return
         self._running[message.number].was_taken = True
@@ -88,7 +88,7 @@ class RefitController:
             self._view.noted(f"refit {message.number}: its worker was lost{reason}; another goes on with it")
 
     def hear(self, report: EpochReport) -> str | None:
-        """Take an epoch down; a refit always goes on."""
+        """Record an epoch; a refit always goes on."""
         progress = self._running.get(report.number)
         if progress is None:
             return None
@@ -101,10 +101,10 @@ class RefitController:
         return None
 
     def left(self, number: int) -> None:
-        """No refit is told to leave, so none has left by itself."""
+        """Do nothing: a refit is never told to leave."""
 
     def end(self, outcome: TrialOutcome) -> None:
-        """Take down how a refit ended on its worker."""
+        """Record how a refit ended on its worker."""
         progress = self._running.get(outcome.number)
         if progress is None:
             return
@@ -124,7 +124,7 @@ class RefitController:
         self._show()
 
     def lost(self, number: int, reason: str, *, counts: bool = True) -> None:
-        """The slot of a refit is gone; another goes on with it, unless that has brought nothing several times."""
+        """Hand the refit of a lost slot to another slot, unless several have already brought nothing."""
         progress = self._running.get(number)
         if progress is None:
             return
@@ -145,12 +145,12 @@ class RefitController:
         return self.halted
 
     def reserve(self, n_slots: int) -> None:
-        """Take down how many slots are held."""
+        """Record how many slots are held."""
         self._n_slots = n_slots
         self._ledger.reserve(n_slots)
 
     def close(self) -> None:
-        """Write the ledger: nothing runs any more, and what was interrupted stays at its checkpoint."""
+        """Write the ledger once nothing runs any more; an interrupted refit keeps its checkpoint."""
         for number in list(self._running):
             self._take_out(number)
             self._ledger.end(number, "paused")

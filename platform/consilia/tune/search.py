@@ -9,13 +9,12 @@ from consilia.metrics.scores import METRICS
 from consilia.train.context import TrainingContext
 from consilia.train.cross_validation import cross_validate
 from consilia.tune.capacity import Capacity, Node
+from consilia.tune.contract import SearchObserver
 from consilia.tune.controller import TrialController
 from consilia.tune.ledger import Ledger
-from consilia.tune.limits import Limits
+from consilia.tune.limits import Limits, objective_noise
 from consilia.tune.live import LiveSlots
 from consilia.tune.nodes import living_nodes
-from consilia.tune.noise import objective_noise
-from consilia.tune.observer import SearchObserver
 from consilia.tune.racing import make_racing
 from consilia.tune.slot import SlotOptions
 from consilia.tune.space import join_spaces

@@ -5,11 +5,11 @@ from consilia.config.study import StudyPlan
 from consilia.config.study_folder import StudyFolder
 from consilia.train.context import TrainingContext
 from consilia.train.cross_validation import cross_validate
+from consilia.tune.contract import SearchObserver
 from consilia.tune.controller import TrialController
 from consilia.tune.interrupt import StopSignal
 from consilia.tune.ledger import Ledger
 from consilia.tune.limits import Limits
-from consilia.tune.observer import SearchObserver
 from consilia.tune.racing import EveryFold
 from consilia.tune.stored import read_trials
 from consilia.tune.suggester import OneConfiguration

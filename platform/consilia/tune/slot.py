@@ -25,7 +25,7 @@ _HEARTBEAT_SECONDS = 1.0  # how long a step waits before it lets Tune speak to t
 _PING_SECONDS = 3.0  # of silence, before a slot asks whether its workers live
 _CLOSE_SECONDS = 30.0  # workers poll for the stop between batches
 _ANSWER_SECONDS = 30.0  # the broker answers in milliseconds, unless it is gone
-_NO_MAILBOX = WorkersLost("its broker is gone")
+_NO_BROKER = WorkersLost("its broker is gone")
 _NO_ANSWER = (ray.exceptions.RayActorError, ray.exceptions.GetTimeoutError)
 
 
@@ -47,7 +47,7 @@ class SlotOptions:
 
 
 class Slot(tune.Trainable):
-    """Runs one trial after the other on the same workers; `reset_config` hands over the next one."""
+    """Runs one trial after another on the same workers; `reset_config` hands over the next one."""
 
     def setup(self, config: dict[str, Any], options: SlotOptions | None = None) -> None:
         """Start the broker and the workers, and assign the first task."""
@@ -55,8 +55,8 @@ class Slot(tune.Trainable):
         self._options = options
         self._broker: Any = ray.remote(Broker).options(num_cpus=0).remote()
         self._message: Any = None
-        self._loss: WorkersLost | None = None  # why the slot can be used no more, to be said by the next step
-        self._is_over = False  # it was said
+        self._loss: WorkersLost | None = None  # why the slot can no longer be used; the next step says so
+        self._is_over = False  # the step has said so
         task = _task(config)
         self._assign(task)
         share = options.exclusive if task.exclusive and options.exclusive is not None else options.share
@@ -73,7 +73,7 @@ class Slot(tune.Trainable):
         """Return the next message, or a heartbeat when none comes soon, so that Tune can stop the slot.
 
         Raises:
-            RuntimeError: The slot can be used no more, which the message before has said.
+            RuntimeError: The slot can no longer be used, as the previous message said.
         """
         if self._is_over:
             assert self._loss is not None
@@ -81,7 +81,7 @@ class Slot(tune.Trainable):
         try:
             message = self._loss or self._next_message()
         except _NO_ANSWER:
-            message = _NO_MAILBOX
+            message = _NO_BROKER
         if isinstance(message, WorkersLost):
             self._loss, self._is_over = message, True
         return {"message": message}
@@ -98,7 +98,7 @@ class Slot(tune.Trainable):
     def default_resource_request(cls, config: dict[str, Any]) -> tune.PlacementGroupFactory:
         """Ask for a byte: a slot only passes messages, and its workers have a placement group of their own.
 
-        A exclusive trial asks for two, so that Tune gives it a new slot and no used one.
+        An exclusive trial asks for two, so that Tune gives it a new slot and no used one.
         """
         return tune.PlacementGroupFactory([{"memory": 2 if config.get("exclusive") else 1}])
 
@@ -125,18 +125,18 @@ class Slot(tune.Trainable):
     def _assign(self, task: TrialTask) -> None:
         """Hand a task to the workers; without a broker the next step says so.
 
-        Raising here is no way to say it: Tune waits for ever for an actor whose start failed because another had died.
+        Raising here would not help: Tune waits for ever for an actor whose start failed because another had died.
         """
         self._message = None
         try:
             self._ask("assign", task)
         except _NO_ANSWER:
-            self._loss = _NO_MAILBOX
+            self._loss = _NO_BROKER
 
     def _look_after_workers(self) -> WorkersLost | None:
         """End workers that show no sign of life, and give the slot up where no other comes in their place.
 
-        Ray Train starts fresh ones, which take the task up again; without room for them it waits for ever.
+        Ray Train starts new workers, which go on with the task; without room for them it waits for ever.
         """
         silent = self._ask("silent_seconds")
         if silent > self._options.hang_seconds:
@@ -182,7 +182,7 @@ def _task(config: dict[str, Any]) -> TrialTask:
 
 
 def _ping(worker: object) -> None:
-    """Run in a worker: that it does is the answer."""
+    """Do nothing: the answer is that the worker runs it."""
 
 
 def _make_trainer(options: SlotOptions, share: Share, broker: Any) -> TorchTrainer:

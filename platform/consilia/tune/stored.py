@@ -1,4 +1,4 @@
-"""What the trials of a study have left on disk, in memory again."""
+"""Reads what the trials of a study have left on disk."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import replace

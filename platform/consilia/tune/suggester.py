@@ -39,7 +39,7 @@ class Suggester(Protocol):
         """An unfinished trial is running again."""
 
     def tell(self, record: TrialRecord, *, metric: str) -> None:
-        """Take down how a trial ended, or that it was paused."""
+        """Record how a trial ended, or that it was paused."""
 
 
 class OneConfiguration:
@@ -143,7 +143,7 @@ class OptunaSuggester:
     def tell(self, record: TrialRecord, *, metric: str) -> None:
         """Write how a trial ended: COMPLETE with its objective, also when it was stopped; FAIL when it crashed.
 
-        A paused one is WAITING: none that nobody trains stands as RUNNING.
+        A paused trial is WAITING: only a trial that somebody trains is RUNNING.
         """
         attributes: dict[str, Any] = {
             "n_folds": record.n_folds,
@@ -161,14 +161,14 @@ class OptunaSuggester:
             self._study.tell(record.number, record.objective)
 
     def _queue(self, starts: Sequence[Start]) -> None:
-        """Queue what is tried first, or what is missing of it because a driver was killed while it queued them."""
+        """Queue the first configurations, or those that a killed driver did not get to queue."""
         known = self._study.get_trials(deepcopy=False)
         if all(_is_queued(trial) for trial in known):
             for start in starts[len(known) :]:
                 self._study.enqueue_trial(dict(start.values), user_attrs={"origin": start.origin})
 
     def _reseed(self) -> None:
-        """Draw each trial from the seed and its place alone: a search that was interrupted draws what it would have."""
+        """Draw each trial from the seed and its place alone, so that an interrupted search draws the same trials."""
         state = np.random.SeedSequence((*self._entropy, self._n_asked))
         reseed(self._sampler, state.generate_state(2).tolist())
 

@@ -150,7 +150,7 @@ def _environment(values: dict[str, str]) -> Iterator[None]:
 
 
 class _StopAll(tune.Stopper):
-    """Lets Tune end the whole search once everybody must leave."""
+    """Lets Tune end the whole search once all trials must leave."""
 
     def __init__(self, must_leave: Callable[[], bool]) -> None:
         self._must_leave = must_leave
@@ -159,7 +159,7 @@ class _StopAll(tune.Stopper):
         return False
 
     def stop_all(self) -> bool:
-        """Say whether everybody must leave."""
+        """Say whether all trials must leave."""
         return self._must_leave()
 
     def __getstate__(self) -> dict[str, Any]:

@@ -122,7 +122,7 @@ def _nearest(name: str, value: Value, parameter: Range, changes: list[str]) -> V
             raise _UnusableError(f"{name} {_text(value)} does not exist in this study, which has {known}")
         return parameter.values[parameter.values.index(value)]
     if not isinstance(value, int | float):
-        raise _UnusableError(f"{name} {_text(value)} is no number, and this study has a range of numbers")
+        raise _UnusableError(f"{name} {_text(value)} is not a number, and this study has a range of numbers")
     wanted = round(value) if isinstance(parameter, IntRange) else float(value)
     nearest = min(max(wanted, parameter.low), parameter.high)
     if nearest != wanted:

@@ -101,7 +101,7 @@ class _Watch:
 
 
 class _Follower:
-    """What a worker watches that trains a trial together with others: nothing, since the first one tells them all."""
+    """Stands in for `_Watch` on a worker that trains together with others: the first worker tells them all."""
 
     def report(self, report: EpochReport) -> None:
         """Only the first worker reports."""
@@ -149,7 +149,7 @@ class DeviceMemory:
     """What of the device stays taken when a trial has ended.
 
     Libraries keep workspaces for good (cuBLAS 32 MiB for each thread on a Hopper GPU), all of which the first trial has
-    asked for: what it leaves is no leak, what later ones add to it is.
+    asked for: what it leaves is not a leak; what later ones add to it is.
     """
 
     def __init__(self, held: Callable[[], int]) -> None:

@@ -11,7 +11,7 @@ from consilia.errors import StudyError
 from consilia.metrics.bootstrap import bootstrap_standard_error, patient_bootstrap
 from consilia.metrics.scores import softmax
 from consilia.train.tables import write_out_of_fold
-from consilia.tune.noise import objective_noise
+from consilia.tune.limits import objective_noise
 
 K, N_PATIENTS, IMAGES_EACH = 3, 60, 3
 N = N_PATIENTS * IMAGES_EACH
