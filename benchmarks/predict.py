@@ -5,7 +5,6 @@ loop         what one would write: a DataLoader with workers, and model after mo
 loop, once   the same with one pass over the files: each batch goes through every network
 consilia     `consilia.load(bundle).predict(files)`: calibrated predictions, with sets and reasons for review
 bare         the forward passes of all networks on inputs that lie ready on the device, one network after the other
-together     the same as one program over stacked weights (`execution="batched"`)
 
 The loops end at logits. They decode with Pillow, resize, and normalise on the device; their workers live through the
 rounds and are started before the clock. Files are PNG, read once before the clock, so they are in the page cache. All
@@ -44,19 +43,18 @@ from torch.utils.data import DataLoader, Dataset
 import consilia
 from consilia.predict.networks import exact_convolutions
 from consilia.predict.predictor import EnsemblePredictor
-from consilia.predict.programs import InTurn, Precision, Program, ShownImages, Together
+from consilia.predict.programs import InTurn, Precision, ShownImages
 from consilia.train.device import MEMORY_FORMAT
 from consilia.train.input import Preprocessing, network_input
 
 FILE_SIDE = 320  # of the image files, pixels
 N_FILES = 256  # different ones; they are predicted again and again
-SIDES = ("one network", "loop", "loop, once", "consilia", "bare", "together")
-SPEEDS = ("b: loop", "b': loop, once", "c: consilia", "d: bare", "d': together")
+SIDES = ("one network", "loop", "loop, once", "consilia", "bare")
+SPEEDS = ("b: loop", "b': loop, once", "c: consilia", "d: bare")
 RATIOS = {
     "consilia_over_loop": ("loop", "consilia"),
     "consilia_over_loop_once": ("loop, once", "consilia"),
     "consilia_over_bare": ("bare", "consilia"),
-    "together_over_bare": ("bare", "together"),
 }
 
 
@@ -121,7 +119,6 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--precision", choices=("float32", "bfloat16"), default="float32")
     parser.add_argument("--bundle", type=Path, help="predict with this ensemble in place of random ones")
-    parser.add_argument("--execution", choices=("auto", "sequential", "batched"), default="auto")
     parser.add_argument("--architecture", help="only the cases of this one")
     parser.add_argument("--cases", type=int, help="only the first so many")
     parser.add_argument("--rounds", type=int, help="of all sides, in turn")
@@ -189,8 +186,9 @@ class Contest:
                 ]
         return logits
 
-    def prepare_bare(self, program: Program) -> Callable[[], object]:
+    def prepare_bare(self, precision: Precision) -> Callable[[], object]:
         """Return the forward passes over batches that lie ready; the same batch stands for all of its size."""
+        program = InTurn(self._networks, precision=precision)
         reading, rng = self.predictor.document.reading, np.random.default_rng(0)
         n_images, size = len(self.paths), self._batch_size
         sizes = [min(size, n_images - start) for start in range(0, n_images, size)]
@@ -205,14 +203,6 @@ class Contest:
                     program(ready[n])
 
         return forward
-
-    def programs(self, precision: Precision) -> dict[str, Program]:
-        """Return both ways to compute on batches that lie ready."""
-        networks = self._networks
-        return {
-            "bare": InTurn(networks, precision=precision),
-            "together": Together(networks, precision=precision),
-        }
 
     def time(self, work: Callable[[], object]) -> float:
         """Return the seconds until the device has done the work."""
@@ -242,7 +232,7 @@ def shown(images: torch.Tensor, settings: Preprocessing) -> torch.Tensor:
 
 
 def load(bundle: Path, arguments: argparse.Namespace) -> EnsemblePredictor:
-    return consilia.load(bundle, device=arguments.device, precision=arguments.precision, execution=arguments.execution)
+    return consilia.load(bundle, device=arguments.device, precision=arguments.precision)
 
 
 def measure(
@@ -254,17 +244,11 @@ def measure(
     )
     contest = Contest(bundle, repeated(files, case.n_images), case.batch_size, arguments)
     works = {side: (lambda side=side: contest.run(side)) for side in SIDES[:4]}
-    works |= {name: contest.prepare_bare(program) for name, program in contest.programs(arguments.precision).items()}
+    works["bare"] = contest.prepare_bare(arguments.precision)
     gpu_memory = {}
-    for side, work in list(works.items()):
+    for side, work in works.items():
         tell(f"{case.architecture} {case.side} px: warming up {side}")
-        try:
-            gpu_memory[side] = contest.gpu_mebibytes(work)  # and warm up
-        except RuntimeError as error:
-            if side != "together":  # not every network can run together on every device
-                raise
-            tell(f"{case.architecture}: {side}: {error}")
-            del works[side]
+        gpu_memory[side] = contest.gpu_mebibytes(work)  # and warm up
     seconds: dict[str, list[float]] = {side: [] for side in works}
     for _ in range(n_rounds):
         for side, work in works.items():
@@ -273,8 +257,7 @@ def measure(
         **asdict(case),
         "images_per_second": {side: case.n_images / statistics.median(values) for side, values in seconds.items()},
         "gpu_memory_mib": gpu_memory,
-        "execution": "; ".join(contest.predictor.execution.values()),
-        **{name: ratio(seconds[other], seconds[side]) for name, (other, side) in RATIOS.items() if side in seconds},
+        **{name: ratio(seconds[other], seconds[side]) for name, (other, side) in RATIOS.items()},
     }
 
 
@@ -336,9 +319,8 @@ def row_of(each: dict[str, Any]) -> list[str]:
     """Return a case's row of the table."""
     return [
         "{architecture} {side} px, {n_members} members, {n_folds} folds, batch {batch_size}".format(**each),
-        *(f"{each['images_per_second'].get(side, math.nan):,.0f}" for side in SIDES),
-        *(f"{each.get(key, math.nan):.2f}" for key in RATIOS),
-        each["execution"],
+        *(f"{each['images_per_second'][side]:,.0f}" for side in SIDES),
+        *(f"{each[key]:.2f}" for key in RATIOS),
     ]
 
 
@@ -347,13 +329,14 @@ def report(
 ) -> None:
     rows = [row_of(each) for each in measured]
     rows += [
-        [f"memory of {name}", *[""] * len(SIDES), "", "", "", f"{value:,.0f} MiB"] for name, value in memory.items()
+        [f"memory of {name}", *[""] * (len(SIDES) + len(RATIOS) - 1), f"{value:,.0f} MiB"]
+        for name, value in memory.items()
     ]
     device = torch.cuda.get_device_name() if arguments.device == "cuda" else "CPU"
     print_figures(
         f"Images per second of prediction on {device} in {arguments.precision}, torch with {torch.get_num_threads()} "
         f"threads, {arguments.workers} DataLoader workers. Goals: c/b 1.5, c/d 0.95.",
-        ["ensemble", "a: one network", *SPEEDS, "c/b", "c/b'", "c/d", "d'/d", "execution"],
+        ["ensemble", "a: one network", *SPEEDS, "c/b", "c/b'", "c/d"],
         rows,
         {
             "device": device,

@@ -7,20 +7,13 @@ from consilia.version import __version__
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from consilia.predict.execution import Execution
     from consilia.predict.predictor import EnsemblePredictor
     from consilia.predict.programs import Precision
 
 __all__ = ["__version__", "load"]
 
 
-def load(
-    path: "str | Path",
-    *,
-    device: str = "auto",
-    precision: "Precision" = "float32",
-    execution: "Execution" = "auto",
-) -> "EnsemblePredictor":
+def load(path: "str | Path", *, device: str = "auto", precision: "Precision" = "float32") -> "EnsemblePredictor":
     """Load an ensemble bundle, check it against its hashes and golden outputs, and return its predictor.
 
     Args:
@@ -28,15 +21,12 @@ def load(
         device: A torch device such as "cpu" or "cuda:0"; "auto" takes the best one present.
         precision: "float32", or "bfloat16", which is faster on GPUs and refused where it moves one of the ensemble's
             probabilities by more than 0.01 on the golden inputs or on the first batch of images.
-        execution: "sequential" runs one network after the other, "batched" those of one architecture and image size
-            as one program; "auto" measures on a GPU which is faster, and remembers it. `predictor.execution` says
-            what runs. Probabilities are the same but for their last digits.
 
     Raises:
         BundleError: A file is missing or changed, the schema is newer than this version of consilia, a path
             leaves the folder, or the model does not reproduce its golden outputs.
-        UserError: torch cannot use the device, or the networks cannot run with this precision or execution.
+        UserError: torch cannot use the device, or the networks cannot run with this precision.
     """
     from consilia.predict.loading import load_predictor  # torch is imported only when a model is
 
-    return load_predictor(path, device=device, precision=precision, execution=execution)
+    return load_predictor(path, device=device, precision=precision)

@@ -124,6 +124,6 @@ def test_predict_prints_every_side_and_memory(tmp_path: Path):
     figures = run("predict.py", "--architecture=test_resnet", "--rounds=1", "--workers=1", ray_folder=tmp_path)
     (case,) = figures["cases"]
     speeds = case["images_per_second"]
-    assert set(speeds) == {"one network", "loop", "loop, once", "consilia", "bare", "together"}
+    assert set(speeds) == {"one network", "loop", "loop, once", "consilia", "bare"}
     assert case["consilia_over_bare"] == pytest.approx(speeds["consilia"] / speeds["bare"])
     assert all(value > 0 for value in figures["memory_mib"].values())

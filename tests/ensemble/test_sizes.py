@@ -105,13 +105,11 @@ def test_fewer_members_say_what_they_say_alone_with_their_own_calibrator(predict
     assert not np.allclose(expected, predictor.predict_proba(images))
 
 
-@pytest.mark.parametrize("options", [{"execution": "batched"}, {"precision": "bfloat16"}])
-def test_fewer_members_compute_as_all_did(built_bundle, predictor, images, options):
-    fast = load_predictor(built_bundle, device="cpu", **options).with_members(1)
+def test_fewer_members_compute_in_the_precision_that_all_did(built_bundle, predictor, images):
+    fast = load_predictor(built_bundle, device="cpu", precision="bfloat16").with_members(1)
     expected = predictor.with_members(1).predict_proba(images)
-    np.testing.assert_allclose(fast.predict_proba(images), expected, atol=1e-2 if "precision" in options else 1e-6)
-    if "execution" in options:
-        assert set(fast.execution.values()) == {"together"}
+    difference = np.abs(fast.predict_proba(images) - expected).max()
+    assert 0 < difference <= 1e-2
 
 
 def test_what_holds_for_all_members_is_not_said_of_fewer(predictor, images):

@@ -6,16 +6,14 @@ from consilia.bundle.folder import read_bundle
 from consilia.bundle.golden import GOLDEN, check_golden, golden_images
 from consilia.bundle.seen import SEEN, read_seen
 from consilia.bundle.sets_file import SETS, read_sets
-from consilia.predict.execution import Execution, Running, start_running
 from consilia.predict.gate import read_gate
 from consilia.predict.networks import FoldEnsembles, choose_device
-from consilia.predict.predictor import BATCH_SIZE, EnsemblePredictor
+from consilia.predict.precision import check_precision, run_in_precision
+from consilia.predict.predictor import EnsemblePredictor
 from consilia.predict.programs import Precision
 
 
-def load_predictor(
-    path: str | Path, *, device: str = "auto", precision: Precision = "float32", execution: Execution = "auto"
-) -> EnsemblePredictor:
+def load_predictor(path: str | Path, *, device: str = "auto", precision: Precision = "float32") -> EnsemblePredictor:
     """Load a bundle, check it, and return its predictor.
 
     Args:
@@ -23,21 +21,18 @@ def load_predictor(
         device: A torch device such as "cpu" or "cuda:0"; "auto" takes the best one present.
         precision: "bfloat16" is faster on GPUs. It is refused, at load or at the first batch, where it moves one of the
             ensemble's probabilities by more than 0.01.
-        execution: Whether networks of one kind run as one program: "batched", "sequential", or "auto", which on a GPU
-            measures what is faster and remembers it. Either gives the same probabilities but for the last digits.
 
     Raises:
         BundleError: The bundle is damaged, too new or foreign, or does not reproduce its golden outputs.
-        UserError: torch cannot use the device, or the networks cannot run with this precision or execution.
+        UserError: torch cannot use the device, or the networks cannot run with this precision.
     """
     bundle = Path(path)
-    running = Running(precision=precision, execution=execution)
+    check_precision(precision)
     chosen = choose_device(device)
     document = read_bundle(bundle)
     networks = FoldEnsembles(document.members, bundle, combination=document.combination, device=chosen)
     check_golden(bundle / GOLDEN, networks, document)
-    golden = golden_images(document.reading)
-    networks, program = start_running(networks, document.calibrator, golden, running, batch_size=BATCH_SIZE)
+    networks = run_in_precision(networks, document.calibrator, golden_images(document.reading), precision)
     sets = None
     if document.has_sets:
         sets = read_sets(bundle / SETS, n_folds=document.n_folds, n_classes=len(document.classes))
@@ -45,4 +40,4 @@ def load_predictor(
     if document.gate is not None and document.gate_network is not None:
         gate = read_gate(bundle, document.gate, networks, document.gate_network)
     seen = read_seen(bundle / SEEN)
-    return EnsemblePredictor(document=document, networks=networks, seen=seen, sets=sets, gate=gate, program=program)
+    return EnsemblePredictor(document=document, networks=networks, seen=seen, sets=sets, gate=gate, precision=precision)

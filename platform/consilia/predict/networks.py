@@ -1,7 +1,7 @@
 """The networks of an ensemble in memory: uint8 images to the probabilities of each fold ensemble."""
 
 import copy
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,13 +17,10 @@ from consilia.bundle.document import Member, Network
 from consilia.decision.combination import AnyCombination, combine
 from consilia.errors import BundleError, PlanError, UserError
 from consilia.metrics.scores import softmax
-from consilia.predict.programs import NOTHING, InTurn, Known, LoadedNetwork, ShownImages
+from consilia.predict.programs import NOTHING, InTurn, LoadedNetwork, Program, ShownImages
 from consilia.train.device import MEMORY_FORMAT
 from consilia.train.networks.factory import ModelSpec, build_model
 from consilia.train.networks.features import count_features, logits_and_features
-
-EnsembleProgram = Callable[[ShownImages, Known], torch.Tensor]
-"""Images, and what is known of them, to the logits of all networks, float32 (n_networks, n_images, n_classes)."""
 
 Place = tuple[int, int]  # of a network: its member, and its place among the member's networks; both from 0
 
@@ -50,27 +47,27 @@ class FoldEnsembles:
                 zip(member.networks, _load_member(member, root, device), strict=True)
             )
         )
-        self._program: EnsembleProgram = run_in_turn(self.loaded)
+        self._program: Program = InTurn(self.loaded)
 
     @property
     def n_members(self) -> int:
         """Members that are asked."""
         return len(self.combination.votes)
 
-    def running(self, program: EnsembleProgram) -> "FoldEnsembles":
+    def running(self, program: Program) -> "FoldEnsembles":
         """Return these networks, computing as `program` does; `each` stays as it is."""
         result = copy.copy(self)
         result._program = program
         return result
 
     def of_members(self, kept: Sequence[int], combination: AnyCombination) -> "FoldEnsembles":
-        """Return the networks of some members, combined so; they compute one after the other."""
+        """Return the networks of some members, combined so; they compute in float32."""
         result = copy.copy(self)
         result.combination = combination
         result.loaded = tuple(
             replace(network, member=kept.index(network.member)) for network in self.loaded if network.member in kept
         )
-        result._program = run_in_turn(result.loaded)
+        result._program = InTurn(result.loaded)
         return result
 
     def probabilities(self, pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.float64]:
@@ -140,12 +137,6 @@ class ShownNetwork:
     spec: ModelSpec
     module: nn.Module
     inputs: torch.Tensor  # (n_images, channels, image_size, image_size)
-
-
-def run_in_turn(networks: Sequence[LoadedNetwork]) -> EnsembleProgram:
-    """Return the program that others are measured by: one network after the other, in float32."""
-    program = InTurn(networks)
-    return lambda shown, known: torch.stack(program(shown, known)).float()
 
 
 def choose_device(name: str) -> torch.device:

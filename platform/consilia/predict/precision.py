@@ -1,16 +1,59 @@
 """A lower precision is measured against float32 before it is trusted: on the golden inputs, and on the first batch."""
 
 from collections.abc import Callable
+from typing import get_args
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from consilia.config.records import Probabilities
+from consilia.decision.calibrators import AnyCalibrator, pool_folds
 from consilia.errors import UserError
-from consilia.predict.networks import EnsembleProgram
-from consilia.predict.programs import NOTHING, Known, Precision, ShownImages
+from consilia.metrics.scores import softmax
+from consilia.predict.networks import FoldEnsembles, exact_convolutions
+from consilia.predict.programs import NOTHING, InTurn, Known, Precision, Program, ShownImages
 
 LARGEST_MOVE = 1e-2  # of the ensemble's calibrated probabilities
+
+
+def check_precision(precision: str) -> None:
+    """Check that there is such a precision.
+
+    Raises:
+        UserError: There is not; names those that there are.
+    """
+    if precision not in get_args(Precision):
+        raise UserError(f"precision must be one of {', '.join(get_args(Precision))}, but got {precision!r}.")
+
+
+def run_in_precision(
+    networks: FoldEnsembles, calibrator: AnyCalibrator, images: npt.NDArray[np.uint8], precision: Precision
+) -> FoldEnsembles:
+    """Return the networks as they are to compute; a precision below float32 is checked on golden inputs first.
+
+    Args:
+        networks: As they were loaded.
+        calibrator: Of the ensemble, to judge what becomes of its probabilities.
+        images: Golden inputs, (n_images, size, size, channels).
+        precision: What was asked for.
+
+    Raises:
+        UserError: It moves a probability of the golden inputs too far.
+    """
+    if precision == "float32":
+        return networks
+    n_members = networks.n_members
+
+    def assess(logits: torch.Tensor) -> Probabilities:
+        shaped = logits.cpu().numpy().reshape(n_members, -1, *logits.shape[1:])
+        return pool_folds(calibrator, networks.pool(softmax(shaped)))
+
+    fast, exact = InTurn(networks.loaded, precision=precision), InTurn(networks.loaded)
+    checked = CheckedPrecision(fast, exact, assess, precision=precision)
+    with torch.inference_mode(), exact_convolutions(networks.device):
+        checked.check(ShownImages(torch.from_numpy(images).to(networks.device)), of="the golden inputs")
+    return networks.running(checked)
 
 
 class CheckedPrecision:
@@ -21,8 +64,8 @@ class CheckedPrecision:
 
     def __init__(
         self,
-        fast: EnsembleProgram,
-        exact: EnsembleProgram,
+        fast: Program,
+        exact: Program,
         assess: Callable[[torch.Tensor], Probabilities],
         *,
         precision: Precision,

@@ -23,7 +23,6 @@ from consilia.decision.prior import correct_prior, read_prevalence
 from consilia.errors import DataError, ReaderError, UserError
 from consilia.metrics.scores import softmax
 from consilia.predict.cut import cut_document, is_cut
-from consilia.predict.execution import EnsembleExecution, Running, start_running
 from consilia.predict.gate import Gate, look_at, reasons
 from consilia.predict.images import (
     Foreign,
@@ -36,8 +35,10 @@ from consilia.predict.images import (
     split_frames,
 )
 from consilia.predict.networks import FoldEnsembles
+from consilia.predict.precision import run_in_precision
 from consilia.predict.predictions import Predictions, combine_patients
 from consilia.predict.prefetch import in_batches, spare_threads, work_ahead
+from consilia.predict.programs import Precision
 
 BATCH_SIZE = 64
 Result = TypeVar("Result")  # what an image becomes
@@ -59,7 +60,7 @@ class EnsemblePredictor:
     gate: Gate | None = None  # for unusual images; None: the bundle has none
     deployed: npt.NDArray[np.float64] | None = None  # prevalence to correct for, (n_classes,); None: as in training
     cut_from: int | None = None  # members of the ensemble that this is a part of; None: of no larger one
-    program: EnsembleExecution | None = None  # how the networks compute; None: one after the other in float32
+    precision: Precision = "float32"  # that the networks compute in
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -70,11 +71,6 @@ class EnsemblePredictor:
     def without_sets(self) -> str:
         """Why it gives no prediction sets; "" where it does."""
         return UNJUDGED.without_set if self.document.safety is None else WITHOUT_SET[self.document.build]
-
-    @property
-    def execution(self) -> dict[str, str]:
-        """How the networks of each kind compute: one after the other, or together; on a GPU at which batch sizes."""
-        return {} if self.program is None else self.program.description
 
     def predict(
         self,
@@ -198,18 +194,13 @@ class EnsemblePredictor:
         if not is_cut(self.document, most):
             return self
         document, kept = cut_document(self.document, most)
-        networks, program = start_running(
-            self.networks.of_members(kept, document.combination),
-            document.calibrator,
-            golden_images(document.reading),
-            self.program.running if self.program is not None else Running(),
-            batch_size=BATCH_SIZE,
-        )
+        fewer = self.networks.of_members(kept, document.combination)
+        networks = run_in_precision(fewer, document.calibrator, golden_images(document.reading), self.precision)
         cut_from = self.cut_from or len(self.document.members)
         gate = None  # without its network no image can be compared
         if self.gate is not None and document.gate_network is not None:
             gate = replace(self.gate, network=document.gate_network)
-        return replace(self, document=document, networks=networks, program=program, gate=gate, cut_from=cut_from)
+        return replace(self, document=document, networks=networks, gate=gate, cut_from=cut_from)
 
     def read(
         self, images: Images, *, batch_size: int = BATCH_SIZE, foreign: Foreign = "refuse"

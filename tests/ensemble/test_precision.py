@@ -1,0 +1,156 @@
+"""The precision that networks compute in changes how fast they are, and nothing else."""
+
+import numpy as np
+import pytest
+import torch
+
+from consilia.bundle.golden import golden_images
+from consilia.config.space import Architecture
+from consilia.errors import UserError
+from consilia.predict.loading import load_predictor
+from consilia.predict.programs import InTurn, LoadedNetwork, ShownImages
+from consilia.train.input import Preprocessing
+from consilia.train.networks.factory import ModelSpec, build_model
+from consilia.train.networks.features import logits_and_features
+
+
+@pytest.fixture(autouse=True)
+def no_gradients():
+    with torch.inference_mode():
+        yield
+
+
+@pytest.fixture
+def images():
+    return np.random.default_rng(1).integers(0, 256, (11, 40, 36), dtype=np.uint8)
+
+
+def make_networks(architecture="test_resnet", n=3, image_size=32):
+    """Return networks that differ in weights, running statistics and normalisation."""
+    networks = []
+    for number in range(n):
+        torch.manual_seed(number)
+        spec = ModelSpec(architecture=Architecture(timm=architecture), n_classes=3, channels=1)
+        module = build_model(spec).eval()
+        for name, buffer in module.named_buffers():
+            if name.endswith("running_var"):
+                buffer.uniform_(0.5, 2.0)
+        preprocessing = Preprocessing(
+            size=40, channels=1, image_size=image_size, mean=(0.4 + 0.1 * number,), std=(0.2 + 0.05 * number,)
+        )
+        networks.append(LoadedNetwork(member=number, fold=0, spec=spec, preprocessing=preprocessing, module=module))
+    return networks
+
+
+def shown(n=4):
+    return ShownImages(torch.randint(0, 256, (n, 40, 40, 1), dtype=torch.uint8))
+
+
+def probabilities(program, batch):
+    return program(batch).double().softmax(dim=-1)
+
+
+# --- programs
+
+
+def test_bfloat16_stays_near_float32_and_differs_from_it():
+    networks, batch = make_networks(), shown()
+    found = probabilities(InTurn(networks, precision="bfloat16"), batch)
+    expected = probabilities(InTurn(networks), batch)
+    assert 0 < (found - expected).abs().max() < 1e-2
+
+
+def test_bfloat16_with_weights_cast_once_equals_autocast_bit_for_bit():
+    networks, batch = make_networks(), shown()
+    found = InTurn(networks, precision="bfloat16")(batch)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        expected = [network.module(batch.inputs(network.preprocessing)) for network in networks]
+    assert torch.equal(found, torch.stack(expected).float())
+
+
+def test_casting_weights_leaves_the_networks_as_they_are():
+    networks, batch = make_networks(), shown()
+    before = InTurn(networks)(batch)
+    InTurn(networks, precision="bfloat16")
+    assert torch.equal(before, InTurn(networks)(batch))
+
+
+def test_logits_come_in_the_order_of_the_networks_whatever_their_sizes():
+    small, large = make_networks(image_size=28), make_networks("test_efficientnet", n=2)
+    mixed = [small[0], large[0], small[1], large[1], small[2]]
+    images = shown(5)
+    expected = [network.module(images.inputs(network.preprocessing)) for network in mixed]
+    assert torch.equal(InTurn(mixed)(images), torch.stack(expected))
+
+
+# --- through the predictor
+
+
+def test_bfloat16_moves_no_probability_by_more_than_a_hundredth(built_bundle, predictor, images):
+    fast = load_predictor(built_bundle, device="cpu", precision="bfloat16")
+    difference = np.abs(fast.predict_proba(images) - predictor.predict_proba(images)).max()
+    assert 0 < difference <= 1e-2
+
+
+@pytest.mark.parametrize("batch_size", [1, 64])
+def test_neither_batch_size_nor_order_matters(predictor, images, batch_size):
+    found = predictor.predict_proba(images[::-1], batch_size=batch_size)[::-1]
+    np.testing.assert_allclose(found, predictor.predict_proba(images), atol=1e-6)
+
+
+def test_an_ensemble_that_bfloat16_moves_at_load_is_refused(built_bundle, monkeypatch):
+    monkeypatch.setattr("consilia.predict.precision.LARGEST_MOVE", 1e-9)
+    with pytest.raises(UserError, match=r"on the golden inputs it moves one by .*precision='float32'"):
+        load_predictor(built_bundle, device="cpu", precision="bfloat16")
+
+
+def test_an_ensemble_that_bfloat16_moves_on_the_first_batch_only_is_refused_there(built_bundle, images, monkeypatch):
+    fast = load_predictor(built_bundle, device="cpu", precision="bfloat16")
+    monkeypatch.setattr("consilia.predict.precision.LARGEST_MOVE", 1e-9)
+    for _ in range(2):  # a refusal is no check that was passed
+        with pytest.raises(UserError, match="on the first batch of images it moves one by"):
+            fast.predict(images)
+    monkeypatch.undo()
+    fast.predict(images)
+    monkeypatch.setattr("consilia.predict.precision.LARGEST_MOVE", 1e-9)
+    fast.predict(images)  # later batches are not compared
+
+
+def test_an_unknown_precision_is_refused_with_the_choices(built_bundle):
+    with pytest.raises(UserError, match=r"must be one of float32, bfloat16"):
+        load_predictor(built_bundle, device="cpu", precision="float16")
+
+
+def test_the_modules_that_explanations_ask_compute_in_float32_whatever_runs(built_bundle, predictor):
+    pixels = golden_images(predictor.document.reading)
+    fast = load_predictor(built_bundle, device="cpu", precision="bfloat16")
+    for one, other in zip(fast.networks.each(pixels), predictor.networks.each(pixels), strict=True):
+        assert torch.equal(one.module(one.inputs), other.module(other.inputs))
+
+
+def test_float32_says_what_each_network_says_alone_bit_for_bit(predictor):
+    pixels = golden_images(predictor.document.reading)
+    expected = [network.module(network.inputs).numpy() for network in predictor.networks.each(pixels)]
+    np.testing.assert_array_equal(
+        predictor.networks.logits(pixels).reshape(len(expected), *expected[0].shape), expected
+    )
+
+
+@pytest.mark.parametrize("options", [{}, {"precision": "bfloat16"}])
+def test_features_are_those_of_the_network_itself_and_cost_no_logits(built_bundle, predictor, options):
+    pixels = golden_images(predictor.document.reading)
+    networks = load_predictor(built_bundle, device="cpu", **options).networks
+    logits, features = networks.logits_and_features(pixels, of=(1, 2))
+    (network,) = [each for each in predictor.networks.each(pixels) if (each.member, each.fold) == (1, 2)]
+    expected = logits_and_features(network.module, network.inputs)
+    np.testing.assert_array_equal(logits[1, 2], expected[0])
+    np.testing.assert_array_equal(features, expected[1])
+    np.testing.assert_allclose(logits, networks.logits(pixels), atol=0.02 if "precision" in options else 1e-5)
+
+
+def test_what_is_known_is_not_computed():
+    networks, batch = make_networks(), shown()
+    known = torch.full((4, 3), 7.0)
+    networks[1].module.forward = None
+    found = InTurn(networks)(batch, {1: known})
+    assert torch.equal(found[1], known)
