@@ -48,13 +48,13 @@ class Payload:
 
 
 @pytest.fixture(scope="module")
-def originals(finished_study, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """A bundle of the schema before, and one of this."""
-    old = tmp_path_factory.mktemp("fuzz") / "old"
-    with zipfile.ZipFile(Path(__file__).parent / "bundle_v3.zip") as archive:
-        archive.extractall(old)
-    recipe = EnsembleRecipe(name="fuzz", selection=BestSingle())
-    return old, finished_study.build(recipe, trials=(finished_study.trials[1],))
+def originals(finished_study) -> tuple[Path, Path]:
+    """Two bundles of one member each, whose architectures differ."""
+    recipes = (EnsembleRecipe(name=f"fuzz-{number}", selection=BestSingle()) for number in (0, 1))
+    first, second = (
+        finished_study.build(recipe, trials=(finished_study.trials[number],)) for number, recipe in enumerate(recipes)
+    )
+    return first, second
 
 
 @pytest.fixture(autouse=True)

@@ -192,15 +192,12 @@ def test_an_unsure_image_is_still_sent_to_a_person(fast, images):
     assert all("is below 1.000" in each.review[0] for each in strict.predict(images))
 
 
-def test_a_patient_and_an_older_bundle_say_why_there_is_no_set(fast, predictor, images):
+def test_a_patient_says_why_there_is_no_set(fast, predictor, images):
     for each in (fast, predictor):
         (patient,) = each.predict_patients(images[:2], ["a", "a"])
         assert "not for patients" in patient.without_set
     assert predictor.without_sets == ""
     assert all(each.without_set == "" for each in predictor.predict(images[:3]))
-    older = dataclasses.replace(predictor, document=predictor.document.model_copy(update={"safety": None}))
-    assert "older" in older.without_sets
-    assert older.predict(images[:1])[0].without_set == older.without_sets
 
 
 def test_document_and_card_say_what_is_shipped_and_what_the_numbers_describe(fast_bundle):

@@ -70,8 +70,6 @@ def _results(document: BundleDocument) -> list[str]:
 def _honesty(document: BundleDocument) -> str:
     """Tell the search from the most flattering number to the most honest one."""
     report = document.honesty
-    if report is None:
-        return ""
     names = ("log_loss", "macro_auc", "accuracy", "brier", "ece")
     rows = [
         [ESTIMATES[row.kind], *(_number(row.metrics.get(name)) for name in names), row.predictor] for row in report.rows
@@ -159,8 +157,6 @@ def _sizes(document: BundleDocument) -> str:
 
 def _safety(document: BundleDocument) -> str:
     safety = document.safety
-    if safety is None:
-        return ""
     abstention = [] if safety.abstention is None else [safety.abstention.reason]
     facts = [*safety.guarantee, *(point.reason for point in safety.operating_points), *abstention]
     title = "## What it promises, and when it asks for a person"

@@ -18,7 +18,6 @@ from consilia.train.input import Preprocessing
 from consilia.train.networks.factory import ModelSpec
 
 SCHEMA_VERSION = 4
-OLDEST_VERSION = 2  # read as the newest, without what it does not hold
 
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
@@ -90,15 +89,15 @@ class BundleDocument(Frozen):
     reading: Reading  # how files became stored pixels in training, and become them at prediction
     kinds: tuple[ImageKind, ...] = Field(min_length=1)  # of the files it was trained on; others are refused
     modality: str
-    build: Build = "max"  # fast: the members are refits; older ones know no other than max
+    build: Build  # fast: the members are refits
     members: tuple[Member, ...] = Field(min_length=1)
     stack: Stack | None = None  # how the members are combined; None: by the linear pool of their weights
     calibrator: Calibrator
-    sizes: tuple[EnsembleSize, ...] = ()  # with 1, 2, ... and all members; empty: not measured, as before 4
-    prevalence: tuple[float, ...] | None = None  # of each class in training, every patient weighing 1; None before 3
-    safety: SafetyReport | None = None  # None before 3
-    honesty: HonestReport | None = None  # None before 3
-    gate: GateReport | None = None  # None before 4, or where a warning says why there is none
+    sizes: tuple[EnsembleSize, ...]  # with 1, 2, ... and all members; empty: not measured
+    prevalence: tuple[float, ...]  # of each class in training, every patient weighing 1
+    safety: SafetyReport
+    honesty: HonestReport
+    gate: GateReport | None  # None where a warning says why there is none
     selection: SelectionReport
     calibration: CalibrationReport
     evaluations: tuple[Evaluation, ...]
@@ -133,14 +132,13 @@ class BundleDocument(Frozen):
 
     @property
     def has_sets(self) -> bool:
-        """Say whether it gives prediction sets: not before version 3, and never from refits."""
-        return self.safety is not None and self.build == "max"
+        """Say whether it gives prediction sets, which refits cannot."""
+        return self.build == "max"
 
     @model_validator(mode="after")
     def _must_be_consistent(self) -> "BundleDocument":
         _check_combination(self)
-        if self.prevalence is not None:
-            _check_prevalence(self.prevalence, self.classes)
+        _check_prevalence(self.prevalence, self.classes)
         if (n_classes := _n_classes(self.calibrator)) not in (None, len(self.classes)):
             raise ValueError(f"the calibrator must be one of {len(self.classes)} classes, but is one of {n_classes}")
         _check_sizes(self)

@@ -34,7 +34,7 @@ class Evaluation(Frozen):
     confusion: tuple[tuple[int, ...], ...]  # images by true class (row) and predicted class (column)
     notes: tuple[str, ...] = ()
     by_patient: "Evaluation | None" = None  # each patient's images combined and counted as one; None: nobody has two
-    promises: PromisesSeen | None = None  # what became of the bundle's; None: it has none, or they were chosen here
+    promises: PromisesSeen | None = None  # what became of the bundle's; None: they were chosen on these images
 
     def with_note(self, note: str) -> "Evaluation":
         """Return the evaluation with one more thing that a reader has to know; "" adds none."""

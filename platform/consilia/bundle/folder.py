@@ -14,7 +14,7 @@ import torch
 from pydantic import ValidationError
 
 from consilia.bundle.card import model_card
-from consilia.bundle.document import OLDEST_VERSION, SCHEMA_VERSION, BundleDocument, FileRecord
+from consilia.bundle.document import SCHEMA_VERSION, BundleDocument, FileRecord
 from consilia.bundle.evaluation import Evaluation, with_test
 from consilia.bundle.golden import GOLDEN, environment, write_golden
 from consilia.bundle.ood_file import UNUSUAL, UnusualReference, write_unusual
@@ -80,9 +80,7 @@ def record_evaluation(bundle: Path, evaluation: Evaluation) -> None:
     """
     document = read_bundle(bundle)
     others = tuple(old for old in document.evaluations if old.split != evaluation.split)
-    honesty = document.honesty
-    if honesty is not None and evaluation.split == "test":
-        honesty = with_test(honesty, evaluation)
+    honesty = with_test(document.honesty, evaluation) if evaluation.split == "test" else document.honesty
     changed = document.model_copy(update={"evaluations": (*others, evaluation), "honesty": honesty})
 
     def fill(folder: Path) -> None:
@@ -106,7 +104,7 @@ def read_bundle(path: Path) -> BundleDocument:
     if digest != sha256_of_json(content):
         raise BundleError(f"{path / DOCUMENT} has been changed: its digest does not fit. {_AGAIN}")
     try:
-        document = BundleDocument.model_validate_json(json.dumps(_upgrade(content)))
+        document = BundleDocument.model_validate_json(json.dumps(content))
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"])
@@ -177,18 +175,13 @@ def _check_version(path: Path, content: dict[str, Any]) -> None:
         writer = content.get("consilia", "(unknown version)")
         raise BundleError(
             f"{path} was written by consilia {writer} with schema version {found}; consilia "
-            f"{__version__} reads up to {SCHEMA_VERSION}. Install consilia {writer} or later."
+            f"{__version__} reads {SCHEMA_VERSION}. Install consilia {writer} or later."
         )
-    if found < OLDEST_VERSION:
+    if found < SCHEMA_VERSION:
         raise BundleError(
-            f"{path} has schema version {found}, which does not say how its images were read; consilia "
-            f"{__version__} reads {OLDEST_VERSION} to {SCHEMA_VERSION}. Build it again from its images."
+            f"{path} must have schema version {SCHEMA_VERSION}, the only one that consilia {__version__} reads, but "
+            f"has {found}. Build it again: consilia ensemble STUDY"
         )
-
-
-def _upgrade(content: dict[str, Any]) -> dict[str, Any]:
-    """Return an older document as one of the newest schema: what it does not know stays unknown."""
-    return {**content, "schema_version": SCHEMA_VERSION}
 
 
 def _check_file(bundle: Path, name: str, record: FileRecord) -> None:

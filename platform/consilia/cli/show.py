@@ -107,9 +107,8 @@ def show_result(result: StudyResult) -> None:
 
 
 def show_honesty(document: BundleDocument) -> None:
-    """Print the search from the most flattering number to the most honest one, where the bundle knows it."""
-    if document.honesty is not None:
-        make_console().print(honesty_table(document.honesty))
+    """Print the search from the most flattering number to the most honest one."""
+    make_console().print(honesty_table(document.honesty))
 
 
 def show_comparison(comparison: Comparison) -> None:

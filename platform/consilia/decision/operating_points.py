@@ -37,13 +37,6 @@ class Judgement:
     without_set: str = ""  # why there is no prediction set
 
 
-UNJUDGED = Judgement(
-    prediction_set=None,
-    review=("the ensemble is older than prediction sets: nothing was checked",),
-    without_set="the ensemble is older than prediction sets",
-)
-
-
 def unjudged_part(n_members: int, n_all: int) -> Judgement:
     """Return what is said of an image that only some members of an ensemble were asked about."""
     reason = f"only {n_members} of {n_all} members were asked: prediction sets and limits hold for all of them"

@@ -76,9 +76,9 @@ def evaluate_groups(
     calibrated = pool_folds(predictor.document.calibrator, folds)
     evaluation = score_predictions(calibrated, pool_folds(Identity(), folds), subject, seed=seed)
     scored = Scored(probabilities=calibrated, labels=subject.labels, patients=subject.patients, classes=subject.classes)
-    if (safety := predictor.document.safety) is not None:
-        seen = measure_promises(safety, predictor.sets, scored, calibrate(predictor.document.calibrator, folds))
-        evaluation = evaluation.model_copy(update={"promises": seen})
+    document = predictor.document
+    seen = measure_promises(document.safety, predictor.sets, scored, calibrate(document.calibrator, folds))
+    evaluation = evaluation.model_copy(update={"promises": seen})
     return evaluation, tuple(score_subgroups(scored, each, seed=seed) for each in groups)
 
 

@@ -18,7 +18,7 @@ from consilia.data.store.image_store import ImageStore
 from consilia.decision.calibrators import calibrate, pool_folds
 from consilia.decision.conformal import CalibrationScores
 from consilia.decision.disagreement import MemberProbabilities, measure_disagreement
-from consilia.decision.operating_points import UNJUDGED, Judgement, judge, unjudged_part
+from consilia.decision.operating_points import Judgement, judge, unjudged_part
 from consilia.decision.prior import correct_prior, read_prevalence
 from consilia.errors import DataError, ReaderError, UserError
 from consilia.metrics.scores import softmax
@@ -70,7 +70,7 @@ class EnsemblePredictor:
     @property
     def without_sets(self) -> str:
         """Why it gives no prediction sets; "" where it does."""
-        return UNJUDGED.without_set if self.document.safety is None else WITHOUT_SET[self.document.build]
+        return WITHOUT_SET[self.document.build]
 
     def predict(
         self,
@@ -166,13 +166,8 @@ class EnsemblePredictor:
             prevalence: Share of each class by name; one may be left out and has the rest.
 
         Raises:
-            UserError: The shares are none of these classes', or the bundle does not know its own prevalence.
+            UserError: The shares are none of these classes', or the ensemble has seen no image of one of them.
         """
-        if self.document.prevalence is None:
-            raise UserError(
-                f"Ensemble {self.document.name} does not say how common its classes were in training, since consilia "
-                f"{self.document.consilia} wrote it: build it again (consilia ensemble STUDY) to correct that."
-            )
         if 0.0 in self.document.prevalence:
             never = self.classes[self.document.prevalence.index(0.0)]
             raise UserError(f"Ensemble {self.document.name} has seen no image of {never}: no prevalence corrects that.")
@@ -306,8 +301,6 @@ class EnsemblePredictor:
         safety = self.document.safety
         if self.cut_from is not None:
             return [unjudged_part(len(self.document.members), self.cut_from)] * len(probabilities)
-        if safety is None:
-            return [UNJUDGED] * len(probabilities)
         if self.deployed is not None:
             safety = safety.model_copy(update={"abstention": None})  # that point was chosen in the other population
         calibrated = calibrate(self.document.calibrator, folds)
