@@ -10,13 +10,12 @@ from collections.abc import Callable, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-import torch
 from pydantic import ValidationError
 
 from consilia.bundle.card import model_card
 from consilia.bundle.document import SCHEMA_VERSION, BundleDocument, FileRecord
 from consilia.bundle.evaluation import Evaluation, with_test
-from consilia.bundle.golden import GOLDEN, environment, write_golden
+from consilia.bundle.golden import GOLDEN, GoldenOutputs, write_golden
 from consilia.bundle.ood_file import UNUSUAL, UnusualReference, write_unusual
 from consilia.bundle.publish import publish_folder
 from consilia.bundle.seen import SEEN, Fingerprints, write_seen
@@ -24,7 +23,6 @@ from consilia.bundle.sets_file import SETS, write_sets
 from consilia.decision.conformal import CalibrationScores
 from consilia.errors import BundleError
 from consilia.files import sha256_of_file, sha256_of_json, write_json, write_text
-from consilia.predict.networks import FoldEnsembles
 from consilia.version import __version__
 
 DOCUMENT, CARD = "ensemble.json", "card.md"
@@ -36,6 +34,7 @@ def write_bundle(
     document: BundleDocument,
     weights: Mapping[str, Path],
     *,
+    golden: GoldenOutputs,
     seen: Fingerprints,
     sets: CalibrationScores | None,
     unusual: UnusualReference | None,
@@ -46,28 +45,23 @@ def write_bundle(
         final: Folder of the bundle.
         document: Complete but for `files` and `environment`, which are filled in here.
         weights: Where each network's safetensors file lies now, by its name in the bundle.
+        golden: What the ensemble says of the golden inputs.
         seen: Of the images that the networks were trained on.
         sets: The calibration of its prediction sets; None: it gives none.
         unusual: What usual images look like; None where the document has no gate.
-
-    Raises:
-        BundleError: A weights file does not fit its model.
-        RunError: The ensemble gives NaN.
     """
-    device = torch.device("cpu")  # on any other, golden outputs are compared within a tolerance
 
     def fill(folder: Path) -> None:
         for name, source in weights.items():
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(source, folder / name)
-        networks = FoldEnsembles(document.members, folder, combination=document.combination, device=device)
-        write_golden(folder / GOLDEN, networks, document.calibrator, document.reading)
+        write_golden(folder / GOLDEN, golden)
         write_seen(folder / SEEN, seen)
         if sets is not None:
             write_sets(folder / SETS, sets)
         if unusual is not None:
             write_unusual(folder / UNUSUAL, unusual)
-        _finish(folder, document.model_copy(update={"environment": environment(device)}))
+        _finish(folder, document.model_copy(update={"environment": dict(golden.environment)}))
 
     publish_folder(final, fill)
 

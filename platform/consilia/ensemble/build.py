@@ -5,6 +5,8 @@ from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 
+import torch
+
 from consilia.bundle.document import (
     BundleDocument,
     CalibrationReport,
@@ -40,7 +42,8 @@ from consilia.ensemble.refits import refit_members
 from consilia.ensemble.selection import combine_cross_fitted, select, weighted_log_loss
 from consilia.ensemble.sizes import measure_sizes
 from consilia.ensemble.unseen import combine_unseen
-from consilia.predict.networks import choose_device
+from consilia.predict.golden import compute_golden
+from consilia.predict.networks import FoldEnsembles, choose_device
 from consilia.train.artifacts import read_weights
 from consilia.version import __version__
 
@@ -128,7 +131,16 @@ def build_ensemble(
     )
     bundle = folder.bundle(recipe.name)
     unusual = None if gate is None else gate.reference
-    write_bundle(bundle, document, weights, seen=fingerprints(store, folds.pool), sets=sets, unusual=unusual)
+    networks = FoldEnsembles(members, weights, combination=document.combination, device=torch.device("cpu"))
+    write_bundle(
+        bundle,
+        document,
+        weights,
+        golden=compute_golden(networks, document),
+        seen=fingerprints(store, folds.pool),
+        sets=sets,
+        unusual=unusual,
+    )
     return bundle
 
 

@@ -66,10 +66,8 @@ def fit_gate(
     member, network = chosen
     if network.fold is None:
         return None, (f"{_NO_GATE}networks that were trained on all images leave none to compare new ones with.",)
-    source = files[network.file]
-    there = network.model_copy(update={"file": source.name})
-    alone = member.model_copy(update={"weight": 1.0, "networks": (there,)})
-    networks = FoldEnsembles([alone], source.parent, combination=LinearPool(weights=(1.0,)), device=device)
+    alone = member.model_copy(update={"weight": 1.0, "networks": (network,)})
+    networks = FoldEnsembles([alone], files, combination=LinearPool(weights=(1.0,)), device=device)
     trained_on, held_out = reference_rows(folds, network.fold, seed=seed)
     try:
         features = fit_reference(_see(networks, store, trained_on), _see(networks, store, held_out))

@@ -3,10 +3,11 @@
 from pathlib import Path
 
 from consilia.bundle.folder import read_bundle
-from consilia.bundle.golden import GOLDEN, check_golden, golden_images
+from consilia.bundle.golden import GOLDEN, golden_images
 from consilia.bundle.seen import SEEN, read_seen
 from consilia.bundle.sets_file import SETS, read_sets
 from consilia.predict.gate import read_gate
+from consilia.predict.golden import check_golden
 from consilia.predict.networks import FoldEnsembles, choose_device
 from consilia.predict.precision import check_precision, run_in_precision
 from consilia.predict.predictor import EnsemblePredictor
@@ -30,7 +31,8 @@ def load_predictor(path: str | Path, *, device: str = "auto", precision: Precisi
     check_precision(precision)
     chosen = choose_device(device)
     document = read_bundle(bundle)
-    networks = FoldEnsembles(document.members, bundle, combination=document.combination, device=chosen)
+    files = {name: bundle / name for name in document.files}
+    networks = FoldEnsembles(document.members, files, combination=document.combination, device=chosen)
     check_golden(bundle / GOLDEN, networks, document)
     networks = run_in_precision(networks, document.calibrator, golden_images(document.reading), precision)
     sets = None

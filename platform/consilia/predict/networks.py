@@ -13,7 +13,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 
-from consilia.bundle.document import Member, Network
+from consilia.bundle.document import Member
 from consilia.decision.combination import AnyCombination, combine
 from consilia.errors import BundleError, PlanError, UserError
 from consilia.metrics.scores import softmax
@@ -29,9 +29,20 @@ class FoldEnsembles:
     """For each fold, the members' networks of that fold combined. Source: docs/methods.md section 5."""
 
     def __init__(
-        self, members: Sequence[Member], root: Path, *, combination: AnyCombination, device: torch.device
+        self,
+        members: Sequence[Member],
+        files: Mapping[str, Path],
+        *,
+        combination: AnyCombination,
+        device: torch.device,
     ) -> None:
-        """Load every network from its safetensors file below `root`; `combination` is that of the members.
+        """Load every network.
+
+        Args:
+            members: Of the ensemble.
+            files: Where each network's safetensors file lies, by its name in the members.
+            combination: Of the members.
+            device: That the networks compute on.
 
         Raises:
             BundleError: A file's tensors are not exactly those of its model.
@@ -44,7 +55,7 @@ class FoldEnsembles:
             )
             for number, member in enumerate(members)
             for fold, (network, module) in enumerate(
-                zip(member.networks, _load_member(member, root, device), strict=True)
+                zip(member.networks, _load_member(member, files, device), strict=True)
             )
         )
         self._program: Program = InTurn(self.loaded)
@@ -165,7 +176,7 @@ def exact_convolutions(device: torch.device) -> AbstractContextManager[None]:
     return torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False)
 
 
-def _load_member(member: Member, root: Path, device: torch.device) -> list[nn.Module]:
+def _load_member(member: Member, files: Mapping[str, Path], device: torch.device) -> list[nn.Module]:
     """Return the member's networks, one a fold, in inference mode on `device`.
 
     The files are compared with the model before it takes any memory, and it is built once: folds are copies.
@@ -173,11 +184,12 @@ def _load_member(member: Member, root: Path, device: torch.device) -> list[nn.Mo
     try:
         with torch.device("meta"):
             expected = build_model(member.model).state_dict()
-        states = [_read_state(expected, network, root) for network in member.networks]
+        states = [_read_state(expected, files[network.file]) for network in member.networks]
         with torch.random.fork_rng(devices=[]):  # building draws random weights; loading must not move the seed
             template = build_model(member.model).eval()
     except PlanError as error:
-        raise BundleError(f"{root}: the model of trial {member.trial} cannot be built: {error}") from error
+        first = files[member.networks[0].file]
+        raise BundleError(f"{first}: the model of trial {member.trial} cannot be built: {error}") from error
     modules = []
     for state in states:
         module = copy.deepcopy(template)
@@ -186,20 +198,20 @@ def _load_member(member: Member, root: Path, device: torch.device) -> list[nn.Mo
     return modules
 
 
-def _read_state(expected: Mapping[str, torch.Tensor], network: Network, root: Path) -> dict[str, torch.Tensor]:
+def _read_state(expected: Mapping[str, torch.Tensor], file: Path) -> dict[str, torch.Tensor]:
     """Read a network's tensors, which must have exactly the names, shapes and types of `expected`."""
     try:
-        state = load_file(root / network.file, device="cpu")
+        state = load_file(file, device="cpu")
     except (SafetensorError, OSError) as error:
-        raise BundleError(f"{root / network.file}: the network cannot be read: {error}") from error
+        raise BundleError(f"{file}: the network cannot be read: {error}") from error
     if state.keys() != expected.keys():
         name = min(state.keys() ^ expected.keys())
         which = "lacks" if name in expected else "has, and the model has not,"
-        raise BundleError(f"{root / network.file} must hold exactly the model's tensors, but {which} {name!r}.")
+        raise BundleError(f"{file} must hold exactly the model's tensors, but {which} {name!r}.")
     for name, tensor in expected.items():
         if (state[name].shape, state[name].dtype) != (tensor.shape, tensor.dtype):
             raise BundleError(
-                f"{root / network.file}: {name!r} must be {tuple(tensor.shape)} {tensor.dtype}, but is "
+                f"{file}: {name!r} must be {tuple(tensor.shape)} {tensor.dtype}, but is "
                 f"{tuple(state[name].shape)} {state[name].dtype}."
             )
     return state
