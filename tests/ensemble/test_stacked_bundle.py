@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from consilia.bundle.folder import read_bundle
-from consilia.bundle.text.members import SHARE, describe_members
+from consilia.bundle.text import SHARE, describe_members
 from consilia.cli.show import show_result
 from consilia.config.recipe import EnsembleRecipe, Stacked
 from consilia.config.record_files import write_trial

@@ -4,9 +4,7 @@ from collections.abc import Iterable, Sequence
 
 from consilia.bundle.document import BundleDocument
 from consilia.bundle.evaluation import Evaluation
-from consilia.bundle.text.builds import CALIBRATOR, MEMBERS, THRESHOLDS
-from consilia.bundle.text.members import SHARE, describe_stack
-from consilia.bundle.text.readings import describe_reading
+from consilia.bundle.text import CALIBRATOR, MEMBERS, SHARE, THRESHOLDS, describe_reading, describe_stack
 from consilia.decision.ood.report import describe_gate
 from consilia.decision.promises import promise_rows
 from consilia.metrics.estimates import ESTIMATES, Estimate

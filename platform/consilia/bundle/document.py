@@ -5,10 +5,9 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from consilia.bundle.evaluation import EnsembleSize, Evaluation
-from consilia.bundle.text.builds import Build
 from consilia.config.frozen import Frozen
 from consilia.config.reading import ImageKind, Reading
-from consilia.config.recipe import EnsembleRecipe
+from consilia.config.recipe import Build, EnsembleRecipe
 from consilia.decision.calibrators import AnyCalibrator, Calibrator, Isotonic, TemperatureBias
 from consilia.decision.combination import AnyCombination, LinearPool, Stack
 from consilia.decision.ood.report import GateReport

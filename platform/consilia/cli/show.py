@@ -8,7 +8,7 @@ from rich.table import Column, Table
 from consilia.audit.document import Audit
 from consilia.bundle.document import BundleDocument
 from consilia.bundle.evaluation import Evaluation
-from consilia.bundle.text.members import describe_members
+from consilia.bundle.text import describe_members
 from consilia.config.study import StudyPlan
 from consilia.config.weights import WeightsSource
 from consilia.data.store.image_store import ImageStore

@@ -8,6 +8,9 @@ from consilia.config.frozen import Frozen
 
 Strength = Annotated[float, Field(ge=1e-3, le=1e9)]  # of regularisation; weaker would fit the noise of any data set
 
+Build = Literal["max", "fast"]
+"""What is shipped of each member: the networks of all folds, or one refit on the images of all folds."""
+
 
 class BestSingle(Frozen):
     """The trial with the lowest out-of-fold log loss, alone."""
@@ -62,7 +65,7 @@ class EnsembleRecipe(Frozen):
     selection: Selection
     calibration: CalibrationKind = "auto"
     safety: Safety = Safety()
-    build: Literal["max", "fast"] = "max"  # ship the networks of all folds, or one refit of each member
+    build: Build = "max"  # ship the networks of all folds, or one refit of each member
 
     @model_validator(mode="after")
     def _must_use_what_it_says(self) -> "EnsembleRecipe":

@@ -6,9 +6,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
-from consilia.bundle.text.builds import NO_SETS, WITHOUT_SET
 from consilia.config.frozen import Frozen
-from consilia.config.recipe import Safety
+from consilia.config.recipe import Build, Safety
 from consilia.config.records import Probabilities
 from consilia.decision.calibrators import AnyCalibrator, calibrate
 from consilia.decision.conformal import CalibrationScores, calibrate_sets, conforming_classes, describe_guarantee
@@ -16,6 +15,15 @@ from consilia.decision.disagreement import Disagreement
 from consilia.decision.thresholds import Goal, OperatingPoint, operating_points
 from consilia.ensemble.selection import Truth
 from consilia.metrics.risk_coverage import AbstentionPoint, choose_abstention
+
+NO_SETS = (
+    "No prediction sets: they compare a new image with what networks said of images that they never saw, and networks "
+    "trained on all images leave none out. Scores of the folds' networks promise nothing of these and are not used."
+)
+WITHOUT_SET: dict[Build, str] = {
+    "max": "",
+    "fast": "the networks were trained on all images, which leaves none to calibrate prediction sets on",
+}
 
 
 class SafetyReport(Frozen):

@@ -19,7 +19,7 @@ from consilia.bundle.document import (
 from consilia.bundle.evaluation import Evaluation
 from consilia.bundle.folder import write_bundle
 from consilia.bundle.seen import fingerprints
-from consilia.bundle.text.builds import INTERNAL
+from consilia.bundle.text import INTERNAL
 from consilia.config.recipe import BestSingle, EnsembleRecipe
 from consilia.config.record_files import read_weights_notes
 from consilia.config.records import Probabilities, TrialRecord

@@ -8,7 +8,7 @@ import numpy as np
 from consilia.bundle.document import BundleDocument
 from consilia.bundle.evaluation import Evaluation
 from consilia.bundle.seen import refuse_seen
-from consilia.bundle.text.builds import describe_shipped
+from consilia.bundle.text import describe_shipped
 from consilia.config.records import Rows
 from consilia.data.store.image_store import ImageStore
 from consilia.decision.calibrators import Identity, calibrate, pool_folds

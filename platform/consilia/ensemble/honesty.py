@@ -5,7 +5,7 @@ from typing import Literal
 
 import numpy as np
 
-from consilia.bundle.text.builds import describe_trials
+from consilia.bundle.text import describe_trials
 from consilia.config.recipe import BestSingle, EnsembleRecipe
 from consilia.config.records import Probabilities
 from consilia.decision.calibrators import calibrate

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from consilia.bundle.text.readings import describe_window
+from consilia.bundle.text import describe_window
 from consilia.config.reading import ImageKind, Reading
 from consilia.data.decode.reader import Pixels, count_frames, fit_image, read_image
 from consilia.data.dicom.tags import is_dicom

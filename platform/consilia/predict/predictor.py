@@ -12,13 +12,12 @@ from consilia.bundle.document import BundleDocument
 from consilia.bundle.golden import golden_images
 from consilia.bundle.seen import Fingerprints
 from consilia.bundle.store_check import check_store
-from consilia.bundle.text.builds import WITHOUT_SET
 from consilia.config.records import Prediction, Probabilities, Rows
 from consilia.data.store.image_store import ImageStore
 from consilia.decision.calibrators import calibrate, pool_folds
 from consilia.decision.conformal import CalibrationScores
 from consilia.decision.disagreement import MemberProbabilities, measure_disagreement
-from consilia.decision.operating_points import Judgement, judge, unjudged_part
+from consilia.decision.operating_points import WITHOUT_SET, Judgement, judge, unjudged_part
 from consilia.decision.prior import correct_prior, read_prevalence
 from consilia.errors import DataError, ReaderError, UserError
 from consilia.metrics.scores import softmax

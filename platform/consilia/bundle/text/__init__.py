@@ -1,1 +1,0 @@
-"""What cards, errors and terminals call things."""
