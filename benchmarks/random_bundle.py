@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from consilia.bundle.folder import read_bundle
+from consilia.bundle.reading import read_bundle
 from consilia.config.card import DataCard, FolderSource
 from consilia.config.hyperparameters import Hyperparameters
 from consilia.config.recipe import EnsembleRecipe, SoftVote

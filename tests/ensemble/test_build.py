@@ -4,7 +4,7 @@ import json
 import numpy as np
 import pytest
 
-from consilia.bundle.folder import read_bundle
+from consilia.bundle.reading import read_bundle
 from consilia.config.recipe import BestSingle, EnsembleRecipe, Greedy, SoftVote
 from consilia.errors import RunError, StudyError
 from consilia.metrics.scores import METRICS, softmax

@@ -6,10 +6,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from consilia.bundle import golden, publish
+from consilia.bundle import golden, writing
 from consilia.bundle.document import SCHEMA_VERSION
-from consilia.bundle.folder import read_bundle, record_evaluation
-from consilia.bundle.publish import publish_folder
+from consilia.bundle.reading import read_bundle
+from consilia.bundle.writing import publish_folder, record_evaluation
 from consilia.ensemble.evaluate import evaluate
 from consilia.errors import BundleError
 from consilia.files import sha256_of_file, sha256_of_json
@@ -292,7 +292,7 @@ def test_a_folder_whose_filling_fails_is_not_published_and_the_old_one_stays(tmp
 @pytest.mark.parametrize("can_swap", [True, False])
 def test_a_published_folder_replaces_the_old_one_whole(tmp_path, monkeypatch, can_swap):
     if not can_swap:
-        monkeypatch.setattr(publish, "_exchange", lambda first, second: False)
+        monkeypatch.setattr(writing, "_exchange", lambda first, second: False)
     final = tmp_path / "final"
     publish_folder(final, lambda folder: (folder / "old").touch())
     publish_folder(final, lambda folder: (folder / "new").touch())

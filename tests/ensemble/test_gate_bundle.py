@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 import torch
 
-from consilia.bundle.folder import read_bundle, record_evaluation
-from consilia.bundle.ood_file import write_unusual
+from consilia.bundle.array_files import write_ood
+from consilia.bundle.reading import read_bundle
+from consilia.bundle.writing import record_evaluation
 from consilia.config.recipe import BestSingle, EnsembleRecipe
 from consilia.data.folds import DROPPED, LOCKED
 from consilia.decision.ood.report import GateReport, describe_gate
@@ -60,7 +61,7 @@ def test_neither_test_images_nor_those_that_were_left_out_have_a_part_in_it(stud
 
     def written(changed):
         gate, _ = fit(changed, document)
-        write_unusual(tmp_path / "unusual.npz", gate.reference)
+        write_ood(tmp_path / "unusual.npz", gate.reference)
         return gate.report, (tmp_path / "unusual.npz").read_bytes()
 
     report, expected = written(study)

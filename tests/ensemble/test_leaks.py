@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from consilia.bundle.folder import read_bundle
+from consilia.bundle.reading import read_bundle
 from consilia.config.recipe import BestSingle, EnsembleRecipe
 from consilia.data.folds import DROPPED
 from consilia.ensemble.evaluate import evaluate

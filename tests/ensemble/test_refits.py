@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file
 
 from consilia.bundle.document import BundleDocument
-from consilia.bundle.folder import read_bundle
+from consilia.bundle.reading import read_bundle
 from consilia.config.recipe import EnsembleRecipe, Safety, SoftVote
 from consilia.config.record_files import read_refit_result, write_refit_result
 from consilia.config.records import RefitResult

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from consilia.bundle.folder import read_bundle
+from consilia.bundle.reading import read_bundle
 from consilia.config.recipe import EnsembleRecipe, Safety, SoftVote
 from consilia.decision.calibrators import Identity, Temperature, calibrate, pool_folds
 from consilia.decision.conformal import prediction_sets

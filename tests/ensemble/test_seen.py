@@ -5,7 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from consilia.bundle.seen import fingerprints, read_seen, refuse_seen, write_seen
+from consilia.bundle.array_files import read_seen, write_seen
+from consilia.bundle.store_check import fingerprints, refuse_seen
 from consilia.config.recipe import BestSingle, EnsembleRecipe
 from consilia.ensemble.evaluate import evaluate
 from consilia.errors import BundleError, DataError

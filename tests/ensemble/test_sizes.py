@@ -8,7 +8,7 @@ from hypothesis.extra.numpy import arrays
 from pydantic import ValidationError
 
 from consilia.bundle.document import BundleDocument
-from consilia.bundle.folder import read_bundle
+from consilia.bundle.reading import read_bundle
 from consilia.config.recipe import BestSingle, EnsembleRecipe
 from consilia.decision.calibrators import pool_folds
 from consilia.decision.combination import LinearPool, Stack, combine, keep_largest

@@ -6,7 +6,7 @@ import shutil
 import numpy as np
 import pytest
 
-from consilia.bundle.folder import read_bundle
+from consilia.bundle.reading import read_bundle
 from consilia.bundle.text import SHARE, describe_members
 from consilia.cli.show import show_result
 from consilia.config.recipe import EnsembleRecipe, Stacked

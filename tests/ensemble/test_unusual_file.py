@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from consilia.bundle.ood_file import UnusualReference, read_unusual, write_unusual
+from consilia.bundle.array_files import OodReference, read_ood, write_ood
 from consilia.decision.ood.distance import fit_reference, p_values
 from consilia.decision.ood.input_rules import fit_inputs, measure_inputs
 from consilia.errors import BundleError
@@ -24,13 +24,13 @@ def features(n, seed):
 def reference():
     pixels = np.random.default_rng(0).integers(0, 256, (50, 16, 16, 1), dtype=np.uint8)
     inputs = fit_inputs(pixels, aspect=np.linspace(0.8, 1.2, 50))
-    return UnusualReference(features=fit_reference(features(200, 0), features(150, 1)), inputs=inputs)
+    return OodReference(features=fit_reference(features(200, 0), features(150, 1)), inputs=inputs)
 
 
 @pytest.fixture
 def file(reference, tmp_path):
     path = tmp_path / "unusual.npz"
-    write_unusual(path, reference)
+    write_ood(path, reference)
     return path
 
 
@@ -45,7 +45,7 @@ def rewrite(path, arrays):
 
 
 def test_a_stored_reference_says_exactly_what_the_fitted_one_says(reference, file):
-    stored = read_unusual(file, n_pooled=N_POOLED)
+    stored = read_ood(file, n_pooled=N_POOLED)
     new = features(20, 2)
     assert (p_values(new, stored.features) == p_values(new, reference.features)).all()
     pixels = np.random.default_rng(3).integers(0, 256, (4, 16, 16, 1), dtype=np.uint8)
@@ -55,7 +55,7 @@ def test_a_stored_reference_says_exactly_what_the_fitted_one_says(reference, fil
 
 
 def test_equal_references_are_equal_files(reference, file, tmp_path):
-    write_unusual(tmp_path / "again.npz", reference)
+    write_ood(tmp_path / "again.npz", reference)
     assert (tmp_path / "again.npz").read_bytes() == file.read_bytes()
 
 
@@ -63,12 +63,12 @@ def test_equal_references_are_equal_files(reference, file, tmp_path):
 def test_a_file_that_is_no_archive_of_arrays_is_named(file, content):
     file.write_bytes(content)
     with pytest.raises(BundleError, match=r"unusual\.npz"):
-        read_unusual(file, n_pooled=N_POOLED)
+        read_ood(file, n_pooled=N_POOLED)
 
 
 def test_a_missing_file_is_named(tmp_path):
     with pytest.raises(BundleError, match=r"gone\.npz"):
-        read_unusual(tmp_path / "gone.npz", n_pooled=N_POOLED)
+        read_ood(tmp_path / "gone.npz", n_pooled=N_POOLED)
 
 
 @pytest.mark.parametrize("cut", [0.3, 0.7, 0.99])
@@ -76,7 +76,7 @@ def test_a_truncated_file_is_named(file, cut):
     content = file.read_bytes()
     file.write_bytes(content[: int(len(content) * cut)])
     with pytest.raises(BundleError, match=r"unusual\.npz"):
-        read_unusual(file, n_pooled=N_POOLED)
+        read_ood(file, n_pooled=N_POOLED)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -91,25 +91,25 @@ def test_a_lacking_array_or_one_of_another_kind_is_named(file, name):
     ):
         rewrite(file, {**arrays, name: wrong})
         with pytest.raises(BundleError, match=rf"unusual\.npz.*{message}"):
-            read_unusual(file, n_pooled=N_POOLED)
+            read_ood(file, n_pooled=N_POOLED)
 
 
 def test_a_reference_of_another_network_is_refused(file):
     with pytest.raises(BundleError, match="network_mean must have shape"):
-        read_unusual(file, n_pooled=N_POOLED + 1)
+        read_ood(file, n_pooled=N_POOLED + 1)
 
 
 @pytest.mark.parametrize("distances", [[], [2, 1], list(range(10_001))])
 def test_distances_that_no_image_can_be_ranked_among_are_refused(file, distances):
     rewrite(file, {**arrays_of(file), "distances": np.array(distances, dtype=np.float32)})
     with pytest.raises(BundleError, match="ascending"):
-        read_unusual(file, n_pooled=N_POOLED)
+        read_ood(file, n_pooled=N_POOLED)
 
 
 def test_units_that_cannot_be_divided_by_are_refused(file):
     rewrite(file, {**arrays_of(file), "units": np.array([1, 0], dtype=np.float32)})
     with pytest.raises(BundleError, match="positive"):
-        read_unusual(file, n_pooled=N_POOLED)
+        read_ood(file, n_pooled=N_POOLED)
 
 
 @pytest.mark.parametrize(
@@ -119,24 +119,24 @@ def test_numbers_that_no_image_has_are_refused(file, name, number):
     arrays = arrays_of(file)
     rewrite(file, {**arrays, name: np.full_like(arrays[name], number)})
     with pytest.raises(BundleError, match=rf"unusual\.npz: {name} must lie in"):
-        read_unusual(file, n_pooled=N_POOLED)
+        read_ood(file, n_pooled=N_POOLED)
 
 
 def test_a_histogram_whose_shares_add_up_to_a_little_more_than_one_is_read(file):
     arrays = arrays_of(file)
     arrays["histogram"][-1] = 1 + 1e-12
     rewrite(file, arrays)
-    assert read_unusual(file, n_pooled=N_POOLED).inputs.histogram[-1] > 1
+    assert read_ood(file, n_pooled=N_POOLED).inputs.histogram[-1] > 1
 
 
 def test_distances_that_unpack_to_more_than_any_reference_needs_are_not_unpacked(file):
     np.savez_compressed(file, **{**arrays_of(file), "distances": np.zeros(80 * 2**20, dtype=np.float32)})
     assert file.stat().st_size < 2**20
     with pytest.raises(BundleError, match="distances may have 268435456 bytes, but has 335544320"):
-        read_unusual(file, n_pooled=N_POOLED)
+        read_ood(file, n_pooled=N_POOLED)
 
 
 def test_no_object_is_unpickled(file):
     rewrite(file, {**arrays_of(file), "units": np.array([{"a": 1}], dtype=object)})
     with pytest.raises(BundleError, match=r"unusual\.npz"):
-        read_unusual(file, n_pooled=N_POOLED)
+        read_ood(file, n_pooled=N_POOLED)

@@ -8,7 +8,7 @@ import torch
 from scipy.stats import betabinom, ks_2samp, mannwhitneyu
 from torch import nn
 
-from consilia.bundle.ood_file import UnusualReference
+from consilia.bundle.array_files import OodReference
 from consilia.data.phantom_image import CLASSES
 from consilia.decision.ood.distance import FLAG_BELOW, fit_reference, measure_distance, p_values, views
 from consilia.decision.ood.input_rules import describe_unusual, fit_inputs, measure_inputs
@@ -22,7 +22,7 @@ N_TRAINED_ON, N_HELD_OUT, N_NEW = 600, 1000, 1000
 @dataclass(frozen=True)
 class Detector:
     model: nn.Module
-    reference: UnusualReference
+    reference: OodReference
 
     def views(self, pixels):
         with torch.inference_mode():
@@ -59,7 +59,7 @@ def detector(request, trained_on, held_out):
     inputs = fit_inputs(usual, aspect=np.ones(len(usual)))
     blind = Detector(model, None)
     features = fit_reference(blind.views(trained_on[0]), blind.views(held_out))
-    return Detector(model, UnusualReference(features=features, inputs=inputs))
+    return Detector(model, OodReference(features=features, inputs=inputs))
 
 
 @pytest.mark.parametrize("kind", FOREIGN)

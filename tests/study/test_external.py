@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from consilia.bundle.folder import read_bundle
+from consilia.bundle.reading import read_bundle
 from consilia.errors import DataError
 from consilia.study.external import evaluate_on_card
 

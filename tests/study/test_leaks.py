@@ -6,7 +6,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from consilia.bundle.folder import read_bundle
+from consilia.bundle.reading import read_bundle
 from consilia.errors import DataError
 from consilia.study.run import run_study
 from consilia.study.single import read_single_plan

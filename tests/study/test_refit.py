@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file
 
-from consilia.bundle.folder import read_bundle
+from consilia.bundle.reading import read_bundle
 from consilia.cli.app import run
 from consilia.config.recipe import EnsembleRecipe, Greedy
 from consilia.config.record_files import read_trial

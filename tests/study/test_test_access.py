@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from consilia.bundle.folder import read_bundle
+from consilia.bundle.reading import read_bundle
 from consilia.config.recipe import EnsembleRecipe, SoftVote
 from consilia.errors import StudyError
 from consilia.study.rebuild import rebuild

@@ -66,7 +66,7 @@ def test_a_missing_fold_is_trained_again_and_the_finished_one_is_not(trained_cop
 
 
 def test_a_bundle_whose_evaluation_was_cut_off_is_evaluated_by_the_next_start(trained_copy, silent_view):
-    from consilia.bundle.folder import read_bundle
+    from consilia.bundle.reading import read_bundle
     from consilia.data.folds import load_folds
     from consilia.data.store.prepare import prepare
     from consilia.ensemble.build import build_ensemble
@@ -132,7 +132,7 @@ def test_a_study_folder_that_was_renamed_still_gives_an_ensemble(trained_copy, c
 
 
 def test_evaluating_the_bundle_on_its_own_card_gives_the_numbers_of_the_study(trained, capsys):
-    from consilia.bundle.folder import read_bundle
+    from consilia.bundle.reading import read_bundle
 
     settings = ["--set", f"path={trained.plan.data.path}", "--set", "size=32"]
     assert run(["evaluate", str(trained.bundle), "phantoms", *settings, "--stores", str(trained.stores)]) == 0

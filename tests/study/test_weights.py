@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from timm import create_model
 
-from consilia.bundle.folder import read_bundle
+from consilia.bundle.reading import read_bundle
 from consilia.config.study_folder import StudyFolder
 from consilia.config.weights import FROM_SCRATCH, HUB
 from consilia.errors import PlanError, StudyError

@@ -17,9 +17,9 @@ from consilia.bundle.document import (
     SelectionReport,
 )
 from consilia.bundle.evaluation import Evaluation
-from consilia.bundle.folder import write_bundle
-from consilia.bundle.seen import fingerprints
+from consilia.bundle.store_check import fingerprints
 from consilia.bundle.text import INTERNAL
+from consilia.bundle.writing import write_bundle
 from consilia.config.recipe import BestSingle, EnsembleRecipe
 from consilia.config.record_files import read_weights_notes
 from consilia.config.records import Probabilities, TrialRecord
@@ -130,7 +130,6 @@ def build_ensemble(
         files=dict.fromkeys(weights, FileRecord(bytes=0, sha256="0" * 64)),
     )
     bundle = folder.bundle(recipe.name)
-    unusual = None if gate is None else gate.reference
     networks = FoldEnsembles(members, weights, combination=document.combination, device=torch.device("cpu"))
     write_bundle(
         bundle,
@@ -139,7 +138,7 @@ def build_ensemble(
         golden=compute_golden(networks, document),
         seen=fingerprints(store, folds.pool),
         sets=sets,
-        unusual=unusual,
+        ood=None if gate is None else gate.reference,
     )
     return bundle
 

@@ -7,7 +7,7 @@ import numpy as np
 
 from consilia.bundle.document import BundleDocument
 from consilia.bundle.evaluation import Evaluation
-from consilia.bundle.seen import refuse_seen
+from consilia.bundle.store_check import refuse_seen
 from consilia.bundle.text import describe_shipped
 from consilia.config.records import Rows
 from consilia.data.store.image_store import ImageStore

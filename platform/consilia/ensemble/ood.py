@@ -8,8 +8,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from consilia.bundle.array_files import OodReference
 from consilia.bundle.document import Member, Network
-from consilia.bundle.ood_file import UnusualReference
 from consilia.config.records import Rows
 from consilia.data.folds import FoldPlan
 from consilia.data.store.image_store import ImageStore
@@ -30,7 +30,7 @@ class FittedGate:
     """What the document says of the gate, and what the file holds."""
 
     report: GateReport
-    reference: UnusualReference
+    reference: OodReference
 
 
 def fit_gate(
@@ -76,7 +76,7 @@ def fit_gate(
     rows = np.union1d(trained_on, held_out)
     inputs = fit_inputs(_Chosen(store, rows), aspect=_aspect(store, rows), colour=_colour(store, rows))
     report = GateReport(trial=member.trial, fold=network.fold, fitted_on=len(trained_on), compared_with=len(held_out))
-    return FittedGate(report=report, reference=UnusualReference(features=features, inputs=inputs)), ()
+    return FittedGate(report=report, reference=OodReference(features=features, inputs=inputs)), ()
 
 
 _NO_GATE = "Images that are unlike those of the training are not told from others: "

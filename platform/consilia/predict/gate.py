@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from consilia.bundle.ood_file import UNUSUAL, UnusualReference, read_unusual
+from consilia.bundle.array_files import OOD, OodReference, read_ood
 from consilia.config.records import GateVerdict
 from consilia.decision.ood.distance import FLAG_BELOW, Features, p_values, verdict, views
 from consilia.decision.ood.input_rules import describe_unusual, has_colour_limit, measure_inputs
@@ -24,7 +24,7 @@ from consilia.predict.networks import FoldEnsembles, Place
 class Gate:
     """A bundle's gate, ready to judge."""
 
-    reference: UnusualReference
+    reference: OodReference
     network: Place  # the one whose features the reference is made of
 
     @property
@@ -84,14 +84,14 @@ def reasons(found: GateVerdict | None) -> tuple[str, ...]:
 
 
 def read_gate(bundle: Path, report: GateReport, networks: FoldEnsembles, network: Place) -> Gate:
-    """Read what `UNUSUAL` holds, and check that it is of this network and of as many images as the report says.
+    """Read what `OOD` holds, and check that it is of this network and of as many images as the report says.
 
     Raises:
         BundleError: It is not, or the file is damaged.
     """
-    path = bundle / UNUSUAL
+    path = bundle / OOD
     try:
-        reference = read_unusual(path, n_pooled=networks.count_features(network))
+        reference = read_ood(path, n_pooled=networks.count_features(network))
     except PlanError as error:
         raise BundleError(f"{path} cannot be used: {error}") from error
     if (found := len(reference.features.distances)) != report.compared_with:

@@ -2,10 +2,9 @@
 
 from pathlib import Path
 
-from consilia.bundle.folder import read_bundle
+from consilia.bundle.array_files import SEEN, SETS, read_seen, read_sets
 from consilia.bundle.golden import GOLDEN, golden_images
-from consilia.bundle.seen import SEEN, read_seen
-from consilia.bundle.sets_file import SETS, read_sets
+from consilia.bundle.reading import read_bundle
 from consilia.predict.gate import read_gate
 from consilia.predict.golden import check_golden
 from consilia.predict.networks import FoldEnsembles, choose_device

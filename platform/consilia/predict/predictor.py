@@ -8,9 +8,9 @@ from typing import TypeVar
 import numpy as np
 import numpy.typing as npt
 
+from consilia.bundle.array_files import Fingerprints
 from consilia.bundle.document import BundleDocument
 from consilia.bundle.golden import golden_images
-from consilia.bundle.seen import Fingerprints
 from consilia.bundle.store_check import check_store
 from consilia.config.records import Prediction, Probabilities, Rows
 from consilia.data.store.image_store import ImageStore

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from consilia.bundle.document import BundleDocument
-from consilia.bundle.folder import read_bundle, record_evaluation
+from consilia.bundle.reading import read_bundle
+from consilia.bundle.writing import record_evaluation
 from consilia.config.recipe import EnsembleRecipe
 from consilia.config.record_files import trial_to_json
 from consilia.config.records import TrialRecord

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
-from consilia.bundle.seen import refuse_seen
+from consilia.bundle.store_check import refuse_seen
 from consilia.config.card import DataCard
 from consilia.config.frozen import Frozen
 from consilia.config.records import Rows

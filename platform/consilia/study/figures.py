@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib import rc_context
 
-from consilia.bundle.seen import refuse_seen
+from consilia.bundle.store_check import refuse_seen
 from consilia.config.card import DataCard
 from consilia.config.records import Probabilities, Rows
 from consilia.data.store.image_store import ImageStore

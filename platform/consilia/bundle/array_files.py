@@ -1,4 +1,9 @@
-"""What usual images look like, as one file of a bundle: plain arrays, no images."""
+"""The array files of a bundle: plain numbers, no images and no names of images or patients.
+
+`sets.npz` calibrates the prediction sets, by sorted scores. `unusual.npz` says what usual images look like. `seen.npy`
+holds fingerprints of the training images, so that an ensemble is never measured on them. A fingerprint is 64 bits of
+the SHA-256 of an image's stored pixels: it names an image to someone who has it, and shows nothing to anybody else.
+"""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,28 +12,63 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from consilia.bundle.arrays import Layout, read_arrays
+from consilia.bundle.arrays import Layout, read_array, read_arrays
+from consilia.decision.conformal import CalibrationScores, from_arrays, to_arrays
 from consilia.decision.ood.distance import MOST_ROWS, FeatureReference, Normal
 from consilia.decision.ood.input_rules import RULES, InputReference
 from consilia.decision.ood.layout import LAYOUT_SIDE
 from consilia.errors import BundleError
 
-UNUSUAL = "unusual.npz"
+SETS, OOD, SEEN = "sets.npz", "unusual.npz", "seen.npy"
+Arrays = dict[str, npt.NDArray[Any]]
+Fingerprints = npt.NDArray[np.uint64]  # (n,)
+
+_SETS_LAYOUTS: dict[str, Layout] = {
+    "alpha": ((), np.float64),
+    "n_folds": ((), np.int64),
+    "patients": ((None,), np.int64),
+    "starts": ((None,), np.int64),
+    "scores": ((None,), np.float64),
+    "masses": ((None,), np.float64),
+}
 _VIEWS = ("network", "cells")
 _ROUNDING = 1e-6  # of a mean of shares, which may end just above 1
 _INPUTS = ("histogram", "layout", "limits")
-Arrays = dict[str, npt.NDArray[Any]]
+
+
+def write_sets(path: Path, calibration: CalibrationScores) -> None:
+    """Write the calibration to `path`, which ends in .npz."""
+    np.savez_compressed(path, allow_pickle=False, **to_arrays(calibration))
+
+
+def read_sets(path: Path, *, n_folds: int, n_classes: int) -> CalibrationScores:
+    """Read what `write_sets` wrote.
+
+    Raises:
+        BundleError: The file is missing, damaged, or of another ensemble; names it.
+    """
+    arrays = read_arrays(path, _SETS_LAYOUTS)
+    try:
+        calibration = from_arrays(arrays)
+    except BundleError as error:
+        raise BundleError(f"{path}: {error}") from error
+    if (calibration.n_folds, calibration.n_classes) != (n_folds, n_classes):
+        raise BundleError(
+            f"{path} must be for {n_folds} folds and {n_classes} classes, but is for {calibration.n_folds} and "
+            f"{calibration.n_classes}."
+        )
+    return calibration
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class UnusualReference:
+class OodReference:
     """All that tells unusual images."""
 
     features: FeatureReference
     inputs: InputReference
 
 
-def write_unusual(path: Path, reference: UnusualReference) -> None:
+def write_ood(path: Path, reference: OodReference) -> None:
     """Write the reference to `path`, which ends in .npz.
 
     Arrays: the mean and whitening of each view, `units`, `distances`; `histogram`, `layout` and `limits` of the rules.
@@ -42,8 +82,8 @@ def write_unusual(path: Path, reference: UnusualReference) -> None:
     np.savez_compressed(path, allow_pickle=False, **ordered)
 
 
-def read_unusual(path: Path, *, n_pooled: int) -> UnusualReference:
-    """Read what `write_unusual` wrote.
+def read_ood(path: Path, *, n_pooled: int) -> OodReference:
+    """Read what `write_ood` wrote.
 
     Args:
         path: The file.
@@ -52,7 +92,7 @@ def read_unusual(path: Path, *, n_pooled: int) -> UnusualReference:
     Raises:
         BundleError: The file is missing, damaged, or of another network; names it.
     """
-    arrays = read_arrays(path, _layouts(n_pooled))
+    arrays = read_arrays(path, _ood_layouts(n_pooled))
     _check_numbers(path, arrays)
     distances = arrays["distances"]
     if not 1 <= distances.size <= MOST_ROWS or (np.diff(distances) < 0).any():
@@ -60,13 +100,13 @@ def read_unusual(path: Path, *, n_pooled: int) -> UnusualReference:
     if (arrays["units"] <= 0).any():
         raise BundleError(f"{path}: `units` must be positive.")
     normals = tuple(Normal(mean=arrays[f"{view}_mean"], whitening=arrays[f"{view}_whitening"]) for view in _VIEWS)
-    return UnusualReference(
+    return OodReference(
         features=FeatureReference(normals=normals, units=arrays["units"], distances=distances),
         inputs=InputReference(**{name: arrays[name] for name in _INPUTS}),
     )
 
 
-def _layouts(n_pooled: int) -> dict[str, Layout]:
+def _ood_layouts(n_pooled: int) -> dict[str, Layout]:
     sizes = dict(zip(_VIEWS, (n_pooled, LAYOUT_SIDE**2), strict=True))
     return {
         **{f"{view}_mean": ((size,), np.float32) for view, size in sizes.items()},
@@ -86,3 +126,18 @@ def _check_numbers(path: Path, arrays: Arrays) -> None:
     for name, least, most in (("histogram", 0, 1), ("layout", -LAYOUT_SIDE, LAYOUT_SIDE)):
         if arrays[name].min() < least or arrays[name].max() > most + _ROUNDING:
             raise BundleError(f"{path}: {name} must lie in {least} ... {most}.")
+
+
+def write_seen(path: Path, seen: Fingerprints) -> None:
+    """Write the fingerprints of the training images, sorted: their order would tell which belong together."""
+    np.save(path, np.unique(seen), allow_pickle=False)
+
+
+def read_seen(path: Path) -> Fingerprints:
+    """Read what `write_seen` wrote.
+
+    Raises:
+        BundleError: The file is missing or damaged.
+    """
+    seen: Fingerprints = read_array(path, ((None,), np.uint64))
+    return seen

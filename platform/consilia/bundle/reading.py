@@ -1,89 +1,24 @@
-"""The bundle: an ensemble as a folder of JSON and safetensors that is checked before it is trusted.
+"""Reading a bundle: a folder of JSON and safetensors that is checked before it is trusted.
 
 Nothing in a bundle is run: weights are safetensors, the rest is JSON and arrays without pickle.
 """
 
 import json
-import os
-import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from pydantic import ValidationError
 
-from consilia.bundle.card import model_card
+from consilia.bundle.array_files import OOD, SEEN, SETS
 from consilia.bundle.document import SCHEMA_VERSION, BundleDocument, FileRecord
-from consilia.bundle.evaluation import Evaluation, with_test
-from consilia.bundle.golden import GOLDEN, GoldenOutputs, write_golden
-from consilia.bundle.ood_file import UNUSUAL, UnusualReference, write_unusual
-from consilia.bundle.publish import publish_folder
-from consilia.bundle.seen import SEEN, Fingerprints, write_seen
-from consilia.bundle.sets_file import SETS, write_sets
-from consilia.decision.conformal import CalibrationScores
+from consilia.bundle.golden import GOLDEN
 from consilia.errors import BundleError
-from consilia.files import sha256_of_file, sha256_of_json, write_json, write_text
+from consilia.files import sha256_of_file, sha256_of_json
 from consilia.version import __version__
 
 DOCUMENT, CARD = "ensemble.json", "card.md"
 _MAX_DOCUMENT_BYTES = 16 * 2**20
-
-
-def write_bundle(
-    final: Path,
-    document: BundleDocument,
-    weights: Mapping[str, Path],
-    *,
-    golden: GoldenOutputs,
-    seen: Fingerprints,
-    sets: CalibrationScores | None,
-    unusual: UnusualReference | None,
-) -> None:
-    """Write a bundle to a temporary folder and publish it as `final`, in place of an older one.
-
-    Args:
-        final: Folder of the bundle.
-        document: Complete but for `files` and `environment`, which are filled in here.
-        weights: Where each network's safetensors file lies now, by its name in the bundle.
-        golden: What the ensemble says of the golden inputs.
-        seen: Of the images that the networks were trained on.
-        sets: The calibration of its prediction sets; None: it gives none.
-        unusual: What usual images look like; None where the document has no gate.
-    """
-
-    def fill(folder: Path) -> None:
-        for name, source in weights.items():
-            (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(source, folder / name)
-        write_golden(folder / GOLDEN, golden)
-        write_seen(folder / SEEN, seen)
-        if sets is not None:
-            write_sets(folder / SETS, sets)
-        if unusual is not None:
-            write_unusual(folder / UNUSUAL, unusual)
-        _finish(folder, document.model_copy(update={"environment": dict(golden.environment)}))
-
-    publish_folder(final, fill)
-
-
-def record_evaluation(bundle: Path, evaluation: Evaluation) -> None:
-    """Add an evaluation to a bundle, its card and its hashes, in one step; one of the same split is replaced.
-
-    Raises:
-        BundleError: The bundle is not intact.
-    """
-    document = read_bundle(bundle)
-    others = tuple(old for old in document.evaluations if old.split != evaluation.split)
-    honesty = with_test(document.honesty, evaluation) if evaluation.split == "test" else document.honesty
-    changed = document.model_copy(update={"evaluations": (*others, evaluation), "honesty": honesty})
-
-    def fill(folder: Path) -> None:
-        for name in document.files:
-            if name != CARD:
-                _link(bundle / name, folder / name)
-        _finish(folder, changed)
-
-    publish_folder(bundle, fill)
 
 
 def read_bundle(path: Path) -> BundleDocument:
@@ -116,31 +51,9 @@ _NEEDED: Mapping[str, Callable[[BundleDocument], bool]] = {
     SEEN: lambda document: True,
     CARD: lambda document: True,
     SETS: lambda document: document.has_sets,
-    UNUSUAL: lambda document: document.gate is not None,
+    OOD: lambda document: document.gate is not None,
 }
 _AGAIN = "Copy the bundle again, or build it again: consilia ensemble STUDY"
-
-
-def _finish(folder: Path, document: BundleDocument) -> None:
-    """Write the card and `ensemble.json`, with the size and hash of every other file."""
-    write_text(folder / CARD, model_card(document))
-    files = {
-        path.relative_to(folder).as_posix(): FileRecord(bytes=path.stat().st_size, sha256=sha256_of_file(path))
-        for path in sorted(folder.rglob("*"))
-        if path.is_file() and path.name != DOCUMENT
-    }
-    complete = BundleDocument.model_validate(document.model_copy(update={"files": files}).model_dump())
-    content = complete.model_dump(mode="json")
-    write_json(folder / DOCUMENT, {**content, "digest": sha256_of_json(content)})
-
-
-def _link(source: Path, target: Path) -> None:
-    """Give a file of ours a second name; copy it where the file system has no hard links."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        os.link(source, target)
-    except OSError:
-        shutil.copyfile(source, target)
 
 
 def _read_document(path: Path) -> dict[str, Any]:
