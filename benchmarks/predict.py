@@ -41,9 +41,8 @@ from random_bundle import build_random_bundle, draw_images
 from torch.utils.data import DataLoader, Dataset
 
 import consilia
-from consilia.predict.networks import exact_convolutions
+from consilia.predict.networks import InTurn, Precision, ShownImages, exact_convolutions
 from consilia.predict.predictor import EnsemblePredictor
-from consilia.predict.programs import InTurn, Precision, ShownImages
 from consilia.train.device import MEMORY_FORMAT
 from consilia.train.input import Preprocessing, network_input
 

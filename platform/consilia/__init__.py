@@ -7,8 +7,8 @@ from consilia.version import __version__
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from consilia.predict.networks import Precision
     from consilia.predict.predictor import EnsemblePredictor
-    from consilia.predict.programs import Precision
 
 __all__ = ["__version__", "load"]
 

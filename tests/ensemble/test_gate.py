@@ -21,8 +21,8 @@ from consilia.data.store.image_store import ImageStore
 from consilia.data.store.prepare import prepare
 from consilia.decision.ood.distance import FLAG_BELOW
 from consilia.ensemble.build import build_ensemble
-from consilia.predict.gate import reasons
 from consilia.predict.loading import load_predictor
+from consilia.predict.ood import reasons
 from consilia.predict.predictor import EnsemblePredictor
 from consilia.train.artifacts import write_weights
 from consilia.train.networks.factory import ModelSpec

@@ -8,7 +8,8 @@ from consilia.bundle.golden import golden_images
 from consilia.config.space import Architecture
 from consilia.errors import UserError
 from consilia.predict.loading import load_predictor
-from consilia.predict.programs import InTurn, LoadedNetwork, ShownImages
+from consilia.predict.networks import InTurn, ShownImages
+from consilia.predict.weights import LoadedNetwork
 from consilia.train.input import Preprocessing
 from consilia.train.networks.factory import ModelSpec, build_model
 from consilia.train.networks.features import logits_and_features

@@ -127,7 +127,7 @@ def test_max_members_is_a_short_way_to_say_with_members(predictor, images):
 
 
 def test_the_gate_goes_with_its_network(predictor, images):
-    assert predictor.gate.network == (0, 0)  # the first of members of equal weights, which stays
+    assert predictor.ood.network == (0, 0)  # the first of members of equal weights, which stays
     few = [predictor.with_members(1).predict(images), predictor.predict(images)]
     assert [each.unusual for each in few[0]] == [each.unusual for each in few[1]]
     other = predictor.document.gate.model_copy(update={"trial": predictor.document.members[1].trial})

@@ -43,7 +43,8 @@ from consilia.ensemble.selection import combine_cross_fitted, select, weighted_l
 from consilia.ensemble.sizes import measure_sizes
 from consilia.ensemble.unseen import combine_unseen
 from consilia.predict.golden import compute_golden
-from consilia.predict.networks import FoldEnsembles, choose_device
+from consilia.predict.networks import FoldEnsembles
+from consilia.predict.weights import choose_device
 from consilia.train.artifacts import read_weights
 from consilia.version import __version__
 

@@ -5,12 +5,12 @@ from pathlib import Path
 from consilia.bundle.array_files import SEEN, SETS, read_seen, read_sets
 from consilia.bundle.golden import GOLDEN, golden_images
 from consilia.bundle.reading import read_bundle
-from consilia.predict.gate import read_gate
 from consilia.predict.golden import check_golden
-from consilia.predict.networks import FoldEnsembles, choose_device
+from consilia.predict.networks import FoldEnsembles, Precision
+from consilia.predict.ood import read_detector
 from consilia.predict.precision import check_precision, run_in_precision
 from consilia.predict.predictor import EnsemblePredictor
-from consilia.predict.programs import Precision
+from consilia.predict.weights import choose_device
 
 
 def load_predictor(path: str | Path, *, device: str = "auto", precision: Precision = "float32") -> EnsemblePredictor:
@@ -37,8 +37,8 @@ def load_predictor(path: str | Path, *, device: str = "auto", precision: Precisi
     sets = None
     if document.has_sets:
         sets = read_sets(bundle / SETS, n_folds=document.n_folds, n_classes=len(document.classes))
-    gate = None
+    ood = None
     if document.gate is not None and document.gate_network is not None:
-        gate = read_gate(bundle, document.gate, networks, document.gate_network)
+        ood = read_detector(bundle, document.gate, networks, document.gate_network)
     seen = read_seen(bundle / SEEN)
-    return EnsemblePredictor(document=document, networks=networks, seen=seen, sets=sets, gate=gate, precision=precision)
+    return EnsemblePredictor(document=document, networks=networks, seen=seen, sets=sets, ood=ood, precision=precision)

@@ -1,28 +1,88 @@
 """The networks of an ensemble in memory: uint8 images to the probabilities of each fold ensemble."""
 
 import copy
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import nn
 
 from consilia.bundle.document import Member
 from consilia.decision.combination import AnyCombination, combine
-from consilia.errors import BundleError, PlanError, UserError
 from consilia.metrics.scores import softmax
-from consilia.predict.programs import NOTHING, InTurn, LoadedNetwork, Program, ShownImages
+from consilia.predict.weights import LoadedNetwork, load_networks
 from consilia.train.device import MEMORY_FORMAT
-from consilia.train.networks.factory import ModelSpec, build_model
+from consilia.train.input import Preprocessing, normalised, sized_planes
+from consilia.train.networks.factory import ModelSpec
 from consilia.train.networks.features import count_features, logits_and_features
 
+Precision = Literal["float32", "bfloat16"]
+
 Place = tuple[int, int]  # of a network: its member, and its place among the member's networks; both from 0
+
+Known = Mapping[int, torch.Tensor]
+"""Logits that somebody has computed already, by the position of their network among the ensemble's."""
+
+NOTHING: Known = MappingProxyType({})
+
+
+class ShownImages:
+    """A batch as networks are shown it; what several of them share is computed once."""
+
+    def __init__(self, images: torch.Tensor) -> None:
+        """Take uint8 (n_images, size, size, channels), on the networks' device."""
+        self._images = images
+        self._planes: dict[int, torch.Tensor] = {}
+        self._inputs: dict[Preprocessing, torch.Tensor] = {}
+
+    @property
+    def device(self) -> torch.device:
+        """Where the images lie."""
+        return self._images.device
+
+    def planes(self, preprocessing: Preprocessing) -> torch.Tensor:
+        """Return the images at the network's size, before its normalisation; see `train.input.sized_planes`."""
+        side = preprocessing.image_size  # a bundle's images have one stored size
+        if side not in self._planes:
+            self._planes[side] = sized_planes(self._images, preprocessing)
+        return self._planes[side]
+
+    def inputs(self, preprocessing: Preprocessing) -> torch.Tensor:
+        """Return what the network takes, float32 (n_images, channels, image_size, image_size)."""
+        if preprocessing not in self._inputs:
+            inputs = normalised(self.planes(preprocessing), preprocessing)
+            self._inputs[preprocessing] = inputs.contiguous(memory_format=MEMORY_FORMAT)
+        return self._inputs[preprocessing]
+
+
+Program = Callable[[ShownImages, Known], torch.Tensor]
+"""Images, and what is known of them, to the logits of all networks, float32 (n_networks, n_images, n_classes)."""
+
+
+class InTurn:
+    """Networks one after the other. In bfloat16 as torch's autocast has it, with weights that are cast only once."""
+
+    def __init__(self, networks: Sequence[LoadedNetwork], *, precision: Precision = "float32") -> None:
+        self._preprocessings = [network.preprocessing for network in networks]
+        modules = [network.module for network in networks]
+        self._modules = [_with_cast_weights(module) for module in modules] if precision == "bfloat16" else modules
+        self._is_bfloat16 = precision == "bfloat16"
+
+    def __call__(self, shown: ShownImages, known: Known = NOTHING) -> torch.Tensor:
+        """Return the logits of all networks as a `Program` does; those that are known are not computed."""
+        with torch.autocast(shown.device.type, dtype=torch.bfloat16, enabled=self._is_bfloat16):
+            pairs = enumerate(zip(self._modules, self._preprocessings, strict=True))
+            logits = [
+                known[position] if position in known else module(shown.inputs(preprocessing))
+                for position, (module, preprocessing) in pairs
+            ]
+        return torch.stack([each.float() for each in logits])
 
 
 class FoldEnsembles:
@@ -49,15 +109,7 @@ class FoldEnsembles:
         """
         self.device = device
         self.combination = combination
-        self.loaded = tuple(
-            LoadedNetwork(
-                member=number, fold=fold, spec=member.model, preprocessing=network.preprocessing, module=module
-            )
-            for number, member in enumerate(members)
-            for fold, (network, module) in enumerate(
-                zip(member.networks, _load_member(member, files, device), strict=True)
-            )
-        )
+        self.loaded = load_networks(members, files, device)
         self._program: Program = InTurn(self.loaded)
 
     @property
@@ -150,25 +202,6 @@ class ShownNetwork:
     inputs: torch.Tensor  # (n_images, channels, image_size, image_size)
 
 
-def choose_device(name: str) -> torch.device:
-    """Return the torch device called `name`; "auto" is the best one present.
-
-    Raises:
-        UserError: torch does not know the device, or cannot reach it.
-    """
-    if name == "auto":
-        if torch.cuda.is_available():
-            return torch.device("cuda")
-        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        reason = str(error).splitlines()[0]
-        raise UserError(f"device must be one that torch can use here, but got {name!r}: {reason}") from error
-    return device
-
-
 def exact_convolutions(device: torch.device) -> AbstractContextManager[None]:
     """Keep cuDNN from rounding to TF32 and from choosing algorithms by timing: equal input, equal output."""
     if device.type != "cuda":
@@ -176,42 +209,10 @@ def exact_convolutions(device: torch.device) -> AbstractContextManager[None]:
     return torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False)
 
 
-def _load_member(member: Member, files: Mapping[str, Path], device: torch.device) -> list[nn.Module]:
-    """Return the member's networks, one a fold, in inference mode on `device`.
-
-    The files are compared with the model before it takes any memory, and it is built once: folds are copies.
-    """
-    try:
-        with torch.device("meta"):
-            expected = build_model(member.model).state_dict()
-        states = [_read_state(expected, files[network.file]) for network in member.networks]
-        with torch.random.fork_rng(devices=[]):  # building draws random weights; loading must not move the seed
-            template = build_model(member.model).eval()
-    except PlanError as error:
-        first = files[member.networks[0].file]
-        raise BundleError(f"{first}: the model of trial {member.trial} cannot be built: {error}") from error
-    modules = []
-    for state in states:
-        module = copy.deepcopy(template)
-        module.load_state_dict(state, strict=True)
-        modules.append(module.to(device, memory_format=MEMORY_FORMAT))  # type: ignore[call-overload]
-    return modules
-
-
-def _read_state(expected: Mapping[str, torch.Tensor], file: Path) -> dict[str, torch.Tensor]:
-    """Read a network's tensors, which must have exactly the names, shapes and types of `expected`."""
-    try:
-        state = load_file(file, device="cpu")
-    except (SafetensorError, OSError) as error:
-        raise BundleError(f"{file}: the network cannot be read: {error}") from error
-    if state.keys() != expected.keys():
-        name = min(state.keys() ^ expected.keys())
-        which = "lacks" if name in expected else "has, and the model has not,"
-        raise BundleError(f"{file} must hold exactly the model's tensors, but {which} {name!r}.")
-    for name, tensor in expected.items():
-        if (state[name].shape, state[name].dtype) != (tensor.shape, tensor.dtype):
-            raise BundleError(
-                f"{file}: {name!r} must be {tuple(tensor.shape)} {tensor.dtype}, but is "
-                f"{tuple(state[name].shape)} {state[name].dtype}."
-            )
-    return state
+def _with_cast_weights(module: nn.Module) -> nn.Module:
+    """Return a copy whose convolutions and linear layers are in bfloat16, as autocast would cast them at every call."""
+    result = copy.deepcopy(module)
+    for layer in result.modules():
+        if isinstance(layer, (nn.Conv2d, nn.Linear)):
+            layer.to(torch.bfloat16)
+    return result

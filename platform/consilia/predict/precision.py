@@ -11,8 +11,16 @@ from consilia.config.records import Probabilities
 from consilia.decision.calibrators import AnyCalibrator, pool_folds
 from consilia.errors import UserError
 from consilia.metrics.scores import softmax
-from consilia.predict.networks import FoldEnsembles, exact_convolutions
-from consilia.predict.programs import NOTHING, InTurn, Known, Precision, Program, ShownImages
+from consilia.predict.networks import (
+    NOTHING,
+    FoldEnsembles,
+    InTurn,
+    Known,
+    Precision,
+    Program,
+    ShownImages,
+    exact_convolutions,
+)
 
 LARGEST_MOVE = 1e-2  # of the ensemble's calibrated probabilities
 

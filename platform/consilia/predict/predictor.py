@@ -22,7 +22,6 @@ from consilia.decision.prior import correct_prior, read_prevalence
 from consilia.errors import DataError, ReaderError, UserError
 from consilia.metrics.scores import softmax
 from consilia.predict.cut import cut_document, is_cut
-from consilia.predict.gate import Gate, look_at, reasons
 from consilia.predict.images import (
     Foreign,
     Frame,
@@ -33,11 +32,11 @@ from consilia.predict.images import (
     single_images,
     split_frames,
 )
-from consilia.predict.networks import FoldEnsembles
+from consilia.predict.networks import FoldEnsembles, Precision
+from consilia.predict.ood import OodDetector, look_at, reasons
 from consilia.predict.precision import run_in_precision
 from consilia.predict.predictions import Predictions, combine_patients
 from consilia.predict.prefetch import in_batches, spare_threads, work_ahead
-from consilia.predict.programs import Precision
 
 BATCH_SIZE = 64
 Result = TypeVar("Result")  # what an image becomes
@@ -56,7 +55,7 @@ class EnsemblePredictor:
     networks: FoldEnsembles
     seen: Fingerprints  # of the images that the networks were trained on
     sets: CalibrationScores | None = None  # of the prediction sets; None: there are none
-    gate: Gate | None = None  # for unusual images; None: the bundle has none
+    ood: OodDetector | None = None  # tells unusual images; None: the bundle holds nothing to compare with
     deployed: npt.NDArray[np.float64] | None = None  # prevalence to correct for, (n_classes,); None: as in training
     cut_from: int | None = None  # members of the ensemble that this is a part of; None: of no larger one
     precision: Precision = "float32"  # that the networks compute in
@@ -191,10 +190,10 @@ class EnsemblePredictor:
         fewer = self.networks.of_members(kept, document.combination)
         networks = run_in_precision(fewer, document.calibrator, golden_images(document.reading), self.precision)
         cut_from = self.cut_from or len(self.document.members)
-        gate = None  # without its network no image can be compared
-        if self.gate is not None and document.gate_network is not None:
-            gate = replace(self.gate, network=document.gate_network)
-        return replace(self, document=document, networks=networks, gate=gate, cut_from=cut_from)
+        ood = None  # without its network no image can be compared
+        if self.ood is not None and document.gate_network is not None:
+            ood = replace(self.ood, network=document.gate_network)
+        return replace(self, document=document, networks=networks, ood=ood, cut_from=cut_from)
 
     def read(
         self, images: Images, *, batch_size: int = BATCH_SIZE, foreign: Foreign = "refuse"
@@ -258,7 +257,7 @@ class EnsemblePredictor:
 
     def _read(self, name: str, image: ImageLike | Frame, foreign: Foreign) -> InputImage | ReaderError:
         document = self.document
-        with_colour = self.gate is not None and self.gate.asks_for_colour
+        with_colour = self.ood is not None and self.ood.asks_for_colour
         try:
             return read_input(
                 image, document.reading, kinds=document.kinds, foreign=foreign, name=name, with_colour=with_colour
@@ -276,7 +275,7 @@ class EnsemblePredictor:
         return correct_prior(pooled, trained=np.array(self.document.prevalence), deployed=self.deployed)
 
     def _predictions(self, images: Sequence[InputImage]) -> list[Prediction]:
-        logits, verdicts = look_at(images, self.networks, self.gate)
+        logits, verdicts = look_at(images, self.networks, self.ood)
         members = softmax(logits)
         folds = self.networks.pool(members)
         probabilities = self._pool(folds)

@@ -1,4 +1,4 @@
-"""The gate: which images the ensemble knows nothing of, told in the pass that predicts them.
+"""Images that are unlike those of the training (out of distribution), told in the pass that predicts them.
 
 Source: docs/methods.md section 7.
 """
@@ -21,8 +21,8 @@ from consilia.predict.networks import FoldEnsembles, Place
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Gate:
-    """A bundle's gate, ready to judge."""
+class OodDetector:
+    """What a bundle knows of usual images, ready to judge others."""
 
     reference: OodReference
     network: Place  # the one whose features the reference is made of
@@ -58,18 +58,18 @@ class Gate:
 
 
 def look_at(
-    images: Sequence[InputImage], networks: FoldEnsembles, gate: Gate | None
+    images: Sequence[InputImage], networks: FoldEnsembles, detector: OodDetector | None
 ) -> tuple[npt.NDArray[np.float32], Sequence[GateVerdict | None]]:
     """Return what each network says of images, and how usual they are, from one pass.
 
     Returns:
-        Logits (n_members, n_folds, n_images, n_classes); and a verdict on each image, None where there is no gate.
+        Logits (n_members, n_folds, n_images, n_classes); and a verdict on each image, None where there is no detector.
     """
     pixels = np.stack([image.pixels for image in images])
-    if gate is None:
+    if detector is None:
         return networks.logits(pixels), [None] * len(images)
-    logits, features = networks.logits_and_features(pixels, of=gate.network)
-    return logits, gate.judge(features, images)
+    logits, features = networks.logits_and_features(pixels, of=detector.network)
+    return logits, detector.judge(features, images)
 
 
 def reasons(found: GateVerdict | None) -> tuple[str, ...]:
@@ -83,8 +83,8 @@ def reasons(found: GateVerdict | None) -> tuple[str, ...]:
     return found.broken_rules
 
 
-def read_gate(bundle: Path, report: GateReport, networks: FoldEnsembles, network: Place) -> Gate:
-    """Read what `OOD` holds, and check that it is of this network and of as many images as the report says.
+def read_detector(bundle: Path, report: GateReport, networks: FoldEnsembles, network: Place) -> OodDetector:
+    """Read what the file `OOD` holds, and check that it is of this network and of as many images as the report says.
 
     Raises:
         BundleError: It is not, or the file is damaged.
@@ -96,4 +96,4 @@ def read_gate(bundle: Path, report: GateReport, networks: FoldEnsembles, network
         raise BundleError(f"{path} cannot be used: {error}") from error
     if (found := len(reference.features.distances)) != report.compared_with:
         raise BundleError(f"{path} must hold the distances of {report.compared_with:,} images, but holds {found:,}.")
-    return Gate(reference=reference, network=network)
+    return OodDetector(reference=reference, network=network)
