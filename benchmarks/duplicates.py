@@ -25,8 +25,8 @@ from numpy.lib.format import open_memmap
 from PIL import Image
 
 from consilia.config.reading import Reading
-from consilia.data.decode.perceptual_hash import perceptual_hash
-from consilia.data.duplicates.copies import find_duplicates
+from consilia.data.decode.low_resolution import perceptual_hash
+from consilia.data.duplicates import find_duplicates
 from consilia.data.groups import merge_duplicates
 from consilia.data.store.image_store import ImageStore, Manifest
 

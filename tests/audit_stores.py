@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from consilia.config.reading import Reading
-from consilia.data.decode.perceptual_hash import perceptual_hash
+from consilia.data.decode.low_resolution import perceptual_hash
 from consilia.data.sources.listing import Quarantined
 from consilia.data.store.image_store import COLUMNS, ImageStore, Manifest, content_digest
 

@@ -7,7 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from consilia.config.reading import Reading
-from consilia.data.decode.reader import Picture, read_image
+from consilia.data.decode.reader import read_image
+from consilia.data.square import Picture
 
 
 def read_or_break(path: Path, reading: Reading, *, frame: int | None = None) -> Picture:

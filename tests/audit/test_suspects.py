@@ -2,7 +2,7 @@
 
 from audit_stores import alternating, four_to_one, make_audit_store, noise
 from consilia.audit.suspects import collect_duplicates, find_crossing_patients
-from consilia.data.duplicates.copies import DuplicatePair
+from consilia.data.duplicates import DuplicatePair
 
 
 def near(first: int, second: int, difference: float = 0.01) -> DuplicatePair:

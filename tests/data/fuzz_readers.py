@@ -29,7 +29,7 @@ from PIL import Image
 
 from consilia.config.reading import FileWindow, FixedWindows, PercentileWindow, Reading, Window
 from consilia.data.decode.reader import count_frames, read_image
-from consilia.data.dicom.tags import is_dicom, read_tags
+from consilia.data.dicom.header import is_dicom, read_tags
 from consilia.errors import ReaderError
 
 MEMORY_BYTES = 3 * 2**30  # of address space; the interpreter and its libraries take one of them

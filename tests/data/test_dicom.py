@@ -14,8 +14,9 @@ from pydicom.pixels import apply_color_lut, apply_voi_lut, pixel_array
 from pydicom.sequence import Sequence
 
 from consilia.config.reading import FileWindow, FixedWindows, PercentileWindow, Reading, Window
-from consilia.data.decode.reader import Picture, count_frames, read_image
-from consilia.data.dicom.tags import is_dicom, read_tags
+from consilia.data.decode.reader import count_frames, read_image
+from consilia.data.dicom.header import is_dicom, read_tags
+from consilia.data.square import Picture
 from consilia.errors import ReaderError
 from dicom_encodings import NATIVE, write_dicom
 

@@ -10,9 +10,10 @@ from pydicom import uid
 from pydicom.pixels.decoders.base import get_decoder
 
 from consilia.config.reading import FixedWindows, Reading, Window
-from consilia.data.decode.reader import MAX_PIXELS, count_frames, read_image
+from consilia.data.decode.reader import count_frames, read_image
 from consilia.data.dicom.header import MAX_INFLATED_BYTES
 from consilia.data.dicom.pixels import SYNTAXES
+from consilia.data.square import MAX_PIXELS
 from consilia.errors import ReaderError
 from dicom_encodings import (
     JPEG_LS_EXAMPLE,

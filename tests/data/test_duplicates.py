@@ -9,10 +9,9 @@ import pytest
 from PIL import Image, ImageDraw
 
 from consilia.config.reading import Reading
-from consilia.data.decode.perceptual_hash import perceptual_hash
-from consilia.data.decode.reader import fit_image
-from consilia.data.duplicates.copies import find_duplicates
-from consilia.data.duplicates.near import LIMIT, LIMIT_SMALL, SMALL, find_near, signature
+from consilia.data.decode.low_resolution import perceptual_hash
+from consilia.data.duplicates import LIMIT, LIMIT_SMALL, SMALL, find_duplicates, find_near, signature
+from consilia.data.raster import fit_image
 from consilia.data.store.prepare import prepare
 from data_tables import row, shipped_card
 

@@ -10,7 +10,7 @@ from PIL import Image
 from consilia.config.card import DataCard
 from consilia.data.sources import file_facts
 from consilia.data.sources.card import list_images
-from consilia.data.sources.each_file import Unreadable, read_each
+from consilia.data.sources.file_facts import Unreadable, read_each
 from consilia.data.store.prepare import prepare
 from consilia.errors import DataError
 from data_tables import card_of, picture, row, write_table

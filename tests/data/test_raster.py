@@ -9,7 +9,8 @@ import pytest
 from PIL import Image
 
 from consilia.config.reading import FixedWindows, PercentileWindow, Reading, Window
-from consilia.data.decode.reader import count_frames, fit_image, read_image
+from consilia.data.decode.reader import count_frames, read_image
+from consilia.data.raster import fit_image
 from consilia.errors import ReaderError
 
 WINDOWS = FixedWindows(windows=tuple(Window(center=c, width=100) for c in (0, 50, 100)))

@@ -9,7 +9,9 @@ import pytest
 from PIL import Image
 
 from consilia.config.reading import Reading
-from consilia.data.decode.reader import MAX_PIXELS, fit_image, read_image
+from consilia.data.decode.reader import read_image
+from consilia.data.raster import fit_image
+from consilia.data.square import MAX_PIXELS
 from consilia.errors import ReaderError
 
 

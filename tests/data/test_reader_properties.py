@@ -13,7 +13,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from consilia.config.reading import FileWindow, FixedWindows, PercentileWindow, Reading, Window
-from consilia.data.decode.reader import fit_image, read_image
+from consilia.data.decode.reader import read_image
+from consilia.data.raster import fit_image
 from consilia.data.voi import apply_window, by_percentiles
 from dicom_encodings import write_dicom
 

@@ -7,8 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from consilia.data.sources.dicom_files import DicomFile
-from consilia.data.sources.dicom_series import choose_slices, group_by_series, in_space
+from consilia.data.sources.dicom_files import DicomFile, choose_slices, group_by_series, in_space
 from consilia.errors import DataError
 
 

@@ -9,8 +9,8 @@ from pydicom.uid import generate_uid
 
 from consilia.config.card import DataCard
 from consilia.config.validation import validate
-from consilia.data.dicom.tags import read_tags
-from consilia.data.sources import each_file
+from consilia.data.dicom.header import read_tags
+from consilia.data.sources import file_facts
 from consilia.data.sources.card import list_images
 from consilia.data.store.prepare import prepare
 from consilia.errors import DataError, PlanError
@@ -105,7 +105,7 @@ class TestJoin:
         files = write_four(tmp_path)
         write_labels(tmp_path, zip(files, "abab", strict=True))
         alone = list_images(dicom_card(tmp_path))
-        monkeypatch.setattr(each_file, "_IN_PROCESS", 2)
+        monkeypatch.setattr(file_facts, "_IN_PROCESS", 2)
         assert list_images(dicom_card(tmp_path)).patients == alone.patients
 
 

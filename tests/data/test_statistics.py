@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from consilia.data.store.image_store import intensity
 from consilia.data.store.prepare import prepare
-from consilia.data.store.statistics import intensity
 from consilia.errors import DataError
 from data_tables import balanced, card_of, write_table
 

@@ -15,7 +15,7 @@ from consilia.audit.findings import (
 from consilia.audit.shortcuts import find_shortcuts
 from consilia.audit.suspects import collect_duplicates, find_crossing_patients
 from consilia.config.card import DataCard
-from consilia.data.duplicates.copies import find_duplicates
+from consilia.data.duplicates import find_duplicates
 from consilia.data.folds import FoldPlan, make_folds
 from consilia.data.groups import merge_duplicates
 from consilia.data.store.image_store import ImageStore

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable
 import pandas as pd
 
 from consilia.audit.document import Case, CrossingPatient, Duplicates, Image
-from consilia.data.duplicates.copies import DuplicatePair
+from consilia.data.duplicates import DuplicatePair
 from consilia.data.store.image_store import ImageStore
 
 
@@ -14,7 +14,7 @@ def collect_duplicates(store: ImageStore, pairs: Iterable[DuplicatePair]) -> Dup
 
     Args:
         store: The data set.
-        pairs: What `consilia.data.duplicates.copies.find_duplicates` found in it.
+        pairs: What `consilia.data.duplicates.find_duplicates` found in it.
 
     Returns:
         Each part in order of importance: those that reach the test split, other splits, conflicts, the rest.

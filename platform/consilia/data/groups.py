@@ -7,7 +7,7 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from consilia.config.records import Rows
-from consilia.data.duplicates.copies import find_duplicates
+from consilia.data.duplicates import find_duplicates
 from consilia.data.store.image_store import ImageStore
 from consilia.errors import DataError
 

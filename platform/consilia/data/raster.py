@@ -40,7 +40,7 @@ def read_raster(file: BinaryIO, reading: Reading, *, frame: int | None, as_displ
             image.seek(chosen)
         mode, width, height = image.mode, image.width, image.height
         return Picture(
-            pixels=fit_raster(image, reading, name=name, as_displayed=as_displayed),
+            pixels=fit_image(image, reading, name=name, as_displayed=as_displayed),
             kind="raster",
             format="JPEG" if image.format == "MPO" else str(image.format),
             mode=mode,
@@ -59,10 +59,26 @@ def count_raster_frames(file: BinaryIO, name: str) -> int:
         return _count(image, file, name)
 
 
-def fit_raster(
+def fit_image(
     image: Image.Image | npt.NDArray[Any], reading: Reading, *, name: str, as_displayed: bool = False
 ) -> Pixels:
-    """Fit an image in memory to (size, size, channels); see `consilia.data.decode.reader.fit_image`."""
+    """Fit an image in memory to (size, size, channels).
+
+    Under the file's own window, 16-bit grey is scaled from the full range 0 ... 65535. Transparency is laid on
+    black, an EXIF orientation is applied, colour becomes grey by its luminance (ITU-R BT.601), grey is repeated for
+    3 channels, and shrinking averages over area.
+
+    Args:
+        image: A Pillow image; or an array (h, w), (h, w, 1) or (h, w, 3) of uint8, uint16 or float. Floats lie in
+            [0, 1], but may be any finite ones for a window of percentiles.
+        reading: Size, channels, fit and window.
+        name: What an error calls the image.
+        as_displayed: Take the pixels as a viewer shows them, in place of the reading's window.
+
+    Raises:
+        ReaderError: The image has a shape, type or range that cannot be taken, or the reading's windows are in the
+            values of DICOM.
+    """
     rule = FileWindow() if as_displayed else reading.window
     if isinstance(rule, FixedWindows):
         raise ReaderError(

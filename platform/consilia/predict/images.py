@@ -12,8 +12,10 @@ from PIL import Image
 
 from consilia.bundle.text import describe_window
 from consilia.config.reading import ImageKind, Reading
-from consilia.data.decode.reader import Pixels, count_frames, fit_image, read_image
-from consilia.data.dicom.tags import is_dicom
+from consilia.data.decode.reader import count_frames, read_image
+from consilia.data.dicom.header import is_dicom
+from consilia.data.raster import fit_image
+from consilia.data.square import Pixels
 from consilia.decision.ood.input_rules import measure_colour
 from consilia.errors import ReaderError
 

@@ -8,7 +8,7 @@ import torch
 
 from consilia.config.records import ALL_FOLDS, EpochReport, FoldResult, Labels, Rows, TrialTask
 from consilia.config.study_folder import FoldFolder
-from consilia.data.store.statistics import intensity
+from consilia.data.store.image_store import intensity
 from consilia.files import sha256_of_json
 from consilia.train.context import TrainingContext
 from consilia.train.device import resolve_device

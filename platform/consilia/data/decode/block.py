@@ -10,8 +10,10 @@ import numpy as np
 import numpy.typing as npt
 
 from consilia.config.reading import ImageKind, Reading
-from consilia.data.decode.perceptual_hash import perceptual_hash
-from consilia.data.decode.reader import Picture, fit_image, read_image
+from consilia.data.decode.low_resolution import perceptual_hash
+from consilia.data.decode.reader import read_image
+from consilia.data.raster import fit_image
+from consilia.data.square import Picture
 from consilia.errors import ReaderError
 
 Block = tuple[tuple[Path, int | None], ...] | npt.NDArray[np.uint8]  # files and frames to decode, or arrays

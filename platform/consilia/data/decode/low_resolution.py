@@ -1,4 +1,7 @@
-"""What a picture shows at low resolution, as frequencies: what survives compression, resizing and brightness."""
+"""What a picture shows at low resolution, as frequencies: what survives compression, resizing and brightness.
+
+Source of the hash: the DCT hash of Zauner, Implementation and Benchmarking of Perceptual Image Hash Functions, 2010.
+"""
 
 from functools import lru_cache
 
@@ -8,6 +11,8 @@ from scipy.fft import dct
 
 Span = tuple[int, int]  # first pixel, and the one after the last
 Frequencies = npt.NDArray[np.float32]  # (kept, kept) cosine coefficients, [0, 0] is the mean grey
+
+_HASH_SIDE, _HASH_FREQUENCIES = 32, 8  # cells a side that the picture is reduced to; frequencies a side that are kept
 
 
 def grey_frequencies(
@@ -40,6 +45,21 @@ def content_box(image: npt.NDArray[np.uint8], *, dark: int, share: float) -> tup
     """
     bright = (image >= dark).any(axis=2)
     return _span(bright.sum(axis=1), share), _span(bright.sum(axis=0), share)
+
+
+def perceptual_hash(pixels: npt.NDArray[np.uint8]) -> int:
+    """Return the hash of one stored image.
+
+    Args:
+        pixels: (size, size, channels).
+
+    Returns:
+        A whole number of 64 bits; the number of bits in which two hashes differ says how unlike they are.
+    """
+    low = grey_frequencies(pixels, side=_HASH_SIDE, kept=_HASH_FREQUENCIES).ravel()
+    # The median without the mean grey, which would move it; np.median takes twenty times longer for its 63 values.
+    bits = low > np.partition(low[1:], 31)[31]
+    return int.from_bytes(np.packbits(bits).tobytes(), "big")
 
 
 def _span(counts: npt.NDArray[np.int64], share: float) -> Span:

@@ -3,20 +3,15 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO
-
-import numpy.typing as npt
-from PIL import Image
+from typing import BinaryIO
 
 from consilia.config.reading import Reading
 from consilia.data.dicom.header import count_header_frames, read_header, starts_as_dicom
 from consilia.data.dicom.image import read_dicom
 from consilia.data.quiet import quietly
-from consilia.data.raster import count_raster_frames, fit_raster, read_raster
-from consilia.data.square import MAX_PIXELS, Picture, Pixels
+from consilia.data.raster import count_raster_frames, read_raster
+from consilia.data.square import Picture
 from consilia.errors import ReaderError
-
-__all__ = ["MAX_PIXELS", "Picture", "Pixels", "count_frames", "fit_image", "read_image"]
 
 
 def read_image(path: Path, reading: Reading, *, frame: int | None = None, as_displayed: bool = False) -> Picture:
@@ -53,29 +48,6 @@ def count_frames(path: Path) -> int:
             return count_raster_frames(file, str(path))
         with quietly():
             return count_header_frames(read_header(file, str(path)))
-
-
-def fit_image(
-    image: Image.Image | npt.NDArray[Any], reading: Reading, *, name: str, as_displayed: bool = False
-) -> Pixels:
-    """Fit an image in memory to (size, size, channels).
-
-    Under the file's own window, 16-bit grey is scaled from the full range 0 ... 65535. Transparency is laid on
-    black, an EXIF orientation is applied, colour becomes grey by its luminance (ITU-R BT.601), grey is repeated for
-    3 channels, and shrinking averages over area.
-
-    Args:
-        image: A Pillow image; or an array (h, w), (h, w, 1) or (h, w, 3) of uint8, uint16 or float. Floats lie in
-            [0, 1], but may be any finite ones for a window of percentiles.
-        reading: Size, channels, fit and window.
-        name: What an error calls the image.
-        as_displayed: Take the pixels as a viewer shows them, in place of the reading's window.
-
-    Raises:
-        ReaderError: The image has a shape, type or range that cannot be taken, or the reading's windows are in the
-            values of DICOM.
-    """
-    return fit_raster(image, reading, name=name, as_displayed=as_displayed)
 
 
 @contextmanager

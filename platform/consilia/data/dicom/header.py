@@ -6,6 +6,7 @@ Source: DICOM PS3.5 (encoding), PS3.10 (file format), PS3.3 C.7.6.3 (image pixel
 import io
 import struct
 import zlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -20,7 +21,6 @@ from consilia.errors import ReaderError
 
 # Deflated files say nowhere how large they become. 80 million pixels of 16 bits, and half as much again.
 MAX_INFLATED_BYTES = 256 * 2**20
-
 # For the index: what describes an image, and the identifiers that carry no name of a person.
 INDEX_TAGS = (
     "Modality",
@@ -43,7 +43,6 @@ INDEX_TAGS = (
     "SOPInstanceUID",
 )
 SOURCE_TAGS = (*INDEX_TAGS, "PatientID", "InstanceNumber", "ImagePositionPatient", "NumberOfFrames")
-
 _PIXEL_TAGS = (
     *("SamplesPerPixel", "PlanarConfiguration", "NumberOfFrames", "Rows", "Columns"),
     *("BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation"),
@@ -134,6 +133,37 @@ def count_header_frames(header: Header) -> int:
             f"and {present:,} bytes are too few for them."
         )
     return n_frames
+
+
+def is_dicom(path: Path) -> bool:
+    """Tell whether a file is to be read as DICOM: by its content, or else by the suffix .dcm or .dicom."""
+    try:
+        with path.open("rb") as file:
+            return starts_as_dicom(file.read(132), path)
+    except OSError:
+        return starts_as_dicom(b"", path)
+
+
+def read_tags(path: Path) -> Mapping[str, str]:
+    """Return the tags of an image by DICOM keyword, as text; several values are joined by a backslash.
+
+    They are those of `INDEX_TAGS`, TransferSyntax by its name, and PatientID, InstanceNumber,
+    ImagePositionPatient and NumberOfFrames. Absent or empty ones are left out.
+
+    Raises:
+        ReaderError: The file is missing, damaged, no DICOM file or one without pixels; names it.
+    """
+    try:
+        with path.open("rb") as file, quietly():
+            return collect_tags(read_header(file, str(path)), SOURCE_TAGS)
+    except OSError as error:
+        raise ReaderError(f"{path}: the file cannot be opened: {error.strerror or error}.") from error
+
+
+def collect_tags(header: Header, keywords: tuple[str, ...] = INDEX_TAGS) -> Mapping[str, str]:
+    """Return those elements of a header that are there and not empty, and its transfer syntax."""
+    found = {keyword: header.text(keyword) for keyword in keywords}
+    return {keyword: text for keyword, text in found.items() if text} | {"TransferSyntax": str(header.syntax.name)}
 
 
 def _least_bytes(header: Header) -> int:

@@ -7,9 +7,8 @@ import numpy.typing as npt
 from PIL import Image
 
 from consilia.config.reading import FileWindow, FixedWindows, PercentileWindow, Reading, WindowRule
-from consilia.data.dicom.header import Header
+from consilia.data.dicom.header import Header, collect_tags
 from consilia.data.dicom.pixels import GREY, decode_frame, read_module
-from consilia.data.dicom.tags import collect_tags
 from consilia.data.dicom.values import FrameElements, apply_file_window, find_padding, read_modality
 from consilia.data.quiet import quietly
 from consilia.data.square import Picture, Pixels, choose_frame, stack_square, to_square

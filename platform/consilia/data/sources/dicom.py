@@ -5,12 +5,10 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from consilia.config.card import DataCard, DicomSource
-from consilia.data.sources.dicom_files import DicomFile, find_files, read_files
-from consilia.data.sources.dicom_series import choose_slices, group_by_series
-from consilia.data.sources.file_facts import by_frame, patient_of
+from consilia.data.sources.dicom_files import DicomFile, choose_slices, find_files, group_by_series, read_files
+from consilia.data.sources.file_facts import by_frame, check_patient_source, patient_of
 from consilia.data.sources.label_table import LabelledRow, LabelRows, read_labels, stay_below
 from consilia.data.sources.listing import Entry, ImageTable, LeftOut, Quarantined, make_table, suggest
-from consilia.data.sources.patients import check_patient_source
 from consilia.errors import DataError
 
 _SHOWN = 20  # files or rows that an error lists

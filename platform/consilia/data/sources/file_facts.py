@@ -1,15 +1,27 @@
-"""What listing must know of image files before any is decoded: their DICOM tags, and how many frames they hold."""
+"""What listing must know of image files before any is decoded: their DICOM tags, their patients and their frames."""
 
-from collections.abc import Mapping, Sequence
+import multiprocessing
+import signal
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
+import joblib
+
+from consilia.config.card import DataCard
 from consilia.data.decode.reader import count_frames
-from consilia.data.dicom.tags import is_dicom, read_tags
-from consilia.data.sources.each_file import Unreadable, read_each
+from consilia.data.dicom.header import is_dicom, read_tags
 from consilia.data.sources.listing import Entry, Quarantined
-from consilia.errors import DataError
+from consilia.errors import DataError, ReaderError, RunError
+
+T = TypeVar("T")
+
+_IN_PROCESS = 512  # fewer files are read before processes would have started
+_AT_ONCE = 64  # files that a process is given at a time
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,9 +111,92 @@ def by_frame(entry: Entry, n_frames: int) -> list[Entry]:
     return [entry] if n_frames == 1 else [replace(entry, frame=frame) for frame in range(n_frames)]
 
 
+@dataclass(frozen=True, slots=True)
+class Unreadable:
+    """In place of what could not be read."""
+
+    reason: str  # names the file
+
+
+def read_each(read: Callable[[Path], T], paths: Sequence[Path]) -> list[T | Unreadable]:
+    """Return what `read` says of each file, in the order of `paths`.
+
+    Processes, not threads: reading a DICOM header is Python, and quieting pydicom changes state that threads share.
+
+    Args:
+        read: A function of a module, or a partial of one, since it travels to processes; raises ReaderError.
+        paths: The files.
+
+    Raises:
+        RunError: A process died.
+    """
+    attempt: Callable[[Path], T | Unreadable] = partial(_attempt, read)
+    if len(paths) < _IN_PROCESS:
+        return [attempt(path) for path in paths]
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["consilia.data.decode.block"])  # the same server that decoding uses
+    with ProcessPoolExecutor(
+        joblib.cpu_count(), mp_context=context, initializer=_leave_interrupts_to_the_parent
+    ) as pool:
+        try:
+            return list(pool.map(attempt, paths, chunksize=_AT_ONCE))
+        except BrokenProcessPool as error:
+            raise RunError(
+                "A process that reads file headers died. If memory ran out, free some and try again. A script that "
+                'prepares data must do so below `if __name__ == "__main__":`.'
+            ) from error
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+
+
+def check_patient_source(card: DataCard, *, column: str | None, tag: str | None) -> None:
+    """Refuse a card that names no patients, names them twice, or names them for nothing.
+
+    Args:
+        card: Says whether images are grouped by patient.
+        column: The table's column, `source.columns.patient`.
+        tag: The DICOM tag, `source.patient_tag`.
+
+    Raises:
+        DataError: Says which keys of the card contradict each other.
+    """
+    if column is not None and tag is not None:
+        raise DataError(
+            f"Card {card.name!r}: patients must come from one place, but `source.columns.patient` ({column!r}) and "
+            f"`source.patient_tag` ({tag}) are both set; remove one."
+        )
+    if card.group == "patient" and column is None and tag is None:
+        raise DataError(
+            f"Card {card.name!r}: `group: patient` needs `source.columns.patient`, the table's column that names the "
+            "patient, or for DICOM files `source.patient_tag: PatientID`. A data set without patients must say "
+            "`group: none`."
+        )
+    if card.group == "none" and column is not None:
+        raise DataError(
+            f"Card {card.name!r}: `group: none` would ignore the patient column {column!r}; "
+            "say `group: patient`, or remove `source.columns.patient`."
+        )
+    if card.group == "none" and tag is not None:
+        raise DataError(
+            f"Card {card.name!r}: `group: none` would ignore the patients of the tag {tag}; "
+            "say `group: patient`, or remove `source.patient_tag`."
+        )
+
+
 def _refuse_foreign(path: Path, patient_tag: str, at: str) -> None:
     if path.is_file() and path.stat().st_size and not is_dicom(path):
         raise DataError(
             f"{at}: `patient_tag: {patient_tag}` needs DICOM files, and this is none. Name the patient in a column of "
             "a table (`source.columns.patient`), or take the file out."
         )
+
+
+def _attempt(read: Callable[[Path], T], path: Path) -> T | Unreadable:
+    try:
+        return read(path)
+    except ReaderError as error:
+        return Unreadable(str(error))
+
+
+def _leave_interrupts_to_the_parent() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -4,9 +4,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from consilia.config.card import DataCard, FolderSource
-from consilia.data.sources.file_facts import complete
+from consilia.data.sources.file_facts import check_patient_source, complete
 from consilia.data.sources.listing import SPLITS, Entry, ImageTable, make_table, suggest
-from consilia.data.sources.patients import check_patient_source
 from consilia.errors import DataError
 
 _IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".webp", ".bmp", ".dcm", ".dicom")

@@ -3,10 +3,9 @@
 from pathlib import Path
 
 from consilia.config.card import DataCard, TableSource
-from consilia.data.sources.file_facts import complete
+from consilia.data.sources.file_facts import check_patient_source, complete
 from consilia.data.sources.label_table import LabelledRow, read_labels, stay_below
 from consilia.data.sources.listing import Entry, ImageTable, make_table
-from consilia.data.sources.patients import check_patient_source
 from consilia.errors import DataError
 
 

@@ -12,7 +12,7 @@ import pandas as pd
 
 from consilia.config.frozen import Frozen
 from consilia.config.reading import ImageKind, Reading
-from consilia.config.records import Labels
+from consilia.config.records import Labels, Rows
 from consilia.data.sources.listing import LeftOut, Quarantined
 from consilia.errors import DataError
 from consilia.files import write_json
@@ -26,6 +26,7 @@ COLUMNS = (
 )
 _ROWS = 10_000  # encoded at a time
 META, TAG = "meta_", "tag_"  # before the names of columns that come from the table, and from DICOM tags
+_AGAIN = "Delete the folder and prepare the data again."
 
 
 class Manifest(Frozen):
@@ -117,15 +118,6 @@ def content_digest(index: pd.DataFrame, *, classes: tuple[str, ...], reading: Re
     return state.hexdigest()
 
 
-def _hash_column(state: "hashlib._Hash", column: "pd.Series[Any]") -> None:
-    """Add the column as the JSON list that it is, without having all of its text in memory."""
-    state.update(b"[")
-    for start in range(0, len(column), _ROWS):
-        text = json.dumps(column.iloc[start : start + _ROWS].tolist())[1:-1]
-        state.update((f", {text}" if start else text).encode())
-    state.update(b"]")
-
-
 def read_manifest(path: Path) -> Manifest:
     """Read and check a manifest.
 
@@ -147,7 +139,43 @@ def read_manifest(path: Path) -> Manifest:
         raise DataError(f"{path} is damaged: {error}. {_AGAIN}") from error
 
 
-_AGAIN = "Delete the folder and prepare the data again."
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Intensity:
+    """Mean and standard deviation of pixel / 255, over all channels."""
+
+    mean: float
+    std: float
+
+
+def intensity(store: ImageStore, rows: Rows) -> Intensity:
+    """Return the mean and standard deviation of the pixels of `rows` and of no other image.
+
+    All images have one size, so the moments of the set are the means of their moments: no pixel is read.
+
+    Args:
+        store: The data set.
+        rows: Row numbers, (m,); those that a model is trained on.
+
+    Raises:
+        DataError: No rows, or every pixel has one and the same value.
+    """
+    if len(rows) == 0:
+        raise DataError(f"{store.folder}: intensity statistics need at least one image, but got none.")
+    chosen = store.index.iloc[rows]
+    mean = float(chosen["mean"].mean())
+    variance = float(chosen["mean_square"].mean()) - mean**2
+    if variance < 1e-10:  # below the square of a 65535th of the range: rounding, not contrast
+        raise DataError(f"{store.folder}: all {len(rows)} images hold one and the same grey, {mean:.3f} of white.")
+    return Intensity(mean=mean, std=float(np.sqrt(variance)))
+
+
+def _hash_column(state: "hashlib._Hash", column: "pd.Series[Any]") -> None:
+    """Add the column as the JSON list that it is, without having all of its text in memory."""
+    state.update(b"[")
+    for start in range(0, len(column), _ROWS):
+        text = json.dumps(column.iloc[start : start + _ROWS].tolist())[1:-1]
+        state.update((f", {text}" if start else text).encode())
+    state.update(b"]")
 
 
 def _read_index(path: Path, manifest: Manifest) -> pd.DataFrame:

@@ -6,6 +6,7 @@ the few images behind those are read again and compared with their digests.
 """
 
 import hashlib
+import io
 import json
 import os
 import zlib
@@ -16,13 +17,16 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO
 
+import numpy as np
+import numpy.typing as npt
+
 from consilia.data.decode.block import Decoded, ImageFacts
 from consilia.data.store.image_store import PIXELS
-from consilia.data.store.pixel_file import PixelFile
 
 JOURNAL = "journal.jsonl"
 _SYNC_BLOCKS = 16  # 64 MB: what a power cut may cost; on shared disks an fsync can take long
 _FIELDS = ImageFacts.__slots__
+_DIGEST = _FIELDS.index("pixel_digest")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -136,6 +140,70 @@ class PartialStore:
         return [hashlib.sha256(image).hexdigest() for image in images] == mark.digests
 
 
+class PixelFile:
+    """A growing .npy file of uint8 images, complete once it is finished.
+
+    NumPy pads headers so that a file may grow in place: the header is written again with the final count.
+
+    Args:
+        path: The file; what it holds is kept.
+        shape: (height, width, channels) of one image.
+    """
+
+    def __init__(self, path: Path, shape: tuple[int, int, int]) -> None:
+        self._shape = shape
+        self._row_bytes = int(np.prod(shape))
+        self._start = len(self._header(0))
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        self._file = os.fdopen(descriptor, "r+b")
+
+    @property
+    def n_held(self) -> int:
+        """Number of whole images in the file."""
+        return max(0, os.fstat(self._file.fileno()).st_size - self._start) // self._row_bytes
+
+    def read(self, first: int, count: int) -> npt.NDArray[np.uint8]:
+        """Return images (count, height, width, channels) that the file holds."""
+        self._file.seek(self._start + first * self._row_bytes)
+        return np.frombuffer(self._file.read(count * self._row_bytes), np.uint8).reshape(count, *self._shape)
+
+    def keep(self, count: int) -> None:
+        """Drop all but the first images; the next is written behind them."""
+        self._file.truncate(self._start + count * self._row_bytes if count else 0)
+        self._file.seek(0)
+        self._file.write(self._header(count))
+        self._file.seek(0, os.SEEK_END)
+
+    def append(self, images: npt.NDArray[np.uint8]) -> None:
+        """Append images (m, height, width, channels), which then survive this process."""
+        assert images.dtype == np.uint8
+        assert images.shape[1:] == self._shape
+        self._file.write(np.ascontiguousarray(images).data)
+        self._file.flush()
+
+    def sync(self) -> None:
+        """Make what was appended survive a power cut."""
+        self._file.flush()
+        os.fsync(self._file.fileno())
+
+    def finish(self) -> None:
+        """Write the final count."""
+        count = self.n_held
+        self._file.seek(0)
+        self._file.write(self._header(count))
+        self.sync()
+
+    def close(self) -> None:
+        """Close the file, finished or not."""
+        self._file.close()
+
+    def _header(self, count: int) -> bytes:
+        header = io.BytesIO()
+        description = {"descr": "|u1", "fortran_order": False, "shape": (count, *self._shape)}
+        np.lib.format.write_array_header_1_0(header, description)
+        return header.getvalue()
+
+
 @dataclass(frozen=True, slots=True)
 class _Mark:
     """Where a block begins, and its pixels."""
@@ -144,9 +212,6 @@ class _Mark:
     n_images: int
     n_failed: int
     digests: list[str]
-
-
-_DIGEST = _FIELDS.index("pixel_digest")
 
 
 def _line(content: Any) -> bytes:

@@ -1,4 +1,4 @@
-"""Finding pictures that are nearly the same among many, without comparing all with all.
+"""Pictures that stand in a store more than once: bit by bit, or nearly so; found without comparing all with all.
 
 Two pictures are near duplicates when their 16 x 16 grey means, without the coarsest frequencies, correlate almost
 perfectly: cosine frequencies keep what is left of a picture that was compressed, resized or made brighter, while the
@@ -10,6 +10,8 @@ docs/methods.md section 1 for the criterion, with what its limits were chosen on
 """
 
 from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +21,7 @@ from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]  # s
 
 from consilia.config.records import Rows
 from consilia.data.decode.low_resolution import content_box, grey_frequencies
+from consilia.data.store.image_store import ImageStore
 
 LIMIT, LIMIT_SMALL = 0.025, 0.015  # greatest difference of near duplicates; the second in stores under SMALL pixels
 SMALL = 128
@@ -39,6 +42,36 @@ Signatures = npt.NDArray[np.floating]  # (n, d) unit vectors, lowest frequency f
 
 _ORDER = np.add.outer(np.arange(_SIDE), np.arange(_SIDE)).ravel()
 _COMPARED = np.argsort(_ORDER, kind="stable")[np.count_nonzero(_ORDER < _COARSEST) :]
+
+_found: "dict[str, tuple[DuplicatePair, ...]]" = {}  # of the last stores, by digest: folds and audit both ask
+_REMEMBERED = 4
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DuplicatePair:
+    """Two images that show the same picture."""
+
+    first: int  # row
+    second: int  # row, above `first`
+    kind: Literal["exact", "near"]
+    difference: float  # 0 for exact; else 1 - the correlation of the pictures at low resolution, up to 0.025
+
+
+def find_duplicates(store: ImageStore) -> tuple[DuplicatePair, ...]:
+    """Find the images that are copies of each other, exactly or nearly.
+
+    Of several equal images each is paired with the first; only the first of them takes part in near duplicates. Time
+    grows almost linearly with the number of images; of the pixels, only those of a few images are in memory at once.
+
+    Returns:
+        Pairs, ordered by their rows: whoever follows them reaches every image of a group.
+    """
+    if store.digest not in _found:
+        while len(_found) >= _REMEMBERED:
+            del _found[next(iter(_found))]
+        pairs = [*_exact(store), *_near(store)]
+        _found[store.digest] = tuple(sorted(pairs, key=lambda pair: (pair.first, pair.second)))
+    return _found[store.digest]
 
 
 def find_near(pixels: Pixels, hashes: npt.NDArray[np.uint64], rows: Rows) -> tuple[Pairs, Differences]:
@@ -80,6 +113,22 @@ def signature(image: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
         return nothing
     unit: npt.NDArray[np.float32] = values / length
     return unit
+
+
+def _exact(store: ImageStore) -> Iterator[DuplicatePair]:
+    firsts: dict[str, int] = {}
+    for row, digest in enumerate(store.index["pixel_digest"].tolist()):
+        first = firsts.setdefault(digest, row)
+        if first != row:
+            yield DuplicatePair(first=first, second=row, kind="exact", difference=0.0)
+
+
+def _near(store: ImageStore) -> Iterator[DuplicatePair]:
+    rows = np.flatnonzero(~store.index["pixel_digest"].duplicated().to_numpy())
+    hashes = store.index["perceptual_hash"].to_numpy(np.uint64)
+    pairs, differences = find_near(store.pixels, hashes, rows)
+    for (first, second), difference in zip(pairs.tolist(), differences.tolist(), strict=True):
+        yield DuplicatePair(first=first, second=second, kind="near", difference=difference)
 
 
 def _find_near(
