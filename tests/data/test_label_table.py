@@ -48,25 +48,25 @@ class TestExtra:
 
 class TestWhere:
     def test_rows_that_are_not_selected_are_left_out_and_counted(self, tmp_path):
-        table = listed(tmp_path, viewed(), source={"where": "site == 'A' and age < 40"})
+        table = listed(tmp_path, viewed(), source={"where": {"site": "A", "age": {"max": 39}}})
         assert table.files == tuple(f"{i:03d}.png" for i in range(0, 20, 2))
-        assert [(each.reason, each.count) for each in table.left_out] == [("where: site == 'A' and age < 40", 14)]
+        assert [(each.reason, each.count) for each in table.left_out] == [("where: {site: A, age: {max: 39}}", 14)]
 
-    def test_a_query_that_selects_all_leaves_nothing_out(self, tmp_path):
-        assert listed(tmp_path, viewed(), source={"where": "age > 0"}).left_out == ()
+    def test_conditions_that_all_rows_meet_leave_nothing_out(self, tmp_path):
+        assert listed(tmp_path, viewed(), source={"where": {"age": {"min": 0}}}).left_out == ()
 
     def test_rows_keep_their_numbers(self, tmp_path):
         rows = viewed()
         rows[20]["patient"] = ""
-        assert "row 22" in refused(tmp_path, rows, source={"where": "age >= 38"})
+        assert "row 22" in refused(tmp_path, rows, source={"where": {"age": {"min": 38}}})
 
     def test_what_is_left_out_may_be_unusable(self, tmp_path):
         rows = viewed()
         rows[0] |= {"label": "", "patient": "", "path": "/x"}
-        assert len(listed(tmp_path, rows, source={"where": "age > 20"})) == 23
+        assert len(listed(tmp_path, rows, source={"where": {"age": {"min": 21}}})) == 23
 
     def test_a_class_that_it_empties_is_an_error(self, tmp_path):
-        message = refused(tmp_path, viewed(), source={"where": "label == 'a'"}, classes=["a", "b"])
+        message = refused(tmp_path, viewed(), source={"where": {"label": "a"}}, classes=["a", "b"])
         assert "class 'b' has no images" in message
 
 

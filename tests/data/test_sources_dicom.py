@@ -147,10 +147,10 @@ class TestRowsAndFiles:
         files = write_four(tmp_path)
         keys = files if join == "path" else ["000", "001", "002", "003"]
         write_labels(tmp_path, [*zip(keys[:3], "abx", strict=True), (keys[3], "a")])
-        table = list_images(dicom_card(tmp_path, source={"join": join, "where": "label != 'x'"}))
+        table = list_images(dicom_card(tmp_path, source={"join": join, "where": {"label": {"not": "x"}}}))
         assert "s2/3.dcm" not in table.files
         assert [(each.reason, each.count) for each in table.left_out] == [
-            ("where: label != 'x'", 1),
+            ("where: {label: {not: x}}", 1),
             ("files whose row of labels.csv `where` leaves out", 1),
         ]
 

@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from consilia.config.augmentation import POLICIES, AugmentationPolicy, Modality
+from consilia.config.conditions import Conditions
 from consilia.config.frozen import Frozen
 from consilia.config.reading import FileWindow, Fit, Frames, Reading, WindowRule
 
@@ -34,7 +35,7 @@ class Columns(Frozen):
 class LabelTable(Frozen):
     """What every source with a table of labels can do with its rows."""
 
-    where: str | None = None  # a pandas query; rows that it does not select are left out, and counted
+    where: Conditions | None = None  # on columns; rows that do not meet all of them are left out, and counted
     map: Mapping[str, str] | None = Field(default=None, min_length=1)  # label values to classes; must name every value
 
 

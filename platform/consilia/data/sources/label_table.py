@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 
 from consilia.config.card import LabelTable
 from consilia.data.sources.listing import LeftOut, suggest
-from consilia.data.sources.row_filter import select_rows
+from consilia.data.sources.where import select_rows, written
 from consilia.errors import DataError
 
 Row = tuple[int, Mapping[str, str]]  # row number, the header being row 1, and the cells by column
@@ -96,7 +96,7 @@ def _select(rows: list[Row], source: LabelTable, table: Path) -> tuple[list[Row]
     chosen = select_rows([cells for _, cells in rows], source.where, origin=table, numbers=numbers)
     selected = [row for row, choice in zip(rows, chosen.tolist(), strict=True) if choice]
     count = len(rows) - len(selected)
-    return selected, (LeftOut(reason=f"where: {source.where}", count=count),) if count else ()
+    return selected, (LeftOut(reason=f"where: {written(source.where)}", count=count),) if count else ()
 
 
 def _labelled(

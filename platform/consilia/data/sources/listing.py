@@ -25,7 +25,7 @@ class Quarantined(Frozen):
 class LeftOut(Frozen):
     """Images or rows that the card left out on purpose."""
 
-    reason: str  # such as "where: modality == 'X-ray'"
+    reason: str  # such as "where: {modality: X-ray}"
     count: int
 
 
