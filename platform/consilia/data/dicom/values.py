@@ -1,6 +1,7 @@
 """Elements that turn a frame's stored values into modality values and then grey.
 
 Source: DICOM PS3.3, C.11.1 (modality LUT), C.11.2 (VOI LUT), C.7.5.1.1.2 (padding), C.7.6.16.2 (elements by frame).
+pydicom 3's `pixels.processing` is not used: it does not see elements by frame, and its 8-bit lookup tables wrap around.
 """
 
 from dataclasses import dataclass
