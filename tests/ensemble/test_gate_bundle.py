@@ -11,7 +11,7 @@ from consilia.bundle.array_files import write_ood
 from consilia.bundle.reading import read_bundle
 from consilia.bundle.writing import record_evaluation
 from consilia.config.recipe import BestSingle, EnsembleRecipe
-from consilia.data.folds import DROPPED, LOCKED
+from consilia.config.records import DROPPED, LOCKED
 from consilia.decision.ood.report import GateReport, describe_gate
 from consilia.ensemble import ood as gate_fit
 from consilia.ensemble.evaluate import evaluate

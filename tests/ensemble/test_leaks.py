@@ -7,7 +7,7 @@ import pytest
 
 from consilia.bundle.reading import read_bundle
 from consilia.config.recipe import BestSingle, EnsembleRecipe
-from consilia.data.folds import DROPPED
+from consilia.config.records import DROPPED
 from consilia.ensemble.evaluate import evaluate
 from consilia.errors import DataError
 from consilia.predict.loading import load_predictor

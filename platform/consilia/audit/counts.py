@@ -9,7 +9,8 @@ import numpy.typing as npt
 import pandas as pd
 
 from consilia.audit.document import Column, Counts, Intensities, Spread
-from consilia.data.folds import DROPPED, LOCKED, FoldPlan
+from consilia.config.records import DROPPED, LOCKED
+from consilia.data.folds import FoldPlan
 from consilia.data.store.image_store import META, TAG, ImageStore
 
 NO_SPLIT = "no split"

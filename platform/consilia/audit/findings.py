@@ -12,7 +12,7 @@ from consilia.audit.shortcuts import ALL_COLUMNS
 from consilia.config.card import DataCard
 from consilia.config.records import Rows
 from consilia.data.folds import FoldPlan
-from consilia.data.groups import Groups
+from consilia.data.groups import GroupIds
 from consilia.data.store.image_store import ImageStore
 
 _FEW_PATIENTS = 30  # of a class in the test split. Source: docs/methods.md section 8
@@ -118,7 +118,7 @@ def judge_duplicates(duplicates: Duplicates, crossing: Sequence[CrossingPatient]
         )
 
 
-def judge_sizes(store: ImageStore, groups: Groups, pool: Rows, test: Rows, *, k: int) -> Iterator[Finding]:
+def judge_sizes(store: ImageStore, groups: GroupIds, pool: Rows, test: Rows, *, k: int) -> Iterator[Finding]:
     """Report classes that are too small, for k folds or for a claim on the test split."""
     labels, patients = store.labels, store.patients
     unit = "patients" if store.manifest.has_patients else "different images"

@@ -15,7 +15,7 @@ from sklearn.model_selection import StratifiedGroupKFold
 from consilia.audit.area import area_in_folds, mean_interval
 from consilia.audit.document import Origin, Shortcut
 from consilia.config.records import Labels, Probabilities, Rows
-from consilia.data.groups import Groups
+from consilia.data.groups import GroupIds
 
 WARN_ABOVE = 0.6  # area under the curve. Source: docs/methods.md section 9
 LABEL_ABOVE = 0.95
@@ -30,7 +30,7 @@ class ProbeImages:
 
     rows: Rows  # (m,) of the store, ascending, none of the test split
     labels: Labels  # (m,)
-    groups: Groups  # (m,) images of one group are never parted
+    groups: GroupIds  # (m,) images of one group are never parted
     classes: tuple[str, ...]
     folds: tuple[tuple[Rows, Rows], ...]  # training and validation, positions in `rows`
 
@@ -47,7 +47,7 @@ class ProbeImages:
 
 
 def make_probe_images(
-    rows: Rows, labels: Labels, groups: Groups, *, classes: tuple[str, ...], seed: int
+    rows: Rows, labels: Labels, groups: GroupIds, *, classes: tuple[str, ...], seed: int
 ) -> ProbeImages:
     """Divide the images into folds by group, stratified by class.
 

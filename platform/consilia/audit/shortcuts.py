@@ -14,7 +14,7 @@ from consilia.audit.columns import ColumnFeature, one_hot, read_columns
 from consilia.audit.document import Shortcut, Shortcuts
 from consilia.audit.probe import ProbeImages, make_probe_images, probe
 from consilia.config.records import Rows
-from consilia.data.groups import Groups
+from consilia.data.groups import GroupIds
 from consilia.data.store.image_store import ImageStore
 
 MOST_IMAGES = 20_000  # that are tried; more would not change what is above 0.6
@@ -23,7 +23,7 @@ _BORDER_STRENGTH = 0.01  # some 70 features that hang together, often of few pat
 
 
 def find_shortcuts(
-    store: ImageStore, pool: Rows, groups: Groups, *, seed: int = 0, most_images: int = MOST_IMAGES
+    store: ImageStore, pool: Rows, groups: GroupIds, *, seed: int = 0, most_images: int = MOST_IMAGES
 ) -> Shortcuts:
     """Predict the label from each column, from all together, and from the border alone.
 
@@ -71,7 +71,7 @@ def _logistic_regression(strength: float) -> LogisticRegression:
     return LogisticRegression(C=strength, class_weight="balanced", max_iter=300)
 
 
-def _draw_groups(pool: Rows, groups: Groups, *, most_images: int, seed: int) -> Rows:
+def _draw_groups(pool: Rows, groups: GroupIds, *, most_images: int, seed: int) -> Rows:
     """Return all of `pool`, or whole groups of it in random order until there are enough images."""
     if len(pool) <= most_images:
         return pool

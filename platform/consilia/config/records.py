@@ -14,8 +14,14 @@ Probabilities = npt.NDArray[np.float64]  # (n_images, n_classes), rows sum to 1
 Labels = npt.NDArray[np.int64]  # (n_images,), class numbers
 Rows = npt.NDArray[np.int64]  # (n,), row numbers of the image store
 
+# What stands in place of a fold's number, 0 ... k-1: LOCKED and DROPPED of an image, ALL_FOLDS of a network. No column
+# holds both kinds.
+LOCKED = -1
+"""Of an image of the test split."""
+DROPPED = -2
+"""Of an image that is left out, because it is bound to a test image."""
 ALL_FOLDS = -1
-"""In place of a fold's number: of a refit, which trains on the images of all folds and holds none out."""
+"""Of a refit, which trains on the images of all folds and holds none out."""
 
 TrialState = Literal["running", "paused", "finished", "stopped", "failed"]
 """paused: left at its checkpoint, since the search ended before it did; the next run of the study goes on with it."""

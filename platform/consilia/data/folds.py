@@ -16,14 +16,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from sklearn.model_selection import StratifiedGroupKFold
 
-from consilia.config.records import Labels, Rows
-from consilia.data.groups import Groups, merge_duplicates, refuse_crossing
+from consilia.config.records import DROPPED, LOCKED, Labels, Rows
+from consilia.data.groups import GroupIds, merge_duplicates, refuse_crossing
 from consilia.data.store.image_store import ImageStore
 from consilia.errors import DataError
 from consilia.files import sha256_of_json, write_atomically
 
-LOCKED = -1  # the fold of a test image
-DROPPED = -2  # that of an image that is left out, because it is bound to a test image
 OnLeak = Literal["error", "drop_train", "keep"]
 _COLUMNS = ["image_id", "patient_id", "label", "split", "fold", "group"]
 _SHUFFLES = 20
@@ -39,7 +37,7 @@ class FoldPlan:
     seed: int
     on_leak: OnLeak  # what was done with images of the pool that are bound to test images
     fold: npt.NDArray[np.int64] = field(compare=False)  # (n,) 0 ... k-1, LOCKED or DROPPED; see `digest`
-    group: Groups = field(compare=False)  # (n,) of one patient, or sharing a picture; see `digest`
+    group: GroupIds = field(compare=False)  # (n,) of one patient, or sharing a picture; see `digest`
 
     def validation(self, fold: int) -> Rows:
         """Rows held out by fold 0 ... k-1, ascending."""
@@ -195,7 +193,7 @@ def check_no_leak(folds: FoldPlan, store: ImageStore) -> None:
 _ON_LEAK: dict[str, OnLeak] = {"error": "error", "drop_train": "drop_train", "keep": "keep"}
 
 
-def _frame(store: ImageStore, fold: npt.NDArray[np.int64], groups: Groups) -> pd.DataFrame:
+def _frame(store: ImageStore, fold: npt.NDArray[np.int64], groups: GroupIds) -> pd.DataFrame:
     frame = store.index[["image_id", "patient_id", "label"]].copy()
     frame["split"] = np.select([fold == LOCKED, fold == DROPPED], ["test", "left out"], "train")
     frame["fold"] = fold
@@ -211,7 +209,7 @@ def _plan(k: int, seed: int, on_leak: OnLeak, store_digest: str, frame: pd.DataF
     return FoldPlan(digest=digest, store_digest=store_digest, k=k, seed=seed, on_leak=on_leak, fold=fold, group=group)
 
 
-def _check_groups(store: ImageStore, groups: Groups, pool: npt.NDArray[np.bool_], k: int) -> None:
+def _check_groups(store: ImageStore, groups: GroupIds, pool: npt.NDArray[np.bool_], k: int) -> None:
     labels = store.labels
     for number, name in enumerate(store.classes):
         count = len(np.unique(groups[pool & (labels == number)]))
@@ -224,7 +222,7 @@ def _check_groups(store: ImageStore, groups: Groups, pool: npt.NDArray[np.bool_]
             )
 
 
-def _draw_test(store: ImageStore, groups: Groups, *, test_fraction: float, seed: int) -> npt.NDArray[np.bool_]:
+def _draw_test(store: ImageStore, groups: GroupIds, *, test_fraction: float, seed: int) -> npt.NDArray[np.bool_]:
     """Lock about `test_fraction` of the groups of every class, at least one, by seed."""
     generator = np.random.default_rng([seed, 0x7E57])  # apart from the folds' own shuffle
     locked: list[int] = []
@@ -236,7 +234,7 @@ def _draw_test(store: ImageStore, groups: Groups, *, test_fraction: float, seed:
     return np.isin(groups, locked)
 
 
-def _strata(labels: Labels, groups: Groups) -> Iterable[list[int]]:
+def _strata(labels: Labels, groups: GroupIds) -> Iterable[list[int]]:
     """Groups by their class; a group of several classes counts for the one that is rarest in the data."""
     frequency = np.bincount(labels)
     rarest: dict[int, int] = {}
@@ -250,7 +248,7 @@ def _strata(labels: Labels, groups: Groups) -> Iterable[list[int]]:
     return [strata[label] for label in sorted(strata)]
 
 
-def _split(labels: Labels, groups: Groups, *, k: int, seed: int) -> npt.NDArray[np.int64]:
+def _split(labels: Labels, groups: GroupIds, *, k: int, seed: int) -> npt.NDArray[np.int64]:
     """Shuffle until every fold holds every class, which patients of several classes can prevent."""
     fold = np.empty(len(labels), dtype=np.int64)
     n_classes = len(np.unique(labels))

@@ -11,10 +11,10 @@ from consilia.data.duplicates import find_duplicates
 from consilia.data.store.image_store import ImageStore
 from consilia.errors import DataError
 
-Groups = npt.NDArray[np.int64]  # (n,) images of one group share a number
+GroupIds = npt.NDArray[np.int64]  # (n,) images of one group share a number
 
 
-def merge_duplicates(store: ImageStore) -> Groups:
+def merge_duplicates(store: ImageStore) -> GroupIds:
     """Number the groups of images: bonds are one patient, the same pixels, and near duplicates.
 
     Returns:
@@ -27,12 +27,12 @@ def merge_duplicates(store: ImageStore) -> Groups:
     ends = np.concatenate([np.stack([first, rows], axis=1), pairs])
     graph = coo_array((np.ones(len(ends)), (ends[:, 0], ends[:, 1])), shape=(len(store), len(store)))
     component = connected_components(graph, directed=False)[1]
-    groups: Groups = pd.factorize(component)[0].astype(np.int64)
+    groups: GroupIds = pd.factorize(component)[0].astype(np.int64)
     return groups
 
 
 def refuse_crossing(
-    store: ImageStore, part: npt.NDArray[np.int64], *, groups: Groups, among: Rows, what: str, remedy: str
+    store: ImageStore, part: npt.NDArray[np.int64], *, groups: GroupIds, among: Rows, what: str, remedy: str
 ) -> None:
     """Raise when images that are bound to each other lie in more than one part.
 
