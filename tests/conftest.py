@@ -1,7 +1,9 @@
-"""One tiny study, trained once for all tests that look at its files."""
+"""What all tests share: one tiny study that is trained once, and one Ray."""
 
+import json
 import os
 import shutil
+import sys
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -13,6 +15,7 @@ from hypothesis import HealthCheck, settings
 from consilia.config.records import EpochReport, RefitProgress, TrialRecord, TrialTask
 from consilia.config.study import StudyPlan
 from consilia.config.study_folder import StudyFolder
+from processes import wait_until_gone, wait_until_idle
 
 ROOT = Path(__file__).parent.parent
 
@@ -29,6 +32,11 @@ search: {{trials: 2}}
 training: {{epochs: 1, batch_size: 16}}
 ensemble: best_single
 """
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put tests on the session's Ray last, so that it runs beside no other."""
+    items.sort(key=lambda item: "ray_on_loopback" in item.fixturenames)
 
 
 class SilentView:
@@ -84,6 +92,41 @@ def short_tmp() -> Iterator[Path]:
     """A folder with a short name: Ray's sockets lie in it, and a socket's path may have 107 characters."""
     with tempfile.TemporaryDirectory(prefix="cr-", dir="/tmp", ignore_cleanup_errors=True) as folder:
         yield Path(folder)
+
+
+@pytest.fixture(scope="session")
+def ray_folder() -> Iterator[Path]:
+    """Where the session's Ray lies, apart from those that tests start themselves."""
+    with tempfile.TemporaryDirectory(prefix="cr-", dir="/tmp", ignore_cleanup_errors=True) as folder:
+        yield Path(folder)
+
+
+@pytest.fixture(scope="session")
+def ray_on_loopback(request: pytest.FixtureRequest, ray_folder: Path) -> Iterator[None]:
+    """The one Ray of all tests that need a Ray and kill no node or driver; a parameter gives it other resources."""
+    from consilia.cluster.connection import connect
+    from consilia.config.study import ClusterProfile
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_TMPDIR", str(ray_folder))
+        patch.setenv("PYTHONPATH", os.pathsep.join(sys.path))  # workers import all that we do
+        if resources := getattr(request, "param", None):
+            patch.setenv("RAY_OVERRIDE_RESOURCES", json.dumps(resources))
+        with connect(ClusterProfile(gpus_per_slot=0)):
+            yield
+    assert wait_until_gone(ray_folder) == []
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_left(request: pytest.FixtureRequest) -> Iterator[None]:
+    """After every test on a Ray: no actor, no placement group and no process of consilia, or no Ray at all."""
+    shared, own = ("ray_on_loopback" in request.fixturenames), ("short_tmp" in request.fixturenames)
+    folder = request.getfixturevalue("ray_folder" if shared else "short_tmp") if shared or own else None
+    yield
+    if shared:
+        assert wait_until_idle(folder) == (set(), [], {})
+    elif own:
+        assert wait_until_gone(folder) == []
 
 
 @pytest.fixture(scope="session")

@@ -3,6 +3,8 @@
 import time
 from pathlib import Path
 
+OURS = {"Broker", "Slot", "RayTrainWorker", "TrainController"}
+
 
 def processes_of(folder: Path) -> list[int]:
     """Processes whose command line names Ray's temporary folder."""
@@ -15,6 +17,22 @@ def wait_until_gone(folder: Path) -> list[int]:
     while (left := processes_of(folder)) and time.monotonic() < deadline:
         time.sleep(0.5)
     return left
+
+
+def wait_until_idle(folder: Path) -> tuple[set[str], list[str], dict[int, str]]:
+    """Wait until the connected Ray runs nothing of consilia; return the actors, placement groups and processes left."""
+    import ray
+    from ray.util.state import list_actors, list_placement_groups
+
+    ours = ray.get_runtime_context().gcs_address  # other Rays may run on this machine
+    deadline = time.monotonic() + 30
+    while True:
+        actors = {actor.class_name for actor in list_actors(address=ours, filters=[("state", "!=", "DEAD")])} & OURS
+        groups = [group for group in list_placement_groups(address=ours) if group.state != "REMOVED"]
+        processes = actors_of(folder, OURS)
+        if not (actors or groups or processes) or time.monotonic() > deadline:
+            return actors, groups, processes
+        time.sleep(0.3)
 
 
 def actors_of(folder: Path, names: set[str]) -> dict[int, str]:

@@ -8,28 +8,17 @@ import pytest
 import ray
 
 from consilia.cluster import tasks
-from consilia.cluster.connection import connect
 from consilia.cluster.tasks import TaskPool, _decode_on_node
 from consilia.config.reading import Reading
-from consilia.config.study import ClusterProfile
 from consilia.data.decode.block import decode_block
 from consilia.data.decode.reader import read_image
 from consilia.data.store.prepare import prepare
 from consilia.errors import ClusterError
 from data_tables import balanced, card_of, write_table
 
-pytestmark = [pytest.mark.ray, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(240), pytest.mark.usefixtures("ray_on_loopback")]
 
 READING = Reading(size=8, channels=1)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def ray_on_loopback(short_tmp: Path) -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("RAY_TMPDIR", str(short_tmp))
-        patch.setenv("PYTHONPATH", str(Path(__file__).parents[1]))  # workers import the readers of the tests
-        with connect(ClusterProfile(gpus_per_slot=0)):
-            yield
 
 
 @pytest.fixture

@@ -1,18 +1,11 @@
 """Refits on a real Ray: through slots, as trials are, and nothing is left behind."""
 
-import os
 import shutil
-import sys
-import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import ray
-from ray.util.state import list_actors, list_placement_groups
 from safetensors.torch import load_file
 
-from consilia.cluster.connection import connect
 from consilia.config.record_files import read_trial
 from consilia.config.records import RefitProgress, TrialTask
 from consilia.config.study import ClusterProfile
@@ -26,10 +19,10 @@ from consilia.tune.capacity import Capacity, Share
 from consilia.tune.ledger import read_ledger
 from consilia.tune.nodes import living_nodes
 from consilia.tune.refitting import refit_here, refit_in_slots
+from processes import wait_until_idle
 
-pytestmark = [pytest.mark.ray, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(600), pytest.mark.usefixtures("ray_on_loopback")]
 
-OURS = {"Broker", "Slot", "RayTrainWorker", "TrainController"}
 PROFILE = ClusterProfile(gpus_per_slot=0)
 CAPACITY = Capacity(n_slots=1, workers=1, share=Share(cpus=1, gpus=0, memory=0), exclusive=None)
 
@@ -48,29 +41,8 @@ class View:
         self.notes.append(text)
 
 
-@pytest.fixture(scope="module", autouse=True)
-def ray_on_loopback(short_tmp: Path) -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("RAY_TMPDIR", str(short_tmp))
-        patch.setenv("PYTHONPATH", os.pathsep.join(sys.path))
-        with connect(PROFILE):
-            yield
-
-
-def leftovers() -> tuple[set[str], int]:
-    """Names of our actors that live, and the number of placement groups; both take a moment to go."""
-    ours = ray.get_runtime_context().gcs_address  # other Rays may run on this machine
-    deadline = time.monotonic() + 30
-    while True:
-        alive = {actor.class_name for actor in list_actors(address=ours, filters=[("state", "!=", "DEAD")])} & OURS
-        groups = [group for group in list_placement_groups(address=ours) if group.state != "REMOVED"]
-        if (not alive and not groups) or time.monotonic() > deadline:
-            return alive, len(groups)
-        time.sleep(0.5)
-
-
 def test_refits_in_slots_have_the_weights_of_those_in_one_process_and_leave_nothing_and_are_not_repeated(
-    trained, tmp_path
+    trained, tmp_path, ray_folder
 ):
     store = prepare(trained.plan.data, root=trained.stores)
     folds = load_folds(trained.folder.folds)
@@ -95,11 +67,11 @@ def test_refits_in_slots_have_the_weights_of_those_in_one_process_and_leave_noth
     for number in (0, 4):
         mine, theirs = load_file(folder.trial(number).refit.weights), load_file(other.trial(number).refit.weights)
         assert all((mine[name] == theirs[name]).all() for name in theirs)
-    assert leftovers() == (set(), 0)
+    assert wait_until_idle(ray_folder) == (set(), [], {})
     ledger = read_ledger(folder.ledger)
     assert sorted(ledger.loc[ledger["purpose"] == "refit", "trial"]) == [0, 4]
 
     stamps = [folder.trial(number).refit.weights.stat().st_mtime_ns for number in (0, 4)]
     refit_in_slots(tasks, context, folder, View(), profile=PROFILE, capacity=CAPACITY, nodes=living_nodes())
     assert [folder.trial(number).refit.weights.stat().st_mtime_ns for number in (0, 4)] == stamps
-    assert leftovers() == (set(), 0)
+    assert wait_until_idle(ray_folder) == (set(), [], {})

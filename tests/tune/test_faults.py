@@ -1,9 +1,7 @@
 """Faults on a real Ray: what dies is replaced, what was finished is not repeated, and nothing is left behind."""
 
 import contextlib
-import os
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from functools import partial
@@ -31,12 +29,9 @@ from played_trials import (
     stop_worker,
 )
 from ray.util.placement_group import placement_group, placement_group_table, remove_placement_group
-from ray.util.state import list_actors, list_placement_groups
 from search_records import Listener
 
-from consilia.cluster.connection import connect
 from consilia.config.records import EpochReport, TrialRecord
-from consilia.config.study import ClusterProfile
 from consilia.config.study_folder import StudyFolder
 from consilia.errors import RunError
 from consilia.study.end import settle_end
@@ -44,42 +39,12 @@ from consilia.study.plan import read_plan
 from consilia.tune.ledger import read_ledger
 from consilia.tune.placement_group_cleanup import remove_orphans
 from consilia.tune.stored import read_trials
-from processes import actors_of
 
-pytestmark = [pytest.mark.ray, pytest.mark.timeout(600)]
-
-OURS = {"Broker", "Slot", "RayTrainWorker", "TrainController"}
-
-
-@pytest.fixture(scope="module", autouse=True)
-def ray_on_loopback(short_tmp: Path) -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("RAY_TMPDIR", str(short_tmp))
-        patch.setenv(
-            "PYTHONPATH", os.pathsep.join([str(Path(__file__).parent), *sys.path])
-        )  # workers import all that we do
-        with connect(ClusterProfile(gpus_per_slot=0)):
-            yield
-
-
-@pytest.fixture(autouse=True)
-def nothing_is_left(ray_on_loopback: None, short_tmp: Path) -> Iterator[None]:
-    """After every test: no actor, no placement group and no process of consilia."""
-    yield
-    ours = ray.get_runtime_context().gcs_address  # other Rays may run on this machine
-    deadline = time.monotonic() + 30
-    while True:
-        actors = {actor.class_name for actor in list_actors(address=ours, filters=[("state", "!=", "DEAD")])} & OURS
-        groups = [group for group in list_placement_groups(address=ours) if group.state != "REMOVED"]
-        processes = actors_of(short_tmp, OURS)
-        if not (actors or groups or processes) or time.monotonic() > deadline:
-            break
-        time.sleep(0.3)
-    assert (actors, groups, processes) == (set(), [], {})
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(600), pytest.mark.usefixtures("ray_on_loopback")]
 
 
 @pytest.fixture(scope="module")
-def struck(tmp_path_factory: pytest.TempPathFactory) -> tuple[PlayedStudy, Listener]:
+def struck(ray_on_loopback: None, tmp_path_factory: pytest.TempPathFactory) -> tuple[PlayedStudy, Listener]:
     """One search in one slot, of which every process dies once."""
     study = make_study(
         tmp_path_factory.mktemp("struck"),
@@ -99,7 +64,7 @@ def struck(tmp_path_factory: pytest.TempPathFactory) -> tuple[PlayedStudy, Liste
 
 
 @pytest.fixture(scope="module")
-def hanging(tmp_path_factory: pytest.TempPathFactory) -> tuple[PlayedStudy, Listener]:
+def hanging(ray_on_loopback: None, tmp_path_factory: pytest.TempPathFactory) -> tuple[PlayedStudy, Listener]:
     """One search in two slots, whose workers hang or are killed again and again."""
     study = make_study(
         tmp_path_factory.mktemp("hanging"),

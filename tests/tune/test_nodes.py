@@ -1,13 +1,11 @@
 """What planning sees of a real Ray, and how a step is measured on its GPUs."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import ray
 from capacity_records import cluster, node
 
-from consilia.cluster.connection import connect
 from consilia.config.hyperparameters import Hyperparameters
 from consilia.config.space import Architecture
 from consilia.config.study import ClusterProfile
@@ -26,26 +24,22 @@ CASE = StepCase(
 )
 
 
-@pytest.fixture(scope="module")
-def one_gpu_on_paper(short_tmp: Path) -> Iterator[None]:
-    """A Ray that believes in a GPU."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("RAY_TMPDIR", str(short_tmp))
-        patch.setenv("RAY_OVERRIDE_RESOURCES", '{"CPU": 2, "GPU": 1}')
-        with connect(ClusterProfile()):
-            yield
+# A Ray that believes in a GPU.
+on_paper = pytest.mark.parametrize("ray_on_loopback", [{"CPU": 2, "GPU": 1}], indirect=True, ids=["one GPU on paper"])
 
 
 @pytest.mark.ray
-def test_living_nodes_say_what_they_have_and_what_is_free(one_gpu_on_paper: None):
+@on_paper
+def test_living_nodes_say_what_they_have_and_what_is_free(ray_on_loopback: None):
     (found,) = living_nodes().values()
     assert (found.name, found.total["CPU"], found.free["GPU"]) == ("127.0.0.2", 2, 1)
     assert found.free["memory"] == found.total["memory"] > 0
 
 
 @pytest.mark.ray
+@on_paper
 @pytest.mark.skipif(Path("/dev/nvidiactl").exists(), reason="here the GPU may be real")
-def test_a_step_is_measured_on_the_nodes_gpu_and_its_failure_there_names_it(one_gpu_on_paper: None):
+def test_a_step_is_measured_on_the_nodes_gpu_and_its_failure_there_names_it(ray_on_loopback: None):
     with pytest.raises(ClusterError, match=r"^One step of test_resnet at 32 px and 4 images fails on cuda"):
         measure_steps([CASE], ClusterProfile(), living_nodes())
     (left,) = living_nodes().values()
