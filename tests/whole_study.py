@@ -22,7 +22,9 @@ from consilia.config.recipe import EnsembleRecipe
 from consilia.config.records import EpochReport, RefitProgress, TaskTaken, TrialRecord, TrialTask
 from consilia.config.study import StudyPlan
 from consilia.config.study_folder import StudyFolder
+from consilia.data.folds import FoldPlan
 from consilia.data.phantoms import write_phantoms
+from consilia.data.store.image_store import ImageStore
 from consilia.data.store.prepare import prepare
 from consilia.study.combine import combine
 from consilia.study.context import training_context
@@ -31,6 +33,7 @@ from consilia.study.plan import read_plan
 from consilia.study.refit import missing_refits
 from consilia.study.run import load_or_make_folds
 from consilia.study.weights import resolve_weights
+from consilia.train.context import TrainingContext
 from consilia.train.cross_validation import cross_validate
 from consilia.tune.ledger import Ledger
 from consilia.tune.refitting import refit_here
@@ -92,23 +95,21 @@ def _run(root: Path) -> dict[str, Any]:
         store = prepare(plan.data, root=root / "stores")
         folds = load_or_make_folds(plan, store, folder)
         context = training_context(plan, store, folds, folder, device="cpu", weights=resolve_weights(plan))
-        _search(plan, folder, context)
-        facts = _facts_of_search(folder, plan)
+        search_here(plan, folder, context)
+        facts = facts_of_search(folder, plan)
         for name in RECIPES:
             content = yaml.safe_load((Path(__file__).parent.parent / "ensembles" / f"{name}.yaml").read_text())
             if content["selection"]["kind"] == "greedy":
                 content["selection"] |= FEWER_STEPS
             recipe = EnsembleRecipe.model_validate(content)
-            missing = missing_refits(plan, folder, store, folds, recipe=recipe)
-            if missing:
-                tasks = [TrialTask(number=each.number, hyperparameters=each.hyperparameters) for each in missing]
-                refit_here(tasks, context, folder, _Nobody())
+            refit_missing(plan, folder, store, folds, context, recipe=recipe)
             combine(plan, folder, store, folds, recipe=recipe)
             facts[name] = _facts_of_bundle(folder.bundle(recipe.name), store.pixels[folds.test])
     return facts
 
 
-def _search(plan: StudyPlan, folder: StudyFolder, context: Any) -> None:
+def search_here(plan: StudyPlan, folder: StudyFolder, context: TrainingContext) -> None:
+    """Search in this process, one trial after the other, as one slot would."""
     controller = open_controller(plan, folder, _Nobody(), n_slots=1, ledger=Ledger(folder.ledger))
     controller.reserve(1)
     while (task := controller.next_task()) is not None:
@@ -125,7 +126,24 @@ def _search(plan: StudyPlan, folder: StudyFolder, context: Any) -> None:
     controller.close("the search ended")
 
 
-def _facts_of_search(folder: StudyFolder, plan: StudyPlan) -> dict[str, Any]:
+def refit_missing(
+    plan: StudyPlan,
+    folder: StudyFolder,
+    store: ImageStore,
+    folds: FoldPlan,
+    context: TrainingContext,
+    *,
+    recipe: EnsembleRecipe,
+) -> None:
+    """Train in this process what the recipe ships and nobody has trained."""
+    missing = missing_refits(plan, folder, store, folds, recipe=recipe)
+    if missing:
+        tasks = [TrialTask(number=each.number, hyperparameters=each.hyperparameters) for each in missing]
+        refit_here(tasks, context, folder, _Nobody())
+
+
+def facts_of_search(folder: StudyFolder, plan: StudyPlan) -> dict[str, Any]:
+    """Return folds, trials and out-of-fold logits of a finished search, without what a clock told."""
     trials = []
     for number in range(plan.search.trials):
         record = json.loads(folder.trial(number).record.read_text())

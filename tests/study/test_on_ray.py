@@ -1,0 +1,101 @@
+"""One search through a real Ray as a user would start it: interrupted, taken up again, to the bundle and a prediction.
+
+What Ray trained, in slots, across an interruption, must be what one process trains alone, bit for bit.
+"""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import yaml
+from safetensors.numpy import load_file
+
+import consilia
+from consilia.config.study_folder import StudyFolder
+from consilia.data.folds import load_folds
+from consilia.data.phantoms import write_phantoms
+from consilia.data.store.prepare import prepare
+from consilia.study.context import training_context
+from consilia.study.folder import open_study
+from consilia.study.plan import read_plan
+from consilia.study.weights import resolve_weights
+from whole_study import facts_of_search, refit_missing, search_here
+
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(900)]
+
+PLAN = {
+    "name": "honest",
+    "data": {"card": "phantoms", "path": "phantoms", "size": 32},
+    "folds": {"k": 2},
+    "spaces": ["tiny"],
+    "search": {"trials": 4, "keep_weights": 4},  # the defaults of three architectures, and one that is drawn
+    "training": {"epochs": 4, "batch_size": 16},
+    "ensemble": {"name": "votes", "build": "fast", "selection": {"kind": "soft_vote", "members": 2}},
+}
+
+
+def start(root: Path, ray_folder: Path) -> subprocess.Popen[str]:
+    """Start `consilia search` in a session of its own."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    return subprocess.Popen(
+        [sys.executable, "-m", "consilia", "search", "study.yaml"],
+        cwd=root,
+        env={**environment, "RAY_TMPDIR": str(ray_folder), "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def wait_for(condition: Callable[[], bool], process: subprocess.Popen[str]) -> None:
+    deadline = time.monotonic() + 300
+    while not condition():
+        if process.poll() is not None or time.monotonic() > deadline:
+            process.kill()
+            pytest.fail(f"the search ended or hung before it was wanted:\n{process.communicate()[0]}")
+        time.sleep(0.02)
+
+
+def test_an_interrupted_search_goes_on_to_the_bundle_and_gives_what_one_process_gives(
+    tmp_path: Path, short_tmp: Path, one_thread: None
+):
+    write_phantoms(tmp_path / "phantoms", patients=60, size=32, seed=1)
+    (tmp_path / "study.yaml").write_text(yaml.safe_dump(PLAN))
+    folder = StudyFolder(tmp_path / "studies" / "honest")
+
+    first = start(tmp_path, short_tmp)
+    wait_for(lambda: bool(list(folder.trials.glob("*/fold-*/checkpoint.pt"))), first)
+    first.send_signal(signal.SIGINT)
+    output, _ = first.communicate(timeout=120)
+    assert first.returncode == 130, output
+    assert "the same command goes on" in output
+    assert "Traceback" not in output
+    assert list(folder.trials.glob("*/fold-*/checkpoint.pt")), "the checkpoint to go on from is gone"
+
+    second = start(tmp_path, short_tmp)
+    output, _ = second.communicate(timeout=400)
+    assert second.returncode == 0, output
+    bundle = folder.bundle("votes")
+    image = next((tmp_path / "phantoms" / "images").iterdir())
+    (prediction,) = consilia.load(bundle, device="cpu").predict([image])
+    assert prediction.label in ("clear", "consolidation", "nodule")
+
+    plan = read_plan(tmp_path / "study.yaml")
+    with open_study(plan, tmp_path / "here") as here:
+        store, folds = prepare(plan.data, root=tmp_path / "stores"), load_folds(folder.folds)
+        context = training_context(plan, store, folds, here, device="cpu", weights=resolve_weights(plan))
+        search_here(plan, here, context)
+        refit_missing(plan, here, store, folds, context, recipe=plan.ensemble)
+    here.folds.write_bytes(folder.folds.read_bytes())
+    assert facts_of_search(folder, plan) == facts_of_search(here, plan)
+    refits = [path.relative_to(here.trials) for path in sorted(here.trials.glob("*/refit/weights.safetensors"))]
+    assert len(refits) == 2
+    for path in refits:
+        mine, theirs = load_file(folder.trials / path), load_file(here.trials / path)
+        assert all((mine[name] == theirs[name]).all() for name in theirs)
