@@ -1,4 +1,4 @@
-# `make demo` and `make test` are all one needs on a fresh machine with Python 3.11 or later.
+# `make demo` and `make test` are all one needs on a fresh machine with Python 3.11 or later; `make help` lists the rest.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -7,9 +7,18 @@ DEMO := demo
 # One of each class, from a seed that the demo does not train on.
 DEMO_IMAGES := $(addprefix data/samples/,p0001-1.png p0002-1.png p0008-1.png)
 
-.PHONY: setup demo test format clean
+# Tests without Ray run in as many processes, each with one thread; those on Ray one after the other, since each Ray
+# takes the whole machine.
+JOBS ?= 2
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
+PARALLEL := --numprocesses=$(JOBS) --dist=loadfile
 
-setup: $(INSTALLED)
+.PHONY: help setup demo lint test test-all format clean
+
+help: ## List these targets.
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "%-10s %s\n", $$1, $$2}' Makefile
+
+setup: $(INSTALLED) ## Install the package and its tools into .venv.
 
 # Installs again only when the project's dependencies change.
 $(INSTALLED): pyproject.toml
@@ -17,22 +26,29 @@ $(INSTALLED): pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
 	touch $@
 
-demo: setup
+demo: setup ## Draw phantoms, search, combine and predict.
 	test -f $(DEMO)/phantoms/metadata.csv || $(BIN)/consilia data phantoms $(DEMO)/phantoms
 	$(BIN)/consilia search examples/phantoms.yaml --set data.path=$(DEMO)/phantoms \
 		--studies $(DEMO)/studies --stores $(DEMO)/stores
 	$(BIN)/consilia predict $(DEMO)/studies/phantoms/ensembles/greedy_calibrated $(DEMO_IMAGES)
 
-test: setup
+lint: setup ## Check style, format, types and the order of imports.
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/python -m pytest
 
-format: setup
+test: lint ## Lint, every fast test, and one pass through a real Ray: ten minutes on two cores at most.
+	$(PYTEST) -m "not slow and not ray" $(PARALLEL)
+	$(PYTEST) -m "not slow and ray"
+
+test-all: lint ## Lint and every test there is, with all counts.
+	$(PYTEST) -m "not ray" --hypothesis-profile=thorough $(PARALLEL)
+	$(PYTEST) -m ray --hypothesis-profile=thorough
+
+format: setup ## Let ruff correct what it can.
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-clean:
+clean: ## Remove what demo, builds and tools have left.
 	rm -rf $(DEMO) build dist .mypy_cache .ruff_cache .pytest_cache

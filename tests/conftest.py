@@ -1,4 +1,4 @@
-"""What all tests share: one tiny study that is trained once, and one Ray."""
+"""What all tests share: the tiers, one tiny study that is trained once, and one Ray."""
 
 import json
 import os
@@ -20,8 +20,10 @@ from processes import wait_until_gone, wait_until_idle
 ROOT = Path(__file__).parent.parent
 
 # No test may depend on the wall clock being fast: these two are all that Hypothesis measures by it.
-settings.register_profile("consilia", deadline=None, suppress_health_check=[HealthCheck.too_slow])
-settings.load_profile("consilia")
+FAST = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow], max_examples=25)
+settings.register_profile("fast", FAST)
+settings.register_profile("thorough", FAST, max_examples=200)  # of `make test-all`
+settings.load_profile("fast")
 
 STUDY = """
 name: tiny
@@ -35,7 +37,11 @@ ensemble: best_single
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Put tests on the session's Ray last, so that it runs beside no other."""
+    """Refuse a slow test that does not say why, and put those on the session's Ray last: it runs beside no other."""
+    for item in items:
+        for mark in item.iter_markers("slow"):
+            if len(mark.args) != 1 or not isinstance(mark.args[0], str):
+                raise pytest.UsageError(f'{item.nodeid} must say why `make test` leaves it out: slow("...").')
     items.sort(key=lambda item: "ray_on_loopback" in item.fixturenames)
 
 

@@ -10,7 +10,7 @@ import pytest
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 
 
-@pytest.mark.slow
+@pytest.mark.slow("trains networks until they see lesions")
 def test_heat_maps_prints_where_peaks_lie_by_measured_cells_by_a_ruler_and_by_chance():
     done = subprocess.run(
         [sys.executable, str(BENCHMARKS / "heat_maps.py"), "--quick"],

@@ -43,7 +43,7 @@ def record(archive: Path, work: Path, *arguments: str) -> subprocess.CompletedPr
     )
 
 
-@pytest.mark.slow
+@pytest.mark.slow("trains five networks in processes of their own")
 def test_a_recording_holds_the_logits_of_every_fold_and_goes_on_where_it_stopped_without_ray(
     archive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+pytestmark = pytest.mark.slow("measures for minutes; mypy checks every call that a benchmark makes")
 
 
 def run(name: str, *arguments: str, ray_folder: Path, timeout: float = 280) -> dict[str, object]:

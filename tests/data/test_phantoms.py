@@ -161,7 +161,7 @@ class TestTask:
         left, right = corners[:, :, 3:8].mean(axis=(1, 2)), corners[:, :, 56:61].mean(axis=(1, 2))
         assert (np.where(left > right, "A", "B") == table["scanner"]).mean() > 0.99
 
-    @pytest.mark.slow
+    @pytest.mark.slow("trains a network for as long as all other tests of phantoms together")
     @pytest.mark.usefixtures("one_thread")
     def test_a_small_network_learns_the_shapes(self, store):
         train, test = (np.flatnonzero(store.index["split"] == split) for split in ("train", "test"))

@@ -21,8 +21,6 @@ from dicom_encodings import write_dicom
 FIXED = settings(
     derandomize=True,
     database=None,
-    deadline=None,
-    max_examples=60,
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
 SIDES = st.integers(1, 40)

@@ -17,7 +17,7 @@ from consilia.predict.explain import Explanation, explain
 from consilia.study.run import run_study
 from consilia.study.single import read_single_plan
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.slow("trains networks until they see lesions; test_attribution checks maps of random ones")
 
 SIZE = 64
 

@@ -21,7 +21,12 @@ from consilia.tune.nodes import living_nodes
 from consilia.tune.refitting import refit_here, refit_in_slots
 from processes import wait_until_idle
 
-pytestmark = [pytest.mark.ray, pytest.mark.timeout(600), pytest.mark.usefixtures("ray_on_loopback")]
+pytestmark = [
+    pytest.mark.ray,
+    pytest.mark.timeout(600),
+    pytest.mark.usefixtures("ray_on_loopback"),
+    pytest.mark.slow("starts slots twice; test_on_ray compares refits from slots with those of one process"),
+]
 
 PROFILE = ClusterProfile(gpus_per_slot=0)
 CAPACITY = Capacity(n_slots=1, workers=1, share=Share(cpus=1, gpus=0, memory=0), exclusive=None)

@@ -13,7 +13,11 @@ import yaml
 from consilia.config.study_folder import StudyFolder
 from consilia.data.phantoms import write_phantoms
 
-pytestmark = [pytest.mark.ray, pytest.mark.timeout(900)]
+pytestmark = [
+    pytest.mark.ray,
+    pytest.mark.timeout(900),
+    pytest.mark.slow("four searches; test_on_ray compares one with a process alone, test_equality that with a record"),
+]
 
 TRIALS, K = 12, 2  # more than TPE's ten random trials, so that suggestions depend on scores
 NO_RACING = "search.stopping.halving.min_scores=99"

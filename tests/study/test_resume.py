@@ -15,7 +15,11 @@ import consilia
 from consilia.data.phantoms import write_phantoms
 from processes import wait_until_gone
 
-pytestmark = [pytest.mark.ray, pytest.mark.timeout(900)]
+pytestmark = [
+    pytest.mark.ray,
+    pytest.mark.timeout(900),
+    pytest.mark.slow("four searches; test_on_ray interrupts one, and test_simulator kills drivers without Ray"),
+]
 
 TRIALS, K = 3, 2
 

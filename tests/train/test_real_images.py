@@ -15,7 +15,7 @@ DATA = os.environ.get("CONSILIA_REAL_DATA")
 
 
 @pytest.mark.skipif(DATA is None, reason="CONSILIA_REAL_DATA names no folder")
-@pytest.mark.slow
+@pytest.mark.slow("needs real images; test_cross_validation trains on drawn ones")
 def test_two_epochs_of_a_tiny_network_tell_pneumonia_from_normal(make_context, make_task, tmp_path):
     path = str(Path(str(DATA)) / FILE)
     card = DataCard(name="pneumonia", path=path, source=NpzSource(file=FILE), size=28, group="none")

@@ -53,12 +53,19 @@ def struck(ray_on_loopback: None, tmp_path_factory: pytest.TempPathFactory) -> t
             2: once(partial(kill_actor, "Slot")),
             3: once(partial(kill_actor, "Broker")),
             4: always(lose_finiteness),
-            5: once(run_out_of_memory),
-            6: always(run_out_of_memory),
         },
-        n_trials=8,
+        n_trials=6,
     )
     listener = Listener()
+    study.search(listener, slots=lambda: 1)
+    return study, listener
+
+
+@pytest.fixture(scope="module")
+def starved(ray_on_loopback: None, tmp_path_factory: pytest.TempPathFactory) -> tuple[PlayedStudy, Listener]:
+    """One search in one slot, of which one trial runs out of memory once and one always."""
+    faults = {0: once(run_out_of_memory), 1: always(run_out_of_memory)}
+    study, listener = make_study(tmp_path_factory.mktemp("starved"), faults=faults, n_trials=3), Listener()
     study.search(listener, slots=lambda: 1)
     return study, listener
 
@@ -108,7 +115,7 @@ def scores_of(record: TrialRecord) -> list[float]:
 
 
 @pytest.mark.parametrize(
-    ("number", "what"), [(0, ""), (1, "worker was lost"), (2, "its process died"), (3, "its broker is gone"), (7, "")]
+    ("number", "what"), [(0, ""), (1, "worker was lost"), (2, "its process died"), (3, "its broker is gone"), (5, "")]
 )
 def test_a_trial_goes_on_after_the_loss_of(struck: tuple[PlayedStudy, Listener], number: int, what: str):
     study, listener = struck
@@ -118,6 +125,7 @@ def test_a_trial_goes_on_after_the_loss_of(struck: tuple[PlayedStudy, Listener],
     assert bool(notes) == bool(what)
 
 
+@pytest.mark.slow("starts three slots; make test kills a broker in the middle of a trial")
 def test_a_broker_that_dies_while_its_slot_starts_or_takes_a_task_costs_only_the_slot(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
@@ -140,28 +148,35 @@ def test_a_loss_that_is_not_finite_fails_the_trial_with_fold_epoch_and_lr(struck
     assert optuna_states(study)[4] == "FAIL"
 
 
-def test_out_of_memory_once_is_made_good_by_an_exclusive_slot_and_twice_is_not(struck: tuple[PlayedStudy, Listener]):
-    study, listener = struck
-    assert_finished(study, 5)
-    assert "a slot with more memory" in notes_of(listener, 5)
-    record = read_trials(study.folder)[6]
+@pytest.mark.slow("starts three slots; test_controller asks for an exclusive one without Ray")
+def test_out_of_memory_once_is_made_good_by_an_exclusive_slot_and_twice_is_not(starved: tuple[PlayedStudy, Listener]):
+    study, listener = starved
+    assert_finished(study, 0)
+    assert "a slot with more memory" in notes_of(listener, 0)
+    record = read_trials(study.folder)[1]
     assert (record.state, record.reason) == ("failed", "out of memory on cpu")
-    assert notes_of(listener, 6).count("a slot with more memory") == 1
-    assert [each.exclusive for each in listener.started if each.number == 6] == [False, True]
+    assert notes_of(listener, 1).count("a slot with more memory") == 1
+    assert [each.exclusive for each in listener.started if each.number == 1] == [False, True]
+    assert_finished(study, 2)
+    assert optuna_states(study) == ["COMPLETE", "FAIL", "COMPLETE"]
 
 
 def test_optuna_hears_how_every_trial_ended(struck: tuple[PlayedStudy, Listener]):
     study, _ = struck
-    failed = {4, 6}
-    assert optuna_states(study) == ["FAIL" if number in failed else "COMPLETE" for number in range(8)]
+    assert optuna_states(study) == ["FAIL" if number == 4 else "COMPLETE" for number in range(6)]
 
 
+HANGING = pytest.mark.slow("waits for a dozen workers to be given up; test_broker counts silence and losses")
+
+
+@HANGING
 def test_a_worker_that_hangs_is_replaced_and_its_trial_finishes(hanging: tuple[PlayedStudy, Listener]):
     study, listener = hanging
     assert_finished(study, 0)
     assert "no sign of life" in notes_of(listener, 0)
 
 
+@HANGING
 def test_a_trial_that_hangs_every_time_fails_with_that_reason(hanging: tuple[PlayedStudy, Listener]):
     study, _ = hanging
     record = read_trials(study.folder)[1]
@@ -170,6 +185,7 @@ def test_a_trial_that_hangs_every_time_fails_with_that_reason(hanging: tuple[Pla
     assert [place for place in study.computed() if place[0] == 1] == places(1, before=(1, 2))
 
 
+@HANGING
 def test_a_trial_that_the_kernel_kills_every_time_fails_and_the_others_finish(hanging: tuple[PlayedStudy, Listener]):
     study, _ = hanging
     record = read_trials(study.folder)[2]
@@ -181,6 +197,7 @@ def test_a_trial_that_the_kernel_kills_every_time_fails_and_the_others_finish(ha
     assert optuna_states(study) == ["COMPLETE", "FAIL", "FAIL", "COMPLETE", "COMPLETE"]
 
 
+@HANGING
 def test_lost_time_stands_in_the_ledger(hanging: tuple[PlayedStudy, Listener]):
     study, _ = hanging
     table = read_ledger(study.folder.ledger)
@@ -215,6 +232,7 @@ def test_a_placement_group_whose_maker_is_dead_is_removed_and_no_other(ray_on_lo
         time.sleep(0.1)
 
 
+@pytest.mark.slow("a whole search in two slots; test_ledger refuses any reading of a clock that may jump")
 def test_a_clock_that_jumps_by_hours_changes_nothing(
     ray_on_loopback: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
@@ -265,6 +283,7 @@ class FillsDisk(Listener):
                     pass
 
 
+@pytest.mark.slow("four searches; test_controller and test_disk fill a disk without Ray")
 @pytest.mark.parametrize(
     "place", [(1, 1, EPOCHS), (1, 0, 1)], ids=["the driver notices first", "a worker notices first"]
 )

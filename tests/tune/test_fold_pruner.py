@@ -117,7 +117,7 @@ def situations(draw: st.DrawFn) -> tuple[np.ndarray, np.ndarray, int]:
     return finished, scores, draw(st.integers(1, n))
 
 
-@settings(max_examples=200, deadline=None, derandomize=True)
+@settings(derandomize=True)
 @given(situation=situations(), fold=st.integers(0, 5), constant=st.integers(-500, 500))
 def test_a_constant_added_to_a_whole_fold_changes_no_decision(situation, fold: int, constant: int):
     finished, scores, n_best = situation
@@ -133,7 +133,7 @@ def test_a_constant_added_to_a_whole_fold_changes_no_decision(situation, fold: i
     assert after.stops == before.stops
 
 
-@settings(max_examples=100, deadline=None, derandomize=True)
+@settings(derandomize=True)
 @given(situation=situations(), scale=st.sampled_from([0.01, 0.5, 100.0]), shift=st.integers(-500, 500))
 def test_other_units_of_the_scores_change_no_decision(situation, scale: float, shift: int):
     finished, scores, n_best = situation

@@ -324,7 +324,7 @@ def test_a_damaged_ledger_is_refused_by_name(path: Path):
 Event = tuple[str, int, float]
 
 
-@settings(max_examples=100, deadline=None, derandomize=True)
+@settings(derandomize=True)
 @given(
     events=st.lists(
         st.tuples(

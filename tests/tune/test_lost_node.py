@@ -26,7 +26,11 @@ from consilia.tune.nodes import living_nodes
 from consilia.tune.stored import read_trials
 from processes import command_line, processes_of, wait_until_gone
 
-pytestmark = [pytest.mark.ray, pytest.mark.timeout(600)]
+pytestmark = [
+    pytest.mark.ray,
+    pytest.mark.timeout(600),
+    pytest.mark.slow("three Rays; test_live and test_simulator lose nodes and test_controller slots without one"),
+]
 
 HEAD, SECOND, THIRD = "127.0.0.2", "127.0.0.3", "127.0.0.4"
 N_TRIALS = 8

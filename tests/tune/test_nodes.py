@@ -25,10 +25,12 @@ CASE = StepCase(
 
 
 # A Ray that believes in a GPU.
+SECOND_RAY = pytest.mark.slow("starts a second Ray; test_capacity plans for nodes with GPUs without one")
 on_paper = pytest.mark.parametrize("ray_on_loopback", [{"CPU": 2, "GPU": 1}], indirect=True, ids=["one GPU on paper"])
 
 
 @pytest.mark.ray
+@SECOND_RAY
 @on_paper
 def test_living_nodes_say_what_they_have_and_what_is_free(ray_on_loopback: None):
     (found,) = living_nodes().values()
@@ -37,6 +39,7 @@ def test_living_nodes_say_what_they_have_and_what_is_free(ray_on_loopback: None)
 
 
 @pytest.mark.ray
+@SECOND_RAY
 @on_paper
 @pytest.mark.skipif(Path("/dev/nvidiactl").exists(), reason="here the GPU may be real")
 def test_a_step_is_measured_on_the_nodes_gpu_and_its_failure_there_names_it(ray_on_loopback: None):
