@@ -2,6 +2,7 @@
 
 import os
 import secrets
+import shutil
 import socket
 import subprocess
 import sys
@@ -115,6 +116,7 @@ def run_cli(*arguments: str, token_file: Path | None, cwd: Path) -> subprocess.C
     )
 
 
+@pytest.mark.slow("a whole search as a job; the next test sends one that ends at its first step")
 def test_a_submitted_study_runs_to_a_bundle_and_reads_well_in_the_dashboard(cluster: Cluster, study: Path):
     here = study.parent
     sent = run_cli(
@@ -138,6 +140,22 @@ def test_a_submitted_study_runs_to_a_bundle_and_reads_well_in_the_dashboard(clus
     assert "had ended already" in stop.stdout
     for answer in (sent, status, logs, stop):
         assert TOKEN not in answer.stdout + answer.stderr
+
+
+def test_a_job_that_fails_says_why_and_its_command_fails_with_it(cluster: Cluster, study: Path):
+    here = study.parent
+    shutil.rmtree(here / "phantoms")
+    sent = run_cli(
+        *("submit", "study.yaml", "--address", cluster.address, "--root", str(here / "remote"), "--follow"),
+        token_file=cluster.token_file,
+        cwd=here,
+    )
+    assert sent.returncode == 1, sent.stdout + sent.stderr
+    assert f"{here / 'phantoms'}" in " ".join(sent.stdout.split())
+    job = sent.stdout.splitlines()[0].removeprefix("job ")
+    status = run_cli("status", job, "--address", cluster.address, token_file=cluster.token_file, cwd=here)
+    assert status.stdout.split()[:2] == [job, "FAILED"]
+    assert TOKEN not in sent.stdout + sent.stderr + status.stdout
 
 
 @pytest.mark.parametrize("kind", ["wrong", "none"])
