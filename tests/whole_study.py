@@ -159,7 +159,7 @@ def facts_of_search(folder: StudyFolder, plan: StudyPlan) -> dict[str, Any]:
 
 def _facts_of_bundle(bundle: Path, images: np.ndarray) -> dict[str, Any]:
     document = json.loads((bundle / "ensemble.json").read_text())
-    predictions = load(bundle, device="cpu").predict(list(images[:, :, :, 0]), foreign="as_displayed")
+    predictions = load(bundle, device="cpu").predict(list(images[:, :, :, 0]), on_unknown_kind="as_displayed")
     return {
         "members": [(each["trial"], each["weight"]) for each in document["members"]],
         "calibrator": document["calibrator"],

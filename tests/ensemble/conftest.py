@@ -92,8 +92,8 @@ def finished_study(tmp_path_factory) -> Study:
 
 @pytest.fixture
 def study(finished_study, tmp_path) -> Study:
-    """A copy of the study's folder that a test may change."""
-    shutil.copytree(finished_study.folder.root, tmp_path / "tiny")
+    """A copy of the study's folder that a test may change, without the ensembles that other tests have built there."""
+    shutil.copytree(finished_study.folder.root, tmp_path / "tiny", ignore=shutil.ignore_patterns("ensembles"))
     return Study(
         plan=finished_study.plan,
         folder=StudyFolder(tmp_path / "tiny"),

@@ -352,7 +352,8 @@ def change_one_array(path: Path, chance: random.Random) -> str:
     if change == 0:
         del arrays[name]
     elif change == 1:
-        arrays[name] = arrays[name].astype(np.float16)
+        with np.errstate(over="ignore"):
+            arrays[name] = arrays[name].astype(np.float16)
     elif change == 2:
         arrays[name] = np.zeros_like(arrays[name]) - 1
     elif change == 3 and arrays[name].dtype.kind == "f":

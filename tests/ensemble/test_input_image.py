@@ -12,7 +12,7 @@ GREY = Reading(size=16, channels=1)
 
 
 def read(image, reading=GREY, kinds=("raster", "dicom"), **options):
-    return read_input(image, reading, kinds=kinds, foreign="refuse", name="it", **options)
+    return read_input(image, reading, kinds=kinds, on_unknown_kind="refuse", name="it", **options)
 
 
 @pytest.fixture

@@ -94,7 +94,7 @@ def test_a_bundle_without_sets_or_thresholds_has_none_to_measure():
 def test_an_evaluation_measures_the_sets_that_predictions_show(predictor, finished_study):
     store, rows = finished_study.store, finished_study.folds.test
     seen = evaluate(predictor, store, rows).promises
-    predictions = predictor.predict(store.pixels[rows], batch_size=BATCH_SIZE, foreign="as_displayed")
+    predictions = predictor.predict(store.pixels[rows], batch_size=BATCH_SIZE, on_unknown_kind="as_displayed")
     names = [store.classes[label] for label in store.labels[rows]]
     covered = [name in each.prediction_set for name, each in zip(names, predictions, strict=True)]
     _, patients = np.unique(store.patients[rows], return_inverse=True)

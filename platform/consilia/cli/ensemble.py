@@ -7,9 +7,9 @@ import typer
 
 from consilia.cli.options import STORES, STUDIES, Bundle, Card, Device, Settings, Stores, Studies, StudyName
 
-Foreign = Literal["refuse", "as_displayed"]  # of `predict.images`, which a command may not import up here
-ForeignImages = Annotated[
-    Foreign, typer.Option(help="An image of a kind that was not trained on, such as a PNG where it was DICOM.")
+OnUnknownKind = Literal["refuse", "as_displayed"]  # of `predict.images`, which a command may not import up here
+UnknownKind = Annotated[
+    OnUnknownKind, typer.Option(help="An image of a kind that was not trained on, such as a PNG where it was DICOM.")
 ]
 ImageFiles = Annotated[list[Path], typer.Argument(metavar="IMAGES...", help="Image files.")]
 
@@ -110,7 +110,7 @@ def predict(
     images: ImageFiles,
     out: Annotated[Path | None, typer.Option("--out", metavar="FILE", help="Write a CSV instead of a table.")] = None,
     device: Device = "auto",
-    foreign: ForeignImages = "refuse",
+    on_unknown_kind: UnknownKind = "refuse",
     prevalence: Annotated[
         list[str] | None,
         typer.Option(
@@ -136,7 +136,7 @@ def predict(
         predictor = predictor.with_members(max_members)
     if prevalence:
         predictor = predictor.for_prevalence(dict(map(_share, prevalence)))
-    rows = predictor.iterate_named(images, foreign=foreign)
+    rows = predictor.iterate_named(images, on_unknown_kind=on_unknown_kind)
     if out is None:
         n_bad = print_predictions(rows, predictor.classes)
     else:
@@ -155,7 +155,7 @@ def explain(
         str | None, typer.Option(metavar="CLASS", help="The class to explain; default: each image's most probable one.")
     ] = None,
     device: Device = "auto",
-    foreign: ForeignImages = "refuse",
+    on_unknown_kind: UnknownKind = "refuse",
 ) -> int:
     """Draw where in each image the ensemble's networks found what speaks for a class: PNG, array, and index.csv.
 
@@ -170,7 +170,7 @@ def explain(
     from consilia.study.explain import write_explanations
 
     predictor = consilia.load(bundle, device=device)
-    done = write_explanations(predictor, images, out, label=label, foreign=foreign)
+    done = write_explanations(predictor, images, out, label=label, on_unknown_kind=on_unknown_kind)
     for error in done.errors:
         make_console(stderr=True).print(error, soft_wrap=True)
     print(f"{out}: {done.n_images} images, {len(done.errors)} of them unreadable\n{CAUTION}")

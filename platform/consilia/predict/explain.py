@@ -14,7 +14,7 @@ from consilia.decision.calibrators import pool_folds
 from consilia.errors import ReaderError, UserError
 from consilia.metrics.scores import softmax
 from consilia.predict.attribution import contributions, odds_gradient
-from consilia.predict.images import Foreign, Images
+from consilia.predict.images import Images, OnUnknownKind
 from consilia.predict.predictor import EnsemblePredictor
 
 BATCH_SIZE = 16  # a network keeps all its feature maps of a batch
@@ -58,7 +58,7 @@ def explain(
     *,
     label: str | None = None,
     batch_size: int = BATCH_SIZE,
-    foreign: Foreign = "refuse",
+    on_unknown_kind: OnUnknownKind = "refuse",
 ) -> Iterator[tuple[str, Explanation | ReaderError]]:
     """Yield each image's name and its heat map, or its error if it cannot be read.
 
@@ -67,7 +67,7 @@ def explain(
         images: As `EnsemblePredictor.predict` takes them.
         label: The class to explain; None takes each image's most probable one.
         batch_size: Images in memory at once.
-        foreign: As of `EnsemblePredictor.predict`.
+        on_unknown_kind: As of `EnsemblePredictor.predict`.
 
     Raises:
         UserError: There is no such class.
@@ -77,7 +77,7 @@ def explain(
     if label is not None and label not in predictor.classes:
         raise UserError(f"label must be one of {', '.join(predictor.classes)}, but is {label!r}.")
     chosen = None if label is None else predictor.classes.index(label)
-    for batch in predictor.read(images, batch_size=batch_size, foreign=foreign):
+    for batch in predictor.read(images, batch_size=batch_size, on_unknown_kind=on_unknown_kind):
         pixels = [image.pixels for _, image in batch if not isinstance(image, ReaderError)]
         found = iter(_explain(predictor, np.stack(pixels), chosen) if pixels else ())
         for name, image in batch:

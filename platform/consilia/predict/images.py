@@ -24,7 +24,8 @@ SMALLEST_SIDE = 8  # pixels; a shape whose only reading has a smaller image is r
 
 ImageLike = str | Path | npt.NDArray[Any] | Image.Image
 Images = ImageLike | Iterable[ImageLike]
-Foreign = Literal["refuse", "as_displayed"]
+OnUnknownKind = Literal["refuse", "as_displayed"]
+"""What becomes of a file whose kind (DICOM or raster) the ensemble was not trained on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +99,7 @@ def read_input(
     reading: Reading,
     *,
     kinds: Sequence[ImageKind],
-    foreign: Foreign,
+    on_unknown_kind: OnUnknownKind,
     name: str,
     with_colour: bool = False,
 ) -> InputImage:
@@ -108,7 +109,7 @@ def read_input(
         image: A path, a frame of one, an array or a PIL image.
         reading: Of the training images.
         kinds: Of files in training. An image of another kind has gone through no window or another one.
-        foreign: What becomes of an image of another kind: refused, or taken as a viewer displays it.
+        on_unknown_kind: What becomes of an image of another kind: refused, or taken as a viewer displays it.
         name: What an error calls the image.
         with_colour: Measure the colour that reading as grey takes away. An image that is not stored as grey is decoded
             once more for that.
@@ -118,7 +119,7 @@ def read_input(
     """
     kind = _kind(image)
     as_displayed = kind not in kinds
-    if as_displayed and foreign == "refuse":
+    if as_displayed and on_unknown_kind == "refuse":
         raise ReaderError(_refusal(name, kind, reading))
     fitted = _fit(image, reading, name=name, as_displayed=as_displayed)
     colour = np.nan
@@ -172,8 +173,8 @@ def _refusal(name: str, kind: ImageKind, reading: Reading) -> str:
     what, other = ("a DICOM file", "raster images") if kind == "dicom" else ("a raster image", "DICOM files")
     return (
         f"{name}: this is {what}, but the ensemble was trained on {other} only ({describe_window(reading)}). Give it "
-        'images of that kind, or have this one taken as a viewer displays it: foreign="as_displayed" '
-        "(on the command line: --foreign as_displayed)."
+        'images of that kind, or have this one taken as a viewer displays it: on_unknown_kind="as_displayed" '
+        "(on the command line: --on-unknown-kind as_displayed)."
     )
 
 

@@ -23,7 +23,7 @@ def load_predictor(path: str | Path, *, device: str = "auto", precision: Precisi
             ensemble's probabilities by more than 0.01.
 
     Raises:
-        BundleError: The bundle is damaged, too new or foreign, or does not reproduce its golden outputs.
+        BundleError: The bundle is damaged, of another schema, or does not reproduce its golden outputs.
         UserError: torch cannot use the device, or the networks cannot run with this precision.
     """
     bundle = Path(path)

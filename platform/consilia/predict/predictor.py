@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
@@ -22,21 +21,12 @@ from consilia.decision.prior import correct_prior, read_prevalence
 from consilia.errors import DataError, ReaderError, UserError
 from consilia.metrics.scores import softmax
 from consilia.predict.cut import cut_document, is_cut
-from consilia.predict.images import (
-    Foreign,
-    Frame,
-    ImageLike,
-    Images,
-    InputImage,
-    read_input,
-    single_images,
-    split_frames,
-)
+from consilia.predict.images import Images, InputImage, OnUnknownKind
 from consilia.predict.networks import FoldEnsembles, Precision
 from consilia.predict.ood import OodDetector, look_at, reasons
 from consilia.predict.precision import run_in_precision
 from consilia.predict.predictions import Predictions, combine_patients
-from consilia.predict.prefetch import in_batches, spare_threads, work_ahead
+from consilia.predict.prefetch import read_ahead, spare_threads
 
 BATCH_SIZE = 64
 Result = TypeVar("Result")  # what an image becomes
@@ -75,7 +65,7 @@ class EnsemblePredictor:
         images: Images,
         *,
         batch_size: int = BATCH_SIZE,
-        foreign: Foreign = "refuse",
+        on_unknown_kind: OnUnknownKind = "refuse",
         max_members: int | None = None,
     ) -> Predictions:
         """Return a prediction for each image; for each frame of a file where training took each.
@@ -84,17 +74,19 @@ class EnsemblePredictor:
             images: One image or many.
             batch_size: Images in memory at once.
             max_members: Ask only so many members, as of `with_members`, which is the faster way for many calls.
-            foreign: An ensemble trained on DICOM refuses other images, and the other way round, since it knows no
-                window for them; "as_displayed" takes them as a viewer shows them.
+            on_unknown_kind: An ensemble trained on DICOM refuses other images, and the other way round, since it knows
+                no window for them; "as_displayed" takes them as a viewer shows them.
 
         Raises:
             ReaderError: An image cannot be read; names it. `iterate` goes on past such an image.
         """
         if max_members is not None:
-            return self.with_members(max_members).predict(images, batch_size=batch_size, foreign=foreign)
+            return self.with_members(max_members).predict(
+                images, batch_size=batch_size, on_unknown_kind=on_unknown_kind
+            )
         names: list[str] = []
         predictions: list[Prediction] = []
-        for name, result in self.iterate_named(images, batch_size=batch_size, foreign=foreign):
+        for name, result in self.iterate_named(images, batch_size=batch_size, on_unknown_kind=on_unknown_kind):
             if isinstance(result, ReaderError):
                 raise result
             names.append(name)
@@ -102,7 +94,7 @@ class EnsemblePredictor:
         return Predictions(names, predictions)
 
     def predict_proba(
-        self, images: Images, *, batch_size: int = BATCH_SIZE, foreign: Foreign = "refuse"
+        self, images: Images, *, batch_size: int = BATCH_SIZE, on_unknown_kind: OnUnknownKind = "refuse"
     ) -> Probabilities:
         """Return calibrated probabilities, (n_images, n_classes); rows sum to 1.
 
@@ -110,30 +102,37 @@ class EnsemblePredictor:
             ReaderError: An image cannot be read; names it.
         """
         rows: list[npt.NDArray[np.float64]] = []
-        for _, result in self._stream(images, batch_size, foreign, self._probabilities):
+        for _, result in self._stream(images, batch_size, on_unknown_kind, self._probabilities):
             if isinstance(result, ReaderError):
                 raise result
             rows.append(result)
         return np.array(rows, dtype=np.float64).reshape(len(rows), len(self.classes))
 
     def iterate(
-        self, images: Images, *, batch_size: int = BATCH_SIZE, foreign: Foreign = "refuse"
+        self, images: Images, *, batch_size: int = BATCH_SIZE, on_unknown_kind: OnUnknownKind = "refuse"
     ) -> Iterator[Prediction | ReaderError]:
         """Yield, for each image in order, its prediction, or the error of an image that cannot be read.
 
         Raises:
             ReaderError: `images` itself is of no type or shape that images have.
         """
-        yield from (result for _, result in self.iterate_named(images, batch_size=batch_size, foreign=foreign))
+        yield from (
+            result for _, result in self.iterate_named(images, batch_size=batch_size, on_unknown_kind=on_unknown_kind)
+        )
 
     def iterate_named(
-        self, images: Images, *, batch_size: int = BATCH_SIZE, foreign: Foreign = "refuse"
+        self, images: Images, *, batch_size: int = BATCH_SIZE, on_unknown_kind: OnUnknownKind = "refuse"
     ) -> Iterator[tuple[str, Prediction | ReaderError]]:
         """Yield as `iterate`, each with its name: the image's path, `scan.dcm[3]` for a frame, or `image 0`."""
-        yield from self._stream(images, batch_size, foreign, self._predictions)
+        yield from self._stream(images, batch_size, on_unknown_kind, self._predictions)
 
     def predict_patients(
-        self, images: Images, patients: Sequence[str], *, batch_size: int = BATCH_SIZE, foreign: Foreign = "refuse"
+        self,
+        images: Images,
+        patients: Sequence[str],
+        *,
+        batch_size: int = BATCH_SIZE,
+        on_unknown_kind: OnUnknownKind = "refuse",
     ) -> Predictions:
         """Return one prediction a patient, in the order of their first images, named by the patient.
 
@@ -145,13 +144,13 @@ class EnsemblePredictor:
             images: One image or many; as of `predict`.
             patients: Of each image; or whatever else is to be judged as one, such as the study.
             batch_size: Images in memory at once.
-            foreign: As of `predict`.
+            on_unknown_kind: As of `predict`.
 
         Raises:
             ReaderError: An image cannot be read; names it.
             UserError: There are not as many patients as images.
         """
-        return combine_patients(self.predict(images, batch_size=batch_size, foreign=foreign), patients)
+        return combine_patients(self.predict(images, batch_size=batch_size, on_unknown_kind=on_unknown_kind), patients)
 
     def for_prevalence(self, prevalence: Mapping[str, float]) -> "EnsemblePredictor":
         """Return this predictor for a population in which classes are more or less common than in training.
@@ -196,28 +195,20 @@ class EnsemblePredictor:
         return replace(self, document=document, networks=networks, ood=ood, cut_from=cut_from)
 
     def read(
-        self, images: Images, *, batch_size: int = BATCH_SIZE, foreign: Foreign = "refuse"
+        self, images: Images, *, batch_size: int = BATCH_SIZE, on_unknown_kind: OnUnknownKind = "refuse"
     ) -> Iterator[list[tuple[str, InputImage | ReaderError]]]:
         """Yield batches of what the networks get: each image's name, and the image or its error.
 
-        Files of the next batch are decoded in threads while the caller is busy with this one, so up to `batch_size` of
-        them are taken from an iterable ahead of their turn; with a batch size of 1, and of images in memory, none are.
-        What the iterable raises is raised after the images before it.
-
-        Raises:
-            ReaderError: `images` itself is of no type or shape that images have.
+        Files of the next batch are decoded meanwhile; see `predict.prefetch.read_ahead`, also for what is raised.
         """
-        if batch_size < 1:
-            raise ValueError(f"batch_size must be at least 1, but got {batch_size}")
-        reading = self.document.reading
-        decoded = work_ahead(
-            split_frames(single_images(images, channels=reading.channels), reading),
-            lambda named: (named[0], self._read(*named, foreign)),
-            is_slow=lambda named: isinstance(named[1], (str, Path, Frame)),
-            ahead=batch_size if batch_size > 1 else 0,
+        return read_ahead(
+            images,
+            self.document,
+            batch_size=batch_size,
+            on_unknown_kind=on_unknown_kind,
+            with_colour=self.ood is not None and self.ood.asks_for_colour,
             n_threads=spare_threads(self.networks.device),
         )
-        yield from in_batches(decoded, batch_size)
 
     def predict_store(self, store: ImageStore, rows: Rows, *, batch_size: int = BATCH_SIZE) -> Probabilities:
         """Return calibrated probabilities of rows of a prepared data set, (n_rows, n_classes); judge no image.
@@ -245,25 +236,15 @@ class EnsemblePredictor:
         self,
         images: Images,
         batch_size: int,
-        foreign: Foreign,
+        on_unknown_kind: OnUnknownKind,
         assess: Callable[[Sequence[InputImage]], Iterable[Result]],
     ) -> Iterator[tuple[str, Result | ReaderError]]:
         """Yield name and result, or name and error, of one image after the other; `assess` takes a batch."""
-        for batch in self.read(images, batch_size=batch_size, foreign=foreign):
+        for batch in self.read(images, batch_size=batch_size, on_unknown_kind=on_unknown_kind):
             readable = [image for _, image in batch if not isinstance(image, ReaderError)]
             found = iter(assess(readable) if readable else ())
             for name, image in batch:
                 yield name, image if isinstance(image, ReaderError) else next(found)
-
-    def _read(self, name: str, image: ImageLike | Frame, foreign: Foreign) -> InputImage | ReaderError:
-        document = self.document
-        with_colour = self.ood is not None and self.ood.asks_for_colour
-        try:
-            return read_input(
-                image, document.reading, kinds=document.kinds, foreign=foreign, name=name, with_colour=with_colour
-            )
-        except ReaderError as error:
-            return error
 
     def _probabilities(self, images: Sequence[InputImage]) -> Probabilities:
         return self._pool(self.networks.probabilities(np.stack([image.pixels for image in images])))

@@ -5,15 +5,83 @@ from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from functools import partial
+from pathlib import Path
 from typing import Generic, TypeVar
 
 import joblib
 import torch
 
+from consilia.bundle.document import BundleDocument
+from consilia.errors import ReaderError
+from consilia.predict.images import (
+    Frame,
+    ImageLike,
+    Images,
+    InputImage,
+    OnUnknownKind,
+    read_input,
+    single_images,
+    split_frames,
+)
+
 MOST_THREADS = 8  # more decode no faster: the interpreter's own part of decoding is done by one at a time
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+
+
+def read_ahead(
+    images: Images,
+    document: BundleDocument,
+    *,
+    batch_size: int,
+    on_unknown_kind: OnUnknownKind,
+    with_colour: bool,
+    n_threads: int,
+) -> Iterator[list[tuple[str, InputImage | ReaderError]]]:
+    """Yield batches of what an ensemble's networks get: each image's name, and the image or its error.
+
+    Files of the next batch are decoded in threads while the caller is busy with this one, so up to `batch_size` of
+    them are taken from an iterable ahead of their turn; with a batch size of 1, and of images in memory, none are.
+    What the iterable raises is raised after the images before it.
+
+    Args:
+        images: One image or many.
+        document: Of the ensemble; it says how images are read, and which kinds of file are known.
+        batch_size: Images in memory at once.
+        on_unknown_kind: What becomes of an image of another kind.
+        with_colour: Measure the colour that reading as grey takes away; as of `predict.images.read_input`.
+        n_threads: At least 1.
+
+    Raises:
+        ReaderError: `images` itself is of no type or shape that images have.
+    """
+    if batch_size < 1:
+        raise ValueError(f"batch_size must be at least 1, but got {batch_size}")
+    reading = document.reading
+
+    def read(named: tuple[str, ImageLike | Frame]) -> tuple[str, InputImage | ReaderError]:
+        name, image = named
+        try:
+            return name, read_input(
+                image,
+                reading,
+                kinds=document.kinds,
+                on_unknown_kind=on_unknown_kind,
+                name=name,
+                with_colour=with_colour,
+            )
+        except ReaderError as error:
+            return name, error
+
+    decoded = work_ahead(
+        split_frames(single_images(images, channels=reading.channels), reading),
+        read,
+        is_slow=lambda named: isinstance(named[1], (str, Path, Frame)),
+        ahead=batch_size if batch_size > 1 else 0,
+        n_threads=n_threads,
+    )
+    yield from in_batches(decoded, batch_size)
 
 
 def work_ahead(

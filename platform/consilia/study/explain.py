@@ -13,7 +13,7 @@ import numpy as np
 from consilia.errors import ReaderError, UserError
 from consilia.files import write_atomically, write_text
 from consilia.predict.explain import CAUTION, Explanation, explain
-from consilia.predict.images import Foreign, Images
+from consilia.predict.images import Images, OnUnknownKind
 from consilia.predict.predictor import EnsemblePredictor
 from consilia.report.overlay import draw_overlay
 
@@ -40,7 +40,7 @@ def write_explanations(
     folder: Path,
     *,
     label: str | None = None,
-    foreign: Foreign = "refuse",
+    on_unknown_kind: OnUnknownKind = "refuse",
     progress: Callable[[int], None] = lambda done: None,
 ) -> Explained:
     """Write each image's overlay (.png) and heat map (.npy), and at the end `index.csv` and `about.txt`.
@@ -54,7 +54,7 @@ def write_explanations(
         images: As `EnsemblePredictor.predict` takes them.
         folder: Made if need be; it must be empty, so that no map of an earlier call lies among these.
         label: The class to explain; None takes each image's most probable one.
-        foreign: As of `EnsemblePredictor.predict`.
+        on_unknown_kind: As of `EnsemblePredictor.predict`.
         progress: Told after each image how many are done.
 
     Raises:
@@ -67,7 +67,8 @@ def write_explanations(
         )
     rows: list[list[object]] = []
     errors: list[str] = []
-    for number, (name, result) in enumerate(explain(predictor, images, label=label, foreign=foreign), start=1):
+    explained = explain(predictor, images, label=label, on_unknown_kind=on_unknown_kind)
+    for number, (name, result) in enumerate(explained, start=1):
         if isinstance(result, ReaderError):
             errors.append(str(result))
             rows.append([name, *[""] * (len(COLUMNS) - 2), str(result)])

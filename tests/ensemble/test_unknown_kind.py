@@ -51,7 +51,7 @@ def test_a_raster_image_is_refused_by_an_ensemble_of_windowed_ct_unless_told_how
     image = tmp_path / "slice.png" if as_file else pixels
     with pytest.raises(ReaderError, match=r"trained on DICOM files only .*lung -600/1500.*as_displayed"):
         ct_predictor.predict(image)
-    told = ct_predictor.predict_proba(image, foreign="as_displayed")
+    told = ct_predictor.predict_proba(image, on_unknown_kind="as_displayed")
     assert np.allclose(told, said_of(ct_predictor, pixels), atol=1e-6)
 
 
@@ -60,13 +60,13 @@ def test_a_dicom_file_is_refused_by_an_ensemble_of_png_files_unless_told_how(pre
     with pytest.raises(ReaderError, match=r"slice\.dcm: this is a DICOM file.*trained on raster images only"):
         predictor.predict(path)
     shown = np.rint(np.clip((hounsfield - 39.5) / 399 + 0.5, 0, 1) * 255).astype(np.uint8)
-    told = predictor.predict_proba(path, foreign="as_displayed")
+    told = predictor.predict_proba(path, on_unknown_kind="as_displayed")
     assert np.allclose(told, said_of(predictor, shown), atol=1e-4)
 
 
 def test_telling_how_does_not_change_images_of_the_kind_that_was_trained_on(ct_predictor, hounsfield, tmp_path):
     path = write_ct(tmp_path / "slice.dcm", hounsfield, WindowCenter=40, WindowWidth=400)
-    plain, told = (ct_predictor.predict_proba(path, foreign=how) for how in ("refuse", "as_displayed"))
+    plain, told = (ct_predictor.predict_proba(path, on_unknown_kind=how) for how in ("refuse", "as_displayed"))
     assert np.array_equal(plain, told)
 
 
