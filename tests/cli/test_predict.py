@@ -36,7 +36,7 @@ def test_the_csv_has_a_row_for_every_image_and_the_numbers_of_python(trained, im
         expected = predictor.predict(image)[0]
         assert row["label"] == expected.label
         assert float(row["confidence"]) == pytest.approx(expected.confidence, abs=1e-6)
-        probabilities = {name: float(row[f"p_{name}"]) for name in predictor.classes}
+        probabilities = {name: float(row[f"probability_{name}"]) for name in predictor.classes}
         assert probabilities == pytest.approx(expected.probabilities, abs=1e-6)
         assert row["error"] == ""
     assert "broken.png" in rows[1]["error"]
@@ -83,7 +83,7 @@ def test_a_prevalence_corrects_the_probabilities_and_a_wrong_one_is_refused(trai
     with out.open(newline="", encoding="utf-8") as file:
         (row,) = csv.DictReader(file)
     expected = predictor.for_prevalence(shares).predict_proba(images[0])[0, 0]
-    assert float(row[f"p_{first}"]) == pytest.approx(expected, abs=1e-6)
+    assert float(row[f"probability_{first}"]) == pytest.approx(expected, abs=1e-6)
     capsys.readouterr()
     for wrong, problem in (
         ("covid=0.1", "but names covid"),

@@ -2,10 +2,12 @@
 
 import csv
 
+import pandas as pd
 import pytest
 
 from consilia.config.records import GateVerdict, Prediction
 from consilia.errors import ReaderError
+from consilia.predict.predictions import Predictions
 from consilia.report.predictions import print_predictions, write_predictions
 
 CLASSES = ("clear", "[b]odd")
@@ -35,12 +37,22 @@ def test_the_csv_is_read_back_with_every_digit(tmp_path):
     assert write_predictions(iter(ROWS), CLASSES, path) == (3, 1)
     with path.open(newline="", encoding="utf-8") as file:
         header, *rows = list(csv.reader(file))
-    notes = ["prediction_set", "unusual", "unusual_p_value", "review"]
-    assert header == ["image", "label", "confidence", "p_clear", "p_[b]odd", *notes, "error"]
+    notes = ["unusual", "unusual_p_value", "prediction_set", "review"]
+    assert header == ["image", "label", "confidence", *notes, "probability_clear", "probability_[b]odd", "error"]
     assert [row[0] for row in rows] == [image for image, _ in ROWS]
-    assert [float(number) for number in rows[2][2:5]] == [1 / 3, 1 / 3, 1 - 1 / 3]
-    assert rows[2][5:] == ["clear;[b]odd", "", "", "may be clear or [b]odd; confidence is low", ""]
+    assert [float(rows[2][column]) for column in (2, 7, 8)] == [1 / 3, 1 / 3, 1 - 1 / 3]
+    assert rows[2][3:7] == ["", "", "clear;[b]odd", "may be clear or [b]odd; confidence is low"]
+    assert rows[2][9] == ""
     assert rows[1] == ["scan[/].png", *[""] * 8, "scan[/].png: the file is empty (0 bytes)."]
+
+
+def test_the_csv_has_the_columns_and_values_of_the_frame(tmp_path):
+    rows = [ROWS[0], ROWS[2], ("odd.png", prediction(0.2, GateVerdict(state="unusual", p_value=0.005)))]
+    write_predictions(rows, CLASSES, tmp_path / "p.csv")
+    frame = Predictions(*zip(*rows, strict=True)).to_frame()
+    found = pd.read_csv(tmp_path / "p.csv")
+    assert found.pop("error").isna().all()
+    pd.testing.assert_frame_equal(found, frame, check_dtype=False)
 
 
 def test_a_rejected_image_keeps_its_numbers_and_is_marked_where_nobody_can_miss_it(tmp_path, capsys):
@@ -50,7 +62,9 @@ def test_a_rejected_image_keeps_its_numbers_and_is_marked_where_nobody_can_miss_
     with (tmp_path / "p.csv").open(newline="", encoding="utf-8") as file:
         found = list(csv.DictReader(file))
     assert [row["unusual"] for row in found] == ["usual", "unusual", "rejected: unlike the training images"]
-    assert {(row["label"], row["p_clear"], row["unusual_p_value"]) for row in found} == {("clear", "0.75", "0.0005")}
+    assert {(row["label"], row["probability_clear"], row["unusual_p_value"]) for row in found} == {
+        ("clear", "0.75", "0.0005")
+    }
     print_predictions(rows, CLASSES)
     assert capsys.readouterr().out.count("rejected (clear)") == 1
 

@@ -1,7 +1,7 @@
 """Predictions of many images, and what the images of one patient say together."""
 
 from collections.abc import Sequence
-from typing import overload
+from typing import Any, overload
 
 import numpy as np
 import pandas as pd
@@ -34,28 +34,34 @@ class Predictions(Sequence[Prediction]):
         return f"Predictions({list(self._predictions)!r})"
 
     def to_frame(self) -> pd.DataFrame:
-        """Return one row an image.
-
-        Columns: image, label, confidence, unusual ("usual", "unusual" or "rejected"; None: not checked),
-        unusual_p_value, prediction_set, review, and probability_<class>.
-        """
-        rows = [
-            {
-                "image": name,
-                "label": prediction.label,
-                "confidence": prediction.confidence,
-                "unusual": None if prediction.unusual is None else prediction.unusual.state,
-                "unusual_p_value": None if prediction.unusual is None else prediction.unusual.p_value,
-                "prediction_set": None if prediction.prediction_set is None else ";".join(prediction.prediction_set),
-                "review": "; ".join(prediction.review),
-                **{f"probability_{key}": value for key, value in prediction.probabilities.items()},
-            }
-            for name, prediction in zip(self.names, self._predictions, strict=True)
-        ]
-        return pd.DataFrame(rows, columns=None if rows else _COLUMNS)
+        """Return one row an image, with the columns of `prediction_columns`; without images, none of a class."""
+        classes = tuple(self._predictions[0].probabilities) if self._predictions else ()
+        rows = [prediction_row(*each) for each in zip(self.names, self._predictions, strict=True)]
+        return pd.DataFrame(rows, columns=prediction_columns(classes))
 
 
-_COLUMNS = ["image", "label", "confidence", "unusual", "unusual_p_value", "prediction_set", "review"]
+def prediction_columns(classes: Sequence[str]) -> list[str]:
+    """Return the names of a table's columns, whether it is a frame or a CSV.
+
+    `unusual` is "usual", "unusual" or "rejected"; None: not checked. The classes of `prediction_set` are parted by ";".
+    """
+    noted = ["image", "label", "confidence", "unusual", "unusual_p_value", "prediction_set", "review"]
+    return [*noted, *(f"probability_{name}" for name in classes)]
+
+
+def prediction_row(name: str, prediction: Prediction) -> dict[str, Any]:
+    """Return an image's values by `prediction_columns`; None where there is nothing to say."""
+    found, classes = prediction.unusual, prediction.prediction_set
+    return {
+        "image": name,
+        "label": prediction.label,
+        "confidence": prediction.confidence,
+        "unusual": None if found is None else found.state,
+        "unusual_p_value": None if found is None else found.p_value,
+        "prediction_set": None if classes is None else ";".join(classes),
+        "review": "; ".join(prediction.review),
+        **{f"probability_{key}": value for key, value in prediction.probabilities.items()},
+    }
 
 
 def combine_patients(predictions: Predictions, patients: Sequence[str]) -> Predictions:

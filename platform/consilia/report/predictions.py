@@ -9,9 +9,9 @@ from rich.table import Column, Table
 
 from consilia.config.records import Prediction
 from consilia.files import write_atomically
+from consilia.predict.predictions import prediction_columns, prediction_row
 from consilia.report.console import make_console
 
-_NOTES = ("prediction_set", "unusual", "unusual_p_value", "review")
 REJECTED = "rejected: unlike the training images"
 Row = tuple[str, Prediction | Exception]  # the image's name
 
@@ -40,8 +40,8 @@ def print_predictions(rows: Iterable[Row], classes: Sequence[str]) -> int:
 def write_predictions(rows: Iterable[Row], classes: Sequence[str], path: Path) -> tuple[int, int]:
     """Write one row an image, as they come.
 
-    Columns: image, label, confidence, p_<class>, prediction_set, unusual ("usual", "unusual" or "rejected: unlike the
-    training images"; empty: not checked), unusual_p_value, review, error.
+    Columns: those of `predict.predictions.prediction_columns`, and error. The `unusual` of a rejected image says in
+    words that it is unlike the training images.
 
     Returns:
         Number of images, and of those with an error.
@@ -51,12 +51,12 @@ def write_predictions(rows: Iterable[Row], classes: Sequence[str], path: Path) -
     def write(temporary: Path) -> None:
         nonlocal n_images, n_errors
         with temporary.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.writer(file)
-            writer.writerow(["image", "label", "confidence", *(f"p_{name}" for name in classes), *_NOTES, "error"])
+            writer = csv.DictWriter(file, [*prediction_columns(classes), "error"])
+            writer.writeheader()
             for image, result in rows:
                 n_images += 1
                 n_errors += isinstance(result, Exception)
-                writer.writerow([image, *_fields(result, classes)])
+                writer.writerow(_row(image, result))
 
     write_atomically(path, write)
     return n_images, n_errors
@@ -69,15 +69,8 @@ def _label(prediction: Prediction) -> str:
     return prediction.label
 
 
-def _unusual(prediction: Prediction) -> tuple[str, float | str]:
-    found = prediction.unusual
-    if found is None:
-        return "", ""
-    return REJECTED if found.state == "rejected" else found.state, found.p_value
-
-
-def _fields(result: Prediction | Exception, classes: Sequence[str]) -> list[Any]:
+def _row(image: str, result: Prediction | Exception) -> dict[str, Any]:
     if isinstance(result, Exception):
-        return ["", "", *("" for _ in classes), *("" for _ in _NOTES), str(result)]
-    notes = [";".join(result.prediction_set or ()), *_unusual(result), "; ".join(result.review)]
-    return [result.label, result.confidence, *(result.probabilities[name] for name in classes), *notes, ""]
+        return {"image": image, "error": str(result)}
+    row = prediction_row(image, result)
+    return row | {"unusual": REJECTED} if row["unusual"] == "rejected" else row
