@@ -17,6 +17,8 @@ from consilia.config.study import StudyPlan
 from consilia.config.study_folder import StudyFolder
 from processes import wait_until_gone, wait_until_idle
 
+pytest_plugins = ["finished_study"]
+
 ROOT = Path(__file__).parent.parent
 
 # No test may depend on the wall clock being fast: these two are all that Hypothesis measures by it.
