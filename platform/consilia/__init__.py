@@ -23,7 +23,7 @@ def load(path: "str | Path", *, device: str = "auto", precision: "Precision" = "
             probabilities by more than 0.01 on the golden inputs or on the first batch of images.
 
     Raises:
-        BundleError: A file is missing or changed, the schema is newer than this version of consilia, a path
+        BundleError: A file is missing or changed, the schema is another than this version of consilia reads, a path
             leaves the folder, or the model does not reproduce its golden outputs.
         UserError: torch cannot use the device, or the networks cannot run with this precision.
     """

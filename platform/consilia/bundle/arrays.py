@@ -1,4 +1,4 @@
-"""Arrays of a bundle, read only where they are what they must be: a header may claim gigabytes, or hold a pickle."""
+"""Reading arrays that somebody else may have written: a header may claim gigabytes, or announce a pickle."""
 
 import zipfile
 import zlib

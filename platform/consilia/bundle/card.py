@@ -52,8 +52,8 @@ def _summary(document: BundleDocument) -> str:
     source = document.provenance
     return (
         f"Classifies {document.modality} images as {_join(document.classes)}. Built by consilia "
-        f"{document.consilia} from study {source.study} on data set {source.data}. For research: it is no "
-        "medical device, and its numbers hold for images like those it was made from."
+        f"{document.consilia} from study {source.study} on data set {source.data}. For research: it is not "
+        "a medical device, and its numbers hold for images like those it was made from."
     )
 
 
@@ -163,7 +163,7 @@ def _safety(document: BundleDocument) -> str:
 
 def _gate(document: BundleDocument) -> str:
     if document.gate is None:
-        return "## Unusual images\n\nNo image is compared with those of the training: any image gets an answer."
+        return "## Unusual images\n\nImages are not compared with those of the training: any image gets an answer."
     return _list("## Unusual images", describe_gate(document.gate))
 
 
@@ -174,7 +174,7 @@ def _input(document: BundleDocument) -> str:
         f"## Input\n\nTrained on {_KINDS[document.kinds]}. {describe_reading(reading)} An image of another kind is "
         "refused unless the caller asks for it to be taken as displayed. The networks see "
         f"{_join([f'{size} px' for size in sizes])}. `golden.npz` holds synthetic inputs (noise "
-        "and gradients), no patient's image, and what the ensemble says of them; loading compares."
+        "and gradients), not a patient's image, and what the ensemble said of them; loading compares that."
     )
 
 

@@ -1,4 +1,4 @@
-"""The schema of `ensemble.json`: all that a bundle says of itself."""
+"""The schema of `ensemble.json`: everything that a bundle says of itself."""
 
 from typing import Annotated, Literal
 
@@ -96,7 +96,7 @@ class BundleDocument(Frozen):
     prevalence: tuple[float, ...]  # of each class in training, every patient weighing 1
     safety: SafetyReport
     honesty: HonestReport
-    gate: GateReport | None  # None where a warning says why there is none
+    gate: GateReport | None  # by what unusual images are told; None: a warning says why they are not
     selection: SelectionReport
     calibration: CalibrationReport
     evaluations: tuple[Evaluation, ...]
@@ -112,7 +112,7 @@ class BundleDocument(Frozen):
 
     @property
     def gate_network(self) -> tuple[int, int] | None:
-        """Places, from 0, of the network that the gate sees by: its member, and its fold among the member's."""
+        """The network that unusual images are told by: its member, and its place in it; both from 0."""
         if self.gate is None:
             return None
         places = ((i, j) for i, member in enumerate(self.members) for j in range(len(member.networks)))
@@ -189,7 +189,7 @@ def _n_classes(calibrator: AnyCalibrator) -> int | None:
 def _check_member(member: Member, folds: list[int | None], document: BundleDocument) -> None:
     name = f"trial {member.trial}"
     if [network.fold for network in member.networks] != folds or len(set(folds)) != len(folds):
-        raise ValueError(f"every member must have one network for each of the folds {folds}: {name} has not")
+        raise ValueError(f"every member must have one network for each of the folds {folds}, but {name} does not")
     if member.model.n_classes != len(document.classes):
         raise ValueError(f"{name} must have {len(document.classes)} outputs, but has {member.model.n_classes}")
     if member.model.channels != document.reading.channels:

@@ -1,6 +1,6 @@
 """Golden outputs: what an ensemble said of a few images when its bundle was written. `predict.golden` computes them.
 
-The inputs are synthetic (noise and gradients), never a patient's image: a bundle is made to be shared.
+The inputs are synthetic (noise and gradients), never a patient's image, since a bundle is made to be shared.
 """
 
 from collections.abc import Mapping

@@ -25,7 +25,8 @@ def read_bundle(path: Path) -> BundleDocument:
     """Read `ensemble.json` and check place, size and SHA-256 of every file that it lists; read no other.
 
     Raises:
-        BundleError: The folder is no bundle, of a newer schema, incomplete, changed, or leads out of itself.
+        BundleError: The folder is not a bundle, has another schema, lacks a file, holds one that was changed, or names
+            one outside itself.
     """
     content = _read_document(path / DOCUMENT)
     _check_version(path, content)
@@ -71,7 +72,7 @@ def _read_document(path: Path) -> dict[str, Any]:
 
 
 def _refuse_constant(name: str) -> None:
-    raise ValueError(f"{name} is no number")
+    raise ValueError(f"{name} is not a number")
 
 
 def _check_version(path: Path, content: dict[str, Any]) -> None:
@@ -82,7 +83,7 @@ def _check_version(path: Path, content: dict[str, Any]) -> None:
         writer = content.get("consilia", "(unknown version)")
         raise BundleError(
             f"{path} was written by consilia {writer} with schema version {found}; consilia "
-            f"{__version__} reads {SCHEMA_VERSION}. Install consilia {writer} or later."
+            f"{__version__} reads version {SCHEMA_VERSION}. Install consilia {writer} or later."
         )
     if found < SCHEMA_VERSION:
         raise BundleError(
@@ -108,5 +109,7 @@ def _inside(bundle: Path, name: str) -> PurePosixPath:
         raise BundleError(f"{bundle / DOCUMENT}: a file must lie in the bundle, but {name!r} leads out of it.")
     for part in (path, *path.parents):
         if part.parts and (bundle / part).is_symlink():
-            raise BundleError(f"{bundle}: a bundle must hold no links, but {part} is one. Copy what it points to.")
+            raise BundleError(
+                f"{bundle}: a bundle must not hold links, but {part} is one. Put what it points to in its place."
+            )
     return path

@@ -39,8 +39,8 @@ def write_bundle(
         weights: Where each network's safetensors file lies now, by its name in the bundle.
         golden: What the ensemble says of the golden inputs.
         seen: Of the images that the networks were trained on.
-        sets: The calibration of its prediction sets; None: it gives none.
-        ood: What usual images look like; None where the document has no gate.
+        sets: The calibration of the prediction sets; None: the ensemble gives none.
+        ood: What usual images look like; None: nothing to compare images with.
     """
 
     def fill(folder: Path) -> None:
@@ -116,7 +116,7 @@ def _finish(folder: Path, document: BundleDocument) -> None:
 
 
 def _link(source: Path, target: Path) -> None:
-    """Give a file of ours a second name; copy it where the file system has no hard links."""
+    """Give a file of the bundle a second name; copy it where the file system has no hard links."""
     target.parent.mkdir(parents=True, exist_ok=True)
     try:
         os.link(source, target)

@@ -20,7 +20,7 @@ is pooled over the image, cell (i, j) contributes
 
 Behind average pooling and a linear head this is the class activation map, weighted by g_mf, and exact: its cells sum
 to g_mf . (z_mf - bias). So every network's map is in the same unit, nats of the ensemble's log odds, and none is
-rescaled by itself: one that says nothing would be blown up to one that decides. As networks have cells of different
+rescaled by itself: a map that says nothing would look like one that decides. As networks have cells of different
 sizes, a map is divided by the area of its cells and drawn smoothly around their centres (`train.networks.cells`) in the
 stored image; then all are added.
 

@@ -17,10 +17,10 @@ def is_cut(document: BundleDocument, most: int) -> bool:
 
 
 def cut_document(document: BundleDocument, n_members: int) -> tuple[BundleDocument, tuple[int, ...]]:
-    """Return what the document says of the ensemble with fewer members, and which of its members they are, ascending.
+    """Return what the document says of the ensemble with fewer members, and the numbers of those members, ascending.
 
     Weights, calibrator and sizes are those of the smaller ensemble. Evaluations and limits stay those of all members:
-    whoever judges images by it must not use them.
+    no image may be judged by them.
 
     Args:
         document: Of all members.

@@ -1,7 +1,7 @@
 """One heat map of the whole ensemble: where its networks found what speaks for a class.
 
-What speaks against the class is cut off from the ensemble's evidence (`predict.attribution`), and the rest
-divided by its maximum. Source: docs/methods.md section 10.
+Contributions against the class (`predict.attribution`) are cut off, and the rest is divided by its maximum.
+Source: docs/methods.md section 10.
 """
 
 from collections.abc import Iterator
@@ -21,7 +21,7 @@ BATCH_SIZE = 16  # a network keeps all its feature maps of a batch
 
 CAUTION = (
     "A heat map shows in which cells of their last, coarse feature maps the networks found what raised this "
-    "probability. It is not a localisation of a finding, no measurement of its size, and no evidence that the "
+    "probability. It neither localises a finding nor measures its size, and it is not evidence that the "
     "prediction is right: a wrong prediction has a heat map too. A cell sees far beyond its own borders. Colours "
     "compare places within one image, never two images: each map is scaled to its own maximum."
 )
@@ -90,7 +90,7 @@ def _explain(predictor: EnsemblePredictor, pixels: npt.NDArray[np.uint8], chosen
     probabilities = pool_folds(calibrator, networks.pool(softmax(logits)))
     labels = probabilities.argmax(axis=1) if chosen is None else np.full(len(pixels), chosen)
     gradient = odds_gradient(logits, networks.combination, calibrator, labels)
-    evidence, cell = contributions(networks, pixels, gradient)
+    contributed, cell = contributions(networks, pixels, gradient)
     return [
         Explanation(
             label=predictor.classes[label],
@@ -99,11 +99,11 @@ def _explain(predictor: EnsemblePredictor, pixels: npt.NDArray[np.uint8], chosen
             pixels=image,
             cell=cell,
         )
-        for label, row, of_image, image in zip(labels, probabilities, evidence, pixels, strict=True)
+        for label, row, of_image, image in zip(labels, probabilities, contributed, pixels, strict=True)
     ]
 
 
-def _scaled(evidence: npt.NDArray[np.float64]) -> npt.NDArray[np.float32]:
-    positive = np.clip(evidence, 0, None)
+def _scaled(contributed: npt.NDArray[np.float64]) -> npt.NDArray[np.float32]:
+    positive = np.clip(contributed, 0, None)
     highest = positive.max()
     return (positive / highest if highest > 0 else positive).astype(np.float32)

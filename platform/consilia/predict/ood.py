@@ -63,7 +63,7 @@ def look_at(
     """Return what each network says of images, and how usual they are, from one pass.
 
     Returns:
-        Logits (n_members, n_folds, n_images, n_classes); and a verdict on each image, None where there is no detector.
+        Logits (n_members, n_folds, n_images, n_classes); and a verdict on each image, None without a detector.
     """
     pixels = np.stack([image.pixels for image in images])
     if detector is None:

@@ -26,10 +26,10 @@ LARGEST_MOVE = 1e-2  # of the ensemble's calibrated probabilities
 
 
 def check_precision(precision: str) -> None:
-    """Check that there is such a precision.
+    """Check the name of a precision.
 
     Raises:
-        UserError: There is not; names those that there are.
+        UserError: It is unknown; names those that can be had.
     """
     if precision not in get_args(Precision):
         raise UserError(f"precision must be one of {', '.join(get_args(Precision))}, but got {precision!r}.")
@@ -67,7 +67,7 @@ def run_in_precision(
 class CheckedPrecision:
     """A program of lower precision that also computes its first batch in float32, and refuses to go on if they differ.
 
-    What is compared are the ensemble's probabilities. Those of later batches are no longer compared.
+    The ensemble's probabilities are compared. Those of later batches are not.
     """
 
     def __init__(

@@ -47,7 +47,7 @@ class EnsemblePredictor:
     sets: CalibrationScores | None = None  # of the prediction sets; None: there are none
     ood: OodDetector | None = None  # tells unusual images; None: the bundle holds nothing to compare with
     deployed: npt.NDArray[np.float64] | None = None  # prevalence to correct for, (n_classes,); None: as in training
-    cut_from: int | None = None  # members of the ensemble that this is a part of; None: of no larger one
+    cut_from: int | None = None  # members of the ensemble that this is a part of; None: it has all its members
     precision: Precision = "float32"  # that the networks compute in
 
     @property
@@ -57,7 +57,7 @@ class EnsemblePredictor:
 
     @property
     def without_sets(self) -> str:
-        """Why it gives no prediction sets; "" where it does."""
+        """Why the ensemble gives no prediction sets; "" where it gives them."""
         return WITHOUT_SET[self.document.build]
 
     def predict(
@@ -73,7 +73,7 @@ class EnsemblePredictor:
         Args:
             images: One image or many.
             batch_size: Images in memory at once.
-            max_members: Ask only so many members, as of `with_members`, which is the faster way for many calls.
+            max_members: Ask only this many members, as of `with_members`, which is faster for many calls.
             on_unknown_kind: An ensemble trained on DICOM refuses other images, and the other way round, since it knows
                 no window for them; "as_displayed" takes them as a viewer shows them.
 
@@ -157,13 +157,13 @@ class EnsemblePredictor:
 
         Prediction sets stay as they are: what they promise of each class holds in any mixture of the classes, what they
         promise over all images does not. The confidence below which a person is asked was chosen in the training
-        population, so it asks for nobody here.
+        population, so it is not used here.
 
         Args:
             prevalence: Share of each class by name; one may be left out and has the rest.
 
         Raises:
-            UserError: The shares are none of these classes', or the ensemble has seen no image of one of them.
+            UserError: A class or a share cannot be, or the ensemble has seen no image of one of its classes.
         """
         if 0.0 in self.document.prevalence:
             never = self.classes[self.document.prevalence.index(0.0)]
@@ -173,7 +173,7 @@ class EnsemblePredictor:
     def with_members(self, most: int) -> "EnsemblePredictor":
         """Return a predictor that asks only the members of the largest weights, which is faster and less accurate.
 
-        How much less, `document.sizes` and the model card say. Its probabilities are calibrated for its size. What else
+        `document.sizes` and the model card say how much less. Its probabilities are calibrated for its size. What else
         the ensemble promises holds for all members only: it gives no prediction sets, and asks for review of every
         image, saying why.
 

@@ -97,7 +97,7 @@ def _read_state(expected: Mapping[str, torch.Tensor], file: Path) -> dict[str, t
         raise BundleError(f"{file}: the network cannot be read: {error}") from error
     if state.keys() != expected.keys():
         name = min(state.keys() ^ expected.keys())
-        which = "lacks" if name in expected else "has, and the model has not,"
+        which = "lacks" if name in expected else "also holds"
         raise BundleError(f"{file} must hold exactly the model's tensors, but {which} {name!r}.")
     for name, tensor in expected.items():
         if (state[name].shape, state[name].dtype) != (tensor.shape, tensor.dtype):
