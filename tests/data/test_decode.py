@@ -12,8 +12,8 @@ from PIL import Image
 from broken_readers import break_once, fail, read_or_break
 from consilia.config.reading import Reading
 from consilia.data.decode.block import Decoded, decode_block, join
-from consilia.data.decode.pool import DecodePool, LocalPool, block_length, decode_blocks
 from consilia.data.decode.process import DecodeProcess, is_plain
+from consilia.data.decode.workers import DecodeWorkers, LocalWorkers, block_length, decode_blocks
 from consilia.data.sources.card import list_blocks, list_images
 from consilia.data.sources.listing import ImageTable
 from consilia.errors import RunError
@@ -39,9 +39,9 @@ def block(folder: Path, *names: object) -> Files:
     return tuple((folder / (f"{name:03d}.png" if isinstance(name, int) else f"{name}.png"), None) for name in names)
 
 
-def decode(table: ImageTable, *, pool: DecodePool | None, start: int = 0) -> list[Decoded]:
+def decode(table: ImageTable, *, workers: DecodeWorkers | None, start: int = 0) -> list[Decoded]:
     blocks = list_blocks(table, rows=block_length(READING), start=start)
-    return list(decode_blocks(blocks, READING, pool=pool))
+    return list(decode_blocks(blocks, READING, workers=workers))
 
 
 def same(first: Decoded, second: Decoded) -> bool:
@@ -50,23 +50,23 @@ def same(first: Decoded, second: Decoded) -> bool:
 
 
 class TestBlocks:
-    def test_a_pool_yields_what_one_process_does(self, tmp_path, monkeypatch):
-        monkeypatch.setattr("consilia.data.decode.pool.BLOCK_BYTES", 64 * 5)
+    def test_workers_yield_what_one_process_does(self, tmp_path, monkeypatch):
+        monkeypatch.setattr("consilia.data.decode.workers.BLOCK_BYTES", 64 * 5)
         folder = write_table(tmp_path / "made", balanced())
         (folder / "007.png").write_bytes(b"")
         table = list_images(card_of(folder))
-        alone = decode(table, pool=None)
-        with LocalPool(3) as pool:
-            together = decode(table, pool=pool)
+        alone = decode(table, workers=None)
+        with LocalWorkers(3) as workers:
+            together = decode(table, workers=workers)
         assert [part.n_listed for part in alone] == [5, 5, 5, 5, 4]
         assert all(same(a, b) for a, b in zip(alone, together, strict=True))
 
     @pytest.mark.parametrize("start", [0, 5, 20, 24])
     def test_decoding_starts_behind_what_is_done(self, tmp_path, monkeypatch, start):
-        monkeypatch.setattr("consilia.data.decode.pool.BLOCK_BYTES", 64 * 5)
+        monkeypatch.setattr("consilia.data.decode.workers.BLOCK_BYTES", 64 * 5)
         table = list_images(card_of(write_table(tmp_path / "made", balanced())))
-        whole = decode(table, pool=None)
-        rest = decode(table, pool=None, start=start)
+        whole = decode(table, workers=None)
+        rest = decode(table, workers=None, start=start)
         assert all(same(a, b) for a, b in zip(whole[(start + 4) // 5 :], rest, strict=True))
 
     def test_parts_join_to_the_block_that_they_were(self, folder):
@@ -120,8 +120,8 @@ class TestDeaths:
         assert same(decoded, decode_block(block(folder, 0, 1, 2), READING))
 
     def test_a_fault_of_the_reader_reaches_the_caller(self, folder):
-        with LocalPool(1, read=fail) as pool, pytest.raises(OSError, match="a fault of the reader"):
-            pool.submit(block(folder, 0), READING).result()
+        with LocalWorkers(1, read=fail) as workers, pytest.raises(OSError, match="a fault of the reader"):
+            workers.submit(block(folder, 0), READING).result()
 
     def test_a_process_that_dies_with_no_image_at_hand_is_an_error_that_says_what_to_do(self, folder):
         process = DecodeProcess()
@@ -132,9 +132,9 @@ class TestDeaths:
         assert len(process.decode(block(folder, 1), READING).facts) == 1
         process.close()
 
-    def test_leaving_a_pool_ends_what_still_runs(self, folder):
-        with LocalPool(1, read=read_or_break) as pool:
-            pending = pool.submit(block(folder, "hang"), READING)
+    def test_leaving_the_workers_ends_what_still_runs(self, folder):
+        with LocalWorkers(1, read=read_or_break) as workers:
+            pending = workers.submit(block(folder, "hang"), READING)
         with pytest.raises(RunError, match="ended"):
             pending.result()
 

@@ -16,8 +16,8 @@ from PIL import Image
 from broken_readers import read_and_note, read_or_break, read_tagged
 from consilia.config.card import DataCard
 from consilia.config.reading import Reading
-from consilia.data.decode.pool import LocalPool
 from consilia.data.decode.reader import read_image
+from consilia.data.decode.workers import LocalWorkers
 from consilia.data.sources.card import list_images
 from consilia.data.sources.listing import Quarantined
 from consilia.data.store import prepare as prepare_module
@@ -55,7 +55,7 @@ class TestContent:
     def test_tags_of_some_files_are_columns_with_gaps(self, tmp_path, stores):
         with_tags = ("000.png", "009.png", "023.png")
         card = card_of(write_table(tmp_path / "made", balanced()))
-        store = prepare(card, root=stores, pool=partial(LocalPool, 1, read=partial(read_tagged, with_tags)))
+        store = prepare(card, root=stores, workers=partial(LocalWorkers, 1, read=partial(read_tagged, with_tags)))
         expected = ["L" if name in with_tags else "" for name in store.index["file"]]
         assert store.index["tag_Laterality"].tolist() == expected
         assert ImageStore.open(store.folder).index.equals(store.index)
@@ -115,14 +115,14 @@ class TestContent:
 
 class TestDigest:
     def test_workers_and_place_do_not_change_it(self, tmp_path, monkeypatch):
-        monkeypatch.setattr("consilia.data.decode.pool.BLOCK_BYTES", 64 * 3)  # three images a block
+        monkeypatch.setattr("consilia.data.decode.workers.BLOCK_BYTES", 64 * 3)  # three images a block
         rows = balanced()
         digests = []
         for workers in (1, 2):
             folder = write_table(tmp_path / f"copy-{workers}", rows)
             (folder / "005.png").write_bytes(b"")
             card = card_of(folder, max_bad=0.5)
-            store = prepare(card, root=tmp_path / f"root-{workers}", pool=partial(LocalPool, workers))
+            store = prepare(card, root=tmp_path / f"root-{workers}", workers=partial(LocalWorkers, workers))
             digests.append((store.digest, store.folder.name, store.index["file"].tolist()))
             assert [bad.file for bad in store.manifest.quarantine] == ["005.png"]
         assert digests[0] == digests[1]
@@ -192,7 +192,7 @@ class TestOnce:
         assert not partial.exists()
 
     def test_progress_rises_to_the_number_of_images(self, tmp_path, stores, monkeypatch):
-        monkeypatch.setattr("consilia.data.decode.pool.BLOCK_BYTES", 64 * 5)
+        monkeypatch.setattr("consilia.data.decode.workers.BLOCK_BYTES", 64 * 5)
         said: list[tuple[int, int]] = []
         card = card_of(write_table(tmp_path / "made", balanced()))
         prepare(card, root=stores, progress=lambda done, total: said.append((done, total)))
@@ -217,7 +217,7 @@ import os, signal, sys
 from functools import partial
 from pathlib import Path
 from broken_readers import read_and_note
-from consilia.data.decode import pool as decode
+from consilia.data.decode import workers as decode
 from consilia.data.store.prepare import prepare
 from data_tables import card_of
 
@@ -228,8 +228,8 @@ def die(done, total):
 if __name__ == "__main__":
     folder, stores, log = map(Path, sys.argv[1:])
     decode.BLOCK_BYTES = 64 * 5
-    pool = partial(decode.LocalPool, 2, read=partial(read_and_note, log))
-    prepare(card_of(folder, max_bad=0.5), root=stores, pool=pool, progress=die)
+    workers = partial(decode.LocalWorkers, 2, read=partial(read_and_note, log))
+    prepare(card_of(folder, max_bad=0.5), root=stores, workers=workers, progress=die)
 """
 
 
@@ -237,7 +237,7 @@ class TestResume:
     @pytest.fixture
     def folder(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         """24 images, one of them unreadable, in blocks of five."""
-        monkeypatch.setattr("consilia.data.decode.pool.BLOCK_BYTES", 64 * 5)
+        monkeypatch.setattr("consilia.data.decode.workers.BLOCK_BYTES", 64 * 5)
         folder = write_table(tmp_path / "made", balanced())
         (folder / "003.png").write_bytes(b"")
         return folder
@@ -274,8 +274,8 @@ class TestResume:
         )
         assert done.returncode == -9
         progress = Interrupt(at=99)
-        pool = partial(LocalPool, 2, read=partial(read_and_note, log))
-        store = prepare(self.card(folder), root=stores, pool=pool, progress=progress)
+        workers = partial(LocalWorkers, 2, read=partial(read_and_note, log))
+        store = prepare(self.card(folder), root=stores, workers=workers, progress=progress)
         assert progress.said == [10, 15, 20, 24]
         decoded = log.read_text().split()
         assert [decoded.count(f"{number:03d}.png") for number in range(10)] == [1] * 10
@@ -291,7 +291,7 @@ class TestResume:
         self.check_equal(store, folder, stores)
 
     def test_an_archive_goes_on_too(self, stores, tmp_path, monkeypatch):
-        monkeypatch.setattr("consilia.data.decode.pool.BLOCK_BYTES", 64 * 5)
+        monkeypatch.setattr("consilia.data.decode.workers.BLOCK_BYTES", 64 * 5)
         pixels = np.random.default_rng(0).integers(0, 256, (12, 8, 8), dtype=np.uint8)
         arrays = {
             f"{split}_{part}": pixels if part == "images" else np.arange(12) % 2
@@ -417,7 +417,7 @@ class TestQuarantine:
         rows = balanced()
         rows[4] |= {"path": "kill.png"}
         folder = write_table(tmp_path / "made", rows)
-        store = prepare(card_of(folder, max_bad=0.1), root=stores, pool=partial(LocalPool, 2, read=read_or_break))
+        store = prepare(card_of(folder, max_bad=0.1), root=stores, workers=partial(LocalWorkers, 2, read=read_or_break))
         (bad,) = store.manifest.quarantine
         assert bad.file == "kill.png"
         assert "its decoder crashed twice" in bad.reason
@@ -454,13 +454,13 @@ class TestQuarantine:
 class TestWhere:
     def test_a_few_png_files_are_decoded_in_this_process_and_other_formats_never(self, tmp_path, stores):
         folder = write_table(tmp_path / "made", balanced())
-        refuse = partial(LocalPool, 0)  # nothing would ever be decoded
-        assert prepare_module._default_pool(list_images(card_of(folder))) is None
+        refuse = partial(LocalWorkers, 0)  # nothing would ever be decoded
+        assert prepare_module._default_workers(list_images(card_of(folder))) is None
         Image.fromarray(picture(1)).save(folder / "001.png", format="TIFF")
-        assert prepare_module._default_pool(list_images(card_of(folder))) is not None
+        assert prepare_module._default_workers(list_images(card_of(folder))) is not None
         store = prepare(card_of(folder), root=stores)
         assert store.index["format"].tolist() == ["PNG", "TIFF", *["PNG"] * 22]
-        assert len(prepare(card_of(folder), root=stores, pool=refuse)) == 24  # known: no pool is opened
+        assert len(prepare(card_of(folder), root=stores, workers=refuse)) == 24  # known: no worker is started
 
 
 class TestDisk:

@@ -9,8 +9,8 @@ from consilia.cluster.connection import connect
 from consilia.config.reading import Reading
 from consilia.config.study import ClusterProfile
 from consilia.data.decode.block import Block, Decoded, decode_block
-from consilia.data.decode.pool import DecodePool
 from consilia.data.decode.process import IMAGE_SECONDS, DecodeProcess, end_after
+from consilia.data.decode.workers import DecodeWorkers
 from consilia.data.store.key import decoder_versions
 from consilia.errors import ClusterError
 
@@ -18,8 +18,8 @@ _Versions = tuple[tuple[str, str], ...]
 
 
 @contextmanager
-def ray_tasks(profile: ClusterProfile) -> Iterator[DecodePool]:
-    """Connect to a cluster and yield a pool that decodes on all its CPUs.
+def ray_tasks(profile: ClusterProfile) -> Iterator[DecodeWorkers]:
+    """Connect to a cluster and yield workers that decode on all its CPUs.
 
     Every node must see the images at the same path as this one, on a shared disk, and must have the same versions of
     the packages that decode. Both are checked: another pixel, or an image lost on one node alone, would go unseen.
@@ -29,15 +29,15 @@ def ray_tasks(profile: ClusterProfile) -> Iterator[DecodePool]:
     """
     with connect(profile):
         resources = ray.cluster_resources()  # type: ignore[no-untyped-call] # Ray's
-        pool = TaskPool(max(1, int(resources.get("CPU", 1))))
+        workers = TaskWorkers(max(1, int(resources.get("CPU", 1))))
         try:
-            yield pool
+            yield workers
         finally:
-            pool.close()
+            workers.close()
 
 
-class TaskPool:
-    """A DecodePool of Ray tasks, each on one CPU; Ray must be connected.
+class TaskWorkers:
+    """DecodeWorkers: Ray tasks, each on one CPU; Ray must be connected.
 
     Args:
         n_workers: How many run at a time; Ray queues the others.

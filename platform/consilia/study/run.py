@@ -61,8 +61,8 @@ def run_study(plan: StudyPlan, *, studies: Path, stores: Path, view: StudyView) 
             check_unchanged(plan, weights, folder)
         # A cluster decodes on all its nodes, which must share a disk for the search in any case.
         on_cluster = plan.search.configuration is None and joins_cluster(plan.cluster)
-        pool = functools.partial(ray_tasks, plan.cluster) if on_cluster else None
-        store = prepare(plan.data, root=stores.absolute(), progress=view.preparing, pool=pool)
+        workers = functools.partial(ray_tasks, plan.cluster) if on_cluster else None
+        store = prepare(plan.data, root=stores.absolute(), progress=view.preparing, workers=workers)
         folds = load_or_make_folds(plan, store, folder)
         if not is_over(plan, folder):
             check_disk(plan, folder)

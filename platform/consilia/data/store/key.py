@@ -9,7 +9,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from consilia.config.card import DataCard
-from consilia.data.decode.pool import block_length
+from consilia.data.decode.workers import block_length
 from consilia.data.sources.listing import ImageTable
 from consilia.data.store.image_store import SCHEMA_VERSION
 from consilia.files import sha256_of_json

@@ -11,8 +11,8 @@ import joblib
 import numpy as np
 
 from consilia.config.card import DataCard
-from consilia.data.decode.pool import DecodePool, LocalPool, block_length, decode_blocks
 from consilia.data.decode.process import is_plain
+from consilia.data.decode.workers import DecodeWorkers, LocalWorkers, block_length, decode_blocks
 from consilia.data.sources.card import list_blocks, list_images
 from consilia.data.sources.listing import ImageTable, Quarantined, check_classes
 from consilia.data.store.image_store import INDEX, MANIFEST, PIXELS, ImageStore, Manifest, content_digest
@@ -23,7 +23,7 @@ from consilia.errors import DataError, RunError
 from consilia.files import sync, write_json
 
 Progress = Callable[[int, int], None]  # images done, images in all
-Pool = Callable[[], AbstractContextManager[DecodePool]]
+OpenWorkers = Callable[[], AbstractContextManager[DecodeWorkers]]
 
 _PARTIAL = ".partial-"
 _IN_PROCESS = 512  # fewer images are decoded before worker processes would have started
@@ -40,7 +40,7 @@ def prepare(
     *,
     root: Path,
     progress: Progress | None = None,
-    pool: Pool | None = None,
+    workers: OpenWorkers | None = None,
     free_space: Callable[[Path], int] | None = None,
 ) -> ImageStore:
     """Decode the images of `card` into a store below `root`, or open the store that holds them already.
@@ -54,7 +54,7 @@ def prepare(
         card: The data set.
         root: Folder of all stores; made if need be. One prepare at a time works in it, others wait.
         progress: Told how many images are done, and how many there are; first, how many an earlier call has done.
-        pool: Opens what decodes, and does not change the result. Default: one process a CPU; a few PNG or JPEG files
+        workers: Opens what decodes, and does not change the result. Default: one process a CPU; a few PNG or JPEG files
             are decoded in this process.
         free_space: Bytes free at a folder; replaced in tests.
 
@@ -76,7 +76,7 @@ def prepare(
         _drop_dead(root, card, folder)
         _check_space(card, table, folder, free_space or _free_space)
         with PartialStore(folder, (card.size, card.size, card.channels)) as partial:
-            _decode_rest(card, table, partial, pool or _default_pool(table), progress)
+            _decode_rest(card, table, partial, workers or _default_workers(table), progress)
             manifest = _complete(card, table, partial)
             partial.drop_journal()
         published = _publish(folder, root / f"{card.name}-{manifest.digest[:16]}")
@@ -130,16 +130,16 @@ def _check_space(card: DataCard, table: ImageTable, folder: Path, free_space: Ca
         )
 
 
-def _default_pool(table: ImageTable) -> Pool | None:
+def _default_workers(table: ImageTable) -> OpenWorkers | None:
     # A crash of their decoder would end this process. Those of PNG and JPEG are in every browser, so small sets of
     # them are spared the start of a process; DICOM's and the others' never run here.
     if len(table) < _IN_PROCESS and all(is_plain(table.root / file) for file in table.files):
         return None
-    return lambda: LocalPool(joblib.cpu_count())
+    return lambda: LocalWorkers(joblib.cpu_count())
 
 
 def _decode_rest(
-    card: DataCard, table: ImageTable, partial: PartialStore, pool: Pool | None, progress: Progress | None
+    card: DataCard, table: ImageTable, partial: PartialStore, workers: OpenWorkers | None, progress: Progress | None
 ) -> None:
     """Append what is missing; whatever ends this, the blocks so far are kept."""
     tell = progress or (lambda done, total: None)
@@ -147,10 +147,10 @@ def _decode_rest(
         return
     try:
         tell(partial.n_listed, len(table))
-        # An archive is read in this process, so no pool is opened, and no cluster is joined, for it.
-        with pool() if pool is not None and not table.archive else nullcontext() as workers:
+        # An archive is read in this process, so no process is started, and no cluster is joined, for it.
+        with workers() if workers is not None and not table.archive else nullcontext() as opened:
             blocks = list_blocks(table, rows=block_length(card.reading), start=partial.n_listed)
-            for part in decode_blocks(blocks, card.reading, pool=workers):
+            for part in decode_blocks(blocks, card.reading, workers=opened):
                 partial.append(part)
                 tell(partial.n_listed, len(table))
     except KeyboardInterrupt as interrupt:

@@ -25,7 +25,7 @@ class Pending(Protocol):
         """Wait for the block."""
 
 
-class DecodePool(Protocol):
+class DecodeWorkers(Protocol):
     """Decodes blocks, several at a time; a context manager, which ends what still runs when it is left."""
 
     n_workers: int  # how many blocks are decoded at a time
@@ -39,30 +39,30 @@ def block_length(reading: Reading) -> int:
     return max(1, min(_BLOCK_IMAGES, BLOCK_BYTES // (reading.size**2 * reading.channels)))
 
 
-def decode_blocks(blocks: Iterable[Block], reading: Reading, *, pool: DecodePool | None) -> Iterator[Decoded]:
+def decode_blocks(blocks: Iterable[Block], reading: Reading, *, workers: DecodeWorkers | None) -> Iterator[Decoded]:
     """Decode blocks, and yield them in their order.
 
     At most two blocks a worker are in flight, so memory does not grow with their number. What is yielded does not
-    depend on the pool.
+    depend on the workers.
 
     Args:
         blocks: Of `block_length` images at most.
         reading: How a file becomes stored pixels.
-        pool: Decodes the blocks; None: this process.
+        workers: Decodes the blocks; None: this process.
     """
-    if pool is None:
+    if workers is None:
         yield from (decode_block(block, reading) for block in blocks)
         return
     rest = iter(blocks)
     waiting: deque[Pending] = deque()
-    waiting.extend(pool.submit(block, reading) for block in islice(rest, 2 * pool.n_workers))
+    waiting.extend(workers.submit(block, reading) for block in islice(rest, 2 * workers.n_workers))
     while waiting:
         yield waiting.popleft().result()
-        waiting.extend(pool.submit(block, reading) for block in islice(rest, 1))
+        waiting.extend(workers.submit(block, reading) for block in islice(rest, 1))
 
 
-class LocalPool:
-    """A DecodePool of processes on this machine.
+class LocalWorkers:
+    """DecodeWorkers: processes on this machine.
 
     Args:
         n_workers: Number of processes.
@@ -76,7 +76,7 @@ class LocalPool:
         self._processes = [DecodeProcess(read=read, seconds=seconds) for _ in range(n_workers)]
         self._threads = [threading.Thread(target=self._serve, args=(p,), daemon=True) for p in self._processes]
 
-    def __enter__(self) -> "LocalPool":
+    def __enter__(self) -> "LocalWorkers":
         for thread in self._threads:
             thread.start()
         return self
