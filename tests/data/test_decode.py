@@ -123,11 +123,11 @@ class TestDeaths:
         with LocalWorkers(1, read=fail) as workers, pytest.raises(OSError, match="a fault of the reader"):
             workers.submit(block(folder, 0), READING).result()
 
-    def test_a_process_that_dies_with_no_image_at_hand_is_an_error_that_says_what_to_do(self, folder):
+    def test_a_process_that_dies_while_it_decodes_no_image_is_an_error_that_says_what_to_do(self, folder):
         process = DecodeProcess()
         process.decode(block(folder, 0), READING)
         os.kill(process.pid, signal.SIGKILL)
-        with pytest.raises(RunError, match=r"no image at hand \(signal SIGKILL\).*memory.*__main__"):
+        with pytest.raises(RunError, match=r"decoded no image \(signal SIGKILL\).*memory.*__main__"):
             process.decode(block(folder, 1), READING)
         assert len(process.decode(block(folder, 1), READING).facts) == 1
         process.close()

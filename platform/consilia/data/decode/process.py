@@ -1,4 +1,8 @@
-"""A process that decodes images: one that a decoder crashes or hangs ends alone, and names the image it was at."""
+"""A process that decodes images. If a decoder crashes or hangs it, it ends alone, and the image it was at is known.
+
+Each process has a pipe of its own. Pools that share one (pebble, concurrent.futures) break or hang when a process is
+killed while it sends a block, as happens when memory runs out.
+"""
 
 import multiprocessing
 import signal
@@ -18,7 +22,7 @@ from consilia.data.decode.reader import read_image
 from consilia.errors import RunError
 
 IMAGE_SECONDS = 60.0  # the largest mammograms take a second or two
-_STARTING, _IDLE = -2, -1  # in place of a position
+_STARTING, _IDLE = -2, -1  # in place of the position of an image
 
 # Forked from one server that has imported what they need, processes start in hundredths of a second and share its
 # memory. Not from this process: it may run threads (Ray, torch), and a lock copied while held stays held.
@@ -42,16 +46,16 @@ class DecodeProcess:
         self._closed = False
 
     def decode(self, block: Block, reading: Reading) -> Decoded:
-        """Decode a block, whatever its images do to the process.
+        """Decode a block, even if some of its images crash the process.
 
         An image whose process died is decoded once more with no other image beside it; if that process dies too, the
         image is a failure, and the others of its block are decoded without it.
 
         Raises:
-            RunError: Processes do not start, or die with no image to blame.
+            RunError: Processes do not start, or die while they decode no image.
         """
         parts: list[Decoded] = []
-        suspect = False  # the next image has taken a process down
+        suspect = False  # whether the next image has crashed a process
         while len(block) > 0 or not parts:
             piece, rest = (block[:1], block[1:]) if suspect else (block, block[:0])
             try:
@@ -113,7 +117,7 @@ class DecodeProcess:
         assert self._connection is not None
         with _STARTING_OR_REAPING:
             self._process.join(timeout=5)
-            if self._process.is_alive():  # it hung up without dying
+            if self._process.is_alive():  # it closed its pipe without ending
                 self._process.kill()
                 self._process.join()
             exit_code = self._process.exitcode or 0
@@ -125,8 +129,8 @@ class DecodeProcess:
             raise RunError("Decoding was ended.")
         if position < 0:
             raise RunError(
-                f"A process that decodes images died with no image at hand ({_death(exit_code)}). If memory ran out, "
-                "free some and prepare again; it goes on where it stopped. A script that prepares data must do so "
+                f"A process that decodes images died while it decoded no image ({_death(exit_code)}). If memory ran "
+                "out, free some and prepare again: it goes on where it stopped. A script that prepares data must do so "
                 'below `if __name__ == "__main__":`.'
             )
         return _DiedError(position, exit_code)
@@ -145,7 +149,7 @@ def _reason(piece: Block, death: _DiedError, seconds: float) -> str:
     if death.exit_code == -signal.SIGALRM:
         return f"{name}: decoding it was ended twice after {seconds:g} s; the file is damaged, or its disk hangs."
     return (
-        f"{name}: its decoder crashed twice, the second time in a process of its own ({_death(death.exit_code)}); "
+        f"{name}: its decoder crashed twice, the second time alone ({_death(death.exit_code)}); "
         "the file is damaged, or memory ran out."
     )
 
@@ -155,7 +159,7 @@ def _death(exit_code: int) -> str:
 
 
 def _work(connection: Connection, position: Any, read: Read, seconds: float) -> None:
-    """Decode what arrives until the other side hangs up."""
+    """Decode what arrives until the other side closes the pipe."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent ends this process
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
     position.value = _IDLE
@@ -169,7 +173,7 @@ def _work(connection: Connection, position: Any, read: Read, seconds: float) -> 
             block, reading = connection.recv()
             try:
                 reply: Decoded | BaseException = decode_block(block, reading, read=read, before=before)
-            except Exception as error:  # a fault of ours, not of a file: it goes to the caller
+            except Exception as error:  # a fault of the program, not of a file, belongs to the caller
                 reply = error
             end_after(0)
             position.value = _IDLE
@@ -196,7 +200,7 @@ def end_after(seconds: float) -> None:
 
 
 def is_plain(path: Path) -> bool:
-    """Say whether a file is PNG or JPEG, or has no content that any decoder would see.
+    """Return whether a file is PNG or JPEG, or has no content that a decoder would see.
 
     Those two decoders are trusted in the caller's own process when there are few images.
     """
