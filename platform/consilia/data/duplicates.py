@@ -1,9 +1,9 @@
-"""Pictures that stand in a store more than once: bit by bit, or nearly so; found without comparing all with all.
+"""Finds pictures that a store holds more than once, exactly or nearly, without comparing all with all.
 
 Two pictures are near duplicates when their 16 x 16 grey means, without the coarsest frequencies, correlate almost
 perfectly: cosine frequencies keep what is left of a picture that was compressed, resized or made brighter, while the
-coarse layout that all images of one kind share says nothing. Pictures are compared within the leaves of a few random
-trees, which put what is close into one leaf; time and memory do not depend on how alike the pictures are.
+coarsest ones are left out, since all images of one kind share them. Pictures are compared within the leaves of a few
+random trees, which put close ones into one leaf; time and memory do not depend on how alike the pictures are.
 
 Source: Dasgupta and Freund, Random Projection Trees and Low Dimensional Manifolds, STOC 2008, for the trees;
 docs/methods.md section 1 for the criterion, with what its limits were chosen on.
@@ -33,7 +33,7 @@ _LEAST_CONTENT = 12  # pixels a side; less is compared exactly only
 _LEAST_CONTRAST = 2.0  # grey values, standard deviation without the coarsest frequencies
 _TREES, _LEAF = 16, 64
 _CROWD = 4  # near pairs an image, in a leaf or in all, above which only those are kept that connect it
-_ABOVE_ZERO = 1e-6  # a weight of 0 would be no edge
+_ABOVE_ZERO = 1e-6  # a weight of 0 would not count as an edge
 
 Pixels = npt.NDArray[np.uint8]  # (n, size, size, channels)
 Pairs = npt.NDArray[np.int64]  # (m, 2)
@@ -43,7 +43,7 @@ Signatures = npt.NDArray[np.floating]  # (n, d) unit vectors, lowest frequency f
 _ORDER = np.add.outer(np.arange(_SIDE), np.arange(_SIDE)).ravel()
 _COMPARED = np.argsort(_ORDER, kind="stable")[np.count_nonzero(_ORDER < _COARSEST) :]
 
-_found: "dict[str, tuple[DuplicatePair, ...]]" = {}  # of the last stores, by digest: folds and audit both ask
+_found: "dict[str, tuple[DuplicatePair, ...]]" = {}  # of the last stores, by digest, since folds and audit both ask
 _REMEMBERED = 4
 
 
@@ -64,7 +64,7 @@ def find_duplicates(store: ImageStore) -> tuple[DuplicatePair, ...]:
     grows almost linearly with the number of images; of the pixels, only those of a few images are in memory at once.
 
     Returns:
-        Pairs, ordered by their rows: whoever follows them reaches every image of a group.
+        Pairs, ordered by their rows. Every image of a group can be reached from any other through pairs.
     """
     if store.digest not in _found:
         while len(_found) >= _REMEMBERED:
@@ -101,7 +101,7 @@ def signature(image: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
 
     Returns:
         A unit vector, lowest frequency first; or not-a-number throughout where the picture is too small within its
-        dark border or shows too little contrast to be told from others.
+        dark border or shows too little contrast to be distinguished from others.
     """
     rows, columns = content_box(image, dark=_DARK, share=_SHARE)
     nothing = np.full(len(_COMPARED), np.nan, dtype=np.float32)
@@ -156,7 +156,7 @@ def _find_near(
 def _compare_with_first(
     signatures: Signatures, hashes: npt.NDArray[np.uint64], limit: float
 ) -> tuple[Pairs, Differences, npt.NDArray[np.bool_]]:
-    """Pair pictures with the first of their hash; say, beside the pairs, which of them it can stand for."""
+    """Pair pictures with the first one of the same hash; also return which pictures that one can represent."""
     _, first, group = np.unique(hashes, return_index=True, return_inverse=True)
     later = np.flatnonzero(first[group] != np.arange(len(hashes)))
     pairs = np.stack([first[group][later], later], axis=1)
@@ -178,7 +178,7 @@ def _leaves(vectors: Signatures) -> Iterator[Rows]:
             if len(node) <= _LEAF:
                 yield np.sort(node)
                 continue
-            # Between two of its members, a node is mostly split where it is long.
+            # A line through two random members mostly runs along the longer side of a node.
             one, two = vectors[generator.choice(node, 2, replace=False)]
             order = np.argsort(vectors[node] @ (one - two), kind="stable")
             nodes += [node[order[: len(node) // 2]], node[order[len(node) // 2 :]]]

@@ -25,6 +25,12 @@ from consilia.files import sha256_of_json, write_atomically
 OnLeak = Literal["error", "drop_train", "keep"]
 _COLUMNS = ["image_id", "patient_id", "label", "split", "fold", "group"]
 _SHUFFLES = 20
+_ON_LEAK: dict[str, OnLeak] = {"error": "error", "drop_train": "drop_train", "keep": "keep"}
+_WAYS_OUT = (
+    "Images of the test split must not be trained on: correct the splits, or say in the card `on_leak: drop_train` "
+    "(such training images are left out) or `on_leak: keep` (they stay, and the model card says that the test scores "
+    "may be too good)."
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,7 +41,7 @@ class FoldPlan:
     store_digest: str
     k: int
     seed: int
-    on_leak: OnLeak  # what was done with images of the pool that are bound to test images
+    on_leak: OnLeak  # what was done with the pool's images that are bound to test images
     fold: npt.NDArray[np.int64] = field(compare=False)  # (n,) 0 ... k-1, LOCKED or DROPPED; see `digest`
     group: GroupIds = field(compare=False)  # (n,) of one patient, or sharing a picture; see `digest`
 
@@ -54,7 +60,7 @@ class FoldPlan:
 
     @property
     def test(self) -> Rows:
-        """Rows of the locked test split, ascending; empty where there is none."""
+        """Rows of the locked test split, ascending; empty if the data has no test split."""
         return np.flatnonzero(self.fold == LOCKED)
 
     @property
@@ -64,12 +70,12 @@ class FoldPlan:
 
     @property
     def bound(self) -> Rows:
-        """Rows of the test split that share a patient or a picture with the pool: none but by `on_leak: keep`."""
+        """Rows of the test split that share a patient or a picture with the pool; empty unless `on_leak` is keep."""
         return self.test[np.isin(self.group[self.test], self.group[self.pool])]
 
     @property
     def kept(self) -> Rows:
-        """Rows of the pool that share a patient or a picture with the test split: none but by `on_leak: keep`."""
+        """Rows of the pool that share a patient or a picture with the test split; empty unless `on_leak` is keep."""
         return self.pool[np.isin(self.group[self.pool], self.group[self.test])]
 
     def save(self, path: Path, store: ImageStore) -> None:
@@ -110,10 +116,10 @@ def make_folds(
         store: The data set.
         k: Number of folds, at least 2.
         seed: Decides the shuffle; the same seed gives the same folds.
-        test: What a source without a test split gets.
+        test: Whether a test split is made if the source has none.
         test_fraction: Share of the patients in a test split made here, in (0, 1).
         on_leak: What to do with other images that share a patient or a picture with the source's test images:
-            refuse them, leave them out, or keep them, which flatters the test.
+            refuse them, leave them out, or keep them, which makes the test scores too good.
 
     Raises:
         DataError: A patient or a picture is in the test split and outside it, or a class has fewer groups of
@@ -142,12 +148,6 @@ def make_folds(
     return plan
 
 
-_WAYS_OUT = (
-    "What is tested may not be trained on: correct the splits, or say in the card `on_leak: drop_train` (such training "
-    "images are left out) or `on_leak: keep` (they stay, and the model card says that the test may flatter)."
-)
-
-
 def load_folds(path: Path) -> FoldPlan:
     """Read folds that `FoldPlan.save` wrote.
 
@@ -165,7 +165,7 @@ def load_folds(path: Path) -> FoldPlan:
         raise DataError(f"{path} cannot be read as folds: {error}") from error
     if plan.digest != stored:
         raise DataError(
-            f"{path} was changed after it was written: its content does not have the digest it names. "
+            f"{path} was changed after it was written: its content does not match its digest. "
             "Restore it; results that were computed with other folds cannot be combined with it."
         )
     return plan
@@ -188,9 +188,6 @@ def check_no_leak(folds: FoldPlan, store: ImageStore) -> None:
         )
     among = folds.pool if folds.on_leak == "keep" else np.flatnonzero(folds.fold != DROPPED)
     refuse_crossing(store, folds.fold, groups=folds.group, among=among, what="a fold", remedy="Make the folds again.")
-
-
-_ON_LEAK: dict[str, OnLeak] = {"error": "error", "drop_train": "drop_train", "keep": "keep"}
 
 
 def _frame(store: ImageStore, fold: npt.NDArray[np.int64], groups: GroupIds) -> pd.DataFrame:
@@ -235,7 +232,7 @@ def _draw_test(store: ImageStore, groups: GroupIds, *, test_fraction: float, see
 
 
 def _strata(labels: Labels, groups: GroupIds) -> Iterable[list[int]]:
-    """Groups by their class; a group of several classes counts for the one that is rarest in the data."""
+    """Return the groups of each class; a group of several classes counts for the rarest of them in the data."""
     frequency = np.bincount(labels)
     rarest: dict[int, int] = {}
     for group, label in zip(groups.tolist(), labels.tolist(), strict=True):
@@ -249,7 +246,7 @@ def _strata(labels: Labels, groups: GroupIds) -> Iterable[list[int]]:
 
 
 def _split(labels: Labels, groups: GroupIds, *, k: int, seed: int) -> npt.NDArray[np.int64]:
-    """Shuffle until every fold holds every class, which patients of several classes can prevent."""
+    """Shuffle until every fold holds every class; patients with images of several classes can make that impossible."""
     fold = np.empty(len(labels), dtype=np.int64)
     n_classes = len(np.unique(labels))
     for attempt in range(_SHUFFLES):

@@ -34,23 +34,23 @@ def merge_duplicates(store: ImageStore) -> GroupIds:
 def refuse_crossing(
     store: ImageStore, part: npt.NDArray[np.int64], *, groups: GroupIds, among: Rows, what: str, remedy: str
 ) -> None:
-    """Raise when images that are bound to each other lie in more than one part.
+    """Raise an error if images that are bound to each other lie in more than one part.
 
     Args:
         store: The images.
         part: Part of each image, (n,): its fold, say.
         groups: Of the images, as `merge_duplicates` numbers them.
-        among: Rows of the images that are in any part.
-        what: What divides the parts, for the error.
+        among: Rows of the images that belong to a part.
+        what: What the parts are, for the error.
         remedy: What to do, for the error.
 
     Raises:
-        DataError: Names two files of the first patient or picture that is divided.
+        DataError: Images of one group lie in several parts; names two files.
     """
     bonds = {
         "are of one patient": store.index["patient_id"].to_numpy(),
         "hold the same pixels": store.index["pixel_digest"].to_numpy(),
-        "show nearly the same picture, or are bound by such": groups,
+        "show nearly the same picture, or are linked by pictures that do": groups,
     }
     for says, bond in bonds.items():
         frame = pd.DataFrame({"bond": bond[among], "part": part[among], "row": among})

@@ -1,7 +1,7 @@
-"""Drawing chest-like radiographs: anatomy, one finding or none, and the scanner that took them.
+"""Draws chest-like radiographs: an anatomy, at most one finding, and the scanner that took the image.
 
-Every image gets the same amount of added opacity, drawn without regard to its class: a finding takes its part
-of it in a shape of its own, the rest is smooth haze. So brightness says nothing about the class, and shape does.
+Every image gets the same amount of added opacity, drawn without regard to its class: a finding is a
+shape that takes a part of it, and the rest is smooth haze. So the class shows in shape, not in brightness.
 """
 
 from dataclasses import dataclass

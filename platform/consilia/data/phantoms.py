@@ -1,4 +1,4 @@
-"""The built-in data set: chest-like radiographs of simulated patients, the same ones for the same seed."""
+"""The built-in data set: chest-like radiographs of simulated patients, the same for the same seed."""
 
 import csv
 import io
@@ -37,10 +37,10 @@ def write_phantoms(folder: Path, *, patients: int = 240, size: int = 64, seed: i
     to the finding, and one to four images. A quarter of the patients of each class is the test split.
 
     Args:
-        folder: Made if need be. If it holds the phantoms of these very settings, nothing is written.
+        folder: Made if it is missing. If it holds the phantoms of the same settings, nothing is written.
         patients: How many; at least 24, so that every class has both scanners in both splits.
         size: Side of an image, pixels; at least 32.
-        seed: Decides everything.
+        seed: Decides every patient and every pixel.
 
     Returns:
         `folder`.
@@ -102,7 +102,7 @@ def _write(folder: Path, *, patients: int, size: int, seed: int) -> None:
 
 
 def _draw_patients(count: int, seed: int) -> list[_Patient]:
-    """Deal findings, scanners and splits out evenly, then shuffle who gets which."""
+    """Distribute findings, scanners and splits evenly, then shuffle them over the patients."""
     generator = np.random.default_rng(seed)
     dealt: list[tuple[str, str, str]] = []
     for position, finding in enumerate(CLASSES):

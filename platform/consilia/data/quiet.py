@@ -1,4 +1,4 @@
-"""Keeping the remarks of decoding libraries on odd files off the screen: what changes pixels is checked, and raised."""
+"""Keeps the warnings of decoding libraries about odd files off the screen; the readers check what may change pixels."""
 
 import logging
 import threading

@@ -27,13 +27,13 @@ def read_raster(file: BinaryIO, reading: Reading, *, frame: int | None, as_displ
 
     Raises:
         ReaderError: The file is truncated, damaged, too large, of another type, has several frames where the
-            reading wants one, or is not one that the window applies to.
+            reading wants one, or has no values that the window applies to.
     """
     with _opened(file, name) as image:
         if image.info.get("compression") in _FAX:
             raise ReaderError(
-                f"{name}: a TIFF with fax compression is decoded whether it is damaged or not; store it with another "
-                "compression, such as LZW."
+                f"{name}: a TIFF with fax compression cannot be read, since its decoder does not notice damage; store "
+                "it with another compression, such as LZW."
             )
         n_frames = _count(image, file, name)
         if (chosen := choose_frame(n_frames, reading, frame, name)) or n_frames > 1:
@@ -83,7 +83,7 @@ def fit_image(
     if isinstance(rule, FixedWindows):
         raise ReaderError(
             f"{name}: the windows are in the values of DICOM (CT: Hounsfield units), and this is a raster image or an "
-            "array, whose values nobody knows. Give the DICOM file, or have the image taken as a viewer displays it."
+            "array, whose values have no known unit. Give the DICOM file, or have the image taken as it is displayed."
         )
     plain = _check_array(image, name) if isinstance(image, np.ndarray) else _plain(image, name)
     if isinstance(rule, PercentileWindow):
@@ -95,7 +95,7 @@ def fit_image(
 
 @contextmanager
 def _opened(file: BinaryIO, name: str) -> Iterator[Image.Image]:
-    """Open with Pillow, its remarks on odd files kept off the screen unless pixels may have suffered."""
+    """Open with Pillow; its warnings about odd files are dropped, unless one says that pixels were lost."""
     with quietly() as remarks:
         try:
             with Image.open(file, formats=_FORMATS) as image:
@@ -119,7 +119,7 @@ def _is_loss(remark: str) -> bool:
 
 
 def _count(image: Image.Image, file: BinaryIO, name: str) -> int:
-    if image.format == "MPO":  # a phone's JPEG with a second picture derived from it: no sequence
+    if image.format == "MPO":  # a phone's JPEG with a second picture derived from it, not a sequence
         return 1
     n_frames, n_bytes = int(getattr(image, "n_frames", 1)), os.fstat(file.fileno()).st_size
     if n_frames * _LEAST_FRAME_BYTES > n_bytes:
@@ -140,7 +140,7 @@ def _upright(image: Image.Image, name: str) -> Image.Image:
 
 
 def _plain(image: Image.Image, name: str) -> Image.Image | npt.NDArray[Any]:
-    """Bring an image upright, and to 8 bits a channel without transparency or to an array of more bits."""
+    """Turn an image upright; return it with 8 bits a channel and no transparency, or as an array of more bits."""
     upright = _upright(image, name)
     if upright.mode.startswith(("I", "F")):
         return _wide_values(np.asarray(upright), upright.mode, getattr(image, "tag_v2", {}), name)

@@ -1,4 +1,4 @@
-"""Bytes of any shape to the stored square: channels, then fit."""
+"""From an image of any shape to the square that is stored: which frame, which channels, and how they are fitted."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -19,7 +19,7 @@ MAX_PIXELS = 80_000_000
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Picture:
-    """One image as it is stored, and what its file was."""
+    """One image as it is stored, and the facts of its file."""
 
     pixels: Pixels
     kind: ImageKind
@@ -31,7 +31,7 @@ class Picture:
 
 
 def check_size(width: int, height: int, name: str) -> None:
-    """Refuse an image before its pixels are made.
+    """Refuse an image of an impossible size before memory is taken for its pixels.
 
     Raises:
         ReaderError: It has no pixels, or more than `MAX_PIXELS`.
@@ -49,7 +49,7 @@ def choose_frame(n_frames: int, reading: Reading, frame: int | None, name: str) 
     """Return the frame to decode.
 
     Raises:
-        ReaderError: There is no such frame; or there are several, and the reading's rule picks none.
+        ReaderError: The frame does not exist, or the file has several and the reading does not say which to take.
     """
     if frame is not None:
         if not 0 <= frame < n_frames:
@@ -60,7 +60,9 @@ def choose_frame(n_frames: int, reading: Reading, frame: int | None, name: str) 
     if reading.frames == "middle":
         return n_frames // 2
     if reading.frames == "each":
-        raise ReaderError(f"{name}: the file has {n_frames} frames and each is an image; say which one is meant.")
+        raise ReaderError(
+            f"{name}: each of the file's {n_frames} frames is an image of its own; say which one to decode."
+        )
     raise ReaderError(
         f"{name}: the file has {n_frames} frames, and the card does not say which to take: set `frames: first`, "
         "`middle` or `each`."
@@ -74,7 +76,7 @@ def to_square(image: Image.Image, reading: Reading, *, name: str) -> Pixels:
     over area.
 
     Raises:
-        ReaderError: The reading wants one channel a window, and this image has none to give.
+        ReaderError: The reading makes one channel of each window, and a raster image does not have the values for them.
     """
     if isinstance(reading.window, FixedWindows) and len(reading.window.windows) > 1:
         _require_colour(image, reading, name)

@@ -1,4 +1,4 @@
-"""Window rules: image values to bytes of grey.
+"""Window rules: from the values of an image to bytes of grey.
 
 Everything is computed once for each value that an image can take, then looked up: exact, and as fast for three
 windows as for one. Source: DICOM PS3.3, C.11.2.1 (VOI LUT and window functions).
@@ -66,7 +66,7 @@ def apply_window(values: Values, center: float, width: float, *, function: VoiFu
         name: What an error calls the image.
 
     Raises:
-        ReaderError: The width is too small, or centre or width is no number.
+        ReaderError: The width is too small, or centre or width is not a number.
 
     Source: DICOM PS3.3, C.11.2.1.2.1 and C.11.2.1.3.
     """
@@ -124,7 +124,7 @@ def by_percentiles(image: npt.NDArray[Any], rule: PercentileWindow, *, name: str
     """Map an image in memory, all its channels together; see `apply_percentiles`.
 
     Raises:
-        ReaderError: A value is infinite or no number.
+        ReaderError: A value is infinite or not a number.
     """
     require_finite(image, name)
     levels = find_levels(image)
@@ -132,10 +132,10 @@ def by_percentiles(image: npt.NDArray[Any], rule: PercentileWindow, *, name: str
 
 
 def require_finite(image: npt.NDArray[Any], name: str) -> None:
-    """Refuse infinite values and those that are no number.
+    """Refuse values that are infinite or not a number.
 
     Raises:
-        ReaderError: There is one.
+        ReaderError: The image holds such a value.
     """
     if np.issubdtype(image.dtype, np.floating) and not np.isfinite(image).all():
         raise ReaderError(f"{name}: float pixels must be finite numbers, but some are infinite or nan.")

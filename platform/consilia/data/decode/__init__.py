@@ -1,1 +1,1 @@
-"""Files to squares of bytes, in processes that a decoder may crash."""
+"""From files to squares of bytes, in processes that may crash without harm to others."""

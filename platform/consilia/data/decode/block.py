@@ -1,4 +1,4 @@
-"""Decoding one block of images, and what the index keeps of each. A decoding process imports this and little else."""
+"""Decodes one block of images, with what the index keeps of each. A decoding process imports little else."""
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
@@ -31,7 +31,7 @@ class Read(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ImageFacts:
-    """What the index says of one readable image, beside what its source said."""
+    """What the index holds of one readable image, beside what its source says."""
 
     position: int  # in the block
     mean: float  # of pixel / 255
@@ -65,7 +65,7 @@ def decode_block(
         block: Files, or arrays (m, h, w[, c]).
         reading: How they become stored pixels.
         read: Decodes a file.
-        before: Told the position of each image before it is decoded.
+        before: Called with the position of each image before it is decoded.
     """
     pixels = np.empty((len(block), reading.size, reading.size, reading.channels), dtype=np.uint8)
     facts: list[ImageFacts] = []

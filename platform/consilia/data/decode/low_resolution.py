@@ -1,4 +1,4 @@
-"""What a picture shows at low resolution, as frequencies: what survives compression, resizing and brightness.
+"""A picture at low resolution, as frequencies, which compression, resizing and brightness hardly change.
 
 Source of the hash: the DCT hash of Zauner, Implementation and Benchmarking of Perceptual Image Hash Functions, 2010.
 """

@@ -17,18 +17,18 @@ from consilia.errors import ReaderError
 def read_image(path: Path, reading: Reading, *, frame: int | None = None, as_displayed: bool = False) -> Picture:
     """Decode a file and fit it to (size, size, channels).
 
-    Whether it is DICOM is told by its content (DICM at byte 128), or else by the suffix .dcm or .dicom; raster
-    files by their content alone. Only one frame is decoded.
+    A file is read as DICOM if it says DICM at byte 128, or else if its suffix is .dcm or .dicom. Raster files are
+    recognised by their content alone. Only one frame is decoded.
 
     Args:
         path: The file.
         reading: Size, channels, fit, window and rule for frames.
         frame: Of a file with several, counted from 0; None: `reading.frames` decides.
-        as_displayed: Take the pixels as a viewer shows them, in place of the reading's window.
+        as_displayed: Take the pixels as a viewer shows them, instead of under the reading's window.
 
     Raises:
         ReaderError: The file is missing, empty, truncated, damaged, too large, of another type, has several frames
-            and no rule that picks one, or is not one that the window applies to; names it.
+            and no rule that picks one, or has no values that the window applies to; names it.
     """
     name = str(path)
     with _opened(path) as (file, is_dicom):
@@ -41,7 +41,7 @@ def count_frames(path: Path) -> int:
     """Return how many frames a file has, without decoding one: 1 for most, more for a multi-frame DICOM or TIFF.
 
     Raises:
-        ReaderError: The file is missing, damaged or no image; names it.
+        ReaderError: The file is missing, damaged or not an image; names it.
     """
     with _opened(path) as (file, is_dicom):
         if not is_dicom:

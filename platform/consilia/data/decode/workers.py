@@ -1,4 +1,4 @@
-"""Decoding block by block in a fixed order: in this process, in processes beside it, or on a cluster."""
+"""Decodes block by block, in a fixed order: in this process, in other processes, or on a cluster."""
 
 import queue
 import threading
@@ -26,7 +26,7 @@ class Pending(Protocol):
 
 
 class DecodeWorkers(Protocol):
-    """Decodes blocks, several at a time; a context manager, which ends what still runs when it is left."""
+    """Decode blocks, several at a time. A context manager: on leaving it, whatever still runs is ended."""
 
     n_workers: int  # how many blocks are decoded at a time
 
@@ -42,8 +42,8 @@ def block_length(reading: Reading) -> int:
 def decode_blocks(blocks: Iterable[Block], reading: Reading, *, workers: DecodeWorkers | None) -> Iterator[Decoded]:
     """Decode blocks, and yield them in their order.
 
-    At most two blocks a worker are in flight, so memory does not grow with their number. What is yielded does not
-    depend on the workers.
+    At most two blocks a worker are being decoded or waiting, so memory does not grow with the number of blocks. The
+    result does not depend on the workers.
 
     Args:
         blocks: Of `block_length` images at most.
@@ -102,5 +102,5 @@ class LocalWorkers:
             future, block, reading = job
             try:
                 future.set_result(process.decode(block, reading))
-            except BaseException as error:  # belongs to whoever waits for the block
+            except BaseException as error:  # is raised where the block is waited for
                 future.set_exception(error)

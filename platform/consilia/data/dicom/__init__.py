@@ -1,1 +1,1 @@
-"""DICOM files: what they say ahead of their pixels, their pixels as grey, and a data set made of them."""
+"""DICOM files: their headers, and their pixels as grey or colour."""

@@ -1,4 +1,4 @@
-"""What a compressed frame says of itself, checked against the DICOM header before a native decoder sees it.
+"""Checks the header of a compressed frame against the DICOM header before a native decoder sees the frame.
 
 Source: ITU-T T.81 (JPEG), T.87 (JPEG-LS) and T.800 (JPEG 2000), markers; DICOM PS3.5 G.5 (RLE).
 """
@@ -26,7 +26,7 @@ _MAX_TILES = 65535  # JPEG 2000's own limit
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FrameShape:
-    """What a header promises."""
+    """What a DICOM header says of its frames."""
 
     rows: int
     columns: int
@@ -36,7 +36,7 @@ class FrameShape:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Codestream:
-    """What a compressed frame is."""
+    """What a compressed frame says of itself."""
 
     shape: tuple[int, int, int]  # rows, columns, samples
     precision: int  # bits a sample
@@ -47,7 +47,7 @@ def check_codestream(data: bytes, syntax: uid.UID, promised: FrameShape, name: s
     """Refuse a frame that is cut short, or whose size is not what the header promises.
 
     Returns:
-        What the frame is; None for RLE, which does not say.
+        What the frame says of itself; None for RLE, which says nothing.
 
     Raises:
         ReaderError: The frame is damaged or does not fit its header; names the file.

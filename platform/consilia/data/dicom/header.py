@@ -1,4 +1,4 @@
-"""What a DICOM file says ahead of its pixels, read without decoding any.
+"""The header of a DICOM file: its elements ahead of the pixels, read without decoding any pixel.
 
 Source: DICOM PS3.5 (encoding), PS3.10 (file format), PS3.3 C.7.6.3 (image pixel module).
 """
@@ -19,7 +19,7 @@ from pydicom.uid import UID, DeflatedExplicitVRLittleEndian
 from consilia.data.quiet import quietly
 from consilia.errors import ReaderError
 
-# Deflated files say nowhere how large they become. 80 million pixels of 16 bits, and half as much again.
+# Deflated files do not say how large they become. 80 million pixels of 16 bits, and half as much again.
 MAX_INFLATED_BYTES = 256 * 2**20
 # For the index: what describes an image, and the identifiers that carry no name of a person.
 INDEX_TAGS = (
@@ -84,7 +84,7 @@ class Header:
         """Return an element as one whole number.
 
         Raises:
-            ReaderError: It is absent and has no default, or is no whole number.
+            ReaderError: It is absent and has no default, or is not a whole number.
         """
         try:
             value = self.dataset.get(keyword)
@@ -107,7 +107,7 @@ def read_header(file: BinaryIO, name: str) -> Header:
     """Read up to the pixels; `file` is at its first byte, and stays open for `Header.source`.
 
     Raises:
-        ReaderError: The file is no DICOM file, is damaged, or holds no pixels.
+        ReaderError: The file is not a DICOM file, is damaged, or holds no pixels.
     """
     try:
         with quietly():
@@ -122,7 +122,7 @@ def count_header_frames(header: Header) -> int:
     """Return NumberOfFrames, 1 where it is absent.
 
     Raises:
-        ReaderError: It is no whole number, below 1, or more than the file has bytes for.
+        ReaderError: It is not a whole number, is below 1, or is more than the file has bytes for.
     """
     n_frames = header.number("NumberOfFrames", 1)
     if n_frames < 1:
@@ -151,7 +151,7 @@ def read_tags(path: Path) -> Mapping[str, str]:
     ImagePositionPatient and NumberOfFrames. Absent or empty ones are left out.
 
     Raises:
-        ReaderError: The file is missing, damaged, no DICOM file or one without pixels; names it.
+        ReaderError: The file is missing, damaged, not a DICOM file or one without pixels; names it.
     """
     try:
         with path.open("rb") as file, quietly():
@@ -161,7 +161,7 @@ def read_tags(path: Path) -> Mapping[str, str]:
 
 
 def collect_tags(header: Header, keywords: tuple[str, ...] = INDEX_TAGS) -> Mapping[str, str]:
-    """Return those elements of a header that are there and not empty, and its transfer syntax."""
+    """Return the elements of a header that are present and not empty, and its transfer syntax."""
     found = {keyword: header.text(keyword) for keyword in keywords}
     return {keyword: text for keyword, text in found.items() if text} | {"TransferSyntax": str(header.syntax.name)}
 
@@ -175,7 +175,7 @@ def _least_bytes(header: Header) -> int:
 
 
 def _count_bytes(source: BinaryIO) -> int:
-    """Return how many bytes follow, and stay where it is."""
+    """Return how many bytes follow the present position, which stays as it is."""
     start = source.tell()
     n_bytes = source.seek(0, io.SEEK_END) - start
     source.seek(start)
@@ -192,7 +192,7 @@ def _read(file: BinaryIO, name: str) -> Header:
             "unknown. Export it again as a DICOM file (Part 10)."
         )
     if not syntax.is_transfer_syntax:
-        raise ReaderError(f"{name}: {syntax} is no public transfer syntax of DICOM; export it again with another one.")
+        raise ReaderError(f"{name}: {syntax} is not a transfer syntax of the DICOM standard; export it again with one.")
     if syntax == DeflatedExplicitVRLittleEndian:
         file = _inflate(file, name)
     dataset = read_dataset(

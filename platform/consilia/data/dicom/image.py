@@ -84,7 +84,7 @@ def _fit_grey(stored: npt.NDArray[Any], elements: FrameElements, reading: Readin
 
 
 def _to_shown(shares: Values, padding: npt.NDArray[np.bool_], elements: FrameElements) -> Bytes:
-    """Invert MONOCHROME1, then make padding black: it is no tissue, whatever the window."""
+    """Invert MONOCHROME1, then make padding black under every window, since it is not tissue."""
     table = to_bytes(shares)
     if elements.module.photometric == "MONOCHROME1":
         table = 255 - table

@@ -1,4 +1,4 @@
-"""One frame of a DICOM file as stored values or colours, its header checked before anything is decoded."""
+"""One frame of a DICOM file as stored values or colours; its header is checked before anything is decoded."""
 
 from dataclasses import dataclass
 from math import ceil
@@ -22,7 +22,7 @@ _PALETTE = "PALETTE COLOR"
 _BITS = {"PixelData": (1, 8, 16, 32), "FloatPixelData": (32,), "DoubleFloatPixelData": (64,)}
 _UNDEFINED = 0xFFFFFFFF
 
-# With the plugins that decode them; the others need none.
+# What pydicom decodes with the plugins that we depend on.
 SYNTAXES = (
     *(uid.ImplicitVRLittleEndian, uid.ExplicitVRLittleEndian, uid.ExplicitVRBigEndian),
     *(uid.DeflatedExplicitVRLittleEndian, uid.RLELossless),
@@ -54,7 +54,7 @@ class PixelModule:
 
 
 def read_module(header: Header) -> PixelModule:
-    """Read and check what decides how the pixels are decoded.
+    """Read and check the elements that decide how the pixels are decoded.
 
     Raises:
         ReaderError: An element is missing, impossible or not supported.
@@ -112,7 +112,7 @@ def decode_frame(header: Header, module: PixelModule, frame: int) -> npt.NDArray
     except ReaderError:
         raise
     except BaseException as error:  # a damaged frame can make a decoder raise nearly anything
-        # The RLE decoder is written in Rust, and its panic is no Exception.
+        # The RLE decoder is written in Rust; its panic does not derive from Exception.
         if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
             raise
         lines = str(error).strip().splitlines() or [type(error).__name__]
@@ -142,7 +142,7 @@ def _decode_compressed(
     )
     stream = check_codestream(data, header.syntax, promised, header.name)
     if stream and stream.is_ycc and module.photometric == "RGB":
-        options["photometric_interpretation"] = "YBR_FULL"  # the codestream knows better, as with JFIF's marker
+        options["photometric_interpretation"] = "YBR_FULL"  # the codestream is right, as with JFIF's marker
     options["number_of_frames"] = 1
     return get_decoder(header.syntax).as_array(encapsulate([data]), index=0, **options)
 
@@ -205,7 +205,7 @@ def _apply_palette(values: npt.NDArray[Any], header: Header) -> npt.NDArray[np.u
     try:
         n_entries, first, n_bits = (int(part) for part in header.dataset.RedPaletteColorLookupTableDescriptor)
         n_entries = n_entries or 1 << 16
-        # The palette itself is what a picture of its own indices becomes.
+        # Looking up every index in turn gives the palette itself.
         ramp = np.arange(first, first + n_entries, dtype=np.int64)
         palette = apply_color_lut(ramp, header.dataset)[:, :3]
         if palette.dtype == np.uint8 and n_entries > 256:

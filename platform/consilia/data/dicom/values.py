@@ -1,4 +1,4 @@
-"""Elements that turn a frame's stored values into modality values and then grey.
+"""The elements that turn the stored values of a frame into modality values, and those into grey.
 
 Source: DICOM PS3.3, C.11.1 (modality LUT), C.11.2 (VOI LUT), C.7.5.1.1.2 (padding), C.7.6.16.2 (elements by frame).
 pydicom 3's `pixels.processing` is not used: it does not see elements by frame, and its 8-bit lookup tables wrap around.
@@ -45,7 +45,7 @@ class FrameElements:
         """Return an element's first value; None where it is absent or empty.
 
         Raises:
-            ReaderError: It is no finite number.
+            ReaderError: It is not a finite number.
         """
         try:
             value = self.get(keyword)
@@ -74,7 +74,7 @@ class FrameElements:
         return [found[0] for item in items if (found := item.get(group))]
 
     def table(self, keyword: str) -> "LookupTable | None":
-        """Return the first item of a sequence of lookup tables; None where there is none.
+        """Return the first item of a sequence of lookup tables; None where it is absent.
 
         Raises:
             ReaderError: It is damaged.
@@ -104,7 +104,7 @@ class LookupTable:
 
 @dataclass(frozen=True, slots=True)
 class Modality:
-    """Stored values to those of the modality, such as Hounsfield units."""
+    """Turns stored values into those of the modality, such as Hounsfield units."""
 
     slope: float
     intercept: float
@@ -116,7 +116,7 @@ class Modality:
 
 
 def read_modality(elements: FrameElements) -> Modality:
-    """Read the modality LUT, or slope and intercept; without either, stored values are the modality's.
+    """Read the modality LUT, or slope and intercept; without either, the stored values are taken as they are.
 
     Raises:
         ReaderError: They are damaged, or the slope is 0.
@@ -135,7 +135,7 @@ def apply_file_window(values: Values, modality: Modality, elements: FrameElement
     """Map modality values to [0, 1] as the file says: VOI LUT, first window, or the full range of 8 bits.
 
     Raises:
-        ReaderError: The window is damaged, or there is none and the image has more than 8 bits.
+        ReaderError: The window is damaged, or it is absent and the image has more than 8 bits.
     """
     if (table := elements.table("VOILUTSequence")) is not None:
         return table.apply(values) / table.highest
@@ -148,8 +148,8 @@ def apply_file_window(values: Values, modality: Modality, elements: FrameElement
     n_bits = elements.module.bits_stored
     if n_bits > _FULL_RANGE_BITS:
         raise ReaderError(
-            f"{elements.name}: a grey DICOM image of {n_bits} bits without a window: nobody can know how it is to be "
-            "shown. Set `window: {kind: percentiles}`, or `{kind: fixed, windows: [...]}` with the windows for this "
+            f"{elements.name}: a grey DICOM image of {n_bits} bits must say how it is to be shown, but it has no "
+            "window. Set `window: {kind: percentiles}`, or `{kind: fixed, windows: [...]}` with the windows for this "
             "kind of image."
         )
     half = 1 << (n_bits - 1)
@@ -173,7 +173,7 @@ def find_padding(stored: Values, elements: FrameElements) -> npt.NDArray[np.bool
 
 
 def _signed_as_pixels(value: float, module: PixelModule) -> float:
-    """Read a padding value in the pixels' sign: writers mix up US and SS."""
+    """Give a padding value the sign that the pixels have, since files mix up the types US and SS."""
     span = float(1 << module.bits_allocated)
     if module.is_signed and value >= span / 2:
         return value - span
@@ -193,5 +193,5 @@ def _read_table(item: Dataset, elements: FrameElements) -> LookupTable:
         raise ValueError(f"{len(entries)} entries of {n_bits} bits, but the descriptor says {n_entries}")
     if elements.module.is_signed and first >= 1 << 15:
         first -= 1 << 16
-    # Some writers state fewer bits than their entries have.
+    # Some files state fewer bits than their entries have.
     return LookupTable(entries, first, max((1 << n_bits) - 1, (1 << int(entries.max()).bit_length()) - 1))

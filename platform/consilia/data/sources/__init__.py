@@ -1,1 +1,1 @@
-"""What images a card names, with their labels and patients, before any is decoded."""
+"""Lists the images that a card describes, with labels and patients, before any is decoded."""

@@ -1,4 +1,4 @@
-"""From a card to the list of its images, with every error in paths, labels, patients and splits, and on to blocks."""
+"""From a card to the checked list of its images, and from the list to blocks to decode."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,7 +20,7 @@ def list_images(card: DataCard) -> ImageTable:
     archive; of folders, that of the sorted names.
 
     Raises:
-        DataError: The data is not where the card says, or a file, row, column or class of it cannot be used.
+        DataError: The data is not where the card says, or a file, row, column or class cannot be used.
     """
     path = _locate(card)
     match card.source:
@@ -35,7 +35,7 @@ def list_images(card: DataCard) -> ImageTable:
 
 
 def list_blocks(table: ImageTable, *, rows: int, start: int = 0) -> Iterator[Block]:
-    """Yield what is to be decoded, block by block in the order of the list.
+    """Yield the images of a list as blocks to decode, in its order.
 
     Args:
         table: The images.

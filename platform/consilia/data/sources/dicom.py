@@ -18,11 +18,12 @@ _NEAR = 5000  # files among which a near match of each is looked for
 def list_dicom(card: DataCard, source: DicomSource, path: Path) -> ImageTable:
     """List the images of `<path>/<images>` that the rows of `<path>/<table>` name.
 
-    One row may name several files, by what they share: a series, a study, a patient. The order is that of the sorted
-    paths; of series, that of their slices in space. A file whose header cannot be read ends in the quarantine.
+    One row may name several files by an identifier that they share: of a series, a study or a patient. Files are in the
+    order of their sorted paths, slices of a series in their order in space. A file whose header cannot be read is
+    quarantined.
 
     Raises:
-        DataError: The table cannot be used, two rows name the same files, a row names none, a file is named by none
+        DataError: The table cannot be used, two rows name the same files, a row names no file, no row names a file
             (unless `unlabelled: leave_out`), its patient is unknown, or the slices of a series have no known order.
     """
     tag = _patient_tag(card, source)
@@ -64,7 +65,7 @@ class _Named:
     table: Path
     labels: LabelRows
     rows: Mapping[str, LabelledRow]
-    excluded: frozenset[str]  # what only rows name that `where` leaves out
+    excluded: frozenset[str]  # named only by rows that `where` leaves out
 
     @classmethod
     def of(cls, labels: LabelRows, source: DicomSource, table: Path) -> "_Named":
@@ -97,14 +98,14 @@ def _check_places(card: DataCard, source: DicomSource, path: Path) -> Path:
         raise DataError(f"Card {card.name!r}: {table} does not exist; check `path` and `source.table`.")
     if not images.is_dir() or not images.is_relative_to(path):
         raise DataError(
-            f"Card {card.name!r}: `source.images` must name a folder below {path}, but {images} is none; "
+            f"Card {card.name!r}: `source.images` must name a folder below {path}, but {images} is not one; "
             "check `path` and `source.images`."
         )
     return table
 
 
 def _pass_over(files: Sequence[str], named: _Named, source: DicomSource) -> set[str]:
-    """Return the files that are left out whatever their headers say, so that those need not be read."""
+    """Return the files that are left out by their paths alone, so that their headers need not be read."""
     if source.join != "path":
         return set()
     unnamed = source.unlabelled == "leave_out"
@@ -115,7 +116,7 @@ def _labelled(files: Sequence[DicomFile], named: _Named, source: DicomSource, pa
     """Return the files that rows name.
 
     Raises:
-        DataError: Some are named by no row, which the card does not allow; or two are the same image.
+        DataError: No row names some of them, which the card does not allow; or two are the same image.
     """
     unlabelled = [file for file in files if file.key not in named.rows and file.key not in named.excluded]
     if unlabelled and source.unlabelled == "error":
@@ -153,8 +154,8 @@ def _check_single(labelled: Sequence[DicomFile], path: Path) -> None:
         other = first.setdefault(file.key, file)
         if other is not file:
             raise DataError(
-                f"{path}: {other.file} and {file.file} have the same SOPInstanceUID {file.key}, which one image alone "
-                "may have; remove the one that is wrong or a copy."
+                f"{path}: {other.file} and {file.file} have the same SOPInstanceUID {file.key}, which must be "
+                "unique; remove the file that is wrong or a copy."
             )
 
 

@@ -40,7 +40,7 @@ class DicomFile:
 def find_files(root: Path, images: str, *, table: Path) -> list[str]:
     """List every file below `root / images`, sorted, relative to `root`.
 
-    Passed over are names that start with a dot, DICOMDIR and the table. Links to folders are followed, to each once.
+    Names that start with a dot, DICOMDIR and the table are skipped. Links to folders are followed, once to each folder.
 
     Raises:
         DataError: A folder cannot be read.
@@ -82,7 +82,7 @@ def group_by_series(files: Sequence[DicomFile], *, origin: object) -> Mapping[st
     """Return the files of each SeriesInstanceUID, in order of appearance.
 
     Raises:
-        DataError: A file names no series.
+        DataError: A file has no SeriesInstanceUID.
     """
     series: defaultdict[str, list[DicomFile]] = defaultdict(list)
     for file in files:
@@ -101,7 +101,7 @@ def choose_slices(files: Sequence[DicomFile], frames: Frames, *, origin: object)
         origin: The folder, for errors.
 
     Raises:
-        DataError: There are several slices and no rule, or their order is unknown.
+        DataError: There are several slices and the card has no rule for them, or their order is unknown.
     """
     if len(files) == 1:
         return list(files)
@@ -126,7 +126,7 @@ def in_space(files: Sequence[DicomFile], *, origin: object) -> list[DicomFile]:
     order is that of InstanceNumber.
 
     Raises:
-        DataError: Some slices have a position and others none, planes are not parallel, two slices lie at the same
+        DataError: Some slices have a position and others do not, planes are not parallel, two slices lie at the same
             place or have the same number, or there is neither position nor number.
     """
     placed = [file for file in files if file.position and file.orientation]
@@ -165,7 +165,7 @@ def _walk(folder: Path) -> Iterator[Path]:
     for parent, folders, names in os.walk(folder, onerror=_refuse, followlinks=True):
         real = os.path.realpath(parent)
         if real in seen:
-            folders.clear()  # a link back to where we were
+            folders.clear()  # a link to a folder that was seen before
             continue
         seen.add(real)
         folders[:] = sorted(name for name in folders if not name.startswith("."))

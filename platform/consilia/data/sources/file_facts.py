@@ -1,4 +1,4 @@
-"""What listing must know of image files before any is decoded: their DICOM tags, their patients and their frames."""
+"""Reads what a list of images needs to know of files before any is decoded: DICOM tags, patients and frames."""
 
 import multiprocessing
 import signal
@@ -52,20 +52,20 @@ def read_facts(path: Path, *, tags: Sequence[str], count: bool) -> FileFacts:
 def complete(
     entries: Sequence[Entry], *, root: Path, origin: Path, patient_tag: str | None, each_frame: bool
 ) -> tuple[Sequence[Entry], tuple[Quarantined, ...]]:
-    """Add what only the files know: their patients, and the frames that each become an image.
+    """Complete entries from the headers of their files: the patients, and one entry for each frame.
 
     Args:
         entries: As the source lists them, one a file.
         root: What their files are relative to.
         origin: What errors point at.
-        patient_tag: DICOM keyword that names the patient; None: the entries name it, or nobody.
+        patient_tag: DICOM keyword that names the patient; None: the entries name it, or the data has no patients.
         each_frame: Whether each frame of a file is an image.
 
     Returns:
         The entries of readable files, and the other files.
 
     Raises:
-        DataError: A file is no DICOM file or lacks the tag, so that its patient is unknown.
+        DataError: A file is not a DICOM file or lacks the tag, so that its patient is unknown.
     """
     if patient_tag is None and not each_frame:
         return entries, ()
@@ -95,7 +95,7 @@ def patient_of(tags: Mapping[str, str], patient_tag: str, at: str) -> str:
         at: The file, for the error.
 
     Raises:
-        DataError: The tag is absent: all such files would else be one patient, or each its own.
+        DataError: The tag is absent; otherwise all such files would be of one patient, or each of its own.
     """
     patient = tags.get(patient_tag, "")
     if not patient:
@@ -113,18 +113,18 @@ def by_frame(entry: Entry, n_frames: int) -> list[Entry]:
 
 @dataclass(frozen=True, slots=True)
 class Unreadable:
-    """In place of what could not be read."""
+    """Stands for a file that could not be read."""
 
     reason: str  # names the file
 
 
 def read_each(read: Callable[[Path], T], paths: Sequence[Path]) -> list[T | Unreadable]:
-    """Return what `read` says of each file, in the order of `paths`.
+    """Return what `read` returns for each file, in the order of `paths`.
 
-    Processes, not threads: reading a DICOM header is Python, and quieting pydicom changes state that threads share.
+    In processes, not threads: pydicom reads headers in Python, and silencing it changes state that threads share.
 
     Args:
-        read: A function of a module, or a partial of one, since it travels to processes; raises ReaderError.
+        read: A function at the top of a module, or a partial of one, since it is sent to processes; raises ReaderError.
         paths: The files.
 
     Raises:
@@ -150,7 +150,7 @@ def read_each(read: Callable[[Path], T], paths: Sequence[Path]) -> list[T | Unre
 
 
 def check_patient_source(card: DataCard, *, column: str | None, tag: str | None) -> None:
-    """Refuse a card that names no patients, names them twice, or names them for nothing.
+    """Refuse a card that names no patients, names them twice, or names them and would ignore them.
 
     Args:
         card: Says whether images are grouped by patient.
@@ -186,8 +186,8 @@ def check_patient_source(card: DataCard, *, column: str | None, tag: str | None)
 def _refuse_foreign(path: Path, patient_tag: str, at: str) -> None:
     if path.is_file() and path.stat().st_size and not is_dicom(path):
         raise DataError(
-            f"{at}: `patient_tag: {patient_tag}` needs DICOM files, and this is none. Name the patient in a column of "
-            "a table (`source.columns.patient`), or take the file out."
+            f"{at}: `patient_tag: {patient_tag}` needs DICOM files, but this is not one. Name the patient in a column "
+            "of a table (`source.columns.patient`), or take the file out."
         )
 
 

@@ -14,12 +14,12 @@ _IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".webp", ".bmp", ".
 def list_folder(card: DataCard, source: FolderSource, path: Path) -> ImageTable:
     """List `<path>/<class>/<image>`, or `<path>/<split>/<class>/<image>` where `<path>/train` exists.
 
-    Every file of a class folder counts as an image, so that one of a foreign type ends in the quarantine and
-    not in oblivion. Only names that start with a dot are passed over.
+    Every file of a class folder counts as an image, so that one of another type is quarantined, not forgotten. Only
+    names that start with a dot are skipped.
 
     Raises:
-        DataError: The card asks for patients, which folders cannot name and files other than DICOM neither; or the
-            folders are not laid out so.
+        DataError: The card asks for patients, which neither folders nor files other than DICOM can name; or the
+            folders are not laid out in this way.
     """
     if card.group == "patient" and source.patient_tag is None:
         raise DataError(

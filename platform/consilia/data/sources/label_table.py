@@ -21,10 +21,10 @@ Row = tuple[int, Mapping[str, str]]  # row number, the header being row 1, and t
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LabelledRow:
-    """A row of the table, by what its columns mean."""
+    """A row of the table, by the meaning of its columns."""
 
     number: int  # the header being row 1
-    key: str  # path, or whatever else names images
+    key: str  # the path, or another identifier of images
     label: str  # after the card's `map`
     patient: str  # "" where no column names it
     split: str  # "" where no column names it
@@ -33,7 +33,7 @@ class LabelledRow:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LabelRows:
-    """What a table says, under a card."""
+    """The rows of a table as a card reads them."""
 
     rows: tuple[LabelledRow, ...]
     excluded: frozenset[str]  # keys of rows that `where` leaves out
@@ -144,7 +144,7 @@ def _read_csv(table: Path) -> Iterable[Row]:
         _check_header(header, table)
         for cells in reader:
             if not cells:
-                continue  # a blank line is no row
+                continue  # a blank line is not a row
             if len(cells) != len(header):
                 raise DataError(
                     f"{table}, row {reader.line_num}: the header has {len(header)} columns, "
@@ -160,7 +160,7 @@ def _check_header(header: Sequence[str], table: Path) -> None:
         raise DataError(f"{table} is empty; its first row must name the columns.")
     for name in header:
         if header.count(name) > 1:
-            raise DataError(f"{table}, row 1: column {name!r} stands there twice; column names must differ.")
+            raise DataError(f"{table}, row 1: column {name!r} stands there twice; the names of columns must differ.")
 
 
 def _read_parquet(table: Path) -> Iterable[Row]:

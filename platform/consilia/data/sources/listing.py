@@ -1,4 +1,4 @@
-"""What a source lists, one entry an image, before any pixel is read; and the checks all sources share."""
+"""The list of a data set's images before any pixel is read, and the checks that all sources share."""
 
 import difflib
 from collections.abc import Iterable, Mapping, Sequence
@@ -31,7 +31,7 @@ class LeftOut(Frozen):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Entry:
-    """One image as its source describes it, nothing checked yet."""
+    """One image as its source describes it, unchecked."""
 
     file: str  # relative to the card's path; in an archive "train_images[12]"
     label: str
@@ -39,7 +39,7 @@ class Entry:
     split: str = ""  # "" where the source has no splits
     row: int | None = None  # of the table, its header being row 1; None without a table
     frame: int | None = None  # of a file with several, where each frame is an image; None: the card's rule decides
-    extra: Mapping[str, str] = field(default_factory=dict)  # whatever else the table says of it, by column
+    extra: Mapping[str, str] = field(default_factory=dict)  # the table's other columns
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,7 +57,7 @@ class ImageTable:
     has_patients: bool
     extra: Mapping[str, tuple[str, ...]]  # (n,) each: columns of the table that have no meaning of their own
     left_out: tuple[LeftOut, ...]
-    unreadable: tuple[Quarantined, ...] = ()  # files whose header had to be read and could not: not among `files`
+    unreadable: tuple[Quarantined, ...] = ()  # files whose header was needed and could not be read; not among `files`
 
     def __len__(self) -> int:
         return len(self.files)
@@ -85,8 +85,8 @@ def make_table(
         unreadable: Files that an entry needed and that could not be read, for the quarantine.
 
     Raises:
-        DataError: No images, one class only, a label outside the classes, a class without images to learn
-            from, a file listed twice, an unknown split, a patient missing, or, without patients, images of one file
+        DataError: There are no images, one class only, a label outside the classes, a class without images to train
+            on, a file listed twice, an unknown split, a patient missing, or, without patients, images of one file
             or one row.
     """
     if not entries and unreadable:
@@ -144,7 +144,7 @@ def check_classes(labels: Labels, splits: Sequence[str], classes: Sequence[str],
 
 
 def suggest(wrong: str, known: Iterable[str]) -> str:
-    """Return " (did you mean 'x'?)" for the nearest of `known`, or nothing when none is near."""
+    """Return " (did you mean 'x'?)" for the nearest of `known`, or "" if none is near."""
     near = difflib.get_close_matches(wrong, list(known), n=1)
     return f" (did you mean {near[0]!r}?)" if near else ""
 

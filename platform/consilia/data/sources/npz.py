@@ -22,8 +22,8 @@ def list_npz(card: DataCard, source: NpzSource, path: Path) -> ImageTable:
     Classes are the card's, which the label numbers count from 0, or else the sorted numbers as text.
 
     Raises:
-        DataError: `path` is no .npz archive, its arrays do not fit each other, its images are not of the card's size
-            (unless `resize` says that they may be fitted to it), or the card asks for patients or frames.
+        DataError: `path` is not an .npz archive, its arrays do not fit each other, its images do not have the card's
+            size (unless `resize` allows that they are fitted to it), or the card asks for patients or frames.
     """
     if card.group == "patient":
         raise DataError(f"Card {card.name!r}: {source.file} names no patients, so its card must say `group: none`.")

@@ -14,7 +14,7 @@ def list_table(card: DataCard, source: TableSource, path: Path) -> ImageTable:
 
     Raises:
         DataError: The table cannot be read, a column is absent, a cell is empty, `where` or `map` does not fit it, or
-            a path leaves the images folder. A row that names a file that is not there ends in the quarantine like any
+            a path leaves the images folder. A missing file is not an error here: it is quarantined like any
             unreadable file.
     """
     table = path / source.table

@@ -30,7 +30,7 @@ _AGAIN = "Delete the folder and prepare the data again."
 
 
 class Manifest(Frozen):
-    """What a store holds, and what its reader did."""
+    """What a store holds, and how its images were read."""
 
     schema_version: Literal[2] = SCHEMA_VERSION
     card: str  # name of the data card
@@ -38,7 +38,7 @@ class Manifest(Frozen):
     reading: Reading  # the same for every image, and for those that are predicted later
     kinds: tuple[ImageKind, ...]  # of the files that were read, sorted
     n_images: int
-    digest: str  # of content: pixels, reading, labels, patients, splits, classes; not of file names or places
+    digest: str  # of pixels, reading, labels, patients, splits and classes; not of file names or places
     has_patients: bool  # False: each image is its own patient
     left_out: tuple[LeftOut, ...] = ()
     quarantine: tuple[Quarantined, ...] = ()
@@ -66,7 +66,7 @@ class ImageStore:
     label, split ("train", "val", "test" or ""), mean and mean_square (of pixel / 255), pixel_digest (equal exactly
     for equal pixels), perceptual_hash (64 bits, close for pictures that look alike); of the file kind ("dicom" or
     "raster"), format ("PNG"), mode ("I;16"), width and height in pixels; then, as text, the table's other columns
-    (`meta_site`) and, of DICOM, some tags (`tag_Laterality`), "" where there is none.
+    (`meta_site`) and, of DICOM, some tags (`tag_Laterality`), "" where one is absent.
     """
 
     folder: Path
@@ -111,7 +111,7 @@ class ImageStore:
 
 
 def content_digest(index: pd.DataFrame, *, classes: tuple[str, ...], reading: Reading) -> str:
-    """Return the SHA-256 of what a store holds, whatever its files are called and wherever they lie."""
+    """Return the SHA-256 of what a store holds; names and places of its files do not count."""
     state = hashlib.sha256(json.dumps([SCHEMA_VERSION, list(classes), reading.model_dump(mode="json")]).encode())
     for name in ("label", "patient_id", "split", "pixel_digest"):
         _hash_column(state, index[name])
@@ -134,7 +134,7 @@ def read_manifest(path: Path) -> Manifest:
             )
         return Manifest.model_validate(content)
     except FileNotFoundError as error:
-        raise DataError(f"{path.parent} is no image store: {path.name} is missing. {_AGAIN}") from error
+        raise DataError(f"{path.parent} is not an image store: {path.name} is missing. {_AGAIN}") from error
     except (ValueError, KeyError, TypeError, OSError) as error:
         raise DataError(f"{path} is damaged: {error}. {_AGAIN}") from error
 
@@ -148,7 +148,7 @@ class Intensity:
 
 
 def intensity(store: ImageStore, rows: Rows) -> Intensity:
-    """Return the mean and standard deviation of the pixels of `rows` and of no other image.
+    """Return the mean and standard deviation of the pixels of `rows` alone.
 
     All images have one size, so the moments of the set are the means of their moments: no pixel is read.
 
@@ -170,7 +170,7 @@ def intensity(store: ImageStore, rows: Rows) -> Intensity:
 
 
 def _hash_column(state: "hashlib._Hash", column: "pd.Series[Any]") -> None:
-    """Add the column as the JSON list that it is, without having all of its text in memory."""
+    """Add the column as a JSON list, without holding all of its text in memory."""
     state.update(b"[")
     for start in range(0, len(column), _ROWS):
         text = json.dumps(column.iloc[start : start + _ROWS].tolist())[1:-1]
@@ -190,7 +190,7 @@ def _read_index(path: Path, manifest: Manifest) -> pd.DataFrame:
         )
     digest = content_digest(index, classes=manifest.classes, reading=manifest.reading)
     if digest != manifest.digest:
-        raise DataError(f"{path} does not have the digest that the manifest names. {_AGAIN}")
+        raise DataError(f"{path} does not match the digest in the manifest. {_AGAIN}")
     return index
 
 

@@ -1,4 +1,4 @@
-"""The index of a store: one row a readable image, from what its source said and what its file was."""
+"""The index of a store: one row for each readable image, with what its source and its file say."""
 
 from collections.abc import Iterable, Iterator
 
@@ -30,7 +30,7 @@ def make_index(table: ImageTable, records: Iterable[BlockRecord]) -> pd.DataFram
 
     Args:
         table: Every listed image.
-        records: Of its blocks, all of them, in order.
+        records: The records of all its blocks, in order.
     """
     facts = _Facts()
     for record in records:

@@ -1,4 +1,4 @@
-"""What decides a store, as digests: of its pixels alone, and of all of it. No image is opened for them."""
+"""Digests of everything that decides a store, or its pixels alone, made without opening an image."""
 
 import hashlib
 import json

@@ -1,8 +1,8 @@
-"""A store that is being written: its pixels so far, and a journal of what they are, so that nothing is decoded twice.
+"""A store that is being written: its pixels so far and a journal of them, so that no image is decoded twice.
 
-A block's pixels are appended first and its line of the journal second. A line is its CRC-32 and a JSON object. Both
-files are synced every 16 blocks, and lines say how many images were safe on disk before them: after a power cut only
-the few images behind those are read again and compared with their digests.
+A block's pixels are appended first and its line of the journal second. A line is a CRC-32 and a JSON object. Both
+files are synced every 16 blocks, and each line says how many images were safe on disk before it. After a power cut only
+the few images that were not are read again and compared with their digests.
 """
 
 import hashlib
@@ -39,10 +39,10 @@ class BlockRecord:
 
 
 class PartialStore:
-    """An unfinished store, taken up where its last writer stopped; a context manager.
+    """An unfinished store, which continues where its last writer stopped; a context manager.
 
     Args:
-        folder: Made if need be. One writer at a time.
+        folder: Made if it is missing. It may have one writer at a time.
         shape: (height, width, channels) of one image.
     """
 
@@ -80,7 +80,7 @@ class PartialStore:
 
     def sync(self) -> None:
         """Make what was appended survive a power cut."""
-        self._pixels.sync()  # before the journal, whose next line promises them
+        self._pixels.sync()  # before the journal, whose next line says that they are safe
         self._journal.flush()
         os.fsync(self._journal.fileno())
         self._n_synced, self._n_unsynced_blocks = self._n_images, 0
@@ -99,7 +99,7 @@ class PartialStore:
         self._pixels.finish()
 
     def drop_journal(self) -> None:
-        """Take the journal away, as the last step before the store gets its name."""
+        """Remove the journal, the last step before the store gets its name."""
         (self.folder / JOURNAL).unlink()
 
     def _count(self, n_images: int, n_failed: int) -> None:
@@ -108,7 +108,7 @@ class PartialStore:
         self.n_listed += n_images + n_failed
 
     def _take_up(self) -> None:
-        """Find the blocks that both files hold whole, and drop what stands behind them."""
+        """Find the blocks that both files hold completely, and drop what follows them."""
         end = 0  # of the last good line
         unsynced: deque[_Mark] = deque()
         for line in self._journal:
@@ -122,7 +122,7 @@ class PartialStore:
             end += len(line)
             while unsynced and unsynced[0].n_images + len(unsynced[0].digests) <= self._n_synced:
                 unsynced.popleft()
-        if self._pixels.n_held < self._n_synced:  # the disk broke its promise
+        if self._pixels.n_held < self._n_synced:  # the disk lost what it had synced
             end = self._n_images = self.n_failed = self.n_listed = self._n_synced = 0
             unsynced.clear()
         bad = next((mark for mark in unsynced if not self._holds(mark)), None)

@@ -47,15 +47,16 @@ def prepare(
 
     The folder is named after its content, `<card name>-<digest[:16]>`, and appears in one step, complete.
     A second call for unchanged files decodes nothing, and a call after one that was interrupted, even by a power cut,
-    decodes only what is missing. Files that cannot be read are quarantined, also those that crash or hang their
-    decoder: the manifest lists them with the reason.
+    decodes only what is missing. Files that cannot be read are quarantined, including those that crash or hang
+    their decoder: the manifest lists them with the reason.
 
     Args:
         card: The data set.
-        root: Folder of all stores; made if need be. One prepare at a time works in it, others wait.
-        progress: Told how many images are done, and how many there are; first, how many an earlier call has done.
-        workers: Opens what decodes, and does not change the result. Default: one process a CPU; a few PNG or JPEG files
-            are decoded in this process.
+        root: Folder of all stores; made if it is missing. One prepare at a time works in it, others wait.
+        progress: Called with the number of images that are done and the number in all; first, with those that an
+            earlier call has done.
+        workers: Starts what decodes, and does not change the result. Default: one process a CPU; a few PNG or JPEG
+            files are decoded in this process.
         free_space: Bytes free at a folder; replaced in tests.
 
     Raises:
@@ -96,11 +97,11 @@ def _open_known(root: Path, note: Path) -> ImageStore | None:
     try:
         return ImageStore.open(root / json.loads(note.read_text(encoding="utf-8"))["store"])
     except (OSError, ValueError, KeyError, TypeError, DataError):
-        return None  # no note, or the store it names is gone or damaged: it is written again
+        return None  # no note, or the store it names is missing or damaged; the store is written again
 
 
 def _drop_dead(root: Path, card: DataCard, folder: Path) -> None:
-    """Remove what no call will take up: this card's unfinished stores of other files or another reading.
+    """Remove what no call will continue: this card's unfinished stores of other files or another reading.
 
     Those of other cards are kept, since the same command may go on with them.
     """
@@ -131,8 +132,8 @@ def _check_space(card: DataCard, table: ImageTable, folder: Path, free_space: Ca
 
 
 def _default_workers(table: ImageTable) -> OpenWorkers | None:
-    # A crash of their decoder would end this process. Those of PNG and JPEG are in every browser, so small sets of
-    # them are spared the start of a process; DICOM's and the others' never run here.
+    # A crash of a decoder would end this process. PNG and JPEG decoders are in every browser and are trusted, so that
+    # a small set of such files does not wait for processes to start; DICOM and other decoders never run here.
     if len(table) < _IN_PROCESS and all(is_plain(table.root / file) for file in table.files):
         return None
     return lambda: LocalWorkers(joblib.cpu_count())
@@ -141,7 +142,7 @@ def _default_workers(table: ImageTable) -> OpenWorkers | None:
 def _decode_rest(
     card: DataCard, table: ImageTable, partial: PartialStore, workers: OpenWorkers | None, progress: Progress | None
 ) -> None:
-    """Append what is missing; whatever ends this, the blocks so far are kept."""
+    """Append what is missing; the blocks so far are kept even if an error ends this."""
     tell = progress or (lambda done, total: None)
     if partial.n_listed == len(table):
         return
