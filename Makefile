@@ -13,7 +13,7 @@ JOBS ?= 2
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 PARALLEL := --numprocesses=$(JOBS) --dist=loadfile
 
-.PHONY: help setup demo lint test test-all format clean
+.PHONY: help setup demo lint test test-all docs format clean
 
 help: ## List these targets.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "%-10s %s\n", $$1, $$2}' Makefile
@@ -46,9 +46,17 @@ test-all: lint ## Lint and every test there is, with all counts.
 	$(PYTEST) -m "not ray" --hypothesis-profile=thorough $(PARALLEL)
 	$(PYTEST) -m ray --hypothesis-profile=thorough
 
+# Material warns of mkdocs 2, which pyproject.toml excludes.
+docs: $(VENV)/.installed-docs ## Build the documentation site into site/; a dead link fails.
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
+$(VENV)/.installed-docs: $(INSTALLED)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[docs]'
+	touch $@
+
 format: setup ## Let ruff correct what it can.
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
 clean: ## Remove what demo, builds and tools have left.
-	rm -rf $(DEMO) build dist .mypy_cache .ruff_cache .pytest_cache
+	rm -rf $(DEMO) build dist site .mypy_cache .ruff_cache .pytest_cache
