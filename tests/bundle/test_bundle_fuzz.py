@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from consilia.bundle.folder import read_bundle
+from consilia.bundle.reading import read_bundle
 from consilia.config.recipe import BestSingle, EnsembleRecipe, Stacked
 from consilia.errors import BundleError
 from consilia.files import sha256_of_file, sha256_of_json
