@@ -17,7 +17,7 @@ from consilia.train.batch_norm import share_batch_norms
 from consilia.train.context import TrainingContext
 from consilia.train.cross_validation import cross_validate
 from consilia.train.distributed import TorchGroup
-from consilia.train.exchange import GroupLost
+from consilia.train.faults import GroupLost
 
 N_WORKERS = 2
 _PATIENCE = 150.0  # seconds that a test waits for an answer, the start of the processes included; a hang ends there

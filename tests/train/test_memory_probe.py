@@ -12,8 +12,8 @@ import torch
 from consilia.config.hyperparameters import Hyperparameters
 from consilia.config.space import Architecture
 from consilia.errors import ClusterError
+from consilia.train.faults import is_out_of_memory
 from consilia.train.input import Preprocessing
-from consilia.train.memory import is_out_of_memory
 from consilia.train.memory_probe import StepCase, StepMemory, estimate_step, measure_step
 from consilia.train.memory_probe_process import measure_in_process
 from consilia.train.networks.factory import ModelSpec, build_model

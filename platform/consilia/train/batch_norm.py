@@ -14,7 +14,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from consilia.errors import PlanError
-from consilia.train.exchange import exchanging
+from consilia.train.faults import exchanging
 
 
 class SharedBatchNorm(nn.BatchNorm2d):

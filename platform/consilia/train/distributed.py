@@ -19,7 +19,7 @@ from torch import nn
 from consilia.config.records import Logits
 from consilia.errors import ConsiliaError
 from consilia.train.batch_norm import share_batch_norms
-from consilia.train.exchange import GroupLost, exchanging
+from consilia.train.faults import GroupLost, exchanging
 
 T = TypeVar("T")
 

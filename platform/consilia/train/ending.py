@@ -7,11 +7,8 @@ from typing import Literal
 
 from consilia.config.records import FoldResult, TrialOutcome, TrialState, TrialTask
 from consilia.train.context import TrainingContext
-from consilia.train.disk import is_disk_full
 from consilia.train.distributed import Group
-from consilia.train.exchange import GroupLost
-from consilia.train.fold import TrainingError
-from consilia.train.memory import is_out_of_memory
+from consilia.train.faults import GroupLost, TrainingError, is_disk_full, is_out_of_memory
 
 
 @dataclass(slots=True, kw_only=True)

@@ -10,22 +10,17 @@ from torch import nn
 from consilia.config.record_files import write_fold_result
 from consilia.config.records import FoldResult, Logits
 from consilia.config.weights import FROM_SCRATCH
-from consilia.errors import RunError
 from consilia.metrics.scores import score, softmax
 from consilia.train.artifacts import write_weights
 from consilia.train.average import WeightAverage
 from consilia.train.checkpoint import UnusableCheckpointError, load_checkpoint, save_checkpoint
 from consilia.train.device import MEMORY_FORMAT
-from consilia.train.disk import writing
+from consilia.train.faults import TrainingError, writing
 from consilia.train.job import FoldJob
 from consilia.train.networks.factory import build_model
 from consilia.train.optimiser import make_optimiser
 from consilia.train.seeds import Purpose, seed_torch
 from consilia.train.tables import HistoryRow, write_history, write_out_of_fold
-
-
-class TrainingError(RunError):
-    """A trial cannot go on with this configuration; others may."""
 
 
 @dataclass(slots=True, kw_only=True)

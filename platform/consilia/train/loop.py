@@ -10,14 +10,8 @@ import torch
 from consilia.config.records import EpochReport, FoldResult, Labels, Logits, Rows
 from consilia.train.batches import Images
 from consilia.train.device import MEMORY_FORMAT, autocast
-from consilia.train.fold import (
-    FoldState,
-    TrainingError,
-    finish_fold,
-    open_fold,
-    score_epoch,
-    store_state,
-)
+from consilia.train.faults import TrainingError
+from consilia.train.fold import FoldState, finish_fold, open_fold, score_epoch, store_state
 from consilia.train.inference import predict_logits
 from consilia.train.job import FoldJob
 from consilia.train.losses import mix

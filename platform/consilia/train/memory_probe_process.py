@@ -10,7 +10,7 @@ from pathlib import Path
 
 from consilia.errors import ClusterError
 from consilia.train.device import resolve_device, set_threads
-from consilia.train.memory import is_out_of_memory
+from consilia.train.faults import is_out_of_memory
 from consilia.train.memory_probe import StepCase, StepMemory, measure_step
 
 PROBE_SECONDS = 600.0  # two steps of ResNet-50 at 224 px take a minute on one CPU core

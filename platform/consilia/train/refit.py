@@ -18,10 +18,10 @@ from consilia.train.artifacts import write_weights
 from consilia.train.batches import Images, open_images
 from consilia.train.context import TrainingContext
 from consilia.train.device import resolve_device
-from consilia.train.disk import writing
 from consilia.train.distributed import ALONE, Group
 from consilia.train.ending import Attempt
-from consilia.train.fold import FoldState, TrainingError, open_fold
+from consilia.train.faults import TrainingError, writing
+from consilia.train.fold import FoldState, open_fold
 from consilia.train.job import FoldJob, make_job
 from consilia.train.loop import Report, Stopped, epoch_row, repeat_epochs, store_epoch, train_epoch
 from consilia.train.tables import write_history

@@ -15,7 +15,7 @@ from consilia.config.records import EpochReport, TrialOutcome, TrialTask
 from consilia.errors import ConsiliaError
 from consilia.train.device import set_threads
 from consilia.train.distributed import ALONE, Group, TorchGroup
-from consilia.train.exchange import GroupLost
+from consilia.train.faults import GroupLost
 
 logger = logging.getLogger(__name__)
 

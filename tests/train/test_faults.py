@@ -14,7 +14,7 @@ import torch
 from safetensors import SafetensorError
 
 from consilia.train.checkpoint import write_state
-from consilia.train.disk import DiskFullError, is_disk_full, writing
+from consilia.train.faults import DiskFullError, is_disk_full, writing
 
 FULL = Path("/dev/full")  # every write to it fails with ENOSPC
 
