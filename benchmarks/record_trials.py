@@ -31,11 +31,11 @@ from consilia.config.study_folder import FoldFolder
 from consilia.data.folds import make_folds
 from consilia.data.store.image_store import ImageStore
 from consilia.files import write_atomically, write_json
-from consilia.train.artifacts import read_weights
 from consilia.train.batches import open_images
 from consilia.train.context import TrainingContext
 from consilia.train.device import MEMORY_FORMAT, resolve_device
 from consilia.train.inference import predict_logits
+from consilia.train.network_files import read_weights
 from consilia.train.networks.factory import build_model
 from consilia.train.tables import read_fold_logits, read_out_of_fold, write_out_of_fold
 from consilia.tune.space import join_spaces

@@ -25,8 +25,8 @@ from consilia.data.store.image_store import ImageStore
 from consilia.data.store.prepare import prepare
 from consilia.ensemble.build import build_ensemble
 from consilia.predict.loading import load_predictor
-from consilia.train.artifacts import write_weights
 from consilia.train.input import Preprocessing
+from consilia.train.network_files import write_weights
 from consilia.train.networks.factory import ModelSpec, build_model
 from consilia.train.tables import write_out_of_fold
 

@@ -25,8 +25,8 @@ from consilia.metrics.scores import softmax
 from consilia.predict.attribution import odds_gradient
 from consilia.predict.explain import explain
 from consilia.predict.loading import load_predictor
-from consilia.train.artifacts import write_weights
 from consilia.train.input import Preprocessing
+from consilia.train.network_files import write_weights
 from consilia.train.networks.factory import ModelSpec, build_model
 
 FAST = EnsembleRecipe(name="quick", build="fast", selection=SoftVote(members=2))

@@ -24,7 +24,7 @@ from consilia.ensemble.build import build_ensemble
 from consilia.predict.loading import load_predictor
 from consilia.predict.ood import reasons
 from consilia.predict.predictor import EnsemblePredictor
-from consilia.train.artifacts import write_weights
+from consilia.train.network_files import write_weights
 from consilia.train.networks.factory import ModelSpec
 from consilia.train.tables import write_out_of_fold
 from unusual_pictures import FOREIGN, N_FOREIGN, draw_phantoms, preprocess, train

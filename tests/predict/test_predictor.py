@@ -19,9 +19,9 @@ from consilia.metrics.scores import softmax
 from consilia.predict.images import single_images
 from consilia.predict.loading import load_predictor
 from consilia.predict.predictions import Predictions
-from consilia.train.artifacts import read_weights
 from consilia.train.batches import open_images
 from consilia.train.inference import predict_logits
+from consilia.train.network_files import read_weights
 from consilia.train.networks.factory import build_model
 
 

@@ -17,7 +17,7 @@ from consilia.study.plan import read_plan
 from consilia.study.run import run_study
 from consilia.study.single import read_single_plan
 from consilia.study.weights import check_unchanged, check_weights, resolve_weights
-from consilia.train.artifacts import read_weights
+from consilia.train.network_files import read_weights
 
 
 @pytest.fixture(scope="module")

@@ -3,7 +3,7 @@ import pickle
 import pytest
 import torch
 
-from consilia.train.checkpoint import UnusableCheckpointError, load_checkpoint, save_checkpoint
+from consilia.train.network_files import UnusableCheckpointError, load_checkpoint, save_checkpoint
 
 
 @pytest.fixture

@@ -15,11 +15,11 @@ from consilia.config.space import Architecture
 from consilia.config.study import TrainingPlan
 from consilia.data.folds import make_folds
 from consilia.errors import PlanError
-from consilia.train.artifacts import read_weights
 from consilia.train.batch_norm import share_batch_norms
 from consilia.train.cross_validation import cross_validate
 from consilia.train.distributed import ALONE
 from consilia.train.input import network_input
+from consilia.train.network_files import read_weights
 from consilia.train.networks.factory import ModelSpec, build_model
 from consilia.train.order import check_workers
 from consilia.train.refit import refit

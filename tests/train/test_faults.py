@@ -13,8 +13,8 @@ import pytest
 import torch
 from safetensors import SafetensorError
 
-from consilia.train.checkpoint import write_state
 from consilia.train.faults import DiskFullError, is_disk_full, writing
+from consilia.train.network_files import write_state
 
 FULL = Path("/dev/full")  # every write to it fails with ENOSPC
 

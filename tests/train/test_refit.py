@@ -12,13 +12,13 @@ import consilia.train.refit as refit_module
 from consilia.config.record_files import read_refit_result, write_refit_result
 from consilia.config.records import ALL_FOLDS
 from consilia.errors import PlanError, StudyError
-from consilia.train.artifacts import read_network_metadata
 from consilia.train.batches import MappedImages
 from consilia.train.fold import open_fold
 from consilia.train.job import make_job
+from consilia.train.network_files import read_network_metadata
+from consilia.train.optimiser import lr_factor
 from consilia.train.order import check_refit_workers
 from consilia.train.refit import read_refit, refit
-from consilia.train.schedule import lr_factor
 
 N_POOL, BATCH, EPOCHS = 90, 16, 3
 BATCHES = 6  # of an epoch

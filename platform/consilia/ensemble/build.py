@@ -45,7 +45,7 @@ from consilia.ensemble.unseen import combine_unseen
 from consilia.predict.golden import compute_golden
 from consilia.predict.networks import FoldEnsembles
 from consilia.predict.weights import choose_device
-from consilia.train.artifacts import read_weights
+from consilia.train.network_files import read_weights
 from consilia.version import __version__
 
 PACKAGES = ("torch", "timm", "numpy", "scikit-learn", "scipy", "safetensors", "pillow")

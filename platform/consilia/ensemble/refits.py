@@ -12,7 +12,7 @@ from consilia.data.store.image_store import ImageStore
 from consilia.ensemble.choice import Choice, choose
 from consilia.ensemble.pool import Pool, load_pool
 from consilia.errors import RunError
-from consilia.train.artifacts import read_network_metadata
+from consilia.train.network_files import read_network_metadata
 from consilia.train.refit import read_refit
 
 

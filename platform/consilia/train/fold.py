@@ -11,14 +11,12 @@ from consilia.config.record_files import write_fold_result
 from consilia.config.records import FoldResult, Logits
 from consilia.config.weights import FROM_SCRATCH
 from consilia.metrics.scores import score, softmax
-from consilia.train.artifacts import write_weights
-from consilia.train.average import WeightAverage
-from consilia.train.checkpoint import UnusableCheckpointError, load_checkpoint, save_checkpoint
 from consilia.train.device import MEMORY_FORMAT
 from consilia.train.faults import TrainingError, writing
 from consilia.train.job import FoldJob
+from consilia.train.network_files import UnusableCheckpointError, load_checkpoint, save_checkpoint, write_weights
 from consilia.train.networks.factory import build_model
-from consilia.train.optimiser import make_optimiser
+from consilia.train.optimiser import WeightAverage, make_optimiser
 from consilia.train.seeds import Purpose, seed_torch
 from consilia.train.tables import HistoryRow, write_history, write_out_of_fold
 

@@ -15,9 +15,8 @@ from consilia.train.fold import FoldState, finish_fold, open_fold, score_epoch, 
 from consilia.train.inference import predict_logits
 from consilia.train.job import FoldJob
 from consilia.train.losses import mix
-from consilia.train.optimiser import set_lr
+from consilia.train.optimiser import lr_factor, set_lr
 from consilia.train.order import epoch_order, evaluation_shard, sqrt_sampled_order
-from consilia.train.schedule import lr_factor
 from consilia.train.seeds import Purpose, generator, seed_torch
 from consilia.train.tables import HistoryRow
 from consilia.train.warp import Warps, draw_warps, training_input

@@ -1,5 +1,11 @@
-"""AdamW with a learning rate that grows with depth. Source: docs/methods.md section 3."""
+"""How weights change: AdamW by depth, the learning rate over the steps, and the average of the weights.
 
+Sources: docs/methods.md sections 2 and 3; Loshchilov and Hutter, SGDR, ICLR 2017 (the cosine); Polyak and Juditsky,
+Acceleration of Stochastic Approximation by Averaging, 1992.
+"""
+
+import copy
+import math
 from typing import Any
 
 import torch
@@ -50,3 +56,55 @@ def set_lr(optimiser: torch.optim.Optimizer, lr: float) -> None:
     """Give every group its scale of `lr`."""
     for group in optimiser.param_groups:
         group["lr"] = lr * group["scale"]
+
+
+def lr_factor(step: int, *, n_steps: int, warmup: float) -> float:
+    """Return what the learning rate is multiplied by at `step` 0 ... n_steps-1, in (0, 1].
+
+    A linear warm-up, then a cosine to almost 0. The cosine spans the trial's full length, even if a pruner ends the
+    trial earlier.
+
+    Args:
+        step: Optimiser steps taken before this one, over all epochs of the fold.
+        n_steps: Steps of the whole fold.
+        warmup: Share of the steps that the rise from 0 takes.
+    """
+    n_warmup = round(warmup * n_steps)
+    if step < n_warmup:
+        return (step + 1) / (n_warmup + 1)
+    progress = (step - n_warmup) / max(1, n_steps - n_warmup)
+    return 0.5 * (1 + math.cos(math.pi * progress))
+
+
+class WeightAverage:
+    """Exponential moving average of a network's parameters and buffers, BatchNorm's statistics included.
+
+    It covers about one epoch, and at the beginning about the last ninth of the steps taken: with a fixed decay a short
+    training would keep its random first weights in the average. Like torch.optim.swa_utils.AveragedModel with
+    use_buffers, at a tenth of its cost for small networks: the pairs of tensors are found once, and a step is one fused
+    operation.
+    """
+
+    def __init__(self, model: nn.Module, *, steps_per_epoch: int) -> None:
+        self.module = copy.deepcopy(model).eval().requires_grad_(False)
+        self._largest_decay = 1 - 1 / (steps_per_epoch + 1)
+        pairs = list(zip(_tensors(self.module), _tensors(model), strict=True))
+        floats = [(mine, theirs) for mine, theirs in pairs if mine.is_floating_point()]
+        self._counts = [(mine, theirs) for mine, theirs in pairs if not mine.is_floating_point()]
+        self._averages = [mine for mine, _ in floats]
+        self._current = [theirs for _, theirs in floats]
+
+    def decay(self, step: int) -> float:
+        """Return the share that the average keeps at `step` 0, 1, ..."""
+        return min(self._largest_decay, (1 + step) / (10 + step))
+
+    @torch.no_grad()
+    def update(self, step: int) -> None:
+        """Take in the model's tensors as they are after `step` 0, 1, ..."""
+        torch._foreach_lerp_(self._averages, self._current, 1 - self.decay(step))
+        for mine, theirs in self._counts:
+            mine.copy_(theirs)
+
+
+def _tensors(module: nn.Module) -> list[torch.Tensor]:
+    return [tensor.detach() for tensor in (*module.parameters(), *module.buffers())]

@@ -14,7 +14,6 @@ from consilia.config.records import ALL_FOLDS, RefitResult, TrialOutcome, TrialT
 from consilia.config.study_folder import TrialFolder
 from consilia.data.folds import FoldPlan
 from consilia.errors import StudyError
-from consilia.train.artifacts import write_weights
 from consilia.train.batches import Images, open_images
 from consilia.train.context import TrainingContext
 from consilia.train.device import resolve_device
@@ -24,6 +23,7 @@ from consilia.train.faults import TrainingError, writing
 from consilia.train.fold import FoldState, open_fold
 from consilia.train.job import FoldJob, make_job
 from consilia.train.loop import Report, Stopped, epoch_row, repeat_epochs, store_epoch, train_epoch
+from consilia.train.network_files import write_weights
 from consilia.train.tables import write_history
 
 

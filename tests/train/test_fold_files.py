@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from consilia.errors import StudyError
-from consilia.train.artifacts import read_network_metadata, read_weights
 from consilia.train.cross_validation import cross_validate
 from consilia.train.input import network_input
+from consilia.train.network_files import read_network_metadata, read_weights
 from consilia.train.networks.factory import build_model
 from consilia.train.tables import read_fold_logits, read_history, read_out_of_fold
 
