@@ -13,7 +13,7 @@ from consilia.data.phantom_image import CLASSES
 from consilia.decision.ood.distance import FLAG_BELOW, fit_reference, measure_distance, p_values, views
 from consilia.decision.ood.input_rules import describe_unusual, fit_inputs, measure_inputs
 from consilia.train.input import network_input
-from consilia.train.networks.features import logits_and_features
+from consilia.train.networks.layers import logits_and_features
 from unusual_pictures import FOREIGN, N_FOREIGN, PREPROCESSING, draw_phantoms, train
 
 N_TRAINED_ON, N_HELD_OUT, N_NEW = 600, 1000, 1000

@@ -12,7 +12,7 @@ from consilia.predict.networks import InTurn, ShownImages
 from consilia.predict.weights import LoadedNetwork
 from consilia.train.input import Preprocessing
 from consilia.train.networks.factory import ModelSpec, build_model
-from consilia.train.networks.features import logits_and_features
+from consilia.train.networks.layers import logits_and_features
 
 
 @pytest.fixture(autouse=True)

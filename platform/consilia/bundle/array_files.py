@@ -87,7 +87,7 @@ def read_ood(path: Path, *, n_pooled: int) -> OodReference:
 
     Args:
         path: The file.
-        n_pooled: How many features the reference network gives, by `train.networks.features.count_features`.
+        n_pooled: How many features the reference network gives, by `train.networks.layers.count_features`.
 
     Raises:
         BundleError: The file is missing, damaged, or of another network; names it.

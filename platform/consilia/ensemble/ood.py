@@ -20,7 +20,7 @@ from consilia.decision.ood.report import GateReport
 from consilia.predict.images import is_grey
 from consilia.predict.networks import FoldEnsembles
 from consilia.train.networks.factory import build_model
-from consilia.train.networks.features import has_features
+from consilia.train.networks.layers import has_features
 
 _BATCH = 64  # images in a network at once
 

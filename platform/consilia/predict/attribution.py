@@ -43,7 +43,7 @@ from consilia.decision.calibrators import AnyCalibrator, Identity, Isotonic, Tem
 from consilia.decision.combination import AnyCombination, LinearPool
 from consilia.predict.networks import FoldEnsembles, exact_convolutions
 from consilia.train.networks.cells import cell_centres
-from consilia.train.networks.factory import pooling_layer
+from consilia.train.networks.layers import pooling_layer
 
 _SPLINE = BSpline.basis_element([-1.5, -0.5, 0.5, 1.5], extrapolate=False)
 

@@ -20,7 +20,7 @@ from consilia.predict.weights import LoadedNetwork, load_networks
 from consilia.train.device import MEMORY_FORMAT
 from consilia.train.input import Preprocessing, normalised, sized_planes
 from consilia.train.networks.factory import ModelSpec
-from consilia.train.networks.features import count_features, logits_and_features
+from consilia.train.networks.layers import count_features, logits_and_features
 
 Precision = Literal["float32", "bfloat16"]
 

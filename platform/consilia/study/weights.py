@@ -11,7 +11,8 @@ from consilia.config.study_folder import StudyFolder
 from consilia.config.weights import FROM_SCRATCH, HUB, WeightsSource
 from consilia.errors import PlanError, StudyError
 from consilia.files import write_json
-from consilia.train.networks.factory import ModelSpec, build_model
+from consilia.train.networks.factory import ModelSpec
+from consilia.train.networks.pretrained import build_pretrained
 from consilia.train.networks.weights import find_weights, fingerprint, require_weights
 from consilia.tune.space import join_spaces
 
@@ -80,7 +81,7 @@ def _load_each(plan: StudyPlan, source: WeightsSource) -> None:
     failures: dict[str, str] = {}
     for each in _architectures(plan):
         try:
-            build_model(ModelSpec(architecture=each, n_classes=2, channels=plan.data.channels), weights=source)
+            build_pretrained(ModelSpec(architecture=each, n_classes=2, channels=plan.data.channels), source)
         except PlanError as error:
             failures[each.timm] = str(error)
     if len(failures) == 1:

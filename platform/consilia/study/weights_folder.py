@@ -15,7 +15,7 @@ from consilia.files import write_atomically
 from consilia.study.plan import read_plan
 from consilia.study.spaces import read_space
 from consilia.study.weights import VARIABLE
-from consilia.train.networks.factory import download
+from consilia.train.networks.pretrained import download
 from consilia.train.networks.weights import SUFFIX, find_weights
 
 

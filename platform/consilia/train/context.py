@@ -26,7 +26,7 @@ class TrainingContext:
     training: TrainingPlan
     policy: AugmentationPolicy
     architectures: Mapping[str, Architecture]  # by the name that hyperparameters use
-    metric: str  # of scoring.metrics
+    metric: str  # of metrics.scores
     trials: Path  # folder of the trials
     seed: int
     device: str  # of torch, or "auto"

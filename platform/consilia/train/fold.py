@@ -9,13 +9,13 @@ from torch import nn
 
 from consilia.config.record_files import write_fold_result
 from consilia.config.records import FoldResult, Logits
-from consilia.config.weights import FROM_SCRATCH
 from consilia.metrics.scores import score, softmax
 from consilia.train.device import MEMORY_FORMAT
 from consilia.train.faults import TrainingError, writing
 from consilia.train.job import FoldJob
 from consilia.train.network_files import UnusableCheckpointError, load_checkpoint, save_checkpoint, write_weights
 from consilia.train.networks.factory import build_model
+from consilia.train.networks.pretrained import build_pretrained
 from consilia.train.optimiser import WeightAverage, make_optimiser
 from consilia.train.seeds import Purpose, seed_torch
 from consilia.train.tables import HistoryRow, write_history, write_out_of_fold
@@ -35,7 +35,7 @@ class FoldState:
 def open_fold(job: FoldJob) -> FoldState:
     """Return the state to train on from: the checkpoint's if it can be used, else the start."""
     checkpoint, note = job.group.from_leader(lambda: _read_checkpoint(job))
-    model = job.group.agree(lambda: _build(job, from_scratch=checkpoint is not None))
+    model = job.group.agree(lambda: _build(job, has_checkpoint=checkpoint is not None))
     with job.group.lockstep():
         job.group.prepare(model)
         state = FoldState(
@@ -61,10 +61,11 @@ def _read_checkpoint(job: FoldJob) -> tuple[dict[str, Any] | None, str]:
         return None, str(error)
 
 
-def _build(job: FoldJob, *, from_scratch: bool) -> nn.Module:
+def _build(job: FoldJob, *, has_checkpoint: bool) -> nn.Module:
     seed_torch(job.context.seed, fold=job.stream, epoch=0, purpose=Purpose.WEIGHTS)
-    weights = FROM_SCRATCH if from_scratch else job.context.weights
-    model = build_model(job.spec, weights=weights)
+    weights = job.context.weights
+    is_pretrained = weights.is_pretrained and not has_checkpoint
+    model = build_pretrained(job.spec, weights) if is_pretrained else build_model(job.spec)
     return model.to(job.device, memory_format=MEMORY_FORMAT)  # type: ignore[call-overload,no-any-return] # torch's stub lacks it
 
 

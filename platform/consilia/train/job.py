@@ -15,7 +15,8 @@ from consilia.train.device import resolve_device
 from consilia.train.distributed import ALONE, Group
 from consilia.train.input import Preprocessing
 from consilia.train.losses import Loss, make_loss
-from consilia.train.networks.factory import ModelSpec, pretrained_normalisation
+from consilia.train.networks.factory import ModelSpec
+from consilia.train.networks.pretrained import pretrained_normalisation
 from consilia.train.order import EpochShare, batch_slices, check_refit_workers, check_workers, epoch_share
 from consilia.train.tables import HistoryRow
 

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from consilia.config.hyperparameters import Hyperparameters
-from consilia.train.networks.factory import layer_groups
+from consilia.train.networks.layers import layer_groups
 
 
 def make_optimiser(model: nn.Module, hyperparameters: Hyperparameters) -> torch.optim.AdamW:

@@ -2,17 +2,8 @@ import pytest
 import torch
 
 from consilia.config.space import Architecture
-from consilia.config.weights import HUB
 from consilia.errors import PlanError
-from consilia.train.networks.factory import (
-    ModelSpec,
-    build_model,
-    check_architecture,
-    check_image_size,
-    layer_groups,
-    pooling_layer,
-    pretrained_normalisation,
-)
+from consilia.train.networks.factory import ModelSpec, build_model, check_architecture, check_image_size
 
 TINY_DENSENET = Architecture(timm="densenet121", arguments={"growth_rate": 12, "block_config": (3, 3, 3)})
 
@@ -83,56 +74,3 @@ def test_an_image_size_below_what_the_network_takes_is_refused_with_the_smallest
 @pytest.mark.parametrize("name", ["test_resnet", "test_efficientnet"])
 def test_tiny_networks_take_28_px(name):
     check_image_size(spec(name), 28)
-
-
-@pytest.mark.parametrize(
-    "name", ["resnet18", "resnet50", "densenet121", "efficientnet_b0", "tf_efficientnetv2_s", "test_resnet"]
-)
-def test_layer_groups_hold_each_parameter_once_with_the_stem_first_and_the_head_alone_last(name):
-    with torch.device("meta"):
-        model = build_model(spec(name))
-    groups = layer_groups(model)
-    names = [name for group in groups for name in group]
-    assert sorted(names) == sorted(name for name, _ in model.named_parameters())
-    assert next(model.named_parameters())[0] in groups[0]
-    assert groups[-1] == [f"{model.default_cfg['classifier']}.{kind}" for kind in ("weight", "bias")]
-    assert len(groups) > 5
-
-
-@pytest.mark.parametrize("name", ["efficientnet_b6", "resnet34"])  # timm has none; the hub cannot be reached
-def test_missing_pretrained_weights_are_an_error_that_names_the_model(name, monkeypatch, tmp_path):
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)  # its retries would take a minute
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
-    with pytest.raises(PlanError, match=rf"'{name}'.*training\.weights: none"):
-        build_model(spec(name), weights=HUB)
-
-
-def test_the_normalisation_of_pretrained_weights_has_one_value_a_channel():
-    grey_mean, grey_std = pretrained_normalisation(spec("densenet121", channels=1), HUB)
-    mean, std = pretrained_normalisation(spec("densenet121", channels=3), HUB)
-    assert mean == (0.485, 0.456, 0.406)
-    assert std == (0.229, 0.224, 0.225)
-    assert grey_mean == pytest.approx((sum(mean) / 3,))
-    assert grey_std == pytest.approx((sum(std) / 3,))
-
-
-@pytest.mark.parametrize("name", ["test_resnet", "test_efficientnet", "densenet121", "resnet50", "efficientnet_b0"])
-def test_the_pooling_layer_is_given_the_last_feature_map(name):
-    model = build_model(ModelSpec(architecture=Architecture(timm=name), n_classes=2, channels=1)).eval()
-    given = []
-    pooling_layer(model).register_forward_pre_hook(lambda layer, inputs: given.append(inputs[0].clone()))
-    image = torch.randn(1, 1, 64, 64)
-    with torch.inference_mode():
-        model(image)
-        expected = model.forward_features(image)
-    assert len(given) == 1
-    assert expected.shape[1] == model.num_features
-    torch.testing.assert_close(given[0], expected)
-
-
-@pytest.mark.parametrize("name", ["vit_tiny_patch16_224", "swin_tiny_patch4_window7_224"])
-def test_a_network_whose_features_have_no_such_place_says_so(name):
-    with torch.device("meta"):
-        model = build_model(ModelSpec(architecture=Architecture(timm=name), n_classes=2, channels=3))
-    with pytest.raises(PlanError, match="must pool feature maps"):
-        pooling_layer(model)

@@ -11,7 +11,8 @@ from timm import create_model
 from consilia.config.space import Architecture
 from consilia.config.weights import HUB, WeightsSource
 from consilia.errors import PlanError
-from consilia.train.networks.factory import ModelSpec, build_model, pretrained_normalisation
+from consilia.train.networks.factory import ModelSpec
+from consilia.train.networks.pretrained import build_pretrained, pretrained_normalisation
 from consilia.train.networks.weights import find_weights, require_weights
 
 NAMES = ("test_resnet", "test_efficientnet")
@@ -41,7 +42,7 @@ def first_layer(model: torch.nn.Module) -> str:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_the_body_is_the_files_and_the_head_is_new(folder, name):
-    model = build_model(spec(name), weights=source(folder))
+    model = build_pretrained(spec(name), source(folder))
     stored, own = load_file(folder / f"{name}.safetensors"), model.state_dict()
     head = {key for key in own if key.startswith(model.default_cfg["classifier"])}
     assert head
@@ -54,7 +55,7 @@ def test_the_body_is_the_files_and_the_head_is_new(folder, name):
 @pytest.mark.parametrize("channels", [1, 2, 5])
 def test_other_channels_answer_as_three_equal_ones_would(folder, name, channels):
     """One grey channel sums the colours' weights; several share out the repeated ones, each times 3 / channels."""
-    model = build_model(spec(name, channels), weights=source(folder))
+    model = build_pretrained(spec(name, channels), source(folder))
     stored = load_file(folder / f"{name}.safetensors")[first_layer(model)]
     adapted = model.state_dict()[first_layer(model)]
     if channels == 1:
@@ -67,7 +68,7 @@ def test_other_channels_answer_as_three_equal_ones_would(folder, name, channels)
 @pytest.mark.parametrize("name", [*NAMES, "tf_efficientnet_lite0"])
 def test_a_new_head_begins_with_nearly_equal_probabilities(name, tmp_path):
     save_file(create_model(name).state_dict(), tmp_path / f"{name}.safetensors")
-    model = build_model(spec(name), weights=source(tmp_path)).eval()
+    model = build_pretrained(spec(name), source(tmp_path)).eval()
     with torch.no_grad():
         head = model.get_classifier()
         logits = head(torch.ones(1, head.in_features))
@@ -76,9 +77,9 @@ def test_a_new_head_begins_with_nearly_equal_probabilities(name, tmp_path):
 
 def test_training_starts_from_the_same_body_whatever_the_random_state(folder):
     torch.manual_seed(0)
-    one = build_model(spec("test_resnet"), weights=source(folder))
+    one = build_pretrained(spec("test_resnet"), source(folder))
     torch.manual_seed(9)
-    two = build_model(spec("test_resnet"), weights=source(folder))
+    two = build_pretrained(spec("test_resnet"), source(folder))
     assert torch.equal(next(iter(one.parameters())), next(iter(two.parameters())))
 
 
@@ -125,14 +126,14 @@ def damaged(change) -> dict[str, torch.Tensor]:
 def test_weights_of_another_network_are_refused_and_nothing_starts_from_scratch(tmp_path, change, says):
     save_file(damaged(change), tmp_path / "test_resnet.safetensors")
     with pytest.raises(PlanError, match=rf"test_resnet\.safetensors.*{says}"):
-        build_model(spec("test_resnet"), weights=source(tmp_path))
+        build_pretrained(spec("test_resnet"), source(tmp_path))
 
 
 def test_a_file_that_is_cut_short_is_refused_by_name(folder, tmp_path):
     whole = (folder / "test_resnet.safetensors").read_bytes()
     (tmp_path / "test_resnet.safetensors").write_bytes(whole[: len(whole) // 2])
     with pytest.raises(PlanError, match=r"test_resnet\.safetensors cannot be read as safetensors"):
-        build_model(spec("test_resnet"), weights=source(tmp_path))
+        build_pretrained(spec("test_resnet"), source(tmp_path))
 
 
 def test_normalisation_follows_the_notes_of_the_file_and_else_timm(folder, tmp_path):
@@ -158,7 +159,7 @@ def test_weights_that_are_no_numbers_are_refused(tmp_path):
         damaged(lambda state: state["layer1.0.conv1.weight"].fill_(torch.nan)), tmp_path / "test_resnet.safetensors"
     )
     with pytest.raises(PlanError, match=r"layer1\.0\.conv1\.weight must hold finite numbers"):
-        build_model(spec("test_resnet"), weights=source(tmp_path))
+        build_pretrained(spec("test_resnet"), source(tmp_path))
 
 
 def test_a_first_layer_that_timm_cannot_adapt_is_refused_by_name(tmp_path):
@@ -166,19 +167,36 @@ def test_a_first_layer_that_timm_cannot_adapt_is_refused_by_name(tmp_path):
     save_file(create_model(name, depth=1).state_dict(), tmp_path / f"{name}.safetensors")
     architecture = Architecture(timm=name, arguments={"depth": 1})
     with pytest.raises(PlanError, match=rf"{name}\.safetensors: .*cannot be adapted"):
-        build_model(ModelSpec(architecture=architecture, n_classes=2, channels=1), weights=source(tmp_path))
+        build_pretrained(ModelSpec(architecture=architecture, n_classes=2, channels=1), source(tmp_path))
 
 
 def test_layers_that_the_hubs_weights_lack_do_not_start_from_scratch(folder, monkeypatch):
     state = load_file(folder / "test_resnet.safetensors")
-    monkeypatch.setattr("consilia.train.networks.factory.download", lambda name: (state, {}))
-    build_model(spec("test_resnet"), weights=HUB)
+    monkeypatch.setattr("consilia.train.networks.pretrained.download", lambda name: (state, {}))
+    build_pretrained(spec("test_resnet"), HUB)
     deeper = Architecture(timm="test_resnet", arguments={"layers": (2, 1, 1, 1)})
     with pytest.raises(PlanError, match=r"timm's weights of test_resnet .*lacks layer1\.1\."):
-        build_model(ModelSpec(architecture=deeper, n_classes=2, channels=1), weights=HUB)
+        build_pretrained(ModelSpec(architecture=deeper, n_classes=2, channels=1), HUB)
 
 
 def test_the_real_weights_fit_their_network(real_data):
-    model = build_model(spec("tf_efficientnet_lite0", channels=1), weights=source(real_data / "weights"))
+    model = build_pretrained(spec("tf_efficientnet_lite0", channels=1), source(real_data / "weights"))
     stored = load_file(real_data / "weights" / "tf_efficientnet_lite0.safetensors")
     assert torch.equal(model.state_dict()["bn1.running_mean"], stored["bn1.running_mean"])
+
+
+@pytest.mark.parametrize("name", ["efficientnet_b6", "resnet34"])  # timm has none; the hub cannot be reached
+def test_missing_pretrained_weights_are_an_error_that_names_the_model(name, monkeypatch, tmp_path):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)  # its retries would take a minute
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    with pytest.raises(PlanError, match=rf"'{name}'.*training\.weights: none"):
+        build_pretrained(spec(name), HUB)
+
+
+def test_the_normalisation_of_pretrained_weights_has_one_value_a_channel():
+    grey_mean, grey_std = pretrained_normalisation(spec("densenet121", channels=1), HUB)
+    mean, std = pretrained_normalisation(spec("densenet121", channels=3), HUB)
+    assert mean == (0.485, 0.456, 0.406)
+    assert std == (0.229, 0.224, 0.225)
+    assert grey_mean == pytest.approx((sum(mean) / 3,))
+    assert grey_std == pytest.approx((sum(std) / 3,))

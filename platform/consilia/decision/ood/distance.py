@@ -60,7 +60,7 @@ def views(pooled: Features, pixels: npt.NDArray[np.uint8]) -> Views:
     Pooling forgets where things are, so that an image upside down differs little: the layout knows.
 
     Args:
-        pooled: Of `train.networks.features.logits_and_features`, (n_images, n_pooled).
+        pooled: Of `train.networks.layers.logits_and_features`, (n_images, n_pooled).
         pixels: Of the same images, as stored, (n_images, size, size, channels).
     """
     return pooled, layouts(grey_values(pixels)).reshape(len(pixels), -1).astype(np.float32)

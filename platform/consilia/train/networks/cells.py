@@ -16,7 +16,8 @@ import numpy.typing as npt
 import torch
 from captum.attr import NeuronGradient
 
-from consilia.train.networks.factory import ModelSpec, build_model, pooling_layer
+from consilia.train.networks.factory import ModelSpec, build_model
+from consilia.train.networks.layers import pooling_layer
 
 _N_IMAGES = 4  # of noise
 _MOST_CELLS = 8  # measured along a side; centres between them are interpolated

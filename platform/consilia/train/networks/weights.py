@@ -1,10 +1,8 @@
-"""Pretrained weights in files: found by the model's name, read, fitted to a network, and nothing left to chance.
-
-The first layer is adapted to other channels as timm does, `timm.models.adapt_input_conv`.
-"""
+"""Pretrained weights in files: found by the model's name, read, fitted to a network, and nothing left to chance."""
 
 import json
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -55,13 +53,10 @@ def read_weights_file(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, st
     """Return the tensors by name, and the file's own notes.
 
     Raises:
-        PlanError: The file is no safetensors file, or is damaged.
+        PlanError: The file is not a safetensors file, or is damaged.
     """
-    try:
-        with safe_open(path, framework="pt") as file:
-            return {key: file.get_tensor(key) for key in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118 # no mapping
-    except (SafetensorError, OSError) as error:
-        raise PlanError(f"{path} cannot be read as safetensors: {error}. Fetch it again.") from error
+    with _opening(path), safe_open(path, framework="pt") as file:
+        return {key: file.get_tensor(key) for key in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118 # not a mapping
 
 
 def stored_normalisation(path: Path) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
@@ -70,11 +65,8 @@ def stored_normalisation(path: Path) -> tuple[tuple[float, ...], tuple[float, ..
     Raises:
         PlanError: The file is damaged, or the notes cannot be understood.
     """
-    try:
-        with safe_open(path, framework="pt") as file:
-            notes = dict(file.metadata() or {})
-    except (SafetensorError, OSError) as error:
-        raise PlanError(f"{path} cannot be read as safetensors: {error}. Fetch it again.") from error
+    with _opening(path), safe_open(path, framework="pt") as file:
+        notes = dict(file.metadata() or {})
     if "mean" not in notes and "std" not in notes:
         return None
     try:
@@ -110,7 +102,7 @@ def fit_weights(
         origin: The file, for errors.
 
     Raises:
-        PlanError: A tensor of the body is missing, has another shape, holds what is no number, or is unknown to the
+        PlanError: A tensor of the body is missing, has another shape, holds NaN or infinity, or is unknown to the
             network.
     """
     counters = {name for name in network if name.endswith("num_batches_tracked")}  # older files lack them
@@ -152,3 +144,11 @@ def _adapted(
             f"{origin}: {name} cannot be adapted to these images' channels; convert the images to as many channels as "
             "the weights have (data.channels), or leave this architecture out."
         ) from error
+
+
+@contextmanager
+def _opening(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except (SafetensorError, OSError) as error:
+        raise PlanError(f"{path} cannot be read as safetensors: {error}. Fetch it again.") from error

@@ -1,4 +1,4 @@
-"""Features come out of the pass that gives the logits, on every architecture that ships."""
+"""What a network shows of itself, on every architecture that ships."""
 
 from pathlib import Path
 
@@ -10,7 +10,13 @@ from consilia.config.catalog import load, names
 from consilia.config.space import Architecture, SearchSpace
 from consilia.errors import PlanError
 from consilia.train.networks.factory import ModelSpec, build_model
-from consilia.train.networks.features import count_features, has_features, logits_and_features
+from consilia.train.networks.layers import (
+    count_features,
+    has_features,
+    layer_groups,
+    logits_and_features,
+    pooling_layer,
+)
 
 ARCHITECTURES = {
     name: architecture
@@ -53,3 +59,39 @@ def test_a_network_with_more_features_than_a_bundle_keeps_is_refused():
     model = build(Architecture(timm="test_resnet"))
     model.feature_info = [{"num_chs": 2048}, {"num_chs": 2049}]
     assert not has_features(model)
+
+
+@pytest.mark.parametrize(
+    "name", ["resnet18", "resnet50", "densenet121", "efficientnet_b0", "tf_efficientnetv2_s", "test_resnet"]
+)
+def test_layer_groups_hold_each_parameter_once_with_the_stem_first_and_the_head_alone_last(name):
+    with torch.device("meta"):
+        model = build_model(ModelSpec(architecture=Architecture(timm=name), n_classes=3, channels=1))
+    groups = layer_groups(model)
+    names = [name for group in groups for name in group]
+    assert sorted(names) == sorted(name for name, _ in model.named_parameters())
+    assert next(model.named_parameters())[0] in groups[0]
+    assert groups[-1] == [f"{model.default_cfg['classifier']}.{kind}" for kind in ("weight", "bias")]
+    assert len(groups) > 5
+
+
+@pytest.mark.parametrize("name", ["test_resnet", "test_efficientnet", "densenet121", "resnet50", "efficientnet_b0"])
+def test_the_pooling_layer_is_given_the_last_feature_map(name):
+    model = build_model(ModelSpec(architecture=Architecture(timm=name), n_classes=2, channels=1)).eval()
+    given = []
+    pooling_layer(model).register_forward_pre_hook(lambda layer, inputs: given.append(inputs[0].clone()))
+    image = torch.randn(1, 1, 64, 64)
+    with torch.inference_mode():
+        model(image)
+        expected = model.forward_features(image)
+    assert len(given) == 1
+    assert expected.shape[1] == model.num_features
+    torch.testing.assert_close(given[0], expected)
+
+
+@pytest.mark.parametrize("name", ["vit_tiny_patch16_224", "swin_tiny_patch4_window7_224"])
+def test_a_network_whose_features_have_no_such_place_says_so(name):
+    with torch.device("meta"):
+        model = build_model(ModelSpec(architecture=Architecture(timm=name), n_classes=2, channels=3))
+    with pytest.raises(PlanError, match="must pool feature maps"):
+        pooling_layer(model)
