@@ -21,12 +21,11 @@ import torch
 import yaml
 from figures import print_figures
 
-from consilia.config.hyperparameters import Hyperparameters
 from consilia.config.recipe import BestSingle, EnsembleRecipe, Greedy, SoftVote
 from consilia.config.records import TrialRecord, TrialTask
-from consilia.config.study import StudyPlan
+from consilia.config.space import Hyperparameters
+from consilia.config.study import FROM_SCRATCH, StudyPlan
 from consilia.config.study_folder import StudyFolder
-from consilia.config.weights import FROM_SCRATCH
 from consilia.data.folds import FoldPlan, make_folds
 from consilia.data.phantoms import write_phantoms
 from consilia.data.store.image_store import ImageStore

@@ -3,8 +3,8 @@
 import sys
 import time
 
-from consilia.config.hyperparameters import Hyperparameters
 from consilia.config.records import EpochReport, TaskTaken, TrialOutcome, TrialTask
+from consilia.config.space import Hyperparameters
 
 
 class NumberedTasks:

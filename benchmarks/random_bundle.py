@@ -12,10 +12,9 @@ from PIL import Image
 
 from consilia.bundle.reading import read_bundle
 from consilia.config.card import DataCard, FolderSource
-from consilia.config.hyperparameters import Hyperparameters
 from consilia.config.recipe import EnsembleRecipe, SoftVote
 from consilia.config.records import FoldResult, TrialRecord
-from consilia.config.space import Architecture, SearchSpace
+from consilia.config.space import Architecture, Hyperparameters, SearchSpace
 from consilia.config.study import FoldsPlan, StudyPlan
 from consilia.config.study_folder import StudyFolder
 from consilia.data.folds import FoldPlan, make_folds

@@ -12,9 +12,8 @@ from typing import TypeVar
 import optuna
 
 from consilia.config.card import DataCard
-from consilia.config.hyperparameters import Hyperparameters
 from consilia.config.records import TrialOutcome, TrialTask
-from consilia.config.space import Architecture
+from consilia.config.space import Architecture, Hyperparameters
 from consilia.config.study import TrainingPlan
 from consilia.data.folds import FoldPlan
 from consilia.data.store.image_store import ImageStore

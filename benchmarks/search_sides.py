@@ -16,9 +16,9 @@ from typing import Any
 
 import optuna
 
-from consilia.config.hyperparameters import Hyperparameters
 from consilia.config.record_files import write_trial
 from consilia.config.records import EpochReport, FoldResult, TrialRecord, TrialTask
+from consilia.config.space import Hyperparameters
 from consilia.config.study import ClusterProfile, StudyPlan
 from consilia.config.study_folder import StudyFolder
 from consilia.data.folds import make_folds

@@ -14,10 +14,9 @@ import torch
 from PIL import Image
 
 from consilia.config.card import Columns, DataCard, TableSource
-from consilia.config.hyperparameters import Hyperparameters
 from consilia.config.recipe import EnsembleRecipe, SoftVote
 from consilia.config.records import FoldResult, TrialRecord
-from consilia.config.space import Architecture, SearchSpace
+from consilia.config.space import Architecture, Hyperparameters, SearchSpace
 from consilia.config.study import FoldsPlan, StudyPlan
 from consilia.config.study_folder import StudyFolder
 from consilia.data.folds import FoldPlan, make_folds

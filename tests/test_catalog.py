@@ -8,11 +8,11 @@ import pytest
 from consilia.config import catalog
 from consilia.config.card import DataCard
 from consilia.config.catalog import Kind, content_folder, load, names
+from consilia.config.frozen import validate
 from consilia.config.recipe import EnsembleRecipe
 from consilia.config.space import SearchSpace
 from consilia.config.strict_yaml import merge, parse_settings, read_yaml
 from consilia.config.study import ClusterProfile, SearchPlan
-from consilia.config.validation import validate
 from consilia.errors import PlanError
 
 RECIPE = "name: mine\nselection: {kind: soft_vote, members: 3}\n"

@@ -6,9 +6,8 @@ import pytest
 from pydantic import ValidationError
 
 from consilia.config.card import DataCard, FolderSource
-from consilia.config.hyperparameters import Hyperparameters
 from consilia.config.recipe import BestSingle, EnsembleRecipe
-from consilia.config.space import Architecture, Choice, FloatRange, IntRange, SearchSpace
+from consilia.config.space import Architecture, Choice, FloatRange, Hyperparameters, IntRange, SearchSpace
 from consilia.config.study import ClusterProfile, StudyPlan, TrainingPlan
 
 SPACE = SearchSpace(

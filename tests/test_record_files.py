@@ -3,7 +3,6 @@ import math
 
 import pytest
 
-from consilia.config.hyperparameters import Hyperparameters
 from consilia.config.record_files import (
     read_fold_result,
     read_refit_result,
@@ -15,6 +14,7 @@ from consilia.config.record_files import (
     write_trial,
 )
 from consilia.config.records import FoldResult, RefitResult, TrialRecord
+from consilia.config.space import Hyperparameters
 from consilia.errors import StudyError
 
 FOLD = FoldResult(fold=1, epochs=3, metrics={"log_loss": 0.25, "ece": 0.0}, n_images=30, seconds=1.5)

@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 
 from consilia.cli.app import run
-from consilia.config.hyperparameters import Hyperparameters
 from consilia.config.record_files import read_trial, write_trial
 from consilia.config.records import TrialRecord
+from consilia.config.space import Hyperparameters
 from consilia.config.study_folder import StudyFolder
 from consilia.study.folder import hold_study, open_study
 from consilia.study.plan import read_plan

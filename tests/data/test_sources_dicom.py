@@ -8,7 +8,7 @@ import pytest
 from pydicom.uid import generate_uid
 
 from consilia.config.card import DataCard
-from consilia.config.validation import validate
+from consilia.config.frozen import validate
 from consilia.data.dicom.header import read_tags
 from consilia.data.sources import file_facts
 from consilia.data.sources.card import list_images

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from consilia.config.card import DataCard
-from consilia.config.validation import validate
+from consilia.config.frozen import validate
 from consilia.data.sources.where import select_rows, written
 from consilia.errors import DataError, PlanError
 

@@ -9,10 +9,9 @@ from PIL import Image
 from scipy.stats import betabinom
 
 from consilia.config.card import DataCard, NpzSource
-from consilia.config.hyperparameters import Hyperparameters
 from consilia.config.recipe import BestSingle, EnsembleRecipe
 from consilia.config.records import FoldResult, GateVerdict, TrialRecord
-from consilia.config.space import Architecture, SearchSpace
+from consilia.config.space import Architecture, Hyperparameters, SearchSpace
 from consilia.config.study import FoldsPlan, StudyPlan
 from consilia.config.study_folder import StudyFolder
 from consilia.data.folds import FoldPlan, make_folds

@@ -8,8 +8,8 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.hparams.metadata import SESSION_START_INFO_TAG, parse_session_start_info_plugin_data
 
-from consilia.config.hyperparameters import Hyperparameters
 from consilia.config.records import EpochReport, FoldResult, TrialRecord, TrialTask
+from consilia.config.space import Hyperparameters
 from consilia.config.study_folder import StudyFolder
 from consilia.report.curves import Curves
 from consilia.train.tables import read_history, write_history

@@ -5,8 +5,8 @@ import io
 import pytest
 from rich.console import Console
 
-from consilia.config.hyperparameters import Hyperparameters
 from consilia.config.records import ALL_FOLDS, EpochReport, FoldResult, RefitProgress, TrialRecord, TrialTask
+from consilia.config.space import Hyperparameters
 from consilia.report.progress import PrepareProgress, StudyProgress
 
 

@@ -6,8 +6,8 @@ from dataclasses import replace
 import pytest
 from rich.console import Console
 
-from consilia.config.hyperparameters import Hyperparameters
 from consilia.config.records import FoldResult, TrialRecord
+from consilia.config.space import Hyperparameters
 from consilia.report.tables import counts_table, hints, leaderboard_table
 from consilia.report.trial_rows import Place, TrialBoard, TrialRow
 

@@ -7,8 +7,8 @@ import math
 
 import pytest
 
-from consilia.config.hyperparameters import Hyperparameters
 from consilia.config.records import FoldResult, TrialRecord
+from consilia.config.space import Hyperparameters
 from consilia.report.trial_rows import Place, TrialBoard, TrialRow, board_to_csv, board_to_json
 
 LR = 0.1 + 0.2  # 0.30000000000000004: rounding would show

@@ -4,8 +4,8 @@ import io
 
 from rich.console import Console
 
-from consilia.config.hyperparameters import Hyperparameters
 from consilia.config.records import FoldResult, TrialRecord
+from consilia.config.space import Hyperparameters
 from consilia.report.trial_rows import Place, TrialBoard, TrialRow, TrialWord
 from consilia.report.watch import TrialWatch
 

@@ -8,9 +8,8 @@ from safetensors.torch import load_file
 
 from consilia.config.record_files import read_trial
 from consilia.config.records import RefitProgress, TrialTask
-from consilia.config.study import ClusterProfile
+from consilia.config.study import FROM_SCRATCH, ClusterProfile
 from consilia.config.study_folder import StudyFolder
-from consilia.config.weights import FROM_SCRATCH
 from consilia.data.folds import load_folds
 from consilia.data.store.prepare import prepare
 from consilia.study.context import training_context

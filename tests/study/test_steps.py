@@ -3,8 +3,7 @@
 import pytest
 
 from consilia.config.space import Choice, IntRange
-from consilia.config.study import StudyPlan
-from consilia.config.weights import FROM_SCRATCH
+from consilia.config.study import FROM_SCRATCH, StudyPlan
 from consilia.data.folds import load_folds
 from consilia.data.store.prepare import prepare
 from consilia.study.context import training_context

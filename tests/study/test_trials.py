@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from consilia.config.hyperparameters import Hyperparameters
 from consilia.config.record_files import write_fold_result, write_trial
 from consilia.config.records import FoldResult, TrialRecord, TrialState
+from consilia.config.space import Hyperparameters
 from consilia.config.study import StudyPlan
 from consilia.config.study_folder import StudyFolder
 from consilia.errors import StudyError

@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from consilia.config.hyperparameters import Hyperparameters
 from consilia.config.record_files import write_trial
 from consilia.config.records import TrialRecord
+from consilia.config.space import Hyperparameters
 from consilia.config.study import StudyPlan
 from consilia.config.study_folder import StudyFolder
 from consilia.errors import PlanError

@@ -9,8 +9,8 @@ from safetensors.torch import load_file, save_file
 from timm import create_model
 
 from consilia.bundle.reading import read_bundle
+from consilia.config.study import FROM_SCRATCH, HUB
 from consilia.config.study_folder import StudyFolder
-from consilia.config.weights import FROM_SCRATCH, HUB
 from consilia.errors import PlanError, StudyError
 from consilia.files import sha256_of_file
 from consilia.study.plan import read_plan

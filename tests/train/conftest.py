@@ -8,9 +8,8 @@ import torch
 
 from consilia.config.augmentation import AugmentationPolicy
 from consilia.config.card import DataCard, NpzSource
-from consilia.config.hyperparameters import Hyperparameters
 from consilia.config.records import TrialTask
-from consilia.config.space import Architecture
+from consilia.config.space import Architecture, Hyperparameters
 from consilia.config.study import TrainingPlan
 from consilia.data.folds import make_folds
 from consilia.data.store.prepare import prepare

@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torchvision.ops import sigmoid_focal_loss
 
-from consilia.config.hyperparameters import Hyperparameters
+from consilia.config.space import Hyperparameters
 from consilia.errors import DataError
 from consilia.train.losses import focal_loss, make_loss, mix, smooth
 

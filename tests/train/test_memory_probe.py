@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from consilia.config.hyperparameters import Hyperparameters
-from consilia.config.space import Architecture
+from consilia.config.space import Architecture, Hyperparameters
 from consilia.errors import ClusterError
 from consilia.train.faults import is_out_of_memory
 from consilia.train.input import Preprocessing

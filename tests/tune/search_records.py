@@ -1,7 +1,7 @@
 """A search without Ray: fakes are plain data and callables."""
 
-from consilia.config.hyperparameters import Hyperparameters
 from consilia.config.records import EpochReport, FoldResult, TrialRecord, TrialTask
+from consilia.config.space import Hyperparameters
 
 METRICS = ("log_loss", "macro_auc")
 

@@ -6,8 +6,7 @@ import pytest
 import ray
 from capacity_records import cluster, node
 
-from consilia.config.hyperparameters import Hyperparameters
-from consilia.config.space import Architecture
+from consilia.config.space import Architecture, Hyperparameters
 from consilia.config.study import ClusterProfile
 from consilia.errors import ClusterError
 from consilia.train.input import Preprocessing

@@ -8,9 +8,8 @@ import optuna
 import pytest
 
 from consilia.config.catalog import load
-from consilia.config.hyperparameters import Hyperparameters
 from consilia.config.records import TrialRecord
-from consilia.config.space import Architecture, Choice, FloatRange, IntRange, SearchSpace
+from consilia.config.space import Architecture, Choice, FloatRange, Hyperparameters, IntRange, SearchSpace
 from consilia.tune.space import JointSpace, join_spaces
 from consilia.tune.suggester import OptunaSuggester
 from consilia.tune.warm_start import TOP, EarlierStudy, Start, warm_start

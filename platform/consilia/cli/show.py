@@ -9,8 +9,7 @@ from consilia.audit.document import Audit
 from consilia.bundle.document import BundleDocument
 from consilia.bundle.evaluation import Evaluation
 from consilia.bundle.text import describe_members
-from consilia.config.study import StudyPlan
-from consilia.config.weights import WeightsSource
+from consilia.config.study import StudyPlan, WeightsSource
 from consilia.data.store.image_store import ImageStore
 from consilia.decision.promises import promise_rows
 from consilia.files import sha256_of_file

@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
+from consilia.config.frozen import Model, near_match, validate
 from consilia.config.strict_yaml import merge, read_yaml
-from consilia.config.validation import Model, near_match, validate
 from consilia.errors import PlanError
 
 Kind = Literal["data/cards", "search_spaces", "ensembles", "cluster"]

@@ -7,7 +7,7 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from consilia.config.hyperparameters import Hyperparameters
+from consilia.config.space import Hyperparameters
 
 Logits = npt.NDArray[np.float32]  # (n_images, n_classes), before any softmax
 Probabilities = npt.NDArray[np.float64]  # (n_images, n_classes), rows sum to 1

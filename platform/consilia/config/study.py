@@ -1,16 +1,15 @@
 """A study: data, folds, spaces, search, training, ensemble and cluster, resolved and frozen."""
 
 import difflib
-from pathlib import PurePath
+from pathlib import Path, PurePath
 from typing import Annotated, Literal
 
 from pydantic import Field, field_validator
 
 from consilia.config.card import DataCard
 from consilia.config.frozen import Frozen
-from consilia.config.hyperparameters import Hyperparameters
 from consilia.config.recipe import EnsembleRecipe
-from consilia.config.space import SearchSpace
+from consilia.config.space import Hyperparameters, SearchSpace
 from consilia.files import sha256_of_json
 
 Metric = Literal["log_loss", "macro_auc"]
@@ -94,6 +93,25 @@ class TrainingPlan(Frozen):
                 f"weights must be none, imagenet, or a path with a slash such as ./weights, but got {weights!r}{hint}"
             )
         return weights
+
+
+class WeightsSource(Frozen):
+    """Where networks start from, resolved by the driver: a worker's environment may say otherwise.
+
+    Random numbers, timm's hub, a folder of `<timm model name>.safetensors`, or one such file.
+    """
+
+    kind: Literal["none", "hub", "folder", "file"] = "none"
+    path: Path | None = None  # absolute; of a folder or a file
+
+    @property
+    def is_pretrained(self) -> bool:
+        """Whether networks start from weights that were trained before."""
+        return self.kind != "none"
+
+
+FROM_SCRATCH = WeightsSource()
+HUB = WeightsSource(kind="hub")
 
 
 class ClusterProfile(Frozen):

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 
 from rich.table import Table
 
-from consilia.config.hyperparameters import Hyperparameters
+from consilia.config.space import Hyperparameters
 from consilia.report.trial_rows import TrialBoard, TrialRow
 
 _SHOWN = ("architecture", "lr", "weight_decay", "label_smoothing", "mixup", "augmentation", "imbalance")

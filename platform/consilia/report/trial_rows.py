@@ -8,8 +8,8 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from consilia.config.hyperparameters import Hyperparameters
 from consilia.config.records import TrialRecord
+from consilia.config.space import Hyperparameters
 
 TrialWord = Literal["running", "interrupted", "paused", "finished", "stopped", "failed"]
 """A trial's state for people. interrupted: its record says running, but no process works in the study."""

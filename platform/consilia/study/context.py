@@ -1,8 +1,7 @@
 """What all trials of a study share, from its plan and its files."""
 
-from consilia.config.study import StudyPlan
+from consilia.config.study import StudyPlan, WeightsSource
 from consilia.config.study_folder import StudyFolder
-from consilia.config.weights import WeightsSource
 from consilia.data.folds import FoldPlan
 from consilia.data.store.image_store import ImageStore
 from consilia.train.context import TrainingContext

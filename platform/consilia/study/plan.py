@@ -6,11 +6,10 @@ from typing import Any
 
 from consilia.config.card import DataCard
 from consilia.config.catalog import Kind, Reference, is_file_reference, load, resolve_path
-from consilia.config.frozen import Frozen
+from consilia.config.frozen import Frozen, Model, validate
 from consilia.config.recipe import EnsembleRecipe
 from consilia.config.strict_yaml import merge, parse_settings, read_yaml
 from consilia.config.study import ClusterProfile, FoldsPlan, SearchPlan, StudyPlan, TrainingPlan
-from consilia.config.validation import Model, validate
 from consilia.study.spaces import check_spaces, read_space
 
 

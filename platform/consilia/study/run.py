@@ -7,9 +7,8 @@ from pathlib import Path
 
 from consilia.cluster.connection import joins_cluster
 from consilia.cluster.tasks import ray_tasks
-from consilia.config.study import StudyPlan
+from consilia.config.study import StudyPlan, WeightsSource
 from consilia.config.study_folder import StudyFolder
-from consilia.config.weights import WeightsSource
 from consilia.data.folds import FoldPlan, check_no_leak, load_folds, make_folds
 from consilia.data.store.image_store import ImageStore
 from consilia.data.store.prepare import prepare

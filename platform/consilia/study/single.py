@@ -3,10 +3,10 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from consilia.config.hyperparameters import Hyperparameters
+from consilia.config.frozen import near_match, validate
+from consilia.config.space import Hyperparameters
 from consilia.config.strict_yaml import parse_settings
 from consilia.config.study import NoStopping, SearchPlan, StudyPlan
-from consilia.config.validation import near_match, validate
 from consilia.errors import PlanError
 from consilia.study.plan import read_plan
 from consilia.study.spaces import check_spaces

@@ -5,10 +5,9 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from consilia.config.catalog import Reference, load
-from consilia.config.hyperparameters import Hyperparameters
-from consilia.config.space import Choice, Parameter, SearchSpace
+from consilia.config.frozen import near_match
+from consilia.config.space import Choice, Hyperparameters, Parameter, SearchSpace
 from consilia.config.study import StudyPlan
-from consilia.config.validation import near_match
 from consilia.errors import PlanError
 from consilia.train.networks.factory import ModelSpec, check_architecture, check_image_size
 from consilia.tune.space import JointSpace, join_spaces

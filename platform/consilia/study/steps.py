@@ -1,7 +1,6 @@
 """The training steps of a study that take most memory: what is measured before its search."""
 
-from consilia.config.hyperparameters import Hyperparameters
-from consilia.config.space import Choice, Value
+from consilia.config.space import Choice, Hyperparameters, Value
 from consilia.config.study import StudyPlan
 from consilia.train.context import TrainingContext
 from consilia.train.input import Preprocessing

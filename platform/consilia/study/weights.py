@@ -6,9 +6,8 @@ from pathlib import Path
 
 from consilia.config.record_files import read_weights_notes
 from consilia.config.space import Architecture
-from consilia.config.study import StudyPlan
+from consilia.config.study import FROM_SCRATCH, HUB, StudyPlan, WeightsSource
 from consilia.config.study_folder import StudyFolder
-from consilia.config.weights import FROM_SCRATCH, HUB, WeightsSource
 from consilia.errors import PlanError, StudyError
 from consilia.files import write_json
 from consilia.train.networks.factory import ModelSpec

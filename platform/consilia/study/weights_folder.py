@@ -9,7 +9,7 @@ from safetensors.torch import save_file
 
 from consilia.config.space import SearchSpace
 from consilia.config.strict_yaml import read_yaml
-from consilia.config.weights import WeightsSource
+from consilia.config.study import WeightsSource
 from consilia.errors import PlanError
 from consilia.files import write_atomically
 from consilia.study.plan import read_plan

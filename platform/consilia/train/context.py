@@ -6,11 +6,9 @@ from functools import lru_cache
 from pathlib import Path
 
 from consilia.config.augmentation import AugmentationPolicy
-from consilia.config.hyperparameters import Hyperparameters
-from consilia.config.space import Architecture
-from consilia.config.study import TrainingPlan
+from consilia.config.space import Architecture, Hyperparameters
+from consilia.config.study import FROM_SCRATCH, TrainingPlan, WeightsSource
 from consilia.config.study_folder import TrialFolder
-from consilia.config.weights import FROM_SCRATCH, WeightsSource
 from consilia.data.folds import FoldPlan
 from consilia.data.store.image_store import ImageStore
 from consilia.errors import PlanError

@@ -11,7 +11,7 @@ import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 
-from consilia.config.hyperparameters import Hyperparameters
+from consilia.config.space import Hyperparameters
 from consilia.errors import DataError
 
 Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]

@@ -14,7 +14,7 @@ from torch import nn
 
 from consilia.config.augmentation import AugmentationPolicy
 from consilia.config.frozen import Frozen
-from consilia.config.hyperparameters import Hyperparameters
+from consilia.config.space import Hyperparameters
 from consilia.train.batches import Images, MappedImages
 from consilia.train.device import MEMORY_FORMAT, autocast
 from consilia.train.inference import predict_logits

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from consilia.config.hyperparameters import Hyperparameters
+from consilia.config.space import Hyperparameters
 from consilia.train.networks.layers import layer_groups
 
 

@@ -14,8 +14,8 @@ import ray
 from ray import train, tune
 from ray.train.torch import TorchTrainer
 
-from consilia.config.hyperparameters import Hyperparameters
 from consilia.config.records import TrialTask
+from consilia.config.space import Hyperparameters
 from consilia.tune.broker import Broker, Message, WorkersLost
 from consilia.tune.capacity import Share
 from consilia.tune.ray_internals import call_in_actor

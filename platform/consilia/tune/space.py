@@ -5,8 +5,7 @@ from dataclasses import dataclass
 
 import optuna
 
-from consilia.config.hyperparameters import Hyperparameters
-from consilia.config.space import Architecture, Choice, FloatRange, IntRange, SearchSpace, Value
+from consilia.config.space import Architecture, Choice, FloatRange, Hyperparameters, IntRange, SearchSpace, Value
 from consilia.errors import PlanError
 
 Range = FloatRange | IntRange | Choice

@@ -13,8 +13,8 @@ from optuna.storages import InMemoryStorage, JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 
-from consilia.config.hyperparameters import Hyperparameters
 from consilia.config.records import TrialRecord, TrialTask
+from consilia.config.space import Hyperparameters
 from consilia.tune.optuna_internals import journal_file, lock_file, reseed, set_state, set_user_attribute
 from consilia.tune.space import JointSpace
 from consilia.tune.warm_start import Start

@@ -5,8 +5,7 @@ from pathlib import Path
 import pytest
 
 from consilia.config.catalog import load, names
-from consilia.config.hyperparameters import Hyperparameters
-from consilia.config.space import SearchSpace
+from consilia.config.space import Hyperparameters, SearchSpace
 from consilia.train.networks.factory import ModelSpec, check_architecture, check_image_size
 
 NAMES = names("search_spaces")

@@ -9,7 +9,7 @@ from safetensors.torch import load_file, save_file
 from timm import create_model
 
 from consilia.config.space import Architecture
-from consilia.config.weights import HUB, WeightsSource
+from consilia.config.study import HUB, WeightsSource
 from consilia.errors import PlanError
 from consilia.train.networks.factory import ModelSpec
 from consilia.train.networks.pretrained import build_pretrained, pretrained_normalisation

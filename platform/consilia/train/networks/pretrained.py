@@ -12,7 +12,7 @@ import torch
 from timm.models import adapt_input_conv
 from torch import nn
 
-from consilia.config.weights import WeightsSource
+from consilia.config.study import WeightsSource
 from consilia.errors import PlanError
 from consilia.train.networks.factory import ModelSpec, build_model, check_name, first_line
 from consilia.train.networks.weights import fit_weights, read_weights_file, require_weights, stored_normalisation

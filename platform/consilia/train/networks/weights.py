@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError, safe_open
 
-from consilia.config.weights import WeightsSource
+from consilia.config.study import WeightsSource
 from consilia.errors import PlanError
 from consilia.files import sha256_of_file
 
