@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.special import stdtrit
 
-from consilia.config.records import Interval
+from consilia.metrics.estimates import Estimate
 
 Scores = npt.NDArray[np.float64]  # (m,) higher for the class
 Numbers = npt.NDArray[np.int64]  # (m,)
@@ -58,7 +58,7 @@ def area_in_folds(scores: Scores, positive: npt.NDArray[np.bool_], folds: Number
     return Area(value=value, influence=influence, n_groups=n_groups)
 
 
-def mean_interval(areas: list[Area], groups: Numbers, *, chosen_among: int = 1) -> Interval:
+def mean_interval(areas: list[Area], groups: Numbers, *, chosen_among: int = 1) -> Estimate:
     """Return the mean of the areas with its 95 % interval over groups.
 
     Args:
@@ -72,7 +72,7 @@ def mean_interval(areas: list[Area], groups: Numbers, *, chosen_among: int = 1) 
     by_group = np.bincount(np.unique(groups, return_inverse=True)[1], influence)
     error = np.sqrt((by_group**2).sum() * fewest / (fewest - 1))
     reach = float(stdtrit(fewest - 1, 1 - 0.025 / chosen_among) * error)
-    return Interval(value=value, low=max(0.0, value - reach), high=min(1.0, value + reach))
+    return Estimate(value=value, low=max(0.0, value - reach), high=min(1.0, value + reach))
 
 
 def _wins(scores: Scores, positive: npt.NDArray[np.bool_]) -> Scores:

@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Literal
 
 from consilia.config.frozen import Frozen
-from consilia.config.records import Interval
 from consilia.data.sources.listing import LeftOut, Quarantined
 from consilia.errors import DataError
 from consilia.files import write_json
+from consilia.metrics.estimates import Estimate
 
 SCHEMA_VERSION: Literal[1] = 1
 
@@ -137,9 +137,9 @@ class Shortcut(Frozen):
     name: str
     origin: Origin
     n_values: int  # distinct values used, or features of the border
-    auc: Interval
+    auc: Estimate
     best_class: str  # the class that it predicts best
-    best_auc: Interval  # of that class; the interval allows for having chosen among the classes
+    best_auc: Estimate  # of that class; the interval allows for having chosen among the classes
     warns: bool
     is_label: bool  # it nearly is the label
 

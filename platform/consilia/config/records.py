@@ -139,15 +139,6 @@ class OutOfFold:
     folds: npt.NDArray[np.int64]  # (n,) the fold that was held out
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Interval:
-    """An estimate with its 95 % patient-bootstrap interval."""
-
-    value: float
-    low: float
-    high: float
-
-
 Familiarity = Literal["usual", "unusual", "rejected"]
 """unusual: a person should look; rejected: so unlike the training images that the probabilities mean nothing."""
 

@@ -17,7 +17,7 @@ from joblib.externals.loky import get_reusable_executor
 from joblib.externals.loky.process_executor import TerminatedWorkerError
 
 from consilia.config.recipe import EnsembleRecipe
-from consilia.config.records import Interval, Probabilities
+from consilia.config.records import Probabilities
 from consilia.decision.calibrators import AnyCalibrator, calibrate
 from consilia.decision.combination import AnyCombination, combine
 from consilia.ensemble.calibration import choose_calibrator
@@ -25,7 +25,8 @@ from consilia.ensemble.choice import choose
 from consilia.ensemble.selection import Candidates, Truth
 from consilia.ensemble.unseen import combine_unseen
 from consilia.errors import RunError
-from consilia.metrics.bootstrap import draw_patients, interval
+from consilia.metrics.bootstrap import draw_patients, with_interval
+from consilia.metrics.estimates import Estimate
 from consilia.metrics.patients import patient_numbers
 from consilia.metrics.scores import METRICS, Scores, Weights, metric
 
@@ -43,7 +44,7 @@ def bias_corrected(
     metric_names: Sequence[str] = tuple(METRICS),
     draws: int = DRAWS,
     seed: int = 0,
-) -> dict[str, Interval]:
+) -> dict[str, Estimate]:
     """Return each metric's mean over out-of-bag scores, with the percentile interval of these scores.
 
     The interval is that of about a third of the patients, so it is wider than one of all would be.
@@ -60,7 +61,7 @@ def bias_corrected(
         By metric name; NaN where no draw leaves the metric defined.
     """
     scores = out_of_bag_scores(recipe, candidates, truth, metric_names=metric_names, draws=draws, seed=seed)
-    return {name: interval(_mean_of_defined(values), values) for name, values in scores.items()}
+    return {name: with_interval(_mean_of_defined(values), values) for name, values in scores.items()}
 
 
 def out_of_bag_scores(

@@ -10,7 +10,7 @@ from consilia.bundle.evaluation import ClassReport, Evaluation, Split
 from consilia.config.records import Labels, Probabilities
 from consilia.metrics.bootstrap import DRAWS, patient_bootstrap
 from consilia.metrics.classes import class_scores, confusion
-from consilia.metrics.estimates import Estimate, as_estimates
+from consilia.metrics.estimates import Estimate, defined_or_none
 from consilia.metrics.patients import FEWEST_PATIENTS, patient_numbers, pool_images
 from consilia.metrics.scores import METRICS
 
@@ -89,7 +89,7 @@ def _score(
     labels, patients = subject.labels, subject.patients
 
     def estimates(names: Sequence[str], probabilities: Probabilities) -> dict[str, Estimate | None]:
-        return as_estimates(patient_bootstrap(names, probabilities, labels, patients, draws=draws, seed=seed))
+        return defined_or_none(patient_bootstrap(names, probabilities, labels, patients, draws=draws, seed=seed))
 
     reports = _class_reports(calibrated, subject)
     return Evaluation(

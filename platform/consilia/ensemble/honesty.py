@@ -16,7 +16,7 @@ from consilia.ensemble.choice import Choice
 from consilia.ensemble.pool import Pool
 from consilia.ensemble.selection import select
 from consilia.metrics.bootstrap import patient_bootstrap
-from consilia.metrics.estimates import HonestReport, HonestRow, as_estimates
+from consilia.metrics.estimates import HonestReport, HonestRow, defined_or_none
 from consilia.metrics.scores import METRICS
 
 
@@ -76,7 +76,7 @@ def honest_report(chosen: Chosen, *, everyone: Pool, n_trials: int, seed: int, d
             f"mean of {draws} draws",
             images=len(pool.truth.labels),
             patients=len(np.unique(pool.truth.patients)),
-            metrics=as_estimates(corrected),
+            metrics=defined_or_none(corrected),
         ),
     )
     return HonestReport(trials=n_trials, candidates=len(everyone.numbers), draws=draws, rows=rows)
@@ -97,5 +97,5 @@ def _row(
         predictor=predictor,
         images=len(labels),
         patients=len(np.unique(patients)),
-        metrics=as_estimates(intervals),
+        metrics=defined_or_none(intervals),
     )

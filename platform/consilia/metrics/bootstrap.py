@@ -5,7 +5,8 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import numpy.typing as npt
 
-from consilia.config.records import Interval, Labels, Probabilities
+from consilia.config.records import Labels, Probabilities
+from consilia.metrics.estimates import Estimate
 from consilia.metrics.patients import patient_numbers
 from consilia.metrics.scores import Scores, Weightings, Weights, check_scorable, metric
 
@@ -22,7 +23,7 @@ def patient_bootstrap(
     weights: Weights | None = None,
     draws: int = DRAWS,
     seed: int = 0,
-) -> dict[str, Interval]:
+) -> dict[str, Estimate]:
     """Return each metric with its 95 % interval over patients drawn with replacement.
 
     In a draw an image weighs as often as its patient was drawn: no image is copied, and none is sorted again.
@@ -45,7 +46,7 @@ def patient_bootstrap(
         ValueError: Unequal lengths, no image, or NaN among the probabilities.
     """
     scores = bootstrap_scores(metric_names, probabilities, labels, patients, weights=weights, draws=draws, seed=seed)
-    return {name: interval(metric(name).function(probabilities, labels, weights), scores[name]) for name in scores}
+    return {name: with_interval(metric(name).function(probabilities, labels, weights), scores[name]) for name in scores}
 
 
 def bootstrap_scores(
@@ -104,13 +105,13 @@ def bootstrap_standard_error(
     return float(np.std(np.concatenate(means), ddof=1))
 
 
-def interval(value: float, scores: Scores) -> Interval:
-    """Return the percentile interval of `scores`, (draws,), around `value`; undefined scores are left out."""
+def with_interval(value: float, scores: Scores) -> Estimate:
+    """Return `value` with the 95 % percentile interval of `scores`, (draws,); undefined scores are left out."""
     defined = scores[np.isfinite(scores)]
     if not np.isfinite(value) or len(defined) == 0:
-        return Interval(value=float("nan"), low=float("nan"), high=float("nan"))
+        return Estimate(value=float("nan"), low=float("nan"), high=float("nan"))
     low, high = np.percentile(defined, [2.5, 97.5])
-    return Interval(value=value, low=float(low), high=float(high))
+    return Estimate(value=value, low=float(low), high=float(high))
 
 
 def draw_patients(n_patients: int, n_columns: int, *, draws: int, seed: int) -> Iterator[Weightings]:

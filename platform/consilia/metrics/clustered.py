@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.stats import beta
 
-from consilia.config.frozen import Frozen
+from consilia.metrics.estimates import Estimate
 from consilia.metrics.patients import patient_numbers
 
 CONFIDENCE = 0.95  # of each bound by itself; both together are a 90 % interval
@@ -18,12 +18,9 @@ CONFIDENCE = 0.95  # of each bound by itself; both together are a 90 % interval
 Numbers = npt.NDArray[np.float64]  # (n_steps,)
 
 
-class Rate(Frozen):
-    """A rate over images, each weighted 1 / (images of its patient), with one-sided 95 % bounds."""
+class Rate(Estimate):
+    """A rate over images, each weighted 1 / (images of its patient); `low` and `high` are one-sided 95 % bounds."""
 
-    value: float
-    low: float
-    high: float
     images: int
     patients: int
     effective: float  # independent images that would tell as much

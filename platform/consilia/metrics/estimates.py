@@ -6,7 +6,6 @@ from typing import Literal
 import numpy as np
 
 from consilia.config.frozen import Frozen
-from consilia.config.records import Interval
 
 ESTIMATES = {
     "best_single": "best trial, in-sample",
@@ -19,7 +18,7 @@ ESTIMATES = {
 
 
 class Estimate(Frozen):
-    """A number with its 95 % interval, by percentile bootstrap over patients."""
+    """A number with the ends of its interval over patients: of 95 %, unless its own type says otherwise."""
 
     value: float
     low: float
@@ -45,9 +44,6 @@ class HonestReport(Frozen):
     rows: tuple[HonestRow, ...]
 
 
-def as_estimates(intervals: Mapping[str, Interval]) -> dict[str, Estimate | None]:
-    """Return the intervals with None where a number is undefined: JSON knows no NaN."""
-    return {
-        name: None if np.isnan(each.value) else Estimate(value=each.value, low=each.low, high=each.high)
-        for name, each in intervals.items()
-    }
+def defined_or_none(estimates: Mapping[str, Estimate]) -> dict[str, Estimate | None]:
+    """Return the estimates with None where a number is undefined (NaN), which JSON does not know."""
+    return {name: None if np.isnan(each.value) else each for name, each in estimates.items()}

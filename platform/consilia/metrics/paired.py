@@ -11,9 +11,9 @@ import numpy as np
 import numpy.typing as npt
 
 from consilia.config.frozen import Frozen
-from consilia.config.records import Interval, Labels, Probabilities
-from consilia.metrics.bootstrap import DRAWS, bootstrap_scores, interval
-from consilia.metrics.estimates import Estimate, as_estimates
+from consilia.config.records import Labels, Probabilities
+from consilia.metrics.bootstrap import DRAWS, bootstrap_scores, with_interval
+from consilia.metrics.estimates import Estimate, defined_or_none
 from consilia.metrics.patients import FEWEST_PATIENTS
 from consilia.metrics.scores import METRICS, metric
 
@@ -89,11 +89,11 @@ def judge(name: str, difference: Estimate | None, *, n_patients: int) -> Verdict
 
 def subtract(
     name: str, first: tuple[float, npt.NDArray[np.float64]], second: tuple[float, npt.NDArray[np.float64]]
-) -> Interval:
+) -> Estimate:
     """Return first minus second, each a metric's value and its score in each draw, (draws,), of equal draws."""
     if metric(name).higher_is_better is None:
         first, second = ((abs(value), np.abs(scores)) for value, scores in (first, second))
-    return interval(first[0] - second[0], first[1] - second[1])
+    return with_interval(first[0] - second[0], first[1] - second[1])
 
 
 def _pair(
@@ -103,7 +103,9 @@ def _pair(
     *,
     n_patients: int,
 ) -> PairedMetric:
-    found = as_estimates({"a": interval(*first), "b": interval(*second), "a-b": subtract(name, first, second)})
+    found = defined_or_none(
+        {"a": with_interval(*first), "b": with_interval(*second), "a-b": subtract(name, first, second)}
+    )
     return PairedMetric(
         metric=name,
         first=found["a"],

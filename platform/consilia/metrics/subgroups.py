@@ -12,8 +12,8 @@ import numpy.typing as npt
 
 from consilia.config.frozen import Frozen
 from consilia.config.records import Labels, Probabilities
-from consilia.metrics.bootstrap import bootstrap_scores, interval
-from consilia.metrics.estimates import Estimate, as_estimates
+from consilia.metrics.bootstrap import bootstrap_scores, with_interval
+from consilia.metrics.estimates import Estimate, defined_or_none
 from consilia.metrics.groups import Groups
 from consilia.metrics.paired import judge, subtract
 from consilia.metrics.patients import FEWEST_PATIENTS
@@ -81,10 +81,10 @@ def score_subgroups(
     for number, name in enumerate(groups.names):
         inside = groups.codes == number
         here, there = (_score(scored, rows, metric_names, draws=draws, seed=seed) for rows in (inside, ~inside))
-        values = {each: interval(*pair) for each, pair in here.items()}
+        values = {each: with_interval(*pair) for each, pair in here.items()}
         compared = [each for each in here if each in there and each not in _WITHOUT_GAP]
         gaps = {each: subtract(each, here[each], there[each]) for each in compared}
-        found.append(_subgroup(name, scored, inside, metrics=as_estimates(values), gaps=as_estimates(gaps)))
+        found.append(_subgroup(name, scored, inside, metrics=defined_or_none(values), gaps=defined_or_none(gaps)))
     return Subgroups(column=groups.column, groups=tuple(found))
 
 
