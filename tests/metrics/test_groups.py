@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from consilia.errors import DataError
-from consilia.metrics.groups import make_groups
+from consilia.metrics.subgroups import make_groups
 
 
 def named(values, **settings):

@@ -1,9 +1,8 @@
 import numpy as np
 import pytest
 
-from consilia.metrics.groups import make_groups
 from consilia.metrics.scores import METRICS, softmax
-from consilia.metrics.subgroups import Scored, score_subgroups
+from consilia.metrics.subgroups import Scored, make_groups, score_subgroups
 
 
 def scored_and_sites(*, lag=0.0, n_images=600, seed=0):

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from consilia.config.records import Rows
 from consilia.data.store.image_store import META, TAG, ImageStore
 from consilia.errors import DataError
-from consilia.metrics.groups import Groups, make_groups
+from consilia.metrics.subgroups import Groups, make_groups
 
 _OF_FILES = ("kind", "format", "mode", "width", "height")
 

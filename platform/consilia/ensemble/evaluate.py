@@ -15,8 +15,7 @@ from consilia.decision.calibrators import Identity, calibrate, pool_folds
 from consilia.decision.promises import measure_promises
 from consilia.ensemble.evaluation import Subject, score_predictions
 from consilia.errors import DataError
-from consilia.metrics.groups import Groups
-from consilia.metrics.subgroups import Scored, Subgroups, score_subgroups
+from consilia.metrics.subgroups import Groups, Scored, Subgroups, score_subgroups
 from consilia.predict.predictor import EnsemblePredictor
 
 

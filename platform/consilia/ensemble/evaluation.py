@@ -9,7 +9,7 @@ import numpy.typing as npt
 from consilia.bundle.evaluation import ClassReport, Evaluation, Split
 from consilia.config.records import Labels, Probabilities
 from consilia.metrics.bootstrap import DRAWS, patient_bootstrap
-from consilia.metrics.classes import class_scores, confusion
+from consilia.metrics.diagrams import class_scores, confusion
 from consilia.metrics.estimates import Estimate, defined_or_none
 from consilia.metrics.patients import FEWEST_PATIENTS, patient_numbers, pool_images
 from consilia.metrics.scores import METRICS

@@ -10,10 +10,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from consilia.config.records import Labels, Probabilities
-from consilia.metrics.classes import confusion
 from consilia.metrics.diagrams import (
     Curve,
     Numbers,
+    confusion,
     error_correlation,
     loss_by_size,
     precision_recall_curve,

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from consilia.metrics.classes import class_scores, confusion
+from consilia.metrics.diagrams import class_scores, confusion
 
 PROBABILITIES = np.array([[0.8, 0.2, 0.0], [0.3, 0.7, 0.0], [0.1, 0.9, 0.0], [0.6, 0.4, 0.0]])
 LABELS = np.array([0, 0, 1, 1])
