@@ -5,9 +5,8 @@ import pytest
 from sklearn.metrics import roc_auc_score
 
 from audit_stores import alternating, make_audit_store, noise
-from consilia.audit.border import border_features
-from consilia.audit.columns import read_columns
 from consilia.audit.document import Shortcut, Shortcuts
+from consilia.audit.features import border_features, read_columns
 from consilia.audit.run import audit
 from consilia.audit.shortcuts import ALL_COLUMNS, BORDER, find_shortcuts
 from consilia.data.store.image_store import ImageStore
@@ -164,7 +163,7 @@ def test_border_features_are_standardised_at_any_size_and_do_not_depend_on_chunk
     varies = features.std(axis=0) > 1e-3
     np.testing.assert_allclose(features[:, varies].mean(axis=0), 0, atol=1e-5)
     np.testing.assert_allclose(features[:, varies].std(axis=0), 1, atol=1e-4)
-    monkeypatch.setattr("consilia.audit.border._CHUNK_BYTES", 5 * size * size * channels)
+    monkeypatch.setattr("consilia.audit.features._CHUNK_BYTES", 5 * size * size * channels)
     np.testing.assert_array_equal(border_features(store, rows), features)
 
 

@@ -4,6 +4,7 @@ import numpy as np
 
 from consilia.audit.counts import count_images, count_intensities, count_values, describe_columns, spread
 from consilia.audit.document import Audit, Finding
+from consilia.audit.duplicates import collect_duplicates, find_crossing_patients
 from consilia.audit.findings import (
     judge_duplicates,
     judge_leaks,
@@ -13,7 +14,6 @@ from consilia.audit.findings import (
     sort_findings,
 )
 from consilia.audit.shortcuts import find_shortcuts
-from consilia.audit.suspects import collect_duplicates, find_crossing_patients
 from consilia.config.card import DataCard
 from consilia.data.duplicates import find_duplicates
 from consilia.data.folds import FoldPlan, make_folds

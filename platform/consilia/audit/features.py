@@ -1,4 +1,8 @@
-"""Columns of the index as features: what a file or a table says of an image beside its picture."""
+"""What is tried as a shortcut: columns of the index, and the border of the stored pictures.
+
+A column is what a file or a table says of an image beside its picture. The border holds markers, text, bars and frames,
+but anatomy too.
+"""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -10,13 +14,18 @@ from sklearn.preprocessing import OneHotEncoder
 
 from consilia.audit.counts import shorten
 from consilia.audit.document import Origin, Skipped
-from consilia.data.store.image_store import META, TAG
+from consilia.config.records import Rows
+from consilia.data.store.image_store import META, TAG, ImageStore
 
 _MOST_VALUES = 64  # of one column; rarer ones count as one value
 _BINS = 10  # of equal frequency, that numbers of more distinct values are cut into
 _IDENTIFIER = 0.5  # distinct values a patient, above which a column names rather than describes
 _MISSING, _RARE = -1, -2
 _FILE = ("width", "height", "format", "mode")
+_CELLS = 10  # cells a side; the outermost, a tenth of the side, are the border
+_CHUNK_BYTES = 16_000_000  # pixels in memory at a time
+
+Features = npt.NDArray[np.float32]  # (m, n_features)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -60,6 +69,22 @@ def read_columns(index: pd.DataFrame) -> tuple[list[ColumnFeature], list[Skipped
 def one_hot(features: Sequence[ColumnFeature]) -> npt.NDArray[np.float64]:
     """Return the features as a sparse matrix of ones and zeros, (m, sum of n_values)."""
     return OneHotEncoder().fit_transform(np.column_stack([each.codes for each in features]))  # type: ignore[no-any-return]
+
+
+def border_features(store: ImageStore, rows: Rows) -> Features:
+    """Return mean and deviation of every border cell and channel, each feature at mean 0 and deviation 1.
+
+    Args:
+        store: The data set; its pixels are read chunk by chunk.
+        rows: Which images, ascending, (m,).
+    """
+    size, channels = store.manifest.size, store.manifest.channels
+    chunk = max(1, _CHUNK_BYTES // (size * size * channels))
+    parts = [_ring(store.pixels[rows[start : start + chunk]]) for start in range(0, len(rows), chunk)]
+    features = np.concatenate(parts)
+    deviation = features.std(axis=0)
+    scaled: Features = (features - features.mean(axis=0)) / np.where(deviation > 1e-6, deviation, 1.0)
+    return scaled
 
 
 def _columns(index: pd.DataFrame) -> Iterator[tuple[str, Origin, "pd.Series[str]"]]:
@@ -114,3 +139,14 @@ def _text_codes(values: "pd.Series[str]") -> npt.NDArray[np.int64]:
 def _bins(numbers: npt.NDArray[np.float64]) -> npt.NDArray[np.int64]:
     edges = np.unique(np.quantile(numbers, np.linspace(0, 1, _BINS + 1)[1:-1]))
     return np.searchsorted(edges, numbers, side="right").astype(np.int64)
+
+
+def _ring(pixels: npt.NDArray[np.uint8]) -> Features:
+    """Reduce (m, size, size, channels) to (m, n_features)."""
+    size = pixels.shape[1]
+    n_cells = min(_CELLS, size)
+    edges = np.linspace(0, size, n_cells + 1).round().astype(int)
+    border = [(row, column) for row in range(n_cells) for column in range(n_cells) if {row, column} & {0, n_cells - 1}]
+    cells = [pixels[:, edges[i] : edges[i + 1], edges[j] : edges[j + 1]].astype(np.float32) / 255 for i, j in border]
+    moments = [moment for cell in cells for moment in (cell.mean(axis=(1, 2)), cell.std(axis=(1, 2)))]
+    return np.concatenate(moments, axis=1)  # each (m, channels)

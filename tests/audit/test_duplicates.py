@@ -1,7 +1,7 @@
 """Copies are gathered into groups, near duplicates stay pairs, the important ones come first."""
 
 from audit_stores import alternating, four_to_one, make_audit_store, noise
-from consilia.audit.suspects import collect_duplicates, find_crossing_patients
+from consilia.audit.duplicates import collect_duplicates, find_crossing_patients
 from consilia.data.duplicates import DuplicatePair
 
 
