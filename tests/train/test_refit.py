@@ -19,32 +19,10 @@ from consilia.train.network_files import read_network_metadata
 from consilia.train.optimiser import lr_factor
 from consilia.train.order import check_refit_workers
 from consilia.train.refit import read_refit, refit
+from training_listener import KilledError, Listener
 
 N_POOL, BATCH, EPOCHS = 90, 16, 3
 BATCHES = 6  # of an epoch
-
-
-class KilledError(Exception):
-    pass
-
-
-class Listener:
-    """Keeps what is reported; stops after so many polls or dies after so many reports, if asked to."""
-
-    def __init__(self, *, polls: int | None = None, reports: int | None = None):
-        self.heard = []
-        self._polls, self._reports = polls, reports
-
-    def report(self, report) -> None:
-        self.heard.append(report)
-        if self._reports == len(self.heard):
-            raise KilledError
-
-    def stopped(self) -> bool:
-        if self._polls is None:
-            return False
-        self._polls -= 1
-        return self._polls < 0
 
 
 def run(task, context, listener=None):

@@ -1,9 +1,9 @@
-"""Records as JSON: what lies in result.json and trial.json."""
+"""Records as JSON: what lies in a study's result.json, trial.json and weights.json."""
 
 import json
 import math
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -11,71 +11,44 @@ from consilia.config.records import FoldResult, RefitResult, TrialRecord
 from consilia.errors import StudyError
 from consilia.files import write_json
 
+Record = TypeVar("Record")
+
 _FOLD_RESULT = TypeAdapter(FoldResult)
 _REFIT_RESULT = TypeAdapter(RefitResult)
 _TRIAL_RECORD = TypeAdapter(TrialRecord)
 
 
-def fold_result_to_json(result: FoldResult) -> dict[str, Any]:
-    """Return the record as plain values; a metric that is undefined (NaN) becomes None."""
-    return cast(dict[str, Any], _without_nan(_FOLD_RESULT.dump_python(result, mode="json")))
-
-
-def fold_result_from_json(value: dict[str, Any]) -> FoldResult:
-    """Return the record of plain values.
-
-    Raises:
-        ValidationError: A field is missing or has the wrong type (pydantic's, a ValueError).
-    """
-    return _FOLD_RESULT.validate_python(_with_nan(value))
-
-
-def trial_to_json(record: TrialRecord) -> dict[str, Any]:
-    """Return the record as plain values; a metric that is undefined (NaN) becomes None."""
-    return cast(dict[str, Any], _without_nan(_TRIAL_RECORD.dump_python(record, mode="json")))
-
-
-def trial_from_json(value: dict[str, Any]) -> TrialRecord:
-    """Return the record of plain values.
-
-    Raises:
-        ValidationError: A field is missing or has the wrong type (pydantic's, a ValueError).
-    """
-    return _TRIAL_RECORD.validate_python(_with_nan(value))
-
-
 def write_fold_result(path: Path, result: FoldResult) -> None:
-    """Write result.json atomically."""
-    write_json(path, fold_result_to_json(result))
+    """Write a fold's result.json atomically."""
+    write_json(path, _to_json(_FOLD_RESULT, result))
 
 
 def read_fold_result(path: Path) -> FoldResult:
-    """Read result.json.
+    """Read a fold's result.json.
 
     Raises:
-        StudyError: The file is missing or is no fold result; names it.
+        StudyError: The file is missing or is not a fold result; names it.
     """
-    try:
-        return fold_result_from_json(_read_object(path))
-    except ValidationError as error:
-        raise StudyError(_complaint(path, "fold result", error)) from error
+    return _read(path, _FOLD_RESULT, "fold result")
 
 
 def write_refit_result(path: Path, result: RefitResult) -> None:
     """Write a refit's result.json atomically."""
-    write_json(path, _REFIT_RESULT.dump_python(result, mode="json"))
+    write_json(path, _to_json(_REFIT_RESULT, result))
 
 
 def read_refit_result(path: Path) -> RefitResult:
     """Read a refit's result.json.
 
     Raises:
-        StudyError: The file is missing or is no refit result; names it.
+        StudyError: The file is missing or is not a refit result; names it.
     """
-    try:
-        return _REFIT_RESULT.validate_python(_read_object(path))
-    except ValidationError as error:
-        raise StudyError(_complaint(path, "refit result", error)) from error
+    return _read(path, _REFIT_RESULT, "refit result")
+
+
+def trial_to_json(record: TrialRecord) -> dict[str, Any]:
+    """Return the record as plain values; a metric that is undefined (NaN) becomes None."""
+    return _to_json(_TRIAL_RECORD, record)
 
 
 def write_trial(path: Path, record: TrialRecord) -> None:
@@ -87,28 +60,47 @@ def read_trial(path: Path) -> TrialRecord:
     """Read trial.json.
 
     Raises:
-        StudyError: The file is missing or is no trial record; names it.
+        StudyError: The file is missing or is not a trial record; names it.
     """
+    return _read(path, _TRIAL_RECORD, "trial record")
+
+
+def read_weights_notes(path: Path) -> dict[str, str]:
+    """Return where each model's pretrained weights came from; nothing where the file does not exist.
+
+    Raises:
+        StudyError: The file is damaged.
+    """
+    if not path.exists():
+        return {}
     try:
-        return trial_from_json(_read_object(path))
-    except ValidationError as error:
-        raise StudyError(_complaint(path, "trial record", error)) from error
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise StudyError(f"{path} is damaged: {error}. Restore it.") from error
+    if not isinstance(content, dict) or not all(isinstance(value, str) for value in content.values()):
+        raise StudyError(f"{path} must map each model to where its weights came from. Restore it.")
+    return content
 
 
-def _read_object(path: Path) -> dict[str, Any]:
+def _to_json(adapter: TypeAdapter[Record], record: Record) -> dict[str, Any]:
+    return cast(dict[str, Any], _without_nan(adapter.dump_python(record, mode="json")))
+
+
+def _read(path: Path, adapter: TypeAdapter[Record], kind: str) -> Record:
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise StudyError(f"{path} must be readable JSON, but: {error}. Restore it, or delete its folder.") from error
     if not isinstance(value, dict):
         raise StudyError(f"{path} must hold a JSON object, but holds {type(value).__name__}. Delete its folder.")
-    return value
-
-
-def _complaint(path: Path, kind: str, error: ValidationError) -> str:
-    first = error.errors()[0]
-    key = ".".join(str(part) for part in first["loc"])
-    return f"{path} must be a {kind}, but {key}: {first['msg']}. Restore it, or delete its folder."
+    try:
+        return adapter.validate_python(_with_nan(value))
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"])
+        raise StudyError(
+            f"{path} must be a {kind}, but {key}: {first['msg']}. Restore it, or delete its folder."
+        ) from error
 
 
 def _without_nan(value: Any) -> Any:
@@ -130,20 +122,3 @@ def _with_nan(value: Any) -> Any:
     if isinstance(metrics := result.get("metrics"), dict):
         result["metrics"] = {name: math.nan if item is None else item for name, item in metrics.items()}
     return result
-
-
-def read_weights_notes(path: Path) -> dict[str, str]:
-    """Return where each model's pretrained weights came from; nothing where the file does not exist.
-
-    Raises:
-        StudyError: The file is damaged.
-    """
-    if not path.exists():
-        return {}
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise StudyError(f"{path} is damaged: {error}. Restore it.") from error
-    if not isinstance(content, dict) or not all(isinstance(value, str) for value in content.values()):
-        raise StudyError(f"{path} must map each model to where its weights came from. Restore it.")
-    return content
