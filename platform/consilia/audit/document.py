@@ -100,7 +100,7 @@ class Case(Frozen):
 
     @property
     def reaches_test(self) -> bool:
-        """Whether what is tested would be trained on."""
+        """Whether training would see what is tested."""
         return self.crosses_splits and "test" in self.splits
 
     @property
@@ -129,7 +129,7 @@ class Duplicates(Frozen):
 
 
 class Shortcut(Frozen):
-    """How well something that is no finding predicts the label by itself, by cross-validation.
+    """How well something other than the finding predicts the label by itself, by cross-validation.
 
     Areas under the curve are one class against the rest; `auc` is their mean over the classes.
     """
@@ -205,5 +205,6 @@ def read_audit(path: Path) -> Audit:
         return Audit.model_validate(json.loads(path.read_text(encoding="utf-8")))
     except (OSError, ValueError) as error:
         raise DataError(
-            f"{path} is no audit of schema version {SCHEMA_VERSION}: {error}. Run `consilia data audit` again."
+            f"{path} must be an audit of schema version {SCHEMA_VERSION}, but: {error}. "
+            "Run `consilia data audit` again."
         ) from error

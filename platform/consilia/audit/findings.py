@@ -20,7 +20,7 @@ _ORDER: tuple[Severity, ...] = ("error", "warning", "note")
 _LEAK: dict[str, tuple[Severity, str]] = {
     "error": (
         "error",
-        "Correct the splits or remove the copies; or write in the card what shall happen: `on_leak: drop_train` "
+        "Correct the splits or remove the copies; or say in the card what should happen: `on_leak: drop_train` "
         "leaves the training images out, `on_leak: keep` accepts a test that flatters.",
     ),
     "drop_train": (
@@ -161,14 +161,14 @@ def judge_shortcuts(shortcuts: Shortcuts | None) -> Iterator[Finding]:
 
 
 _ADVICE = {
-    "label": "If it was written because of the finding (a measurement, a report), ignore it. Else whoever knows it "
-    "knows the label: see whether the images show it before you train.",
+    "label": "If it was written because of the finding (a measurement, a report), ignore this. Otherwise it gives the "
+    "label away: see whether the images show it before you train.",
     "border": "See whether markers, text, bars or collimation differ between the classes; anatomy at the border "
-    "counts too. Crop or mask what is no anatomy.",
+    "counts too. Crop or mask what is not anatomy.",
     "file": "The classes may come from different sources, and padding (`fit: pad`) shows a network the shape of the "
     "file. See whether `fit: crop` is possible, and test on data of one source.",
     "": "See whether the images show it (site, scanner, view); a network may learn it in place of the finding. "
-    "Balance it, or test where it does not go with the label.",
+    "Balance it, or test on data in which it does not go with the label.",
 }
 
 

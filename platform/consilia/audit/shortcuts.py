@@ -31,7 +31,7 @@ _FEWEST_GROUPS = 5  # that a class must have to be called the best
 _MOST_FOLDS = 5
 MOST_IMAGES = 20_000  # that are tried; more would not change what is above 0.6
 ALL_COLUMNS, BORDER = "all columns together", "border of the picture"
-_BORDER_STRENGTH = 0.01  # some 70 features that hang together, often of few patients
+_BORDER_STRENGTH = 0.01  # about 70 correlated features, often of few patients
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -99,7 +99,7 @@ def make_probe_images(
     """
     present = np.unique(labels)
     if len(present) < 2:
-        raise ValueError(f"images of two classes are needed, but there are those of {len(present)}")
+        raise ValueError(f"images of two classes are needed, but there are images of {len(present)}")
     smallest = min((len(np.unique(groups[labels == each])), classes[each]) for each in present)
     if smallest[0] < 2:
         raise ValueError(f"outside the test split class {smallest[1]!r} has a single patient (group)")
@@ -160,7 +160,7 @@ def _probe_border(store: ImageStore, images: ProbeImages) -> Shortcut | None:
 
 
 def _probe_column(images: ProbeImages, column: ColumnFeature) -> Shortcut | None:
-    """Ask how frequent each value is in each class, with one more of everything."""
+    """Predict from the frequency of each value in each class, with one added to every count."""
     codes = np.unique(column.codes, return_inverse=True)[1]
     model = CategoricalNB(alpha=1.0, fit_prior=False, min_categories=column.n_values)
     return probe(images, codes[:, None], model, name=column.name, origin=column.origin, n_values=column.n_values)

@@ -53,7 +53,7 @@ def load(
 
 
 def is_file_reference(reference: Any) -> bool:
-    """Say whether a reference is a file of one's own, rather than a shipped name or the content itself."""
+    """Say whether a reference is a file of the user's own, not a shipped name or the content itself."""
     return isinstance(reference, str) and (reference.endswith((".yaml", ".yml")) or "/" in reference)
 
 

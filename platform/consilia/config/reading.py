@@ -23,7 +23,7 @@ class FileWindow(Frozen):
     """As the file is displayed: its own VOI LUT or first window; without one, all of 8 bits.
 
     A PNG, JPEG or other raster has no window: its type's full range is taken. A grey DICOM image of more than 8
-    bits without a window is refused, since nobody can know how it is to be shown.
+    bits without a window is refused, since it is unknown how it is to be shown.
     """
 
     kind: Literal["file"] = "file"

@@ -50,7 +50,10 @@ CalibrationKind = Literal["auto", "temperature", "temperature_bias", "isotonic",
 
 
 class Safety(Frozen):
-    """What the predictor promises beyond a probability, and when it asks for a person. None asks for no such point."""
+    """What the predictor promises beyond a probability, and when it asks for a person.
+
+    A target of None sets no such point.
+    """
 
     alpha: float = Field(default=0.1, gt=0, lt=1)  # prediction sets may miss this share of a new patient's images
     sensitivity: float | None = Field(default=0.95, gt=0, lt=1)  # of each class's threshold, with 95 % confidence
@@ -71,7 +74,7 @@ class EnsembleRecipe(Frozen):
     def _must_use_what_it_says(self) -> "EnsembleRecipe":
         if self.build == "fast" and self.safety.alpha != Safety().alpha:
             raise ValueError(
-                f"safety.alpha is of prediction sets, which a fast build cannot give, but is {self.safety.alpha}: "
+                f"safety.alpha belongs to prediction sets, which a fast build cannot give, but is {self.safety.alpha}: "
                 "leave it out, or take build: max"
             )
         return self

@@ -24,7 +24,7 @@ ALL_FOLDS = -1
 """Of a refit, which trains on the images of all folds and holds none out."""
 
 TrialState = Literal["running", "paused", "finished", "stopped", "failed"]
-"""paused: left at its checkpoint, since the search ended before it did; the next run of the study goes on with it."""
+"""paused: left at its checkpoint, since the search ended before it did; the next run of the study continues it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,7 +52,7 @@ class EpochReport:
     number: int  # of the trial
     fold: int  # 0 ... k-1, or ALL_FOLDS
     epoch: int  # 1 ... epochs
-    score: float  # the study's metric on the validation fold, with EMA weights; NaN of a refit
+    score: float  # the study's metric on the validation fold, with EMA weights; NaN for a refit
     train_loss: float
     seconds: float
     images: int  # seen in training
@@ -102,7 +102,7 @@ class TrialOutcome:
     reason: str = ""  # of a pause, a stop or a failure
     folds: tuple[FoldResult, ...] = ()
     seconds: float = 0.0
-    fault: Literal["", "memory", "disk"] = ""  # memory: an exclusive slot may help; disk: full, so nobody can go on
+    fault: Literal["", "memory", "disk"] = ""  # memory: an exclusive slot may help; disk: no trial can go on
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -149,7 +149,7 @@ class GateVerdict:
 
     state: Familiarity
     p_value: float  # how often a usual image lies as far from the training images or farther
-    broken_rules: tuple[str, ...] = ()  # a phrase for each; they make an image unusual, but reject none
+    broken_rules: tuple[str, ...] = ()  # a phrase for each; they make an image unusual, never rejected
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

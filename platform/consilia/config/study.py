@@ -26,11 +26,11 @@ class Halving(Frozen):
 
     kind: Literal["halving"] = "halving"
     reduction: int = Field(default=3, ge=2)  # one trial in this many goes on past a rung
-    min_scores: int = Field(default=8, ge=2)  # nobody is stopped before a rung holds this many scores
+    min_scores: int = Field(default=8, ge=2)  # no trial is stopped before a rung holds this many scores
 
 
 class FoldPruning(Frozen):
-    """After each fold, stop whoever cannot be expected to be among the best. Source: docs/methods.md section 2.2."""
+    """After each fold, stop trials that can hardly be among the best. Source: docs/methods.md section 2.2."""
 
     kind: Literal["fold_pruning"] = "fold_pruning"
     eps: float = Field(default=0.05, gt=0, lt=0.5)  # risk at each fold of stopping one of the best `keep`
@@ -55,7 +55,7 @@ Stopping = Annotated[Racing | Halving | FoldPruning | NoStopping, Field(discrimi
 
 
 class Budget(Frozen):
-    """What ends a search before all its trials; the first to be reached does. What is left out sets no limit."""
+    """Limits that end a search before all its trials, whichever is reached first. None sets no limit."""
 
     hours: float | None = Field(default=None, gt=0)  # of wall-clock, over all runs of the study
     device_hours: float | None = Field(default=None, gt=0)  # of GPUs that slots hold; of CPUs where there are no GPUs
@@ -147,7 +147,7 @@ class StudyPlan(Frozen):
         content = self.model_dump(mode="json", exclude={"cluster": True, "data": {"path"}})
         content["search"]["warm_start"] = [PurePath(each).name for each in self.search.warm_start]
         if self.ensemble.build == "max":
-            del content["ensemble"]["build"]  # studies from before there was another keep their digest
+            del content["ensemble"]["build"]  # so that studies from before the key existed keep their digest
         if self.training.weights not in ("none", "imagenet"):
             content["training"]["weights"] = "path"  # the files themselves are noted in the study's weights.json
         return sha256_of_json(content)

@@ -106,7 +106,7 @@ class StudyFolder:
 
     @property
     def tensorboard(self) -> Path:
-        """TensorBoard's event files; nothing of ours reads them."""
+        """TensorBoard's event files; consilia does not read them."""
         return self.root / "tensorboard"
 
     @property
@@ -136,7 +136,7 @@ class StudyFolder:
 
     @property
     def ray(self) -> Path:
-        """Ray's own state; nothing of ours reads it."""
+        """Ray's own state; consilia does not read it."""
         return self.root / "ray"
 
     def trial(self, number: int) -> TrialFolder:

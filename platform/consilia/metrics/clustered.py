@@ -73,7 +73,7 @@ def upper_bound(rate: Numbers, size: Numbers, *, confidence: float = CONFIDENCE)
 
 
 def clustered_rate(events: npt.NDArray[np.bool_], patients: npt.NDArray[np.str_]) -> Rate | None:
-    """Return the rate of `events`, (n_images,), with its bounds; None of no image.
+    """Return the rate of `events`, (n_images,), with its bounds; None if there is no image.
 
     The bounds hold for a rate that was not chosen by looking at these images.
     """

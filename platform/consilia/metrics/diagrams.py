@@ -94,7 +94,7 @@ def reliability(
 
     The bands say where the accuracy of a bin would lie if every confidence were true: patients are drawn with
     replacement, and each of their predictions is right with the probability that it claims. An accuracy outside its
-    band is no play of chance; the band of a bin with few images is wide.
+    band is more than chance; the band of a bin with few images is wide.
 
     Args:
         probabilities: (n_images, n_classes).
@@ -181,7 +181,7 @@ def error_correlation(members: Probabilities, labels: Labels) -> Numbers:
         labels: (n_images,).
     """
     errors = 1 - members[:, np.arange(len(labels)), labels]
-    with np.errstate(invalid="ignore", divide="ignore"):  # a member that never errs correlates with nobody
+    with np.errstate(invalid="ignore", divide="ignore"):  # undefined for a member that never errs
         result: Numbers = np.atleast_2d(np.corrcoef(errors))
     return result
 

@@ -39,7 +39,9 @@ def suspect_labels(probabilities: Probabilities, labels: Labels) -> Suspects:
     own = probabilities[np.arange(len(labels)), labels]
     counts = np.bincount(labels, minlength=n_classes)
     sums = np.bincount(labels, own, minlength=n_classes)
-    bars = np.divide(sums, counts, out=np.full(n_classes, np.inf), where=counts > 0)  # nobody is sent to an empty class
+    bars = np.divide(
+        sums, counts, out=np.full(n_classes, np.inf), where=counts > 0
+    )  # no image is sent to an empty class
     confident = np.where(probabilities >= bars - _ROUNDING, probabilities, -np.inf)
     looks = confident.argmax(axis=1)
     rows = np.flatnonzero(np.isfinite(confident.max(axis=1)) & (looks != labels))

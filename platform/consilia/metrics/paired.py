@@ -75,7 +75,7 @@ def compare_paired(
 def judge(name: str, difference: Estimate | None, *, n_patients: int) -> Verdict:
     """Return whether a metric that differs by this much is better, worse, or neither beyond chance.
 
-    Nothing is claimed of fewer than 30 patients: the interval itself is unsure then.
+    Nothing is claimed of fewer than 30 patients: the interval itself is unreliable then.
 
     Args:
         name: Of METRICS.

@@ -6,7 +6,7 @@ from scipy.special import softmax
 
 from consilia.config.records import Probabilities
 
-_CLIP = 1e-5  # one image's near-zero may not veto a class
+_CLIP = 1e-5  # so that one image's near-zero cannot veto a class
 FEWEST_PATIENTS = 30  # for a claim about them
 
 
@@ -27,7 +27,7 @@ def patient_numbers(patients: npt.NDArray[np.str_]) -> tuple[npt.NDArray[np.int6
 
 
 def count_in_words(images: int, patients: int) -> str:
-    """Say how many images of how many patients; where nobody has two, patients may not be known at all."""
+    """Say how many images of how many patients; where no patient has two, patients may be unknown."""
     if images == patients:
         return f"{images:,} images, each taken as a patient of its own"
     return f"{images:,} images of {patients:,} patients"
@@ -38,7 +38,7 @@ def pool_images(
 ) -> tuple[npt.NDArray[np.str_], Probabilities]:
     """Return the patients, (n_patients,) in ascending order, and what all images of each say, (n_patients, n_classes).
 
-    The normalised geometric mean: images of one patient are no independent evidence, so their logarithms are averaged
+    The normalised geometric mean: images of one patient are not independent evidence, so their logarithms are averaged
     and not added, which would grow ever surer with the number of exposures. The order of images is irrelevant.
 
     Args:

@@ -102,7 +102,7 @@ def choose_abstention(
     threshold, so testing in a fixed order would stop at the first error among the surest images. Bounds are
     Clopper-Pearson on the effective sample size of correlated images (`metrics.clustered`).
 
-    What the bound does not cover: other patients than like these, another predictor than the one that gave
+    What the bound does not cover: patients unlike these, another predictor than the one that gave
     `probabilities`, and networks that were chosen on these same images.
 
     Args:

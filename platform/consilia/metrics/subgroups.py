@@ -24,7 +24,7 @@ from consilia.metrics.scores import Scores, metric
 SUBGROUP_METRICS = ("macro_auc", "accuracy", "log_loss", "brier", "signed_gap")
 DRAWS = 1000  # a column of ten groups takes ten times as long as the whole
 _MEANS_OF_CLASSES = ("macro_auc", "balanced_accuracy")  # over other classes they are other metrics
-# Of the others, those that are over-confident and those that are under-confident cancel; and fewer images, more ECE.
+# Over- and under-confident images among the others cancel in the signed gap; and the fewer images, the larger the ECE.
 _WITHOUT_GAP = ("ece", "signed_gap")
 UNKNOWN = "unknown"
 _MISSING = frozenset({"", "nan", "na", "n/a", UNKNOWN})
@@ -37,7 +37,7 @@ _YEARS = {"D": 1 / 365.25, "W": 7 / 365.25, "M": 1 / 12, "Y": 1.0}
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Groups:
-    """Each image in one of some groups, which all have an image."""
+    """The group of each image; every group has at least one."""
 
     column: str
     names: tuple[str, ...]  # in ascending order of values; "unknown" last

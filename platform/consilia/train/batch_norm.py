@@ -75,7 +75,7 @@ class _Normalise(torch.autograd.Function):
         x, weight, mean, inverse_std, count = ctx.saved_tensors
         gradient = grads[0].float()
         standardised = (x.float() - _column(mean, x)) * _column(inverse_std, x)
-        # Of this worker's images: the gradients of weight and bias are summed over workers with all others.
+        # Of this worker's images alone: `sum_gradients` adds those of the other workers later.
         for_bias = gradient.sum(dim=_all_but_channels(x))
         for_weight = (gradient * standardised).sum(dim=_all_but_channels(x))
         totals = torch.cat([for_bias, for_weight])
@@ -103,7 +103,7 @@ def _check_kind(module: _BatchNorm, name: str) -> None:
     children = {child for child, _ in module.named_children()}
     if not (module.affine and module.track_running_stats and children <= {"drop", "act"}):
         raise PlanError(
-            f"Several workers can train a network together whose batch norms have weights and running statistics, "
+            f"Several workers can train a network only if its batch norms have weights and running statistics, "
             f"but {name} ({type(module).__name__}) is another kind. Set cluster.workers_per_trial: 1."
         )
 

@@ -12,7 +12,7 @@ from consilia.config.records import Rows
 from consilia.data.store.image_store import ImageStore
 
 _DEVICE_SHARE = 0.25  # of a GPU's free memory that the images may take: the rest is for the network
-_UPLOAD_BYTES = 64 * 2**20  # of a store that moves to the device at a time: it never lies in main memory as a whole
+_UPLOAD_BYTES = 64 * 2**20  # that move to the device at a time, so that the store never lies in main memory as a whole
 
 
 class Images(Protocol):
@@ -21,8 +21,8 @@ class Images(Protocol):
     def batches(self, parts: Sequence[Rows]) -> Generator[torch.Tensor, None, None]:
         """Yield the images of each part, uint8 (len(part), size, size, channels) on the device.
 
-        A batch is valid until the next one is asked for, and the next is on its way while it is used. Whoever leaves
-        early closes the generator.
+        A batch is valid until the next one is asked for, and the next is on its way while it is used. A
+        caller that leaves early must close the generator.
 
         Args:
             parts: Rows of each batch, at least one a batch, in any order; a row may come again.
@@ -39,7 +39,7 @@ class DeviceImages:
         self._pixels = torch.empty(pixels.shape, dtype=torch.uint8, device=device)
         step = max(1, _UPLOAD_BYTES // max(1, pixels[:1].nbytes))
         for start in range(0, len(pixels), step):
-            part = np.array(pixels[start : start + step])  # torch takes no read-only memory
+            part = np.array(pixels[start : start + step])  # torch does not take read-only memory
             self._pixels[start : start + step] = torch.from_numpy(part)
 
     def batches(self, parts: Sequence[Rows]) -> Generator[torch.Tensor, None, None]:
@@ -85,7 +85,7 @@ class _Buffers:
     def __init__(self, pixels: npt.NDArray[np.uint8], largest: int, *, pinned: bool = False) -> None:
         self._pixels = pixels
         shape = (largest, *pixels.shape[1:])
-        with torch.inference_mode(mode=False):  # a scoring pass must not leave its mark on them
+        with torch.inference_mode(mode=False):  # else buffers made while scoring could not be used in training
             self._buffers = [torch.empty(shape, dtype=torch.uint8, pin_memory=pinned) for _ in range(2)]
 
     def fill(self, number: int, rows: Rows) -> torch.Tensor:

@@ -17,10 +17,10 @@ from consilia.train.tables import read_history
 def cross_validate(
     task: TrialTask, context: TrainingContext, *, report: Report, stopped: Stopped, group: Group = ALONE
 ) -> TrialOutcome:
-    """Train the folds that are not finished; one that was interrupted goes on after its last complete epoch.
+    """Train the folds that are not finished; an interrupted one continues after its last complete epoch.
 
     What is stored already is reported again: of a finished fold its last epoch, of an interrupted one every
-    epoch. Receivers tell epochs apart by (fold, epoch), and know what is repeated by its mark.
+    epoch. Receivers identify an epoch by (fold, epoch); what is repeated is marked.
 
     Args:
         task: The trial.
@@ -36,8 +36,8 @@ def cross_validate(
 
     Raises:
         ConsiliaError: The configuration cannot be trained at all; all workers raise it.
-        GroupLost: One of several workers failed alone, or is gone: the processes of all must be replaced. Where the
-            trial ends by it, the failed worker's holds the outcome, which no other worker knows.
+        GroupLost: One of several workers failed alone, or is gone: the processes of all must be replaced. If that
+            ends the trial, the failed worker's error holds the outcome, which no other worker knows.
     """
     trial = Attempt(task=task, context=context, group=group)
     return trial.run(
@@ -62,7 +62,7 @@ def _train_folds(trial: Attempt, report: Report, stopped: Stopped) -> TrialOutco
 
 
 def _repeat_result(job: FoldJob, report: Report) -> FoldResult | None:
-    """Report a finished fold again: whoever listened may not have heard it. None: it is not finished."""
+    """Report a finished fold again, since the listener may have missed it; None if it is not finished."""
     if not job.folder.result.exists():
         return None
     result = read_fold_result(job.folder.result)
@@ -72,6 +72,6 @@ def _repeat_result(job: FoldJob, report: Report) -> FoldResult | None:
 
 
 def _drop_checkpoints(task: TrialTask, context: TrainingContext) -> None:
-    """Free the disk: a failed trial is not taken up again."""
+    """Free the disk: a failed trial is never resumed."""
     for fold in range(context.folds.k):
         context.trial(task.number).fold(fold).checkpoint.unlink(missing_ok=True)

@@ -1,8 +1,8 @@
-"""What the workers of one data-parallel trial do together; a trial of one worker does the same with nobody else.
+"""What the workers of one data-parallel trial do together; a single worker takes the same steps alone.
 
-All workers of a group take the same path: the same folds, the same batches, the same end. Whatever one of them alone
-could see (a stop, a file, an error) is therefore agreed on here before anyone acts on it; only inside an epoch is there
-no time for that, and an error there gives the group up (`GroupLost`).
+All workers of a group take the same path: the same folds, the same batches, the same end. Whatever only one of them may
+see (a stop, a file, an error) is therefore agreed on here before any of them acts on it. Inside an epoch there is no
+time for that: an error of one worker there loses the group (`GroupLost`).
 """
 
 import pickle
@@ -25,7 +25,7 @@ T = TypeVar("T")
 
 
 class Group(Protocol):
-    """The workers of one trial. Each calls the same methods in the same order, or the others wait for it for ever."""
+    """The workers of one trial. Each must call the same methods in the same order, or the others wait for ever."""
 
     @property
     def rank(self) -> int:
@@ -57,7 +57,7 @@ class Group(Protocol):
     def agree(self, make: Callable[[], T]) -> T:
         """Let each worker make its own; where one fails, all raise the first one's error.
 
-        Not for what exchanges tensors itself: a worker that fails there leaves the others waiting.
+        `make` must not exchange tensors: a worker that failed there would leave the others waiting.
         """
 
     def from_leader(self, make: Callable[[], T]) -> T:
@@ -67,7 +67,7 @@ class Group(Protocol):
         """Enclose what exchanges tensors.
 
         Raises:
-            GroupLost: A worker failed alone. Errors of consilia's own are raised on: there all workers find the same.
+            GroupLost: A worker failed alone. consilia's own errors pass: all workers meet them alike.
         """
 
 
@@ -119,7 +119,7 @@ class TorchGroup:
     """
 
     def __init__(self, *, timeout_seconds: float = 1800.0) -> None:
-        """Join; once a process, by all workers at the same time.
+        """Join the group; every worker does so once, at the same time.
 
         Args:
             timeout_seconds: How long workers wait for each other before they take the group as lost; longer than an
@@ -192,7 +192,7 @@ class TorchGroup:
         try:
             yield
         except (ConsiliaError, torch.AcceleratorError):
-            raise  # the first of all workers alike; after the second this process is of no use anyway
+            raise  # all workers meet the first alike; after the second this process is lost anyway
         except Exception as error:
             raise GroupLost(f"a worker of this trial failed alone: {error}", own_error=error) from error
 

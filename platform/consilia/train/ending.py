@@ -1,4 +1,4 @@
-"""How a training ends on its worker: finished, stopped, or by an error that is the configuration's own."""
+"""How a training ends on its worker: finished, stopped, or with an error of its configuration."""
 
 import time
 from collections.abc import Callable
@@ -27,7 +27,7 @@ class Attempt:
 
         Args:
             train: Trains to the end, or until it is stopped.
-            drop_checkpoints: Frees the disk after a failure: what failed is not taken up again.
+            drop_checkpoints: Frees the disk after a failure: a failed trial is never resumed.
 
         Raises:
             ConsiliaError: The configuration cannot be trained at all; all workers raise it.

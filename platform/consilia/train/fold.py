@@ -73,7 +73,7 @@ def store_state(job: FoldJob, state: FoldState) -> None:
     """Save the state after a complete epoch, so that a fold killed later goes on from here.
 
     Raises:
-        DiskFullError: There is no room; the state after the epoch before stays.
+        DiskFullError: There is no room; the state of the epoch before stays.
     """
     content: dict[str, Any] = {
         "fingerprint": job.fingerprint,
@@ -82,7 +82,7 @@ def store_state(job: FoldJob, state: FoldState) -> None:
         "optimiser": state.optimiser.state_dict(),
         "history": [dict(row) for row in state.history],
     }
-    with writing(job.folder.history):  # outlives the checkpoint: racing compares with stopped trials
+    with writing(job.folder.history):  # stays when the checkpoint goes: racing compares with stopped trials
         write_history(job.folder.history, state.history)
     with writing(job.folder.checkpoint):
         save_checkpoint(job.folder.checkpoint, content)

@@ -32,7 +32,7 @@ def predict_logits(
         rows: At least one.
         preprocessing: Of the model.
         batch_size: Images at a time; the result does not depend on it beyond rounding.
-        alive: Called before each batch, so that whoever watches can tell a long validation from a hang.
+        alive: Called before each batch, so that a watchdog can tell a long validation from a hang.
     """
     model.eval()
     parts = []

@@ -85,7 +85,7 @@ def channel_constants(preprocessing: Preprocessing, like: torch.Tensor) -> tuple
 def _constants(
     mean: tuple[float, ...], std: tuple[float, ...], device: torch.device
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Kept, since bringing them to a GPU anew for each batch would wait for the batch before it."""
-    with torch.inference_mode(mode=False):  # scoring may be the first to ask, and training goes on with them
+    """Cached: copying them to a GPU for each batch would wait for the batch before it."""
+    with torch.inference_mode(mode=False):  # scoring may ask first, and training uses them later
         both = torch.tensor([mean, std], dtype=torch.float32, device=device).view(2, 1, -1, 1, 1)
     return both[0], both[1]

@@ -31,7 +31,7 @@ class FoldJob:
     spec: ModelSpec
     preprocessing: Preprocessing
     training_rows: Rows
-    validation_rows: Rows  # none of a refit
+    validation_rows: Rows  # empty for a refit
     labels: Labels  # of the whole store
     batches: list[slice]  # of an epoch's order; those of all workers together
     share: EpochShare  # this worker's
@@ -52,12 +52,12 @@ class FoldJob:
 
     @property
     def stream(self) -> int:
-        """Number of its streams of random numbers: a refit has its own, which is no fold's."""
+        """Number of its streams of random numbers; a refit draws from the stream after the last fold's."""
         return self.context.folds.k if self.is_refit else self.fold
 
     @property
     def title(self) -> str:
-        """The fold as people count."""
+        """What messages call it; folds count from 1."""
         if self.is_refit:
             return "the refit"
         return f"fold {self.fold + 1}/{self.context.folds.k}"

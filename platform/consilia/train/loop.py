@@ -38,7 +38,7 @@ def train_fold(job: FoldJob, images: Images, *, report: Report, stopped: Stopped
         job: The fold; of several workers each has its own, and all call this together.
         images: The store's, on the job's device.
         report: Called after each epoch; with the FoldResult after the last. Of several workers, in the first alone.
-        stopped: Polled between batches, those of the validation too, where its answer waits for the next epoch.
+        stopped: Polled between batches. It is called during the validation too, where its answer does not count.
 
     Returns:
         The result, or None if it was stopped; the checkpoint then stays.
@@ -81,7 +81,7 @@ def epoch_row(
 
 
 def repeat_epochs(job: FoldJob, state: FoldState, report: Report) -> None:
-    """Report the epochs that the checkpoint holds: whoever listened may not have heard them."""
+    """Report the epochs that the checkpoint holds, since the listener may have missed them."""
     for row in state.history:
         report(job.report(row, is_repeat=True))
 
@@ -176,7 +176,7 @@ def _draw_epoch(job: FoldJob, epoch: int) -> tuple[Rows, Warps | None]:
 
 
 def learning_rate(job: FoldJob, step: int) -> float:
-    """Return the learning rate of the head's neighbours at a step of the whole fold."""
+    """Return the learning rate at a step of the whole fold, for the layers next to the head, whose scale is 1."""
     options = job.task.hyperparameters
     n_steps = job.context.training.epochs * len(job.batches)
     return options.lr * lr_factor(step, n_steps=n_steps, warmup=options.warmup)

@@ -1,4 +1,4 @@
-"""Steps are measured in a fresh process: its peak is their own, and running out of memory ends nobody else."""
+"""A fresh process measures the steps: its memory peak is theirs, and if memory runs out, nothing else ends."""
 
 import contextlib
 import os
@@ -74,14 +74,14 @@ def _run(
 
 
 _FIGURES = "figures: "  # before a line of standard output that is ours
-_SET_YOURSELF = "Set cluster.gpus_per_slot and cluster.memory_per_slot to numbers, and nothing is measured."
+_SET_YOURSELF = "Set cluster.gpus_per_slot and cluster.memory_per_slot to numbers, so that nothing has to be measured."
 _SMALLER = "Lower training.batch_size or training.image_size, or leave this architecture out."
 _OUT_OF_MEMORY, _FAILED = 3, 4  # exit codes
 
 
 def _explain(case: StepCase, device: str, ended: "subprocess.CompletedProcess[str]") -> str:
     words = ended.stderr.strip().rpartition("\n")[2][:_SHOWN]
-    if ended.returncode in (_OUT_OF_MEMORY, -signal.SIGKILL):  # the kernel kills who takes the last memory
+    if ended.returncode in (_OUT_OF_MEMORY, -signal.SIGKILL):  # the kernel kills the process that takes the last memory
         words = words if ended.returncode == _OUT_OF_MEMORY else "the system ended the process"
         return f"{_sentence(case.title)} runs out of memory, with nothing beside it on {device}: {words}.\n{_SMALLER}"
     return f"{_sentence(case.title)} fails on {device} (exit code {ended.returncode}): {words}.\n{_SET_YOURSELF}"
@@ -95,7 +95,7 @@ def _main() -> int:
     """Measure the cases on standard input, one a line; print a line of figures for each."""
     device, n_threads = sys.argv[1:]
     with contextlib.suppress(OSError):  # where there is no /proc
-        Path("/proc/self/oom_score_adj").write_text("1000", encoding="ascii")  # before anybody else
+        Path("/proc/self/oom_score_adj").write_text("1000", encoding="ascii")  # it is to be killed first
     set_threads(int(n_threads))
     try:
         for line in sys.stdin.read().splitlines():

@@ -49,7 +49,7 @@ def load_checkpoint(path: Path, *, fingerprint: str) -> dict[str, Any] | None:
 
     Args:
         path: Name given to `save_checkpoint`.
-        fingerprint: Of what is to be trained; a checkpoint of something else is not taken up.
+        fingerprint: Of what is to be trained; a checkpoint of something else is refused.
 
     Raises:
         UnusableCheckpointError: The file is damaged, or its fingerprint another one; names it.

@@ -1,6 +1,6 @@
 """In which order an epoch takes its images, and which of them a data-parallel worker takes.
 
-Every worker draws the same order from the same stream and takes its own part of it, so nothing need be sent around.
+Every worker draws the same order from the same stream and takes its own part of it, so no rows have to be sent.
 """
 
 import itertools
@@ -149,7 +149,7 @@ def evaluation_shard(rows: Rows, *, worker: int, n_workers: int) -> Rows:
     Args:
         rows: To be scored, (m,).
         worker: 0 ... n_workers - 1.
-        n_workers: Where m is no multiple of it, shards differ by one row; with fewer rows than workers some are empty.
+        n_workers: Where m is not a multiple of it, shards differ by one row; some are empty if there are too few rows.
     """
     return rows[_cut(len(rows), n_workers)[worker]]
 

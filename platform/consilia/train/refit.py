@@ -30,14 +30,14 @@ from consilia.train.tables import write_history
 def refit(
     task: TrialTask, context: TrainingContext, *, report: Report, stopped: Stopped, group: Group = ALONE
 ) -> TrialOutcome:
-    """Train the configuration on the images of all folds; what was interrupted goes on after its last complete epoch.
+    """Train the configuration on the images of all folds; an interrupted refit continues after its last complete epoch.
 
     Epochs that the checkpoint holds are reported again, marked as repeated. A refit that is stored is not repeated.
 
     Args:
         task: The trial.
         context: What it shares with the study's other trials.
-        report: Called after each epoch; of several workers, in the first alone. There is no score.
+        report: Called after each epoch; of several workers, in the first alone. Its score is NaN.
         stopped: Polled between batches; once it returns True, on any worker, the refit ends as "stopped".
         group: The workers that train it together; all call this with the same task and context.
 
@@ -108,7 +108,7 @@ def _train_epochs(job: FoldJob, images: Images, *, report: Report, stopped: Stop
 def _finish(job: FoldJob, state: FoldState, report: Report) -> None:
     """Write the files, the result last: a refit that has it is finished."""
     weights = state.average.module.state_dict()
-    _check_finite(weights)  # nothing else would tell: no image is held out
+    _check_finite(weights)  # without held-out images nothing else would show it
     folder, folds = job.folder, job.context.folds
     result = RefitResult(
         number=job.task.number,

@@ -24,7 +24,7 @@ def generator(seed: int, *, fold: int, epoch: int, purpose: Purpose) -> np.rando
 
     Args:
         seed: The study's.
-        fold: 0 ... k-1; k of a refit, whose streams are then those of no fold.
+        fold: 0 ... k-1; k for a refit, which draws from the stream after the last fold's.
         epoch: 1 ... epochs; 0 before training.
         purpose: What the numbers are for.
     """
@@ -35,11 +35,11 @@ def seed_torch(seed: int, *, fold: int, epoch: int, purpose: Purpose, worker: in
     """Seed torch's global generators, which give layers their weights and dropout.
 
     Args:
-        seed: As above, like fold, epoch and purpose.
-        fold: See there.
-        epoch: See there.
-        purpose: See there.
-        worker: Of a data-parallel trial, where each draws for images of its own.
+        seed: The study's.
+        fold: As of `generator`.
+        epoch: As of `generator`.
+        purpose: What the numbers are for.
+        worker: Its number in a data-parallel trial, where each worker draws for its own images.
     """
     sequence = _sequence(seed, fold, epoch, purpose, *([worker] if worker else []))
     torch.manual_seed(int(sequence.generate_state(1, np.uint64)[0]))

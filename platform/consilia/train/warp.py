@@ -17,7 +17,7 @@ from consilia.train.input import Preprocessing, channel_constants, network_input
 
 FloatArray = npt.NDArray[np.float32]
 
-_DRAWS = 9  # uniform numbers an image; fixed, so that a policy changes what is done and not who draws what
+_DRAWS = 9  # uniform numbers an image; fixed, so that a policy changes what is done but not which numbers are drawn
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,8 +26,9 @@ _MOST_CELLS = 8  # measured along a side; centres between them are interpolated
 def cell_centres(spec: ModelSpec, image_size: int) -> npt.NDArray[np.float64]:
     """Return the centres of the cells along a side as fractions of it, (n_cells,), ascending.
 
-    Rows and columns are alike. It is a fact of the architecture: weights are fresh and images are noise, since trained
-    weights would draw the centres to what the images show. The same for every call, and no random state is touched.
+    Rows and columns are alike. The centres are a property of the architecture, so they are measured with fresh weights
+    on noise: trained weights would draw them to what the images show. Every call returns the same, and torch's random
+    state stays as it is.
 
     Args:
         spec: The network.
@@ -65,7 +66,7 @@ def _measure(spec_json: str, image_size: int) -> npt.NDArray[np.float64]:
         profile = mass.sum(axis=0) + mass.sum(axis=1)  # of columns and rows
         centres.append(float(profile @ axis / profile.sum()))
     ascending = np.maximum.accumulate(np.interp(np.arange(n_cells), measured, centres))
-    ascending.flags.writeable = False  # it is kept
+    ascending.flags.writeable = False  # it is cached
     return ascending
 
 

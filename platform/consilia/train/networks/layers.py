@@ -70,7 +70,7 @@ def logits_and_features(model: nn.Module, inputs: torch.Tensor) -> tuple[torch.T
         Logits (b, n_classes), bit for bit those of `model(inputs)`; and features (b, n_features) in float32: the mean
         over the image of each channel of the middle stage, then of the last.
     """
-    network: Any = model  # both methods are those of timm's models
+    network: Any = model  # both methods are timm's
     last, stages = network.forward_intermediates(inputs, indices=list(_depths(network)))
     pooled = [stage.float().mean(dim=(2, 3)) for stage in stages]
     return network.forward_head(last), torch.cat(pooled, dim=1)

@@ -56,7 +56,7 @@ def build_pretrained(spec: ModelSpec, weights: WeightsSource) -> nn.Module:
 def pretrained_normalisation(spec: ModelSpec, weights: WeightsSource) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Return the mean and standard deviation, a value a channel, that go with the pretrained weights.
 
-    Those that the weights file notes, else those of timm's own weights. Pixels are in [0, 1]. With another number
+    The weights file notes them, or else they are those of timm's own weights. Pixels are in [0, 1]. With another number
     of channels than the weights had, each takes their average, as timm sums the first layer's weights over the
     colours.
 

@@ -76,7 +76,7 @@ def stored_normalisation(path: Path) -> tuple[tuple[float, ...], tuple[float, ..
     in_range = all(0 <= value <= 1 for value in mean) and all(0 < value <= 1 for value in std)  # NaN is neither
     if not mean or len(mean) != len(std) or not in_range:
         raise PlanError(
-            f"{path}: `mean` and `std` in its notes must be as many, and of pixels in [0, 1] (std above 0), "
+            f"{path}: `mean` and `std` in its notes must have equally many values, of pixels in [0, 1] (std above 0), "
             f"but are {mean} and {std}."
         )
     return mean, std
@@ -91,7 +91,7 @@ def fit_weights(
     adapt: Callable[[torch.Tensor], torch.Tensor],
     origin: Path | str,
 ) -> dict[str, torch.Tensor]:
-    """Return the weights that a network is to start from: the file's, its head apart.
+    """Return the weights that a network is to start from: the file's, except for the head.
 
     Args:
         state: The file's tensors.
