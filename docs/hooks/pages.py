@@ -12,6 +12,7 @@ import posixpath
 import re
 from pathlib import Path
 
+from consilia.config.hyperparameters import Hyperparameters
 from keys import document_model
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
@@ -19,7 +20,6 @@ from mkdocs.structure.pages import Page
 from pydantic import BaseModel
 
 from consilia.config.card import DataCard
-from consilia.config.hyperparameters import Hyperparameters
 from consilia.config.recipe import EnsembleRecipe
 from consilia.config.space import SearchSpace
 from consilia.config.study import ClusterProfile, StudyPlan

@@ -58,7 +58,7 @@ def test_the_study_that_a_page_shows_is_read(page, tmp_path):
     assert set(read_yaml(tmp_path / "study.yaml")) <= set(read_plan(tmp_path / "study.yaml").model_dump())
 
 
-@pytest.mark.slow
+@pytest.mark.slow("builds the whole site, in half a minute")
 @pytest.mark.skipif(importlib.util.find_spec("mkdocs") is None, reason="mkdocs is not installed: make docs")
 def test_the_site_is_built_without_a_warning(tmp_path):
     command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(tmp_path / "site")]
