@@ -10,7 +10,7 @@ from half_draws import Figures, HalfDraw, Sides
 from consilia.config.recipe import BestSingle, Greedy, SoftVote
 from consilia.config.records import Labels, Probabilities
 from consilia.decision.calibrators import AnyCalibrator, Identity, calibrate, pool_folds
-from consilia.decision.combination import AnyCombination, LinearPool, combine
+from consilia.decision.combination import LinearPool, combine
 from consilia.decision.conformal import CalibrationScores, calibrate_sets, conforming_classes, prediction_sets
 from consilia.decision.thresholds import operating_points
 from consilia.ensemble.calibration import (
@@ -31,7 +31,7 @@ ON_LOSS = "greedy on log loss"
 SENSITIVITY = 0.95
 
 FoldProbabilities = npt.NDArray[np.float64]  # (n_folds, n_images, n_classes)
-Chooser = Callable[[HalfDraw], AnyCombination]
+Chooser = Callable[[HalfDraw], LinearPool]
 
 
 def calibrations(draw: HalfDraw, *, choose: Chooser) -> Sides:
@@ -107,7 +107,7 @@ def selections(draw: HalfDraw) -> Sides:
     return sides
 
 
-def fold_ensembles(draw: HalfDraw, ensemble: AnyCombination) -> FoldProbabilities:
+def fold_ensembles(draw: HalfDraw, ensemble: LinearPool) -> FoldProbabilities:
     """Return what each fold's networks say together of the held-out images."""
     return combine(draw.fold_candidates, ensemble)
 
@@ -141,7 +141,7 @@ def _calibration_figures(probabilities: Probabilities, labels: Labels) -> Figure
     return {**figures, "debiased_square": debiased_square(probabilities, labels)}
 
 
-def _selection_figures(draw: HalfDraw, ensemble: AnyCombination) -> Figures:
+def _selection_figures(draw: HalfDraw, ensemble: LinearPool) -> Figures:
     """Return log loss and AUC of the average of folds, of one network an image, and out of fold."""
     oof, folds, labels = combine(draw.candidates, ensemble), fold_ensembles(draw, ensemble), draw.held_out.labels
     average = pool_folds(fit_temperature(oof, draw.truth), folds)

@@ -359,18 +359,6 @@ def unknown_key_in_a_recipe(place):
     return lambda: load("ensembles", str(path), EnsembleRecipe, base=place.folder)
 
 
-@case(PlanError, "recipe.yaml", "selection.strengths", "greater than or equal to 0.001")
-def stack_without_regularisation(place):
-    path = place.yaml(RECIPE, "recipe.yaml", selection={"kind": "stacked", "strengths": [0, 1]})
-    return lambda: load("ensembles", str(path), EnsembleRecipe, base=place.folder)
-
-
-@case(PlanError, "recipe.yaml", "selection.members", "greater than or equal to 2")
-def stack_of_one_trial(place):
-    path = place.yaml(RECIPE, "recipe.yaml", selection={"kind": "stacked", "members": 1})
-    return lambda: load("ensembles", str(path), EnsembleRecipe, base=place.folder)
-
-
 @case(PlanError, "profile.yaml", "unknown key 'max_slot'", "'max_slots'")
 def unknown_key_in_a_profile(place):
     path = place.yaml({"name": "own", "max_slot": 2}, "profile.yaml")

@@ -37,9 +37,5 @@ class RunError(ConsiliaError):
     """The work was started and failed: no trial finished, say, or the disk is full."""
 
 
-class FitError(ConsiliaError):
-    """A numerical fit has missed its optimum; no RunError, which BBC-CV takes for a draw without a choice."""
-
-
 class ClusterError(RunError):
     """A Ray cluster cannot be reached, refuses us, or can never hold the study."""

@@ -5,18 +5,17 @@ import numpy as np
 import pytest
 from joblib.externals.loky.process_executor import TerminatedWorkerError
 
-from consilia.config.recipe import BestSingle, EnsembleRecipe, Greedy, SoftVote, Stacked
+from consilia.config.recipe import BestSingle, EnsembleRecipe, Greedy, SoftVote
 from consilia.decision.combination import combine
-from consilia.ensemble import stacking
 from consilia.ensemble.bbc import bias_corrected, out_of_bag_scores
 from consilia.ensemble.calibration import cross_calibrate
 from consilia.ensemble.choice import choose
 from consilia.ensemble.selection import Truth, cross_fit, select
-from consilia.errors import FitError, RunError
+from consilia.errors import RunError
 from consilia.metrics.scores import METRICS, softmax
 from processes import children_of
 
-RECIPES = [BestSingle(), SoftVote(members=3), Greedy(bags=5, members=3), Stacked(members=3)]
+RECIPES = [BestSingle(), SoftVote(members=3), Greedy(bags=5, members=3)]
 QUICK = EnsembleRecipe(name="quick", selection=Greedy(bags=3, additions=5))
 
 
@@ -75,9 +74,7 @@ def test_with_one_candidate_it_is_the_plain_out_of_bag_score():
         np.testing.assert_allclose(values, expected, rtol=1e-12)
 
 
-@pytest.mark.parametrize(
-    "selection", [BestSingle(), Greedy(bags=3, additions=5), Stacked(members=3)], ids=lambda each: each.kind
-)
+@pytest.mark.parametrize("selection", [BestSingle(), Greedy(bags=3, additions=5)], ids=lambda each: each.kind)
 def test_the_best_of_fifty_that_know_nothing_looks_good_and_is_not(selection):
     candidates, truth = noise(n_candidates=50)
     naive = METRICS["macro_auc"].function(
@@ -91,8 +88,7 @@ def test_the_best_of_fifty_that_know_nothing_looks_good_and_is_not(selection):
     assert corrected.value == pytest.approx(0.5, abs=0.04)
 
 
-@pytest.mark.parametrize("selection", [QUICK.selection, Stacked(members=3)], ids=lambda each: each.kind)
-def test_labels_of_the_patients_left_out_reach_neither_selection_nor_calibration(selection, monkeypatch):
+def test_labels_of_the_patients_left_out_reach_neither_selection_nor_calibration(monkeypatch):
     from consilia.ensemble import bbc
 
     candidates, truth = noise(n_candidates=8, signal=0.5)
@@ -105,19 +101,10 @@ def test_labels_of_the_patients_left_out_reach_neither_selection_nor_calibration
 
     original = bbc._choose_in_bag
     monkeypatch.setattr(bbc, "_choose_in_bag", remember)
-    recipe = EnsembleRecipe(name="quick", selection=selection)
-    bias_corrected(recipe, candidates, truth, metric_names=["accuracy"], draws=5)
+    bias_corrected(QUICK, candidates, truth, metric_names=["accuracy"], draws=5)
     assert len(chosen) == 5
     for found, found_flipped in chosen:
         assert found == found_flipped
-
-
-def test_a_stack_that_misses_its_optimum_is_no_draw_without_a_choice(monkeypatch):
-    monkeypatch.setattr(stacking, "_STEPS", 1)
-    candidates, truth = noise(n_candidates=3, signal=1.0)
-    recipe = EnsembleRecipe(name="stack", selection=Stacked(strengths=(0.001,)))
-    with pytest.raises(FitError, match="must reach its optimum"):
-        bias_corrected(recipe, candidates, truth, metric_names=["accuracy"], draws=2)
 
 
 def test_the_same_seed_gives_the_same_estimate_and_another_seed_another():

@@ -144,7 +144,7 @@ def test_the_card_holds_the_numbers(study):
 
 def test_the_document_is_json_that_others_can_read(study):
     content = json.loads((study.build(VOTES) / "ensemble.json").read_text())
-    assert content["schema_version"] == 4
+    assert content["schema_version"] == 5
     assert set(content["files"]) == {
         "card.md",
         "golden.npz",

@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from consilia.config.recipe import BestSingle, Greedy, SoftVote, Stacked
-from consilia.decision.combination import LinearPool, Stack
+from consilia.config.recipe import BestSingle, Greedy, SoftVote
+from consilia.decision.combination import LinearPool
 from consilia.ensemble.choice import choose
 from consilia.ensemble.selection import Truth
 from consilia.metrics.scores import softmax
@@ -49,28 +49,5 @@ def test_a_recipe_for_one_trial_is_not_compared():
 
 def test_a_selection_of_one_trial_says_so():
     choice = choose(Greedy(), *candidates_with([1.0]), seed=0)
-    assert choice.combination == LinearPool(weights=(1.0,))
-    assert "kept a single trial" in choice.reason
-
-
-def test_a_stack_of_trials_that_add_to_each_other_earns_its_place():
-    choice = choose(Stacked(members=4), *candidates_with([1.5] * 4), seed=0)
-    assert isinstance(choice.combination, Stack)
-    assert all(isinstance(each, Stack) for each in choice.fold_combinations)
-    assert choice.gain > choice.standard_error > 0
-    assert "best single trial with a temperature" in choice.reason
-
-
-def test_a_stack_that_only_calibrates_does_not_earn_its_place():
-    candidates, truth = candidates_with([1.0], n_images=600)
-    sure = softmax(4 * np.log(candidates))  # far too sure, so any regression on it lowers the loss
-    choice = choose(Stacked(members=2), np.concatenate([sure, sure]), truth, seed=0)
-    assert choice.combination == LinearPool(weights=(1.0, 0.0))
-    assert choice.gain <= choice.standard_error
-    assert "best single trial is shipped" in choice.reason
-
-
-def test_of_one_trial_nothing_is_stacked():
-    choice = choose(Stacked(), *candidates_with([1.0]), seed=0)
     assert choice.combination == LinearPool(weights=(1.0,))
     assert "kept a single trial" in choice.reason

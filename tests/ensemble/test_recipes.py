@@ -32,4 +32,4 @@ def test_a_shipped_recipe_builds_from_what_the_search_has_left_or_says_what_it_n
 
 def test_every_kind_of_selection_is_shipped():
     kinds = {yaml.safe_load(path.read_text())["selection"]["kind"] for path in FILES}
-    assert kinds == {"best_single", "soft_vote", "greedy", "stacked"}
+    assert kinds == {"best_single", "soft_vote", "greedy"}

@@ -179,7 +179,7 @@ def test_a_prediction_has_no_set_says_why_and_is_not_sent_to_a_person_for_it(fas
     asked = [each.needs_review for each in predictions]
     assert not all(asked)
     said = softmax(fast.networks.logits(images[..., None]))
-    apart = mutual_information(said[:, 0], fast.networks.combination.votes)  # of two members, one network each
+    apart = mutual_information(said[:, 0], fast.networks.combination.shares)  # of two members, one network each
     assert asked == (apart > fast.document.safety.disagreement).tolist()
     assert not any("checked" in reason for each in predictions for reason in each.review)
 

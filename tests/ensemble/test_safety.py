@@ -89,7 +89,7 @@ def test_a_bundle_keeps_what_it_promises_and_its_predictor_says_it(study, tmp_pa
     expected = prediction_sets(predictor.sets, folds)
     predictions = predictor.predict(images)
     said = softmax(predictor.networks.logits(images[..., None]))
-    apart = np.median(mutual_information(said, predictor.networks.combination.votes), axis=0)
+    apart = np.median(mutual_information(said, predictor.networks.combination.shares), axis=0)
     for prediction, members, amount in zip(predictions, expected, apart, strict=True):
         flagged = any("members disagree" in reason for reason in prediction.review)
         assert flagged == (amount > document.safety.disagreement)

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from consilia.config.recipe import BestSingle, Greedy, SoftVote, Stacked
+from consilia.config.recipe import BestSingle, Greedy, SoftVote
 from consilia.decision.combination import LinearPool, combine
 from consilia.ensemble.selection import (
     Truth,
@@ -122,7 +122,7 @@ def test_the_same_seed_gives_the_same_weights():
     assert select(Greedy(bags=3), candidates, truth, seed=5) == first
 
 
-@pytest.mark.parametrize("recipe", [*RECIPES, Stacked(members=3)], ids=lambda recipe: recipe.kind)
+@pytest.mark.parametrize("recipe", RECIPES, ids=lambda recipe: recipe.kind)
 def test_labels_of_a_fold_do_not_reach_the_selection_that_predicts_it(recipe):
     candidates, truth = some_candidates()
     changed = Truth(

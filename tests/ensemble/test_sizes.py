@@ -11,7 +11,7 @@ from consilia.bundle.document import BundleDocument
 from consilia.bundle.reading import read_bundle
 from consilia.config.recipe import BestSingle, EnsembleRecipe
 from consilia.decision.calibrators import pool_folds
-from consilia.decision.combination import LinearPool, Stack, combine, keep_largest
+from consilia.decision.combination import LinearPool, combine, keep_largest
 from consilia.ensemble.calibration import choose_calibrator, cross_calibrate_members
 from consilia.ensemble.selection import Truth, weighted_log_loss
 from consilia.ensemble.sizes import measure_sizes
@@ -133,14 +133,6 @@ def test_the_gate_goes_with_its_network(predictor, images):
     other = predictor.document.gate.model_copy(update={"trial": predictor.document.members[1].trial})
     seen_by_the_second = replace(predictor, document=predictor.document.model_copy(update={"gate": other}))
     assert {each.unusual for each in seen_by_the_second.with_members(1).predict(images)} == {None}
-
-
-def test_a_stack_cannot_be_asked_in_part(predictor):
-    matrix = ((1.0, 0.0), (0.0, 1.0))
-    stack = Stack(coefficients=(matrix, matrix), intercepts=(0.0, 0.0), strength=1.0)
-    stacked = replace(predictor, document=predictor.document.model_copy(update={"stack": stack}))
-    with pytest.raises(UserError, match="is a stack, which was fitted to all its 2 members"):
-        stacked.with_members(1)
 
 
 def test_as_many_members_as_there_are_is_the_predictor_itself(predictor):

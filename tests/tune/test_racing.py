@@ -8,7 +8,7 @@ import pytest
 from search_records import epoch
 
 from consilia.config.card import DataCard, FolderSource
-from consilia.config.recipe import BestSingle, EnsembleRecipe, Greedy, Selection, SoftVote, Stacked
+from consilia.config.recipe import BestSingle, EnsembleRecipe, Greedy, Selection, SoftVote
 from consilia.config.records import EpochReport
 from consilia.config.space import Architecture, SearchSpace
 from consilia.config.study import (
@@ -352,7 +352,6 @@ def test_settings_of_the_plan_reach_the_racing():
         (BestSingle(), 200, 5),
         (SoftVote(members=3), 200, 5),
         (SoftVote(members=9), 200, 9),
-        (Stacked(members=9), 200, 9),
     ],
 )
 def test_the_stopping_must_not_harm_what_the_ensemble_takes(selection: Selection, trials: int, n_best: int):

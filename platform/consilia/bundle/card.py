@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 
 from consilia.bundle.document import BundleDocument
 from consilia.bundle.evaluation import Evaluation
-from consilia.bundle.text import CALIBRATOR, MEMBERS, SHARE, THRESHOLDS, describe_reading, describe_stack
+from consilia.bundle.text import CALIBRATOR, MEMBERS, THRESHOLDS, describe_reading
 from consilia.decision.ood.report import describe_gate
 from consilia.decision.promises import promise_rows
 from consilia.metrics.estimates import ESTIMATES, Estimate
@@ -122,22 +122,18 @@ def _promises(evaluation: Evaluation) -> str:
 
 
 def _members(document: BundleDocument) -> str:
-    stack = document.stack
-    shares = document.combination.votes if stack is None else stack.shares
     rows = [
-        [member.trial, member.model.architecture.timm, f"{share:.3f}", len(member.networks)]
-        for member, share in zip(document.members, shares, strict=True)
+        [member.trial, member.model.architecture.timm, f"{member.weight:.3f}", len(member.networks)]
+        for member in document.members
     ]
-    share_of = "weight" if stack is None else SHARE
-    table = _table(["trial", "architecture", share_of, "networks"], rows)
+    table = _table(["trial", "architecture", "weight", "networks"], rows)
     selection = document.selection
     chosen = (
         f"{selection.reason} {selection.candidates} fully evaluated trials could be chosen from. The "
         "out-of-fold log loss that was minimised, and is therefore optimistic, is "
         f"{selection.in_sample_loss:.4f}; that of the best single trial is {selection.best_single_loss:.4f}."
     )
-    stacked = "" if stack is None else describe_stack(stack)
-    told = ["## Members", chosen, MEMBERS[document.build], stacked, table, _sizes(document)]
+    told = ["## Members", chosen, MEMBERS[document.build], table, _sizes(document)]
     return "\n\n".join(part for part in told if part)
 
 

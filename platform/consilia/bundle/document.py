@@ -9,14 +9,14 @@ from consilia.config.frozen import Frozen
 from consilia.config.reading import ImageKind, Reading
 from consilia.config.recipe import Build, EnsembleRecipe
 from consilia.decision.calibrators import AnyCalibrator, Calibrator, Isotonic, TemperatureBias
-from consilia.decision.combination import AnyCombination, LinearPool, Stack
+from consilia.decision.combination import LinearPool
 from consilia.decision.ood.report import GateReport
 from consilia.decision.operating_points import SafetyReport
 from consilia.metrics.estimates import HonestReport
 from consilia.train.input import Preprocessing
 from consilia.train.networks.factory import ModelSpec
 
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
 
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
@@ -40,7 +40,7 @@ class Member(Frozen):
     """One trial of the ensemble, with one network a fold, or one of all folds."""
 
     trial: int = Field(ge=0)
-    weight: float | None = Field(default=None, gt=0, le=1)  # in the linear pool; None: the members are stacked
+    weight: float = Field(gt=0, le=1)  # in the linear pool
     model: ModelSpec
     networks: tuple[Network, ...] = Field(min_length=1)
 
@@ -81,7 +81,7 @@ class Provenance(Frozen):
 class BundleDocument(Frozen):
     """`ensemble.json`."""
 
-    schema_version: Literal[4] = 4
+    schema_version: Literal[5] = 5
     consilia: str  # the version that wrote it
     name: str
     classes: tuple[str, ...] = Field(min_length=2)
@@ -90,7 +90,6 @@ class BundleDocument(Frozen):
     modality: str
     build: Build  # fast: the members are refits
     members: tuple[Member, ...] = Field(min_length=1)
-    stack: Stack | None = None  # how the members are combined; None: by the linear pool of their weights
     calibrator: Calibrator
     sizes: tuple[EnsembleSize, ...]  # with 1, 2, ... and all members; empty: not measured
     prevalence: tuple[float, ...]  # of each class in training, every patient weighing 1
@@ -123,11 +122,9 @@ class BundleDocument(Frozen):
         )
 
     @property
-    def combination(self) -> AnyCombination:
+    def combination(self) -> LinearPool:
         """How the members become one probability."""
-        if self.stack is not None:
-            return self.stack
-        return LinearPool(weights=tuple(member.weight or 0.0 for member in self.members))
+        return LinearPool(weights=tuple(member.weight for member in self.members))
 
     @property
     def has_sets(self) -> bool:
@@ -136,7 +133,9 @@ class BundleDocument(Frozen):
 
     @model_validator(mode="after")
     def _must_be_consistent(self) -> "BundleDocument":
-        _check_combination(self)
+        weights = [member.weight for member in self.members]
+        if abs(sum(weights) - 1) > 1e-6:
+            raise ValueError(f"the members' weights must sum to 1, but are {weights}")
         _check_prevalence(self.prevalence, self.classes)
         if (n_classes := _n_classes(self.calibrator)) not in (None, len(self.classes)):
             raise ValueError(f"the calibrator must be one of {len(self.classes)} classes, but is one of {n_classes}")
@@ -149,20 +148,6 @@ class BundleDocument(Frozen):
         if self.gate is not None and self.gate_network is None:
             raise ValueError(f"gate must name a network: there is no trial {self.gate.trial}, fold {self.gate.fold}")
         return self
-
-
-def _check_combination(document: BundleDocument) -> None:
-    weights, stack = [member.weight for member in document.members], document.stack
-    if stack is None:
-        total = sum(weight or 0.0 for weight in weights)
-        if None in weights or abs(total - 1) > 1e-6:
-            raise ValueError(f"the members' weights must sum to 1, but are {weights}")
-        return
-    if set(weights) != {None}:
-        raise ValueError(f"members of a stack have no weights, but these have {weights}")
-    expected, found = (len(weights), len(document.classes)), (len(stack.members), len(stack.intercepts))
-    if expected != found or len(stack.coefficients) != len(weights):
-        raise ValueError(f"the stack must be of (members, classes) {expected}, but is of {found}")
 
 
 def _check_prevalence(prevalence: tuple[float, ...], classes: tuple[str, ...]) -> None:

@@ -7,7 +7,6 @@ network, a refit, which was trained on the images of all folds.
 from consilia.bundle.document import BundleDocument
 from consilia.config.reading import FixedWindows, PercentileWindow, Reading
 from consilia.config.recipe import Build
-from consilia.decision.combination import Stack
 
 INTERNAL: dict[Build, str] = {
     "max": "An internal estimate: hyperparameters were searched on these images, and one fold's networks are "
@@ -54,27 +53,10 @@ def describe_trials(build: Build, *, n_members: int) -> str:
     return f"{trials} by {'its' if n_members == 1 else 'their'} folds' networks, which are not the shipped ones"
 
 
-SHARE = "share of absolute coefficients"  # no weight: coefficients may be negative and make up for each other
-
-
 def describe_members(document: BundleDocument) -> str:
-    """Return the trials in one line, each with its weight, or in a stack with its share of absolute coefficients."""
-    stack = document.stack
-    shares = document.combination.votes if stack is None else stack.shares
+    """Return the trials in one line, each with its weight."""
     kind = "refit of trial" if document.build == "fast" else "trial"
-    members = zip(document.members, shares, strict=True)
-    listed = ", ".join(f"{kind} {member.trial} ({share:.2f})" for member, share in members)
-    return listed if stack is None else f"stack of {listed}; in brackets each one's {SHARE}, which is no weight"
-
-
-def describe_stack(stack: Stack) -> str:
-    """Return in sentences how a stack combines its members, and how its table is to be read."""
-    return (
-        "They are stacked: a multinomial logistic regression on their log-probabilities, fitted to the out-of-fold "
-        f"predictions with regularisation strength {stack.strength:g} towards the members' equal geometric mean; its "
-        f"coefficients stand in `ensemble.json`. The {SHARE} is no weight: coefficients may be negative, and those of "
-        "members that say much the same may stand for each other."
-    )
+    return ", ".join(f"{kind} {member.trial} ({member.weight:.2f})" for member in document.members)
 
 
 _FITS = {

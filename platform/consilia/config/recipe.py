@@ -6,8 +6,6 @@ from pydantic import Field, model_validator
 
 from consilia.config.frozen import Frozen
 
-Strength = Annotated[float, Field(ge=1e-3, le=1e9)]  # of regularisation; weaker would fit the noise of any data set
-
 Build = Literal["max", "fast"]
 """What is shipped of each member: the networks of all folds, or one refit on the images of all folds."""
 
@@ -35,15 +33,7 @@ class Greedy(Frozen):
     members: int = Field(default=5, ge=1)  # the largest weights that are kept
 
 
-class Stacked(Frozen):
-    """A regularised logistic regression on the best trials' log-probabilities. Source: docs/methods.md section 4."""
-
-    kind: Literal["stacked"] = "stacked"
-    members: int = Field(default=5, ge=2)
-    strengths: tuple[Strength, ...] = Field(default=(1.0, 10.0, 100.0, 1000.0, 10000.0), min_length=1)  # one is chosen
-
-
-Selection = Annotated[BestSingle | SoftVote | Greedy | Stacked, Field(discriminator="kind")]
+Selection = Annotated[BestSingle | SoftVote | Greedy, Field(discriminator="kind")]
 
 
 CalibrationKind = Literal["auto", "temperature", "temperature_bias", "isotonic", "none"]

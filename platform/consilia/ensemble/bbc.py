@@ -19,11 +19,10 @@ from joblib.externals.loky.process_executor import TerminatedWorkerError
 from consilia.config.recipe import EnsembleRecipe
 from consilia.config.records import Probabilities
 from consilia.decision.calibrators import AnyCalibrator, calibrate
-from consilia.decision.combination import AnyCombination, combine
+from consilia.decision.combination import LinearPool, combine
 from consilia.ensemble.calibration import choose_calibrator
 from consilia.ensemble.choice import choose
 from consilia.ensemble.selection import Candidates, Truth
-from consilia.ensemble.unseen import combine_unseen
 from consilia.errors import RunError
 from consilia.metrics.bootstrap import draw_patients, with_interval
 from consilia.metrics.estimates import Estimate
@@ -137,14 +136,14 @@ def _predict_out_of_bag(
 
 def _choose_in_bag(
     recipe: EnsembleRecipe, candidates: Candidates, truth: Truth, drawn: Weights, *, seed: int
-) -> tuple[AnyCombination, AnyCalibrator]:
+) -> tuple[LinearPool, AnyCalibrator]:
     """Select and calibrate on the drawn patients, each as often as `drawn` says of its images, (n_images,)."""
     bag = drawn > 0
     sample = Truth(labels=truth.labels, patients=truth.patients, folds=truth.folds, drawn=drawn).subset(bag)
     inside = candidates[:, bag]
     choice = choose(recipe.selection, inside, sample, seed=seed)
-    unseen = combine_unseen(inside, choice.combination, sample)
-    return choice.combination, choose_calibrator(recipe.calibration, unseen, sample).calibrator
+    out_of_fold = combine(inside, choice.combination)
+    return choice.combination, choose_calibrator(recipe.calibration, out_of_fold, sample).calibrator
 
 
 def _mean_of_defined(values: Scores) -> float:

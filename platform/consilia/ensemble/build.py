@@ -27,7 +27,7 @@ from consilia.config.study import StudyPlan
 from consilia.config.study_folder import StudyFolder
 from consilia.data.folds import FoldPlan
 from consilia.data.store.image_store import ImageStore
-from consilia.decision.combination import LinearPool, combine
+from consilia.decision.combination import combine
 from consilia.decision.disagreement import disagreement_limit
 from consilia.decision.operating_points import calibrated_sets, report_safety
 from consilia.decision.prior import prevalence_of
@@ -41,7 +41,6 @@ from consilia.ensemble.pool import Pool, keep_with_weights, load_pool
 from consilia.ensemble.refits import refit_members
 from consilia.ensemble.selection import combine_cross_fitted, select, weighted_log_loss
 from consilia.ensemble.sizes import measure_sizes
-from consilia.ensemble.unseen import combine_unseen
 from consilia.predict.golden import compute_golden
 from consilia.predict.networks import FoldEnsembles
 from consilia.predict.weights import choose_device
@@ -85,7 +84,7 @@ def build_ensemble(
     is_fast = recipe.build == "fast"
     pool = everyone if is_fast else keep_with_weights(everyone, folder=folder, k=folds.k)
     choice = choose(recipe.selection, pool.candidates, pool.truth, seed=plan.seed)
-    out_of_fold = combine_unseen(pool.candidates, choice.combination, pool.truth)
+    out_of_fold = combine(pool.candidates, choice.combination)
     calibration = choose_calibrator(recipe.calibration, out_of_fold, pool.truth)
     sets = None if is_fast else calibrated_sets(recipe.safety, out_of_fold, calibration.calibrator, pool.truth)
     uncalibrated, calibrated = _cross_fitted(pool, choice, calibration)
@@ -106,7 +105,6 @@ def build_ensemble(
         modality=plan.data.modality,
         build=recipe.build,
         members=members,
-        stack=None if isinstance(choice.combination, LinearPool) else choice.combination.without_others(),
         calibrator=calibration.calibrator,
         sizes=measure_sizes(
             recipe.calibration, pool.candidates, choice.combination, choice.fold_combinations, pool.truth
@@ -118,7 +116,7 @@ def build_ensemble(
             calibrated,
             pool.truth,
             store.classes,
-            disagreement=disagreement_limit(pool.candidates, choice.combination.votes, pool.truth.patients),
+            disagreement=disagreement_limit(pool.candidates, choice.combination.shares, pool.truth.patients),
         ),
         honesty=honesty,
         gate=None if gate is None else gate.report,
@@ -189,7 +187,7 @@ def _members(
             name = f"members/trial-{number}-fold-{fold}.safetensors"
             networks.append(Network(file=name, fold=fold, preprocessing=preprocessing))
             files[name] = source
-        weight = choice.combination.weight_of(place)
+        weight = choice.combination.weights[place]
         members.append(Member(trial=number, weight=weight, model=model, networks=tuple(networks)))
     return tuple(members), files
 

@@ -22,9 +22,8 @@ from consilia.decision.calibrators import (
     TemperatureBias,
     calibrate,
 )
-from consilia.decision.combination import AnyCombination, LinearPool
+from consilia.decision.combination import LinearPool, combine
 from consilia.ensemble.selection import Candidates, Truth, weighted_log_loss
-from consilia.ensemble.unseen import combine_unseen
 from consilia.errors import RunError
 from consilia.metrics.scores import SMALLEST_PROBABILITY, image_log_loss, softmax
 
@@ -54,7 +53,7 @@ def choose_calibrator(kind: CalibrationKind, probabilities: Probabilities, truth
     Args:
         kind: The recipe's calibration. `auto` tries a temperature, and one with biases where the data support them:
             the lowest cross-fitted loss wins, a tie goes to the simpler one.
-        probabilities: Each image by the fold ensemble that never saw it, (n_images, n_classes): of `combine_unseen`.
+        probabilities: Each image by the fold ensemble that never saw it, (n_images, n_classes).
         truth: About the same images.
 
     Raises:
@@ -174,7 +173,7 @@ def cross_calibrate(kind: str, probabilities: Probabilities, truth: Truth) -> Pr
 
 
 def cross_calibrate_members(
-    kind: str, candidates: Candidates, fold_combinations: Sequence[AnyCombination], truth: Truth
+    kind: str, candidates: Candidates, fold_combinations: Sequence[LinearPool], truth: Truth
 ) -> Probabilities:
     """Return each image as an ensemble that was selected and calibrated without its fold sees it.
 
@@ -187,7 +186,7 @@ def cross_calibrate_members(
     result = np.empty(candidates.shape[1:])
     for fold, combination in zip(np.unique(truth.folds), fold_combinations, strict=True):
         held_out = truth.folds == fold
-        probabilities = combine_unseen(candidates, combination, truth, fitted=~held_out)
+        probabilities = combine(candidates, combination)
         calibrator = _FITS[kind](probabilities[~held_out], truth.subset(~held_out))
         result[held_out] = calibrate(calibrator, probabilities[held_out])
     return result

@@ -5,10 +5,9 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from consilia.config.recipe import BestSingle, Selection, Stacked
+from consilia.config.recipe import BestSingle, Selection
 from consilia.config.records import Probabilities
-from consilia.decision.combination import AnyCombination
-from consilia.ensemble.calibration import cross_calibrate_members
+from consilia.decision.combination import LinearPool
 from consilia.ensemble.selection import Candidates, Truth, combine_cross_fitted, cross_fit, select
 from consilia.metrics.bootstrap import bootstrap_standard_error
 from consilia.metrics.patients import patient_numbers
@@ -19,10 +18,10 @@ from consilia.metrics.scores import Weights, image_log_loss
 class Choice:
     """The members that are shipped, and why."""
 
-    combination: AnyCombination  # of the candidates
-    fold_combinations: tuple[AnyCombination, ...]  # (n_folds,), each selected without its fold
+    combination: LinearPool  # of the candidates
+    fold_combinations: tuple[LinearPool, ...]  # (n_folds,), each selected without its fold
     reason: str
-    gain: float | None  # cross-fitted log loss of the yardstick, the best single trial, minus the ensemble's
+    gain: float | None  # cross-fitted log loss of the best single trial minus the ensemble's
     standard_error: float | None  # of the gain, over patients
 
 
@@ -30,8 +29,7 @@ def choose(selection: Selection, candidates: Candidates, truth: Truth, *, seed: 
     """Select by the recipe, but ship the single best trial unless the ensemble is clearly better.
 
     Clearly: the gain in cross-fitted log loss exceeds one standard error, by bootstrap over patients. Both
-    sides are selected anew for every fold without its images, so neither profits from having been chosen. A stack
-    calibrates while it combines, so that the single trial gets a temperature before it is compared with one.
+    sides are selected anew for every fold without its images, so neither profits from having been chosen.
 
     Args:
         selection: The recipe's selection.
@@ -49,11 +47,11 @@ def choose(selection: Selection, candidates: Candidates, truth: Truth, *, seed: 
         reason = "The selection itself kept a single trial: no other lowers the out-of-fold log loss."
         return _without_comparison(combination, single_folds, reason)
     folds = cross_fit(selection, candidates, truth, seed=seed)
-    alone, name = _yardstick(selection, candidates, single_folds, truth)
-    gain, error = _gain(combine_cross_fitted(candidates, folds, truth), alone, truth, seed=seed)
+    ensemble, alone = (combine_cross_fitted(candidates, pools, truth) for pools in (folds, single_folds))
+    gain, error = _gain(ensemble, alone, truth, seed=seed)
     measured = (
         f"its cross-fitted log loss is {abs(gain):.4f} {'below' if gain > 0 else 'above'} "
-        f"that of {name} (standard error over patients {error:.4f})"
+        f"that of the best single trial (standard error over patients {error:.4f})"
     )
     if gain > error:
         reason = f"The ensemble earned its place: {measured}."
@@ -71,17 +69,7 @@ def choose(selection: Selection, candidates: Candidates, truth: Truth, *, seed: 
     )
 
 
-def _yardstick(
-    selection: Selection, candidates: Candidates, single_folds: tuple[AnyCombination, ...], truth: Truth
-) -> tuple[Probabilities, str]:
-    """Return what the best single trial of the other folds says of each image, and its name."""
-    if isinstance(selection, Stacked):
-        calibrated = cross_calibrate_members("temperature", candidates, single_folds, truth)
-        return calibrated, "the best single trial with a temperature"
-    return combine_cross_fitted(candidates, single_folds, truth), "the best single trial"
-
-
-def _without_comparison(combination: AnyCombination, folds: tuple[AnyCombination, ...], reason: str) -> Choice:
+def _without_comparison(combination: LinearPool, folds: tuple[LinearPool, ...], reason: str) -> Choice:
     return Choice(combination=combination, fold_combinations=folds, reason=reason, gain=None, standard_error=None)
 
 

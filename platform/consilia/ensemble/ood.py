@@ -97,8 +97,8 @@ class _Chosen:
 
 
 def _reference_network(members: Sequence[Member]) -> tuple[Member, Network] | None:
-    """Return the first fold's network of the heaviest member that has features; of a stack, of the first member."""
-    for member in sorted(members, key=lambda each: -(each.weight or 0.0)):
+    """Return the first fold's network of the heaviest member that has features."""
+    for member in sorted(members, key=lambda each: -each.weight):
         with torch.device("meta"):
             model = build_model(member.model)
         if has_features(model):

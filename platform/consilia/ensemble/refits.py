@@ -49,7 +49,7 @@ def refit_members(
     """
     members, files = [], {}
     for place in choice.combination.members:
-        number, weight = pool.numbers[place], choice.combination.weight_of(place)
+        number, weight = pool.numbers[place], choice.combination.weights[place]
         trial = folder.trial(number)
         if read_refit(trial, folds) is None:
             raise RunError(

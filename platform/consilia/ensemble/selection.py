@@ -9,10 +9,9 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from consilia.config.recipe import BestSingle, Greedy, Selection, SoftVote, Stacked
+from consilia.config.recipe import BestSingle, Greedy, Selection, SoftVote
 from consilia.config.records import Labels
-from consilia.decision.combination import AnyCombination, LinearPool, Stack, combine
-from consilia.ensemble.stacking import fit_stack
+from consilia.decision.combination import LinearPool, combine
 from consilia.metrics.patients import patient_weights
 from consilia.metrics.scores import SMALLEST_PROBABILITY, Weights, image_log_loss
 
@@ -44,25 +43,20 @@ class Truth:
         return Truth(labels=self.labels[kept], patients=self.patients[kept], folds=self.folds[kept], drawn=drawn)
 
 
-def select(selection: Selection, candidates: Candidates, truth: Truth, *, seed: int) -> AnyCombination:
+def select(selection: Selection, candidates: Candidates, truth: Truth, *, seed: int) -> LinearPool:
     """Return how the candidates are combined; those that are left out weigh 0.
 
     The objective is the log loss, each image weighted 1 / (images of its patient); lower is better.
 
     Args:
         selection: The recipe's selection.
-        candidates: At least one; of a single one nothing is stacked.
+        candidates: At least one.
         truth: About the same images.
         seed: Of the random halves of the pool that `Greedy` draws.
-
-    Raises:
-        FitError: The fit of a stack misses its optimum.
 
     Source: docs/methods.md section 4.
     """
     true = _true_probabilities(candidates, truth.labels)
-    if isinstance(selection, Stacked):
-        return _stack(selection, candidates, true, truth)
     return _pool(_select(selection, true, truth.weights, seed=seed))
 
 
@@ -105,21 +99,18 @@ def select_greedily(
     return _add_greedily(_factorise(true, weights), np.arange(len(true)), additions=additions)
 
 
-def cross_fit(selection: Selection, candidates: Candidates, truth: Truth, *, seed: int) -> tuple[AnyCombination, ...]:
+def cross_fit(selection: Selection, candidates: Candidates, truth: Truth, *, seed: int) -> tuple[LinearPool, ...]:
     """Select anew for each fold on the images of the other folds; the j-th is for the j-th of the sorted folds."""
     true, weights = _true_probabilities(candidates, truth.labels), truth.weights
-    found: list[AnyCombination] = []
+    pools = []
     for fold in np.unique(truth.folds):
         others = truth.folds != fold  # a patient is of one fold, so the others' weights stay what they are
-        if isinstance(selection, Stacked):
-            found.append(_stack(selection, candidates[:, others], true[:, others], truth.subset(others)))
-        else:
-            found.append(_pool(_select(selection, true[:, others], weights[others], seed=seed)))
-    return tuple(found)
+        pools.append(_pool(_select(selection, true[:, others], weights[others], seed=seed)))
+    return tuple(pools)
 
 
 def combine_cross_fitted(
-    candidates: Candidates, fold_combinations: Sequence[AnyCombination], truth: Truth
+    candidates: Candidates, fold_combinations: Sequence[LinearPool], truth: Truth
 ) -> npt.NDArray[np.float64]:
     """Return, for each image, the ensemble that was selected without its fold, (n_images, n_classes)."""
     result = np.empty(candidates.shape[1:])
@@ -136,18 +127,6 @@ def weighted_log_loss(probabilities: npt.NDArray[np.float64], truth: Truth) -> f
 
 def _pool(weights: CandidateWeights) -> LinearPool:
     return LinearPool(weights=tuple(weights.tolist()))
-
-
-def _stack(selection: Stacked, candidates: Candidates, true: npt.NDArray[np.float64], truth: Truth) -> AnyCombination:
-    """Stack the best candidates, given the (n_candidates, n_images) probabilities of the true class."""
-    if len(candidates) == 1:
-        return LinearPool(weights=(1.0,))
-    weights = truth.weights
-    best = np.sort(np.argsort(_losses(true, weights), kind="stable")[: selection.members])
-    fitted = fit_stack(candidates[best], truth.labels, weights, truth.folds, strengths=selection.strengths)
-    coefficients = np.zeros((len(candidates), *candidates.shape[2:], *candidates.shape[2:]))
-    coefficients[best] = fitted.coefficients
-    return Stack(coefficients=coefficients.tolist(), intercepts=fitted.intercepts, strength=fitted.strength)
 
 
 def weigh_in_bags(

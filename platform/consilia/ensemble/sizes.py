@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from consilia.bundle.evaluation import EnsembleSize
 from consilia.config.recipe import CalibrationKind
-from consilia.decision.combination import AnyCombination, LinearPool, combine, keep_largest
+from consilia.decision.combination import LinearPool, combine, keep_largest
 from consilia.ensemble.calibration import choose_calibrator, cross_calibrate_members
 from consilia.ensemble.selection import Candidates, Truth, weighted_log_loss
 
@@ -16,11 +16,11 @@ from consilia.ensemble.selection import Candidates, Truth, weighted_log_loss
 def measure_sizes(
     kind: CalibrationKind,
     candidates: Candidates,
-    combination: AnyCombination,
-    fold_combinations: Sequence[AnyCombination],
+    combination: LinearPool,
+    fold_combinations: Sequence[LinearPool],
     truth: Truth,
 ) -> tuple[EnsembleSize, ...]:
-    """Return the ensemble at every size from one member to all; nothing of a stack, which was fitted to all.
+    """Return the ensemble at every size from one member to all.
 
     Args:
         kind: The recipe's calibration.
@@ -29,14 +29,11 @@ def measure_sizes(
         fold_combinations: Selected without each fold, (n_folds,).
         truth: About the images.
     """
-    fold_pools = [each for each in fold_combinations if isinstance(each, LinearPool)]
-    if not isinstance(combination, LinearPool) or len(fold_pools) < len(fold_combinations):
-        return ()
     calibrators, losses = [], []
     for n_members in range(1, len(combination.members) + 1):
         out_of_fold = combine(candidates, keep_largest(combination, n_members))
         calibrators.append(choose_calibrator(kind, out_of_fold, truth).calibrator)
-        smaller = tuple(keep_largest(each, n_members) for each in fold_pools)
+        smaller = tuple(keep_largest(each, n_members) for each in fold_combinations)
         unseen = cross_calibrate_members(calibrators[-1].kind, candidates, smaller, truth)
         losses.append(weighted_log_loss(unseen, truth))
     return tuple(

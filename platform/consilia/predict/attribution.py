@@ -3,14 +3,13 @@
 What is explained is the ensemble's calibrated log odds of the class c, written in the networks' logits z_mf
 (member m, fold f), as `decision.calibrators` pools them:
 
-    q_f   = sum_m w_m softmax(z_mf)                       linear pool over members, or
-    q_f   = softmax(sum_m (z_mf - mean z_mf) C_m + b)     a stack of them (`ensemble.stacking`)
-    p     = softmax(mean_f log(q_f) / T)                  calibrated in each fold, logarithms averaged over folds
+    q_f   = sum_m w_m softmax(z_mf)         linear pool over members
+    p     = softmax(mean_f log(q_f) / T)    calibrated in each fold, logarithms averaged over folds
     odds  = log(p_c) - log(1 - p_c)
 
 (The calibrator's normaliser in each fold is the same for every class, so the last softmax takes it away.) The log
 odds have the gradient of log(p_c) divided by 1 - p_c: for one image that is the same map, and it does not vanish
-where the ensemble is sure. The clips of fold probabilities and of a stack's members at 1e-5 are left out of the
+where the ensemble is sure. The clip of fold probabilities at 1e-5 is left out of the
 derivative: beyond them the surest networks would count for nothing.
 
 By the chain rule a network's share is g_mf = d odds / d z_mf (n_classes), and with its last feature map A, before it
@@ -40,7 +39,7 @@ from scipy.interpolate import BSpline
 from torch import nn
 
 from consilia.decision.calibrators import AnyCalibrator, Identity, Isotonic, Temperature, TemperatureBias
-from consilia.decision.combination import AnyCombination, LinearPool
+from consilia.decision.combination import LinearPool
 from consilia.predict.networks import FoldEnsembles, exact_convolutions
 from consilia.train.networks.cells import cell_centres
 from consilia.train.networks.layers import pooling_layer
@@ -50,7 +49,7 @@ _SPLINE = BSpline.basis_element([-1.5, -0.5, 0.5, 1.5], extrapolate=False)
 
 def odds_gradient(
     logits: npt.NDArray[np.float32] | npt.NDArray[np.float64],
-    combination: AnyCombination,
+    combination: LinearPool,
     calibrator: AnyCalibrator,
     labels: npt.NDArray[np.int64],
 ) -> npt.NDArray[np.float64]:
@@ -121,14 +120,10 @@ def cell_contributions(module: nn.Module, inputs: torch.Tensor, share: torch.Ten
     return result
 
 
-def _combined(z: torch.Tensor, combination: AnyCombination) -> torch.Tensor:
+def _combined(z: torch.Tensor, combination: LinearPool) -> torch.Tensor:
     """Return log q_f, (n_folds, n_images, n_classes), of the members' logits."""
-    if isinstance(combination, LinearPool):
-        log_weights = torch.log(torch.tensor(combination.weights, dtype=torch.float64)).view(-1, 1, 1, 1)
-        return torch.logsumexp(F.log_softmax(z, dim=-1) + log_weights, dim=0)
-    centred = z - z.mean(dim=-1, keepdim=True)
-    scores = torch.einsum("mfij,mjk->fik", centred, torch.tensor(combination.coefficients, dtype=torch.float64))
-    return F.log_softmax(scores + torch.tensor(combination.intercepts, dtype=torch.float64), dim=-1)
+    log_weights = torch.log(torch.tensor(combination.weights, dtype=torch.float64)).view(-1, 1, 1, 1)
+    return torch.logsumexp(F.log_softmax(z, dim=-1) + log_weights, dim=0)
 
 
 def _calibrated(scores: torch.Tensor, calibrator: AnyCalibrator) -> torch.Tensor:

@@ -1,7 +1,7 @@
 """An ensemble that asks only some of its members, as a document of its own. Source: docs/methods.md section 4."""
 
 from consilia.bundle.document import BundleDocument
-from consilia.decision.combination import LinearPool, keep_largest
+from consilia.decision.combination import keep_largest
 from consilia.errors import UserError
 
 
@@ -29,17 +29,12 @@ def cut_document(document: BundleDocument, n_members: int) -> tuple[BundleDocume
     Raises:
         UserError: It was not calibrated for fewer members.
     """
-    if document.stack is not None:
-        raise UserError(
-            f"Ensemble {document.name} is a stack, which was fitted to all its {len(document.members)} members. Leave "
-            "max_members out, or build another recipe: consilia ensemble STUDY --recipe greedy_calibrated"
-        )
     if not document.sizes:
         raise UserError(
             f"Ensemble {document.name} was calibrated for all its {len(document.members)} members only. Leave "
             "max_members out, or build it again: consilia ensemble STUDY"
         )
-    pool = keep_largest(LinearPool(weights=tuple(member.weight or 0.0 for member in document.members)), n_members)
+    pool = keep_largest(document.combination, n_members)
     members = tuple(
         document.members[number].model_copy(update={"weight": pool.weights[number]}) for number in pool.members
     )

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from consilia.bundle.document import Member
-from consilia.decision.combination import AnyCombination, combine
+from consilia.decision.combination import LinearPool, combine
 from consilia.metrics.scores import softmax
 from consilia.predict.weights import LoadedNetwork, load_networks
 from consilia.train.device import MEMORY_FORMAT
@@ -93,7 +93,7 @@ class FoldEnsembles:
         members: Sequence[Member],
         files: Mapping[str, Path],
         *,
-        combination: AnyCombination,
+        combination: LinearPool,
         device: torch.device,
     ) -> None:
         """Load every network.
@@ -115,7 +115,7 @@ class FoldEnsembles:
     @property
     def n_members(self) -> int:
         """Members that are asked."""
-        return len(self.combination.votes)
+        return len(self.combination.weights)
 
     def running(self, program: Program) -> "FoldEnsembles":
         """Return these networks, computing as `program` does; `each` stays as it is."""
@@ -123,7 +123,7 @@ class FoldEnsembles:
         result._program = program
         return result
 
-    def of_members(self, kept: Sequence[int], combination: AnyCombination) -> "FoldEnsembles":
+    def of_members(self, kept: Sequence[int], combination: LinearPool) -> "FoldEnsembles":
         """Return the networks of some members, combined so; they compute in float32."""
         result = copy.copy(self)
         result.combination = combination

@@ -283,5 +283,5 @@ class EnsemblePredictor:
         if self.deployed is not None:
             safety = safety.model_copy(update={"abstention": None})  # that point was chosen in the other population
         calibrated = calibrate(self.document.calibrator, folds)
-        disagreement = measure_disagreement(members, self.networks.combination.votes)
+        disagreement = measure_disagreement(members, self.networks.combination.shares)
         return judge(safety, self.sets, probabilities, calibrated, disagreement, self.classes)

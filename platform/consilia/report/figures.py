@@ -45,16 +45,13 @@ class Shown:
     patients: npt.NDArray[np.str_]  # (n_images,)
     classes: tuple[str, ...]
     members: Probabilities  # what each member says, before calibration, (n_members, n_images, n_classes)
-    weights: Numbers | None  # of the members, (n_members,); None: they are stacked, and have none
+    weights: Numbers  # of the members, (n_members,)
     trials: tuple[int, ...]  # their numbers
     title: str  # which images, of how many patients
 
 
 def draw_figures(shown: Shown) -> dict[str, Drawing]:
-    """Return every figure by the name of its files; those of members only where there are several.
-
-    A stack has no loss by size: without one of its members the coefficients of the others would be other ones.
-    """
+    """Return every figure by the name of its files; those of members only where there are several."""
     figures = {
         "reliability": _draw_reliability(shown),
         "roc": _draw_curves(
@@ -68,8 +65,7 @@ def draw_figures(shown: Shown) -> dict[str, Drawing]:
     }
     if len(shown.members) > 1:
         figures["error_correlation"] = _draw_correlation(shown)
-        if shown.weights is not None:
-            figures["loss_by_size"] = _draw_sizes(shown, shown.weights)
+        figures["loss_by_size"] = _draw_sizes(shown)
     return figures
 
 
@@ -150,8 +146,8 @@ def _draw_correlation(shown: Shown) -> Drawing:
     return Drawing(figure=figure, numbers=pd.DataFrame(found, index=names, columns=names))
 
 
-def _draw_sizes(shown: Shown, weights: Numbers) -> Drawing:
-    losses = loss_by_size(shown.members, weights, shown.labels, shown.patients)
+def _draw_sizes(shown: Shown) -> Drawing:
+    losses = loss_by_size(shown.members, shown.weights, shown.labels, shown.patients)
     sizes = np.arange(1, len(losses) + 1)
     figure, axes = _axes(
         shown, "Score against the size of the ensemble", "members, by weight", "log loss, uncalibrated"

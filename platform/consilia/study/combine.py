@@ -101,8 +101,7 @@ def _write_report(plan: StudyPlan, folder: StudyFolder, records: list[TrialRecor
     ensembles[document.provenance.recipe.name] = {
         "bundle": str(folder.bundle(document.provenance.recipe.name)),
         "build": document.build,
-        "members": {str(member.trial): member.weight for member in document.members},  # null in a stack
-        "stack": None if document.stack is None else document.stack.model_dump(mode="json"),
+        "members": {str(member.trial): member.weight for member in document.members},
         "selection": document.selection.model_dump(mode="json"),
         "calibration": document.calibration.model_dump(mode="json"),
         "honesty": document.honesty.model_dump(mode="json"),

@@ -50,7 +50,7 @@ def write_figures(
         patients=patients,
         classes=predictor.classes,
         members=_members(predictor, store, rows),
-        weights=None if predictor.document.stack is not None else predictor.networks.combination.votes,
+        weights=predictor.networks.combination.shares,
         trials=tuple(member.trial for member in predictor.document.members),
         title=f"{card.name}, {split}: {count_in_words(len(rows), len(np.unique(patients)))}",
     )

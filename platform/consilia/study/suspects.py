@@ -11,10 +11,10 @@ from consilia.config.study import StudyPlan
 from consilia.config.study_folder import StudyFolder
 from consilia.data.folds import FoldPlan
 from consilia.data.store.image_store import ImageStore
+from consilia.decision.combination import combine
 from consilia.ensemble.calibration import choose_calibrator, cross_calibrate_members
 from consilia.ensemble.choice import choose
 from consilia.ensemble.pool import load_pool
-from consilia.ensemble.unseen import combine_unseen
 from consilia.files import write_atomically
 from consilia.metrics.label_errors import Suspects, suspect_labels
 from consilia.report.contact_sheet import contact_sheet
@@ -71,8 +71,8 @@ def _cross_fitted(
     pool = load_pool(list(read_trials(folder).values()), folder=folder, store=store, folds=folds)
     recipe = plan.ensemble
     choice = choose(recipe.selection, pool.candidates, pool.truth, seed=plan.seed)
-    unseen = combine_unseen(pool.candidates, choice.combination, pool.truth)
-    kind = choose_calibrator(recipe.calibration, unseen, pool.truth).calibrator.kind
+    out_of_fold = combine(pool.candidates, choice.combination)
+    kind = choose_calibrator(recipe.calibration, out_of_fold, pool.truth).calibrator.kind
     return folds.pool, cross_calibrate_members(kind, pool.candidates, choice.fold_combinations, pool.truth)
 
 

@@ -29,11 +29,10 @@ def log_opening(folder: StudyFolder, document: BundleDocument) -> str:
         "opened": datetime.now(UTC).isoformat(timespec="seconds"),
         "for": recipe.model_dump(mode="json"),
         "members": {str(member.trial): member.weight for member in document.members},
-        "stack": None if document.stack is None else document.stack.model_dump(mode="json"),
     }
     with folder.test_openings.open("a", encoding="utf-8") as file:
         file.write(json.dumps(line) + "\n")
-    choice = ("for", "members", "stack")
+    choice = ("for", "members")
     others = [each for each in earlier if any(each.get(key) != line[key] for key in choice)]
     if not others:
         return ""

@@ -8,7 +8,7 @@ from typing import Protocol
 import numpy as np
 
 from consilia.config import study as plans
-from consilia.config.recipe import Greedy, SoftVote, Stacked
+from consilia.config.recipe import Greedy, SoftVote
 from consilia.config.records import EpochReport
 from consilia.config.study import StudyPlan
 from consilia.metrics.scores import METRICS
@@ -178,5 +178,5 @@ def default_n_best(plan: StudyPlan) -> int:
         reduction = stopping.halving.reduction if isinstance(stopping, plans.Racing) else 1
         n_best = min(selection.pool, plan.search.trials // reduction) // 4
     else:
-        n_best = selection.members if isinstance(selection, SoftVote | Stacked) else 1
+        n_best = selection.members if isinstance(selection, SoftVote) else 1
     return max(_MIN_BEST, n_best)
