@@ -11,8 +11,7 @@ from consilia.config.recipe import BestSingle, Greedy, SoftVote
 from consilia.config.records import Labels, Probabilities
 from consilia.decision.calibrators import AnyCalibrator, Identity, calibrate, pool_folds
 from consilia.decision.combination import LinearPool, combine
-from consilia.decision.conformal import CalibrationScores, calibrate_sets, conforming_classes, prediction_sets
-from consilia.decision.thresholds import operating_points
+from consilia.decision.sets import CalibrationScores, conforming_classes, prediction_sets
 from consilia.ensemble.calibration import (
     choose_calibrator,
     cross_calibrate,
@@ -22,6 +21,8 @@ from consilia.ensemble.calibration import (
 )
 from consilia.ensemble.choice import choose as choose_or_single
 from consilia.ensemble.selection import Truth, select, weighted_log_loss
+from consilia.ensemble.thresholds import operating_points
+from consilia.ensemble.uncertainty import calibrate_sets
 from consilia.metrics.scores import ECE_BINS, METRICS
 
 TEMPERATURE = "temperature, log pool"  # what recipes ask for
@@ -169,7 +170,7 @@ def _one_network_an_image(folds: FoldProbabilities) -> list[Probabilities]:
 
 def _set_figures(calibration: CalibrationScores, folds: FoldProbabilities, labels: Labels) -> Figures:
     """Return what share conforms, which is what is promised, and what ships, where an empty set becomes a full one."""
-    conforming, shipped = conforming_classes(calibration, folds), prediction_sets(calibration, folds)
+    conforming, shipped = conforming_classes(calibration, folds), prediction_sets(calibration, folds).members
     is_true = np.eye(conforming.shape[1], dtype=np.bool_)[labels]
     covered = conforming[is_true]
     classes = {f"coverage_{number}": covered[labels == number].mean() for number in range(conforming.shape[1])}

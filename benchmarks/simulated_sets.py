@@ -7,8 +7,9 @@ import numpy as np
 import numpy.typing as npt
 
 from consilia.decision.calibrators import Identity, pool_folds
-from consilia.decision.conformal import Members, calibrate_sets, conforming_classes
+from consilia.decision.sets import Members, conforming_classes
 from consilia.ensemble.selection import Truth
+from consilia.ensemble.uncertainty import calibrate_sets
 from consilia.metrics.patients import patient_weights
 from consilia.metrics.scores import softmax
 

@@ -5,8 +5,9 @@ from itertools import count
 import numpy as np
 from scipy.stats import norm
 
-from consilia.decision.disagreement import disagreement_limit, measure_disagreement
-from consilia.decision.thresholds import choose_threshold
+from consilia.decision.disagreement import measure_disagreement
+from consilia.ensemble.thresholds import choose_threshold
+from consilia.ensemble.uncertainty import disagreement_limit
 from consilia.metrics.risk_coverage import choose_abstention
 from consilia.metrics.scores import softmax
 

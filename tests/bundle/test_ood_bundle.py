@@ -12,7 +12,7 @@ from consilia.bundle.reading import read_bundle
 from consilia.bundle.writing import record_evaluation
 from consilia.config.recipe import BestSingle, EnsembleRecipe
 from consilia.config.records import DROPPED, LOCKED
-from consilia.decision.ood.report import GateReport, describe_gate
+from consilia.decision.ood.verdict import GateReport, describe_gate
 from consilia.ensemble import ood as gate_fit
 from consilia.ensemble.evaluate import evaluate
 from consilia.ensemble.ood import fit_gate

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 
 from consilia.bundle.array_files import OodReference, read_ood, write_ood
-from consilia.decision.ood.distance import fit_reference, p_values
-from consilia.decision.ood.input_rules import fit_inputs, measure_inputs
+from consilia.decision.ood.distance import p_values
+from consilia.decision.ood.inputs import measure_inputs
+from consilia.ensemble.ood_reference import fit_inputs, fit_reference
 from consilia.errors import BundleError
 
 N_POOLED = 6

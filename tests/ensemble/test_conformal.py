@@ -3,9 +3,7 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
-from consilia.decision.conformal import (
-    ALPHA,
-    calibrate_sets,
+from consilia.decision.sets import (
     conforming_classes,
     describe_guarantee,
     from_arrays,
@@ -14,6 +12,7 @@ from consilia.decision.conformal import (
     to_arrays,
 )
 from consilia.ensemble.selection import Truth
+from consilia.ensemble.uncertainty import ALPHA, calibrate_sets
 from consilia.errors import BundleError
 from consilia.metrics.scores import softmax
 
@@ -207,7 +206,7 @@ def test_an_image_of_which_no_class_conforms_gets_all_classes():
     calibration = calibrate_sets(oof, truth)
     new = np.tile([[[0.99, 0.01], [0.6, 0.4]]], (4, 1, 1))
     assert conforming_classes(calibration, new).tolist() == [[True, False], [False, False]]
-    assert prediction_sets(calibration, new).tolist() == [[True, False], [True, True]]
+    assert prediction_sets(calibration, new).members.tolist() == [[True, False], [True, True]]
 
 
 def test_ties_keep_a_class():
@@ -269,7 +268,8 @@ def test_stored_calibrations_give_the_same_sets_and_damaged_ones_are_refused(tmp
     np.savez(tmp_path / "sets.npz", **to_arrays(calibration))
     with np.load(tmp_path / "sets.npz", allow_pickle=False) as file:
         arrays = dict(file)
-    np.testing.assert_array_equal(prediction_sets(from_arrays(arrays), pool), prediction_sets(calibration, pool))
+    found, expected = (prediction_sets(each, pool).members for each in (from_arrays(arrays), calibration))
+    np.testing.assert_array_equal(found, expected)
     for damaged in (
         {**arrays, "starts": arrays["starts"][:-1]},
         {**arrays, "masses": arrays["masses"][1:]},

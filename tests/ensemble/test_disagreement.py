@@ -2,7 +2,8 @@ import numpy as np
 import pytest
 from scipy.stats import entropy
 
-from consilia.decision.disagreement import disagreement_limit, measure_disagreement, mutual_information
+from consilia.decision.disagreement import measure_disagreement, mutual_information
+from consilia.ensemble.uncertainty import disagreement_limit
 from consilia.metrics.scores import softmax
 
 

@@ -3,14 +3,17 @@
 import numpy as np
 import pytest
 
-from consilia.decision.ood.input_rules import (
+from consilia.decision.ood.inputs import (
     RULES,
     describe_unusual,
-    fit_inputs,
+    gain_when_turned,
+    grey_values,
+    layouts,
+    likeness,
     measure_colour,
     measure_inputs,
 )
-from consilia.decision.ood.layout import gain_when_turned, grey_values, layouts, likeness
+from consilia.ensemble.ood_reference import fit_inputs
 
 SIZE = 32
 

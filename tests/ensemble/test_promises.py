@@ -5,10 +5,10 @@ import pytest
 
 from consilia.config.recipe import Safety
 from consilia.decision.calibrators import Temperature
-from consilia.decision.operating_points import calibrated_sets, report_safety
 from consilia.decision.promises import measure_promises, promise_rows
 from consilia.ensemble.evaluate import evaluate
 from consilia.ensemble.selection import Truth
+from consilia.ensemble.uncertainty import calibrated_sets, report_safety
 from consilia.metrics.scores import softmax
 from consilia.metrics.subgroups import Scored
 from consilia.predict.predictor import BATCH_SIZE

@@ -6,10 +6,11 @@ import pytest
 from consilia.bundle.reading import read_bundle
 from consilia.config.recipe import EnsembleRecipe, Safety, SoftVote
 from consilia.decision.calibrators import Identity, Temperature, calibrate, pool_folds
-from consilia.decision.conformal import prediction_sets
 from consilia.decision.disagreement import mutual_information
-from consilia.decision.operating_points import calibrated_sets, judge, report_safety
+from consilia.decision.review import Reviewer
+from consilia.decision.sets import prediction_sets
 from consilia.ensemble.selection import Truth
+from consilia.ensemble.uncertainty import calibrated_sets, report_safety
 from consilia.metrics.scores import softmax
 from consilia.predict.loading import load_predictor
 
@@ -32,7 +33,8 @@ def test_sets_hold_the_truth_as_often_as_promised_and_point_thresholds_keep_thei
     report = report_safety(safety, sets, probabilities, truth, CLASSES, disagreement=0.1)
     new, new_truth = drawn(20_000, seed=1)
     folds = np.repeat(new[None], 4, axis=0)
-    judgements = judge(report, sets, new, folds, np.zeros(len(new)), CLASSES)
+    reviewer = Reviewer(report=report, sets=sets, without_sets="", classes=CLASSES)
+    judgements = reviewer.judge(new, folds, np.zeros(len(new)))
     covered = [CLASSES[label] in each.prediction_set for label, each in zip(new_truth.labels, judgements, strict=True)]
     assert np.mean(covered) == pytest.approx(0.9, abs=0.02)
     for number, point in enumerate(report.operating_points):
@@ -52,7 +54,8 @@ def test_an_image_is_referred_for_the_size_of_its_set_and_for_its_confidence_in_
     report = report_safety(safety, sets, probabilities, truth, CLASSES, disagreement=0.1)
     sure, torn = [0.98, 0.01, 0.01], [0.5, 0.49, 0.01]
     both = np.array([sure, torn])
-    first, second = judge(report, sets, both, np.repeat(both[None], 4, axis=0), np.array([0.1, 0.2]), CLASSES)
+    reviewer = Reviewer(report=report, sets=sets, without_sets="", classes=CLASSES)
+    first, second = reviewer.judge(both, np.repeat(both[None], 4, axis=0), np.array([0.1, 0.2]))
     assert (first.prediction_set, first.review) == (("clear",), ())
     assert second.prediction_set == ("clear", "nodule")
     assert second.review[0] == "may be clear or nodule"
@@ -86,7 +89,7 @@ def test_a_bundle_keeps_what_it_promises_and_its_predictor_says_it(study, tmp_pa
     predictor = load_predictor(bundle, device="cpu")
     images = np.random.default_rng(0).integers(0, 256, (6, 32, 32), dtype=np.uint8)
     folds = calibrate(document.calibrator, predictor.networks.probabilities(images[..., None]))
-    expected = prediction_sets(predictor.sets, folds)
+    expected = prediction_sets(predictor.sets, folds).members
     predictions = predictor.predict(images)
     said = softmax(predictor.networks.logits(images[..., None]))
     apart = np.median(mutual_information(said, predictor.networks.combination.shares), axis=0)

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from scipy.stats import norm
 
-from consilia.decision.thresholds import choose_threshold, least_patients, operating_points
+from consilia.ensemble.thresholds import choose_threshold, least_patients, operating_points
 from consilia.metrics.clustered import clustered_rate
 
 

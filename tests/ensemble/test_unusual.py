@@ -8,17 +8,16 @@ from sklearn.covariance import LedoitWolf
 
 from consilia.data.folds import FoldPlan
 from consilia.decision.ood.distance import (
-    FLAG_BELOW,
     MOST_ROWS,
-    fit_reference,
     mahalanobis,
     measure_distance,
     p_values,
     rank_p_values,
-    reference_rows,
-    verdict,
     views,
 )
+from consilia.decision.ood.verdict import FLAG_BELOW, verdict
+from consilia.ensemble.ood import reference_rows
+from consilia.ensemble.ood_reference import fit_reference
 
 N_FEATURES = 20
 MIXING = np.random.default_rng(99).normal(size=(N_FEATURES, N_FEATURES))

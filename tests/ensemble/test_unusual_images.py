@@ -10,8 +10,10 @@ from torch import nn
 
 from consilia.bundle.array_files import OodReference
 from consilia.data.phantom_image import CLASSES
-from consilia.decision.ood.distance import FLAG_BELOW, fit_reference, measure_distance, p_values, views
-from consilia.decision.ood.input_rules import describe_unusual, fit_inputs, measure_inputs
+from consilia.decision.ood.distance import measure_distance, p_values, views
+from consilia.decision.ood.inputs import describe_unusual, measure_inputs
+from consilia.decision.ood.verdict import FLAG_BELOW
+from consilia.ensemble.ood_reference import fit_inputs, fit_reference
 from consilia.train.input import network_input
 from consilia.train.networks.layers import logits_and_features
 from unusual_pictures import FOREIGN, N_FOREIGN, PREPROCESSING, draw_phantoms, train

@@ -18,7 +18,7 @@ from consilia.data.folds import FoldPlan, make_folds
 from consilia.data.phantom_image import CLASSES
 from consilia.data.store.image_store import ImageStore
 from consilia.data.store.prepare import prepare
-from consilia.decision.ood.distance import FLAG_BELOW
+from consilia.decision.ood.verdict import FLAG_BELOW
 from consilia.ensemble.build import build_ensemble
 from consilia.predict.loading import load_predictor
 from consilia.predict.ood import reasons

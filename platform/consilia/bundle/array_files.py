@@ -13,10 +13,9 @@ import numpy as np
 import numpy.typing as npt
 
 from consilia.bundle.arrays import Layout, read_array, read_arrays
-from consilia.decision.conformal import CalibrationScores, from_arrays, to_arrays
 from consilia.decision.ood.distance import MOST_ROWS, FeatureReference, Normal
-from consilia.decision.ood.input_rules import RULES, InputReference
-from consilia.decision.ood.layout import LAYOUT_SIDE
+from consilia.decision.ood.inputs import LAYOUT_SIDE, RULES, InputReference
+from consilia.decision.sets import CalibrationScores, from_arrays, to_arrays
 from consilia.errors import BundleError
 
 SETS, OOD, SEEN = "sets.npz", "unusual.npz", "seen.npy"

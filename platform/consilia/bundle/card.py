@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 from consilia.bundle.document import BundleDocument
 from consilia.bundle.evaluation import Evaluation
 from consilia.bundle.text import CALIBRATOR, MEMBERS, THRESHOLDS, describe_reading
-from consilia.decision.ood.report import describe_gate
+from consilia.decision.ood.verdict import describe_gate
 from consilia.decision.promises import promise_rows
 from consilia.metrics.estimates import ESTIMATES, Estimate
 from consilia.metrics.patients import count_in_words

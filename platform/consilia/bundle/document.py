@@ -10,8 +10,8 @@ from consilia.config.reading import ImageKind, Reading
 from consilia.config.recipe import Build, EnsembleRecipe
 from consilia.decision.calibrators import AnyCalibrator, Calibrator, Isotonic, TemperatureBias
 from consilia.decision.combination import LinearPool
-from consilia.decision.ood.report import GateReport
-from consilia.decision.operating_points import SafetyReport
+from consilia.decision.ood.verdict import GateReport
+from consilia.decision.review import SafetyReport
 from consilia.metrics.estimates import HonestReport
 from consilia.train.input import Preprocessing
 from consilia.train.networks.factory import ModelSpec

@@ -14,7 +14,7 @@ from consilia.bundle.document import BundleDocument, FileRecord
 from consilia.bundle.evaluation import Evaluation, with_test
 from consilia.bundle.golden import GOLDEN, GoldenOutputs, write_golden
 from consilia.bundle.reading import CARD, DOCUMENT, read_bundle
-from consilia.decision.conformal import CalibrationScores
+from consilia.decision.sets import CalibrationScores
 from consilia.files import sha256_of_file, sha256_of_json, sync, write_json, write_text
 
 _AT_FDCWD = -100  # Linux: paths are relative to the working directory

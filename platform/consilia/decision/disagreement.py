@@ -9,13 +9,9 @@ import numpy.typing as npt
 from scipy.special import entr
 
 from consilia.decision.combination import Shares
-from consilia.ensemble.selection import Candidates
-from consilia.metrics.patients import patient_weights
 
 MemberProbabilities = npt.NDArray[np.float64]  # (n_members, n_folds, n_images, n_classes)
 Disagreement = npt.NDArray[np.float64]  # (n_images,), nats, 0 ... log of the number of members or classes
-
-QUANTILE = 0.95  # of the out-of-fold images; above it an image is flagged
 
 
 def mutual_information(probabilities: npt.NDArray[np.float64], weights: npt.NDArray[np.float64]) -> Disagreement:
@@ -40,37 +36,15 @@ def measure_disagreement(members: MemberProbabilities, weights: Shares) -> Disag
     """Return what a loaded ensemble's networks disagree about each image, (n_images,).
 
     Between the members inside each fold ensemble, and of these the median: it exceeds the limit where most of the fold
-    ensembles do, and each of them is of the kind that `disagreement_limit` was taken from. A single member has nobody
+    ensembles do, and each of them is of the kind that the limit was taken from. A single member has nobody
     to disagree with inside a fold, so its networks of different folds are compared; to that number no limit applies.
 
     Args:
         members: What each network says, before calibration.
-        weights: Of the members, (n_members,), of sum 1: the votes of their combination.
+        weights: Of the members, (n_members,), of sum 1: those of their combination.
     """
     if len(members) == 1:
         folds = members[0]
         return mutual_information(folds, np.full(len(folds), 1.0 / len(folds)))
     result: Disagreement = np.median(mutual_information(members, weights), axis=0)
     return result
-
-
-def disagreement_limit(candidates: Candidates, weights: Shares, patients: npt.NDArray[np.str_]) -> float | None:
-    """Return the 95th percentile of the disagreement about out-of-fold images, each patient counting once.
-
-    Only the networks of one fold never saw an image of the cross-validation pool, so this is the disagreement inside
-    that fold's ensemble.
-
-    Args:
-        candidates: Out-of-fold probabilities before calibration.
-        weights: Of the candidates, the votes of their combination; those of weight 0 are not members.
-        patients: Of each image, (n_images,).
-
-    Returns:
-        The limit; None with a single member: its networks of other folds were trained on the image, so what they would
-        say of a new one is not known from the pool.
-    """
-    chosen = weights > 0
-    if chosen.sum() == 1:
-        return None
-    values = mutual_information(candidates[chosen], weights[chosen])
-    return float(np.quantile(values, QUANTILE, weights=patient_weights(patients), method="inverted_cdf"))

@@ -4,9 +4,8 @@ import numpy as np
 import numpy.typing as npt
 
 from consilia.config.frozen import Frozen
-from consilia.decision.conformal import CalibrationScores, conforming_classes
-from consilia.decision.operating_points import SafetyReport
-from consilia.decision.thresholds import Goal, OperatingPoint
+from consilia.decision.review import Goal, OperatingPoint, SafetyReport, answers
+from consilia.decision.sets import CalibrationScores, PredictionSets, prediction_sets
 from consilia.metrics.clustered import Rate, clustered_rate
 from consilia.metrics.subgroups import Scored
 
@@ -60,7 +59,7 @@ def measure_promises(
         scored: The images, with the ensemble's calibrated probabilities.
         calibrated_folds: Those of each fold ensemble, (n_folds, n_images, n_classes).
     """
-    seen = None if sets is None else _see_sets(1 - sets.alpha, conforming_classes(sets, calibrated_folds), scored)
+    seen = None if sets is None else _see_sets(1 - sets.alpha, prediction_sets(sets, calibrated_folds), scored)
     return PromisesSeen(
         points=tuple(_see_point(point, scored) for point in safety.operating_points if point.threshold is not None),
         sets=seen,
@@ -105,10 +104,9 @@ def _see_point(point: OperatingPoint, scored: Scored) -> PointSeen:
     )
 
 
-def _see_sets(target: float, conforming: npt.NDArray[np.bool_], scored: Scored) -> SetsSeen:
+def _see_sets(target: float, sets: PredictionSets, scored: Scored) -> SetsSeen:
     labels, patients = scored.labels, scored.patients
-    shipped = conforming | ~conforming.any(axis=1, keepdims=True)
-    covered = shipped[np.arange(len(labels)), labels]
+    covered = sets.members[np.arange(len(labels)), labels]
     return SetsSeen(
         target=target,
         coverage=clustered_rate(covered, patients),
@@ -116,7 +114,7 @@ def _see_sets(target: float, conforming: npt.NDArray[np.bool_], scored: Scored) 
             name: clustered_rate(covered[labels == number], patients[labels == number])
             for number, name in enumerate(scored.classes)
         },
-        mean_size=float(shipped.sum(axis=1).mean()),
+        mean_size=float(sets.members.sum(axis=1).mean()),
     )
 
 
@@ -124,7 +122,7 @@ def _see_abstention(safety: SafetyReport, scored: Scored) -> AbstentionSeen | No
     point = safety.abstention
     if point is None or point.threshold is None:
         return None
-    answered = scored.probabilities.max(axis=1) >= point.threshold
+    answered = answers(point.threshold, scored.probabilities)
     wrong = scored.probabilities.argmax(axis=1) != scored.labels
     return AbstentionSeen(
         target=point.target,

@@ -28,8 +28,6 @@ from consilia.config.study_folder import StudyFolder
 from consilia.data.folds import FoldPlan
 from consilia.data.store.image_store import ImageStore
 from consilia.decision.combination import combine
-from consilia.decision.disagreement import disagreement_limit
-from consilia.decision.operating_points import calibrated_sets, report_safety
 from consilia.decision.prior import prevalence_of
 from consilia.ensemble.calibration import Calibration, choose_calibrator, cross_calibrate_members
 from consilia.ensemble.choice import Choice, choose
@@ -41,6 +39,7 @@ from consilia.ensemble.pool import Pool, keep_with_weights, load_pool
 from consilia.ensemble.refits import refit_members
 from consilia.ensemble.selection import combine_cross_fitted, select, weighted_log_loss
 from consilia.ensemble.sizes import measure_sizes
+from consilia.ensemble.uncertainty import calibrated_sets, disagreement_limit, report_safety
 from consilia.predict.golden import compute_golden
 from consilia.predict.networks import FoldEnsembles
 from consilia.predict.weights import choose_device

@@ -14,9 +14,9 @@ from consilia.config.records import Rows
 from consilia.data.folds import FoldPlan
 from consilia.data.store.image_store import ImageStore
 from consilia.decision.combination import LinearPool
-from consilia.decision.ood.distance import Views, fit_reference, reference_rows, views
-from consilia.decision.ood.input_rules import fit_inputs
-from consilia.decision.ood.report import GateReport
+from consilia.decision.ood.distance import MOST_ROWS, Views, views
+from consilia.decision.ood.verdict import GateReport
+from consilia.ensemble.ood_reference import fit_inputs, fit_reference
 from consilia.predict.images import is_grey
 from consilia.predict.networks import FoldEnsembles
 from consilia.train.networks.factory import build_model
@@ -79,6 +79,17 @@ def fit_gate(
     return FittedGate(report=report, reference=OodReference(features=features, inputs=inputs)), ()
 
 
+def reference_rows(folds: FoldPlan, fold: int, *, seed: int) -> tuple[Rows, Rows]:
+    """Return the rows to fit the reference of `fold`'s network on, and those whose distances are ranked against.
+
+    The former are images it was trained on, the latter those that the fold held out: to a network its own training
+    images lie nearer than new ones do. At most 2,000 of each, drawn at random: images and not whole patients, since the
+    more patients there are among them, the less a p-value depends on the draw.
+    """
+    generator = np.random.default_rng([seed, fold])
+    return _draw(folds.training(fold), generator), _draw(folds.validation(fold), generator)
+
+
 _NO_GATE = "Images that are unlike those of the training are not told from others: "
 
 
@@ -126,3 +137,9 @@ def _colour(store: ImageStore, rows: Rows) -> npt.NDArray[np.float64] | None:
     if store.manifest.channels > 1:
         return None
     return np.array([0.0 if is_grey(mode) else np.nan for mode in store.index["mode"].iloc[rows]])
+
+
+def _draw(rows: Rows, generator: np.random.Generator) -> Rows:
+    if len(rows) <= MOST_ROWS:
+        return rows
+    return np.sort(generator.choice(rows, size=MOST_ROWS, replace=False))

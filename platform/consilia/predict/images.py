@@ -16,7 +16,7 @@ from consilia.data.decode.reader import count_frames, read_image
 from consilia.data.dicom.header import is_dicom
 from consilia.data.raster import fit_image
 from consilia.data.square import Pixels
-from consilia.decision.ood.input_rules import measure_colour
+from consilia.decision.ood.inputs import measure_colour
 from consilia.errors import ReaderError
 
 CHANNELS = (1, 3)  # what a last axis may be, to be one of channels

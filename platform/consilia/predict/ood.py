@@ -12,9 +12,9 @@ import numpy.typing as npt
 
 from consilia.bundle.array_files import OOD, OodReference, read_ood
 from consilia.config.records import GateVerdict
-from consilia.decision.ood.distance import FLAG_BELOW, Features, p_values, verdict, views
-from consilia.decision.ood.input_rules import describe_unusual, has_colour_limit, measure_inputs
-from consilia.decision.ood.report import GateReport
+from consilia.decision.ood.distance import Features, p_values, views
+from consilia.decision.ood.inputs import describe_unusual, has_colour_limit, measure_inputs
+from consilia.decision.ood.verdict import FLAG_BELOW, GateReport, verdict
 from consilia.errors import BundleError, PlanError
 from consilia.predict.images import InputImage
 from consilia.predict.networks import FoldEnsembles, Place

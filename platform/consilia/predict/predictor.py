@@ -14,10 +14,10 @@ from consilia.bundle.store_check import check_store
 from consilia.config.records import Prediction, Probabilities, Rows
 from consilia.data.store.image_store import ImageStore
 from consilia.decision.calibrators import calibrate, pool_folds
-from consilia.decision.conformal import CalibrationScores
 from consilia.decision.disagreement import MemberProbabilities, measure_disagreement
-from consilia.decision.operating_points import WITHOUT_SET, Judgement, judge, unjudged_part
 from consilia.decision.prior import correct_prior, read_prevalence
+from consilia.decision.review import WITHOUT_SET, Judgement, Reviewer, unjudged_part
+from consilia.decision.sets import CalibrationScores
 from consilia.errors import DataError, ReaderError, UserError
 from consilia.metrics.scores import softmax
 from consilia.predict.cut import cut_document, is_cut
@@ -284,4 +284,5 @@ class EnsemblePredictor:
             safety = safety.model_copy(update={"abstention": None})  # that point was chosen in the other population
         calibrated = calibrate(self.document.calibrator, folds)
         disagreement = measure_disagreement(members, self.networks.combination.shares)
-        return judge(safety, self.sets, probabilities, calibrated, disagreement, self.classes)
+        reviewer = Reviewer(report=safety, sets=self.sets, without_sets=self.without_sets, classes=self.classes)
+        return reviewer.judge(probabilities, calibrated, disagreement)

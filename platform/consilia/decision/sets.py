@@ -13,13 +13,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from consilia.config.records import Probabilities
-from consilia.ensemble.selection import Truth
 from consilia.errors import BundleError
-from consilia.metrics.patients import patient_weights
-from consilia.metrics.scores import check_scorable
 
-ALPHA = 0.1  # share of a new patient's images whose set may lack the true class
 _ROUNDING = 1e-9  # sums of 1/m are compared as the fractions that they stand for, in whatever order they were added
 
 Members = npt.NDArray[np.bool_]  # (n_images, n_classes), the classes in each image's set
@@ -52,6 +47,14 @@ class CalibrationScores:
         return result
 
 
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class PredictionSets:
+    """The sets of some images, as they are shipped."""
+
+    members: Members  # (n_images, n_classes)
+    conforms: npt.NDArray[np.bool_]  # (n_images,) whether any class does; where none does, the set holds all
+
+
 def least_patients(alpha: float) -> int:
     """Return the least number P of calibration patients with which a class can ever be left out of a set.
 
@@ -60,39 +63,8 @@ def least_patients(alpha: float) -> int:
     return max(1, math.ceil(1 / alpha - 1 - _ROUNDING))
 
 
-def calibrate_sets(probabilities: Probabilities, truth: Truth, *, alpha: float = ALPHA) -> CalibrationScores:
-    """Return the calibration scores of the cross-validation pool.
-
-    Args:
-        probabilities: Calibrated, each image by the fold ensemble that never saw it, (n_images, n_classes).
-        truth: About the same images; its folds are 0 ... n_folds - 1.
-        alpha: Between 0 and 1; the sets aim at covering 1 - alpha.
-
-    Raises:
-        ValueError: Unequal shapes, alpha out of range, or a fold without images.
-    """
-    check_scorable(probabilities, truth.labels)
-    if not 0 < alpha < 1:
-        raise ValueError(f"alpha must lie between 0 and 1, but got {alpha}")
-    n_folds = int(truth.folds.max()) + 1
-    if len(np.unique(truth.folds)) != n_folds or truth.folds.min() < 0:
-        raise ValueError(f"folds must be 0 ... k-1, each with images, but got {np.unique(truth.folds).tolist()}")
-    scores = 1.0 - probabilities[np.arange(len(truth.labels)), truth.labels]
-    tables = [np.ones(len(scores), dtype=np.bool_)]
-    tables += [truth.labels == number for number in range(probabilities.shape[1])]
-    parts = [part for rows in tables for part in _parts(scores[rows], truth.subset(rows), n_folds)]
-    return CalibrationScores(
-        alpha=alpha,
-        n_folds=n_folds,
-        patients=np.array([len(np.unique(truth.patients[rows])) for rows in tables], dtype=np.int64),
-        starts=np.cumsum([0, *(len(part) for part, _ in parts)], dtype=np.int64),
-        scores=np.concatenate([part for part, _ in parts]),
-        masses=np.concatenate([masses for _, masses in parts]),
-    )
-
-
-def prediction_sets(calibration: CalibrationScores, fold_probabilities: npt.NDArray[np.float64]) -> Members:
-    """Return the classes in the set of each image.
+def prediction_sets(calibration: CalibrationScores, fold_probabilities: npt.NDArray[np.float64]) -> PredictionSets:
+    """Return the set of each image.
 
     An image of which no class conforms gets *all* classes. The truth is one of them, so an empty set can only mean
     that the image is unlike the calibration images, or that the ensemble is less sure of it than of most: it is
@@ -103,10 +75,14 @@ def prediction_sets(calibration: CalibrationScores, fold_probabilities: npt.NDAr
         calibration: Of the same fold ensembles.
         fold_probabilities: Calibrated, by each fold ensemble, (n_folds, n_images, n_classes); not pooled.
 
+    Raises:
+        ValueError: As of `conforming_classes`.
+
     Source: docs/methods.md section 6, for what is guaranteed.
     """
     members = conforming_classes(calibration, fold_probabilities)
-    return members | ~members.any(axis=1, keepdims=True)
+    conforms: npt.NDArray[np.bool_] = np.any(members, axis=1)
+    return PredictionSets(members=members | ~conforms[:, None], conforms=conforms)
 
 
 def conforming_classes(calibration: CalibrationScores, fold_probabilities: npt.NDArray[np.float64]) -> Members:
@@ -194,19 +170,6 @@ def from_arrays(arrays: Mapping[str, npt.NDArray[Any]]) -> CalibrationScores:
     if not fits or (np.diff(starts) < 0).any() or not 0 < calibration.alpha < 1:
         raise BundleError("The calibration of prediction sets is damaged: its arrays do not fit together.")
     return calibration
-
-
-def _parts(
-    scores: npt.NDArray[np.float64], truth: Truth, n_folds: int
-) -> list[tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]]:
-    """Return sorted scores and running weights of each fold."""
-    weights = patient_weights(truth.patients)
-    parts = []
-    for fold in range(n_folds):
-        rows = np.flatnonzero(truth.folds == fold)
-        rows = rows[np.argsort(scores[rows], kind="stable")]
-        parts.append((scores[rows], np.cumsum(weights[rows])))
-    return parts
 
 
 def _mass_below(calibration: CalibrationScores, table: int, scores: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:

@@ -10,8 +10,8 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from consilia.decision.ood.layout import LAYOUT_SIDE, gain_when_turned, grey_values, layouts, likeness
-
+LAYOUT_SIDE = 8  # cells; stored images have at least as many pixels
+Layouts = npt.NDArray[np.float64]  # (n_images, LAYOUT_SIDE, LAYOUT_SIDE)
 Pixels = npt.NDArray[np.uint8]  # (n_images, size, size, channels), as stored
 Measures = npt.NDArray[np.float64]  # (n_images, n_rules), in the order of RULES; NaN where unknown
 
@@ -26,8 +26,6 @@ class ManyPixels(Protocol):
         """Return some of them."""
 
 
-_TAIL = 0.005  # share of the training images on either side that a limit may cut off
-_BEYOND = 0.25  # limits lie this much farther from the median than that share's quantile does
 _BLOCK = 256  # images in memory at once
 
 
@@ -63,32 +61,6 @@ class InputReference:
     limits: npt.NDArray[np.float64]  # (n_rules, 2), the least and the largest usual value; infinite where none is
 
 
-def fit_inputs(
-    pixels: ManyPixels, *, aspect: npt.NDArray[np.float64], colour: npt.NDArray[np.float64] | None = None
-) -> InputReference:
-    """Describe usual images.
-
-    A limit lies a quarter farther from the median than the 99.5th percentile of the training images (or the 0.5th), and
-    at least a margin beyond it: a few odd images among them change nothing, and of normally distributed numbers one in
-    1,600 crosses it.
-
-    Args:
-        pixels: Of images of the training, at least 1.
-        aspect: Width / height of each image's file, (n_images,).
-        colour: See `measure_inputs`.
-    """
-    histogram, layout = np.zeros(256), np.zeros((LAYOUT_SIDE, LAYOUT_SIDE))
-    for block in _blocks(pixels):
-        grey = grey_values(block)
-        histogram += _histograms(grey).sum(axis=0) / len(pixels)
-        layout += layouts(grey).sum(axis=0) / len(pixels)
-    free = np.tile([-np.inf, np.inf], (len(RULES), 1))
-    reference = InputReference(histogram=histogram, layout=layout, limits=free)
-    measures = measure_inputs(pixels, reference, aspect=aspect, colour=colour)
-    limits = [_limits(rule, values) for rule, values in zip(RULES, measures.T, strict=True)]
-    return InputReference(histogram=histogram, layout=layout, limits=np.array(limits))
-
-
 def measure_inputs(
     pixels: ManyPixels,
     reference: InputReference,
@@ -105,7 +77,7 @@ def measure_inputs(
         colour: Of each image's file, (n_images,), by `measure_colour`; NaN: not known. None: that of `pixels`, which
             is all grey where the ensemble takes one channel.
     """
-    blocks = [_measure_block(block, reference) for block in _blocks(pixels)]
+    blocks = [_measure_block(block, reference) for block in in_blocks(pixels)]
     measures = np.column_stack([aspect, np.concatenate([np.empty((0, len(RULES) - 1)), *blocks])])
     if colour is not None:
         measures[:, _COLOUR] = colour
@@ -141,16 +113,8 @@ def describe_unusual(measures: npt.NDArray[np.float64], reference: InputReferenc
     return tuple(found)
 
 
-def _limits(rule: Rule, values: npt.NDArray[np.float64]) -> tuple[float, float]:
-    if np.isnan(values).any():
-        return -np.inf, np.inf
-    low, middle, high = np.quantile(values, [_TAIL, 0.5, 1 - _TAIL])
-    least = low - max(_BEYOND * (middle - low), rule.margin)
-    most = high + max(_BEYOND * (high - middle), rule.margin)
-    return float(least) if rule.below else -np.inf, float(most) if rule.above else np.inf
-
-
-def _blocks(pixels: ManyPixels) -> Iterator[Pixels]:
+def in_blocks(pixels: ManyPixels) -> Iterator[Pixels]:
+    """Yield images, (n, size, size, channels), of which at most 256 are in memory at once."""
     for start in range(0, len(pixels), _BLOCK):
         yield np.asarray(pixels[start : start + _BLOCK])
 
@@ -159,9 +123,9 @@ def _measure_block(pixels: Pixels, reference: InputReference) -> npt.NDArray[np.
     """All but the aspect, (n_images, n_rules - 1)."""
     grey = grey_values(pixels)
     values = pixels.reshape(len(pixels), -1)
-    histograms, places = _histograms(grey), layouts(grey)
+    shares, places = histograms(grey), layouts(grey)
     # The area between two cumulative histograms is how far grey values must move, on average, from one to the other.
-    difference = np.abs(histograms - reference.histogram).sum(axis=1)
+    difference = np.abs(shares - reference.histogram).sum(axis=1)
     spread = pixels.max(axis=3).astype(np.int16) - pixels.min(axis=3)
     columns = [
         (values == 0).mean(axis=1),
@@ -174,9 +138,49 @@ def _measure_block(pixels: Pixels, reference: InputReference) -> npt.NDArray[np.
     return np.stack(columns, axis=1)
 
 
-def _histograms(grey: npt.NDArray[np.uint8]) -> npt.NDArray[np.float64]:
-    """Cumulative shares of grey values, (n_images, 256)."""
+def histograms(grey: npt.NDArray[np.uint8]) -> npt.NDArray[np.float64]:
+    """Return cumulative shares of grey values, (n_images, 256), of images (n_images, size, size)."""
     images = grey.reshape(len(grey), -1)
     counts = np.stack([np.bincount(image, minlength=256) for image in images])
     result: npt.NDArray[np.float64] = counts.cumsum(axis=1) / images.shape[1]
+    return result
+
+
+def grey_values(pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+    """Return the mean over the channels of images (n_images, size, size, channels), (n_images, size, size)."""
+    if pixels.shape[3] == 1:
+        return pixels[..., 0]
+    grey: npt.NDArray[np.uint8] = np.rint(pixels.mean(axis=3)).astype(np.uint8)
+    return grey
+
+
+def layouts(grey: npt.NDArray[np.uint8]) -> Layouts:
+    """Return the means of grey images (n_images, size, size) over a grid of cells.
+
+    Each layout has the mean 0 and, whatever the image's contrast, nearly the standard deviation 1; that of an image of
+    one grey is 0 throughout.
+    """
+    edges = np.arange(LAYOUT_SIDE) * grey.shape[1] // LAYOUT_SIDE
+    lengths = np.diff(np.append(edges, grey.shape[1]))
+    sums = np.add.reduceat(np.add.reduceat(grey.astype(np.float64), edges, axis=1), edges, axis=2)
+    means = sums / np.outer(lengths, lengths)
+    centred = means - means.mean(axis=(1, 2), keepdims=True)
+    result: Layouts = centred / (means.std(axis=(1, 2), keepdims=True) + 1)  # one grey level, so that 0 stays 0
+    return result
+
+
+def likeness(images: Layouts, mean: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Return Pearson's correlation of each layout with the mean of many, (n_images,); 0 for an image of one grey."""
+    centred, expected = images.reshape(len(images), -1), (mean - mean.mean()).ravel()
+    norms = np.linalg.norm(centred, axis=1) * np.linalg.norm(expected)
+    result = np.zeros(len(images))
+    np.divide(centred @ expected, norms, out=result, where=norms > 1e-9)
+    return result
+
+
+def gain_when_turned(images: Layouts, mean: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Return by how much each layout's likeness grows when turned by quarters or inverted as is best, (n_images,)."""
+    own = likeness(images, mean)
+    turned = [likeness(np.rot90(images, quarters, axes=(1, 2)), mean) for quarters in (1, 2, 3)]
+    result: npt.NDArray[np.float64] = np.max([*turned, -own], axis=0) - own
     return result

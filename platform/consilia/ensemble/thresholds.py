@@ -2,16 +2,14 @@
 
 import math
 from collections.abc import Sequence
-from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 
-from consilia.config.frozen import Frozen
 from consilia.config.records import Labels, Probabilities
+from consilia.decision.review import Goal, OperatingPoint
 from consilia.metrics.clustered import (
     CONFIDENCE,
-    Rate,
     clustered_rate,
     effective_size,
     full_trials,
@@ -20,29 +18,6 @@ from consilia.metrics.clustered import (
 )
 from consilia.metrics.patients import patient_numbers
 from consilia.metrics.scores import check_scorable
-
-Goal = Literal["sensitivity", "specificity"]
-
-
-class OperatingPoint(Frozen):
-    """A class against the rest: an image is called positive if its probability is at least the threshold.
-
-    Bounds are one-sided, 95 % each. Those of the rate that was aimed at hold although the threshold was chosen for them
-    (see `choose_threshold`); those of the other rate are as for a threshold that was given, since it was chosen
-    on other images, unless patients have images of both kinds.
-    """
-
-    name: str  # of the class
-    goal: Goal
-    target: float
-    threshold: float | None  # None: the data cannot support the target
-    sensitivity: Rate | None  # None where there is no threshold, or no image to measure it on
-    specificity: Rate | None
-    positives: int  # images
-    positive_patients: int  # with at least one positive image
-    negatives: int
-    negative_patients: int
-    reason: str
 
 
 def operating_points(

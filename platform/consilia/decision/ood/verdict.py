@@ -1,10 +1,13 @@
-"""What a bundle says of its gate for unusual images. Source: docs/methods.md section 7."""
+"""What becomes of images that are unlike those of the training. Source: docs/methods.md section 7."""
 
 from pydantic import Field
 
 from consilia.config.frozen import Frozen
-from consilia.decision.ood.distance import FLAG_BELOW, REJECT_BELOW, REJECT_FROM
+from consilia.config.records import Familiarity
 
+FLAG_BELOW = 0.01  # p-value
+REJECT_BELOW = 0.001
+REJECT_FROM = 1000  # reference images; with fewer, no p-value is surely below `REJECT_BELOW`
 FLAG_FROM = round(1 / FLAG_BELOW)  # reference images; with fewer, no p-value is below `FLAG_BELOW`
 
 
@@ -25,6 +28,16 @@ class GateReport(Frozen):
     def can_reject(self) -> bool:
         """Say whether an image can be rejected."""
         return self.compared_with >= REJECT_FROM
+
+
+def verdict(p_value: float, *, n_reference: int) -> Familiarity:
+    """Say what becomes of an image.
+
+    A reference of fewer than 100 images calls none unusual, and one of fewer than 1,000 rejects none.
+    """
+    if p_value < REJECT_BELOW and n_reference >= REJECT_FROM:
+        return "rejected"
+    return "unusual" if p_value < FLAG_BELOW else "usual"
 
 
 def describe_gate(report: GateReport) -> tuple[str, ...]:
