@@ -5,12 +5,10 @@ import pytest
 
 from consilia.bundle.evaluation import with_test
 from consilia.config.recipe import EnsembleRecipe, Greedy
-from consilia.decision.combination import combine
-from consilia.ensemble.calibration import choose_calibrator, cross_calibrate_members
-from consilia.ensemble.choice import choose
+from consilia.ensemble.candidates import FinishedTrials
 from consilia.ensemble.evaluation import Subject, score_predictions
-from consilia.ensemble.honesty import Chosen, honest_report
-from consilia.ensemble.pool import Pool
+from consilia.ensemble.fitting import fit_recipe
+from consilia.ensemble.honesty import honest_report
 from consilia.ensemble.selection import Truth, weighted_log_loss
 from consilia.metrics.estimates import HonestReport
 from consilia.metrics.scores import METRICS, softmax
@@ -18,28 +16,24 @@ from consilia.metrics.scores import METRICS, softmax
 RECIPE = EnsembleRecipe(name="quick", selection=Greedy(bags=3, additions=5))
 
 
-def noise_pool(n_candidates=30, n_images=200):
+def know_nothing(n_candidates=30, n_images=200):
     """Trials that know nothing."""
     generator = np.random.default_rng(0)
     labels = generator.integers(0, 2, n_images)
     patients = np.arange(n_images)
     truth = Truth(labels=labels, patients=patients.astype(str), folds=patients % 4)
     logits = generator.normal(size=(n_candidates, n_images, 2))
-    return Pool(numbers=tuple(range(10, 10 + n_candidates)), candidates=softmax(logits), truth=truth)
+    return FinishedTrials(numbers=tuple(range(10, 10 + n_candidates)), candidates=softmax(logits), truth=truth)
 
 
-def chosen_from(pool):
-    choice = choose(RECIPE.selection, pool.candidates, pool.truth, seed=0)
-    calibration = choose_calibrator(RECIPE.calibration, combine(pool.candidates, choice.combination), pool.truth)
-    kind = calibration.calibrator.kind
-    cross_fitted = cross_calibrate_members(kind, pool.candidates, choice.fold_combinations, pool.truth)
-    return Chosen(recipe=RECIPE, pool=pool, choice=choice, calibration=calibration, cross_fitted=cross_fitted)
+def fit(trials):
+    return fit_recipe(RECIPE, trials.candidates, trials.truth, seed=0)
 
 
 @pytest.fixture(scope="module")
 def report():
-    pool = noise_pool()
-    return honest_report(chosen_from(pool), everyone=pool, n_trials=75, seed=0, draws=40)
+    trials = know_nothing()
+    return honest_report(fit(trials), everyone=trials, n_trials=75, seed=0, draws=40)
 
 
 def test_each_row_says_which_predictor_it_describes(report):
@@ -60,22 +54,22 @@ def test_of_trials_that_know_nothing_only_the_in_sample_rows_look_good(report):
 
 
 def test_the_best_trial_is_named_and_scored_as_it_is(report):
-    pool = noise_pool()
-    best = int(np.argmin([weighted_log_loss(each, pool.truth) for each in pool.candidates]))
+    trials = know_nothing()
+    best = int(np.argmin([weighted_log_loss(each, trials.truth) for each in trials.candidates]))
     row = report.rows[0]
-    assert row.predictor.startswith(f"trial {pool.numbers[best]} alone")
-    expected = METRICS["brier"].function(pool.candidates[best], pool.truth.labels)
+    assert row.predictor.startswith(f"trial {trials.numbers[best]} alone")
+    expected = METRICS["brier"].function(trials.candidates[best], trials.truth.labels)
     assert row.metrics["brier"].value == pytest.approx(expected)
 
 
 def test_the_best_of_all_trials_counts_even_without_its_weights():
-    everyone = noise_pool()
+    everyone = know_nothing()
     best = int(np.argmin([weighted_log_loss(each, everyone.truth) for each in everyone.candidates]))
-    kept = np.delete(np.arange(30), best)
-    pool = dataclasses.replace(
-        everyone, numbers=tuple(10 + number for number in kept), candidates=everyone.candidates[kept]
+    left = np.delete(np.arange(30), best)
+    kept = dataclasses.replace(
+        everyone, numbers=tuple(10 + number for number in left), candidates=everyone.candidates[left]
     )
-    report = honest_report(chosen_from(pool), everyone=everyone, n_trials=75, seed=0, draws=3)
+    report = honest_report(fit(kept), everyone=everyone, n_trials=75, seed=0, draws=3)
     assert report.candidates == 30
     assert f"trial {10 + best} alone" in report.rows[0].predictor
 

@@ -4,11 +4,10 @@ import numpy as np
 import pytest
 
 from consilia.config.recipe import Safety
-from consilia.decision.calibrators import Temperature
 from consilia.decision.promises import measure_promises, promise_rows
 from consilia.ensemble.evaluate import evaluate
 from consilia.ensemble.selection import Truth
-from consilia.ensemble.uncertainty import calibrated_sets, report_safety
+from consilia.ensemble.uncertainty import calibrate_sets, report_safety
 from consilia.metrics.scores import softmax
 from consilia.metrics.subgroups import Scored
 from consilia.predict.predictor import BATCH_SIZE
@@ -29,7 +28,7 @@ def promised():
     """What a bundle stores, chosen on images of its study."""
     probabilities, truth = draw(4000, seed=0)
     safety = Safety(alpha=0.1, sensitivity=0.9, risk=0.05)
-    sets = calibrated_sets(safety, probabilities, Temperature(temperature=1.0), truth)
+    sets = calibrate_sets(probabilities, truth, alpha=safety.alpha)
     return report_safety(safety, sets, probabilities, truth, CLASSES, disagreement=None), sets
 
 

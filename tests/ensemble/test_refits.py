@@ -18,7 +18,7 @@ from consilia.decision.calibrators import Temperature, pool_folds
 from consilia.decision.combination import LinearPool
 from consilia.decision.disagreement import mutual_information
 from consilia.ensemble.evaluate import describe, evaluate
-from consilia.ensemble.refits import chosen_trials
+from consilia.ensemble.members import chosen_trials
 from consilia.errors import RunError, StudyError
 from consilia.files import sha256_of_json
 from consilia.metrics.scores import softmax

@@ -10,7 +10,7 @@ from consilia.decision.disagreement import mutual_information
 from consilia.decision.review import Reviewer
 from consilia.decision.sets import prediction_sets
 from consilia.ensemble.selection import Truth
-from consilia.ensemble.uncertainty import calibrated_sets, report_safety
+from consilia.ensemble.uncertainty import calibrate_sets, report_safety
 from consilia.metrics.scores import softmax
 from consilia.predict.loading import load_predictor
 
@@ -29,7 +29,7 @@ def drawn(n: int, *, seed: int, separation: float = 2.0) -> tuple[np.ndarray, Tr
 def test_sets_hold_the_truth_as_often_as_promised_and_point_thresholds_keep_their_targets():
     probabilities, truth = drawn(4000, seed=0)
     safety, calibrator = Safety(alpha=0.1, sensitivity=0.9, risk=0.1), Temperature(temperature=1.0)
-    sets = calibrated_sets(safety, probabilities, calibrator, truth)
+    sets = calibrate_sets(calibrate(calibrator, probabilities), truth, alpha=safety.alpha)
     report = report_safety(safety, sets, probabilities, truth, CLASSES, disagreement=0.1)
     new, new_truth = drawn(20_000, seed=1)
     folds = np.repeat(new[None], 4, axis=0)
@@ -50,7 +50,7 @@ def test_sets_hold_the_truth_as_often_as_promised_and_point_thresholds_keep_thei
 def test_an_image_is_referred_for_the_size_of_its_set_and_for_its_confidence_in_words():
     probabilities, truth = drawn(4000, seed=0)
     safety = Safety(risk=0.1)
-    sets = calibrated_sets(safety, probabilities, Temperature(temperature=1.0), truth)
+    sets = calibrate_sets(probabilities, truth, alpha=safety.alpha)
     report = report_safety(safety, sets, probabilities, truth, CLASSES, disagreement=0.1)
     sure, torn = [0.98, 0.01, 0.01], [0.5, 0.49, 0.01]
     both = np.array([sure, torn])
@@ -66,7 +66,7 @@ def test_an_image_is_referred_for_the_size_of_its_set_and_for_its_confidence_in_
 def test_a_recipe_that_asks_for_no_point_gets_none():
     probabilities, truth = drawn(200, seed=0)
     safety = Safety(sensitivity=None, risk=None)
-    sets = calibrated_sets(safety, probabilities, Temperature(temperature=1.0), truth)
+    sets = calibrate_sets(probabilities, truth, alpha=safety.alpha)
     report = report_safety(safety, sets, probabilities, truth, CLASSES, disagreement=0.1)
     assert (report.operating_points, report.abstention) == ((), None)
 

@@ -9,12 +9,13 @@ from pydantic import ValidationError
 
 from consilia.bundle.document import BundleDocument
 from consilia.bundle.reading import read_bundle
-from consilia.config.recipe import BestSingle, EnsembleRecipe
+from consilia.config.recipe import BestSingle, EnsembleRecipe, SoftVote
 from consilia.decision.calibrators import pool_folds
 from consilia.decision.combination import LinearPool, combine, keep_largest
 from consilia.ensemble.calibration import choose_calibrator, cross_calibrate_members
+from consilia.ensemble.choice import Choice
+from consilia.ensemble.fitting import FittedRecipe, measure_sizes
 from consilia.ensemble.selection import Truth, weighted_log_loss
-from consilia.ensemble.sizes import measure_sizes
 from consilia.errors import UserError
 from consilia.metrics.scores import softmax
 from consilia.predict.loading import load_predictor
@@ -66,7 +67,15 @@ def test_each_size_is_measured_and_calibrated_for_itself(pool):
     candidates, truth = pool
     weights = np.array([0.2, 0.5, 0.0, 0.3])
     fold_weights = np.array([[0.2, 0.5, 0.0, 0.3], [0.6, 0.4, 0.0, 0.0], [0.1, 0.2, 0.3, 0.4]])
-    sizes = measure_sizes("temperature", candidates, pool_of(weights), tuple(map(pool_of, fold_weights)), truth)
+    choice = Choice(
+        combination=pool_of(weights),
+        fold_combinations=tuple(map(pool_of, fold_weights)),
+        reason="",
+        gain=None,
+        standard_error=None,
+    )
+    recipe = EnsembleRecipe(name="sizes", selection=SoftVote(), calibration="temperature")
+    sizes = measure_sizes(FittedRecipe(recipe=recipe, candidates=candidates, truth=truth, choice=choice))
     assert [size.members for size in sizes] == [1, 2, 3]
     cut = np.array([[0, 0.5 / 0.8, 0, 0.3 / 0.8], [0.6, 0.4, 0, 0], [0, 0, 0.3 / 0.7, 0.4 / 0.7]])
     unseen = cross_calibrate_members("temperature", candidates, tuple(map(pool_of, cut)), truth)

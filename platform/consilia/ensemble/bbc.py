@@ -20,8 +20,7 @@ from consilia.config.recipe import EnsembleRecipe
 from consilia.config.records import Probabilities
 from consilia.decision.calibrators import AnyCalibrator, calibrate
 from consilia.decision.combination import LinearPool, combine
-from consilia.ensemble.calibration import choose_calibrator
-from consilia.ensemble.choice import choose
+from consilia.ensemble.fitting import fit_recipe
 from consilia.ensemble.selection import Candidates, Truth
 from consilia.errors import RunError
 from consilia.metrics.bootstrap import draw_patients, with_interval
@@ -140,10 +139,8 @@ def _choose_in_bag(
     """Select and calibrate on the drawn patients, each as often as `drawn` says of its images, (n_images,)."""
     bag = drawn > 0
     sample = Truth(labels=truth.labels, patients=truth.patients, folds=truth.folds, drawn=drawn).subset(bag)
-    inside = candidates[:, bag]
-    choice = choose(recipe.selection, inside, sample, seed=seed)
-    out_of_fold = combine(inside, choice.combination)
-    return choice.combination, choose_calibrator(recipe.calibration, out_of_fold, sample).calibrator
+    fitted = fit_recipe(recipe, candidates[:, bag], sample, seed=seed)
+    return fitted.choice.combination, fitted.calibration.calibrator
 
 
 def _mean_of_defined(values: Scores) -> float:

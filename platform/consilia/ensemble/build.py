@@ -1,6 +1,6 @@
 """Select, calibrate, write the bundle: from stored out-of-fold predictions, without training."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -11,8 +11,6 @@ from consilia.bundle.document import (
     BundleDocument,
     CalibrationReport,
     FileRecord,
-    Member,
-    Network,
     Provenance,
     SelectionReport,
 )
@@ -22,28 +20,28 @@ from consilia.bundle.text import INTERNAL
 from consilia.bundle.writing import write_bundle
 from consilia.config.recipe import BestSingle, EnsembleRecipe
 from consilia.config.record_files import read_weights_notes
-from consilia.config.records import Probabilities, TrialRecord
+from consilia.config.records import TrialRecord
 from consilia.config.study import StudyPlan
 from consilia.config.study_folder import StudyFolder
 from consilia.data.folds import FoldPlan
 from consilia.data.store.image_store import ImageStore
-from consilia.decision.combination import combine
+from consilia.decision.combination import LinearPool, combine
 from consilia.decision.prior import prevalence_of
-from consilia.ensemble.calibration import Calibration, choose_calibrator, cross_calibrate_members
-from consilia.ensemble.choice import Choice, choose
+from consilia.decision.review import SafetyReport
+from consilia.decision.sets import CalibrationScores
+from consilia.ensemble.calibration import Calibration
+from consilia.ensemble.candidates import FinishedTrials, keep_with_weights, load_candidates
 from consilia.ensemble.evaluate import NO_PATIENTS
 from consilia.ensemble.evaluation import Subject, score_predictions
-from consilia.ensemble.honesty import Chosen, honest_report
-from consilia.ensemble.ood import fit_gate
-from consilia.ensemble.pool import Pool, keep_with_weights, load_pool
-from consilia.ensemble.refits import refit_members
-from consilia.ensemble.selection import combine_cross_fitted, select, weighted_log_loss
-from consilia.ensemble.sizes import measure_sizes
-from consilia.ensemble.uncertainty import calibrated_sets, disagreement_limit, report_safety
+from consilia.ensemble.fitting import FittedRecipe, fit_recipe, measure_sizes
+from consilia.ensemble.honesty import honest_report
+from consilia.ensemble.members import ship_folds, ship_refits
+from consilia.ensemble.ood import fit_ood
+from consilia.ensemble.selection import select, weighted_log_loss
+from consilia.ensemble.uncertainty import calibrate_sets, disagreement_limit, report_safety
 from consilia.predict.golden import compute_golden
 from consilia.predict.networks import FoldEnsembles
 from consilia.predict.weights import choose_device
-from consilia.train.network_files import read_weights
 from consilia.version import __version__
 
 PACKAGES = ("torch", "timm", "numpy", "scikit-learn", "scipy", "safetensors", "pillow")
@@ -79,22 +77,15 @@ def build_ensemble(
         RunError: No trial finished, none has its weights, or a chosen one has no refit.
         StudyError: A trial's files are damaged or of other folds.
     """
-    everyone = load_pool(trials, folder=folder, store=store, folds=folds)
+    everyone = load_candidates(trials, folder=folder, store=store, folds=folds)
     is_fast = recipe.build == "fast"
-    pool = everyone if is_fast else keep_with_weights(everyone, folder=folder, k=folds.k)
-    choice = choose(recipe.selection, pool.candidates, pool.truth, seed=plan.seed)
-    out_of_fold = combine(pool.candidates, choice.combination)
-    calibration = choose_calibrator(recipe.calibration, out_of_fold, pool.truth)
-    sets = None if is_fast else calibrated_sets(recipe.safety, out_of_fold, calibration.calibrator, pool.truth)
-    uncalibrated, calibrated = _cross_fitted(pool, choice, calibration)
-    chosen = Chosen(recipe=recipe, pool=pool, choice=choice, calibration=calibration, cross_fitted=calibrated)
-    honesty = honest_report(chosen, everyone=everyone, n_trials=len(trials), seed=plan.seed)
-    ship = refit_members if is_fast else _members
-    members, weights = ship(pool, choice, folder, folds)
-    gate, no_gate = fit_gate(members, weights, store=store, folds=folds, seed=plan.seed, device=choose_device("auto"))
-    warnings = _warnings(store, folds, _without_weights(everyone, pool, recipe, seed=plan.seed)) + no_gate
-    note = INTERNAL[recipe.build]
-    evaluation = _evaluate_cross_fitted(pool, uncalibrated, calibrated, store, note=note, seed=plan.seed)
+    finished = everyone if is_fast else keep_with_weights(everyone, folder=folder, k=folds.k)
+    fitted = fit_recipe(recipe, finished.candidates, finished.truth, seed=plan.seed)
+    chosen = _chosen(finished.numbers, fitted.choice.combination)
+    sets = None if is_fast else calibrate_sets(fitted.calibrated, fitted.truth, alpha=recipe.safety.alpha)
+    members, weights = (ship_refits if is_fast else ship_folds)(chosen, folder, folds)
+    device = choose_device("auto")
+    ood, no_ood = fit_ood(members, weights, store=store, folds=folds, seed=plan.seed, device=device)
     document = BundleDocument(
         consilia=__version__,
         name=f"{plan.name}-{recipe.name}",
@@ -104,25 +95,16 @@ def build_ensemble(
         modality=plan.data.modality,
         build=recipe.build,
         members=members,
-        calibrator=calibration.calibrator,
-        sizes=measure_sizes(
-            recipe.calibration, pool.candidates, choice.combination, choice.fold_combinations, pool.truth
-        ),
-        prevalence=tuple(prevalence_of(pool.truth.labels, pool.truth.patients, len(store.classes)).tolist()),
-        safety=report_safety(
-            recipe.safety,
-            sets,
-            calibrated,
-            pool.truth,
-            store.classes,
-            disagreement=disagreement_limit(pool.candidates, choice.combination.shares, pool.truth.patients),
-        ),
-        honesty=honesty,
-        gate=None if gate is None else gate.report,
-        selection=_selection_report(pool, choice),
-        calibration=_calibration_report(calibration),
-        evaluations=(evaluation,),
-        warnings=warnings,
+        calibrator=fitted.calibration.calibrator,
+        sizes=measure_sizes(fitted),
+        prevalence=tuple(prevalence_of(fitted.truth.labels, fitted.truth.patients, len(store.classes)).tolist()),
+        safety=_report_safety(fitted, sets, store.classes),
+        honesty=honest_report(fitted, everyone=everyone, n_trials=len(trials), seed=plan.seed),
+        gate=None if ood is None else ood.report,
+        selection=_selection_report(fitted),
+        calibration=_calibration_report(fitted.calibration),
+        evaluations=(_evaluate_cross_fitted(fitted, store, seed=plan.seed),),
+        warnings=_warnings(store, folds, _without_weights(everyone, finished, recipe, seed=plan.seed)) + no_ood,
         provenance=_provenance(plan, recipe, folder, store, folds),
         environment={},  # `write_bundle` fills in these two
         files=dict.fromkeys(weights, FileRecord(bytes=0, sha256="0" * 64)),
@@ -136,18 +118,27 @@ def build_ensemble(
         golden=compute_golden(networks, document),
         seen=fingerprints(store, folds.pool),
         sets=sets,
-        ood=None if gate is None else gate.reference,
+        ood=None if ood is None else ood.reference,
     )
     return bundle
 
 
-def _without_weights(everyone: Pool, pool: Pool, recipe: EnsembleRecipe, *, seed: int) -> list[int]:
+def _report_safety(fitted: FittedRecipe, sets: CalibrationScores | None, classes: Sequence[str]) -> SafetyReport:
+    limit = disagreement_limit(fitted.candidates, fitted.choice.combination.shares, fitted.truth.patients)
+    return report_safety(fitted.recipe.safety, sets, fitted.cross_fitted, fitted.truth, classes, disagreement=limit)
+
+
+def _chosen(numbers: Sequence[int], combination: LinearPool) -> dict[int, float]:
+    """Return the weight of each chosen trial, by its number."""
+    return {numbers[place]: combination.weights[place] for place in combination.members}
+
+
+def _without_weights(everyone: FinishedTrials, kept: FinishedTrials, recipe: EnsembleRecipe, *, seed: int) -> list[int]:
     """Return the trials that would be chosen if the weights of all were still on disk, but cannot be."""
-    if pool.numbers == everyone.numbers:
+    if kept.numbers == everyone.numbers:
         return []
     wanted = select(recipe.selection, everyone.candidates, everyone.truth, seed=seed)
-    chosen = [everyone.numbers[place] for place in wanted.members]
-    return [number for number in chosen if number not in pool.numbers]
+    return [number for number in _chosen(everyone.numbers, wanted) if number not in kept.numbers]
 
 
 def _warnings(store: ImageStore, folds: FoldPlan, without_weights: Sequence[int]) -> tuple[str, ...]:
@@ -173,61 +164,35 @@ def _warnings(store: ImageStore, folds: FoldPlan, without_weights: Sequence[int]
     return tuple(warnings)
 
 
-def _members(
-    pool: Pool, choice: Choice, folder: StudyFolder, folds: FoldPlan
-) -> tuple[tuple[Member, ...], Mapping[str, Path]]:
-    """Return the members, and the weights file of each of their networks by its name in the bundle."""
-    members, files = [], {}
-    for place in choice.combination.members:
-        number, networks = pool.numbers[place], []
-        for fold in range(folds.k):
-            source = folder.trial(number).fold(fold).weights
-            model, preprocessing, _ = read_weights(source)
-            name = f"members/trial-{number}-fold-{fold}.safetensors"
-            networks.append(Network(file=name, fold=fold, preprocessing=preprocessing))
-            files[name] = source
-        weight = choice.combination.weights[place]
-        members.append(Member(trial=number, weight=weight, model=model, networks=tuple(networks)))
-    return tuple(members), files
-
-
 def _calibration_report(calibration: Calibration) -> CalibrationReport:
     return CalibrationReport(
         reason=calibration.reason, loss_before=calibration.loss_before, loss_after=calibration.loss_after
     )
 
 
-def _selection_report(pool: Pool, choice: Choice) -> SelectionReport:
-    single = select(BestSingle(), pool.candidates, pool.truth, seed=0)
+def _selection_report(fitted: FittedRecipe) -> SelectionReport:
+    candidates, truth, choice = fitted.candidates, fitted.truth, fitted.choice
+    single = select(BestSingle(), candidates, truth, seed=0)
     return SelectionReport(
         reason=choice.reason,
-        candidates=len(pool.numbers),
-        best_single_loss=weighted_log_loss(combine(pool.candidates, single), pool.truth),
-        in_sample_loss=weighted_log_loss(combine(pool.candidates, choice.combination), pool.truth),
+        candidates=len(candidates),
+        best_single_loss=weighted_log_loss(combine(candidates, single), truth),
+        in_sample_loss=weighted_log_loss(fitted.out_of_fold, truth),
         gain=choice.gain,
         standard_error=choice.standard_error,
     )
 
 
-def _cross_fitted(pool: Pool, choice: Choice, calibration: Calibration) -> tuple[Probabilities, Probabilities]:
-    """Return each image by an ensemble that was selected without its fold, and by one calibrated without it too."""
-    uncalibrated = combine_cross_fitted(pool.candidates, choice.fold_combinations, pool.truth)
-    kind = calibration.calibrator.kind
-    return uncalibrated, cross_calibrate_members(kind, pool.candidates, choice.fold_combinations, pool.truth)
-
-
-def _evaluate_cross_fitted(
-    pool: Pool, uncalibrated: Probabilities, calibrated: Probabilities, store: ImageStore, *, note: str, seed: int
-) -> Evaluation:
+def _evaluate_cross_fitted(fitted: FittedRecipe, store: ImageStore, *, seed: int) -> Evaluation:
     subject = Subject(
-        labels=pool.truth.labels,
-        patients=pool.truth.patients,
+        labels=fitted.truth.labels,
+        patients=fitted.truth.patients,
         classes=store.classes,
         split="cross_fitted",
         predictor="fold ensembles, each selected and calibrated without the fold that it is scored on",
-        notes=(note,),
+        notes=(INTERNAL[fitted.recipe.build],),
     )
-    return score_predictions(calibrated, uncalibrated, subject, seed=seed)
+    return score_predictions(fitted.cross_fitted, fitted.cross_fitted_uncalibrated, subject, seed=seed)
 
 
 def _provenance(

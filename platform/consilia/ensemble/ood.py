@@ -26,14 +26,14 @@ _BATCH = 64  # images in a network at once
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class FittedGate:
+class FittedOod:
     """What the document says of the gate, and what the file holds."""
 
     report: GateReport
     reference: OodReference
 
 
-def fit_gate(
+def fit_ood(
     members: Sequence[Member],
     files: Mapping[str, Path],
     *,
@@ -41,7 +41,7 @@ def fit_gate(
     folds: FoldPlan,
     seed: int,
     device: torch.device,
-) -> tuple[FittedGate | None, tuple[str, ...]]:
+) -> tuple[FittedOod | None, tuple[str, ...]]:
     """Describe usual images as the network of the heaviest member sees them, in its first fold.
 
     Only images of the folds enter: neither a test image nor one that was left out.
@@ -76,7 +76,7 @@ def fit_gate(
     rows = np.union1d(trained_on, held_out)
     inputs = fit_inputs(_Chosen(store, rows), aspect=_aspect(store, rows), colour=_colour(store, rows))
     report = GateReport(trial=member.trial, fold=network.fold, fitted_on=len(trained_on), compared_with=len(held_out))
-    return FittedGate(report=report, reference=OodReference(features=features, inputs=inputs)), ()
+    return FittedOod(report=report, reference=OodReference(features=features, inputs=inputs)), ()
 
 
 def reference_rows(folds: FoldPlan, fold: int, *, seed: int) -> tuple[Rows, Rows]:

@@ -11,7 +11,6 @@ import numpy.typing as npt
 
 from consilia.config.recipe import Safety
 from consilia.config.records import Probabilities
-from consilia.decision.calibrators import AnyCalibrator, calibrate
 from consilia.decision.combination import Shares
 from consilia.decision.disagreement import mutual_information
 from consilia.decision.review import Goal, SafetyReport
@@ -34,7 +33,8 @@ def calibrate_sets(probabilities: Probabilities, truth: Truth, *, alpha: float =
     """Return the calibration scores of the images of all folds.
 
     Args:
-        probabilities: Calibrated, each image by the fold ensemble that never saw it, (n_images, n_classes).
+        probabilities: Each image by the fold ensemble that never saw it, (n_images, n_classes), through the shipped
+            calibrator: a new image goes through it too, and both sides must be treated alike.
         truth: About the same images; its folds are 0 ... n_folds - 1.
         alpha: Between 0 and 1; the sets aim at covering 1 - alpha.
 
@@ -59,20 +59,6 @@ def calibrate_sets(probabilities: Probabilities, truth: Truth, *, alpha: float =
         scores=np.concatenate([part for part, _ in parts]),
         masses=np.concatenate([masses for _, masses in parts]),
     )
-
-
-def calibrated_sets(
-    safety: Safety, probabilities: Probabilities, calibrator: AnyCalibrator, truth: Truth
-) -> CalibrationScores:
-    """Return the calibration scores of the prediction sets.
-
-    Args:
-        safety: Of the recipe.
-        probabilities: Uncalibrated, each image by the shipped members' networks that never saw it.
-        calibrator: The shipped one: a new image goes through it too, and both sides must be treated alike.
-        truth: About the same images.
-    """
-    return calibrate_sets(calibrate(calibrator, probabilities), truth, alpha=safety.alpha)
 
 
 def report_safety(

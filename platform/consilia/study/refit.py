@@ -12,7 +12,7 @@ from consilia.config.study import StudyPlan
 from consilia.config.study_folder import StudyFolder
 from consilia.data.folds import FoldPlan
 from consilia.data.store.image_store import ImageStore
-from consilia.ensemble.refits import chosen_trials
+from consilia.ensemble.members import chosen_trials
 from consilia.errors import RunError, StudyError
 from consilia.study.context import training_context
 from consilia.study.end import InterruptedStudyError

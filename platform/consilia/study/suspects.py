@@ -11,10 +11,8 @@ from consilia.config.study import StudyPlan
 from consilia.config.study_folder import StudyFolder
 from consilia.data.folds import FoldPlan
 from consilia.data.store.image_store import ImageStore
-from consilia.decision.combination import combine
-from consilia.ensemble.calibration import choose_calibrator, cross_calibrate_members
-from consilia.ensemble.choice import choose
-from consilia.ensemble.pool import load_pool
+from consilia.ensemble.candidates import load_candidates
+from consilia.ensemble.fitting import fit_recipe
 from consilia.files import write_atomically
 from consilia.metrics.label_errors import Suspects, suspect_labels
 from consilia.report.contact_sheet import contact_sheet
@@ -67,13 +65,10 @@ def write_suspects(study: str, *, studies: Path, stores: Path, out: Path | None 
 def _cross_fitted(
     plan: StudyPlan, folder: StudyFolder, store: ImageStore, folds: FoldPlan
 ) -> tuple[Rows, Probabilities]:
-    """Return the rows of the pool, and what an ensemble without their fold says of them."""
-    pool = load_pool(list(read_trials(folder).values()), folder=folder, store=store, folds=folds)
-    recipe = plan.ensemble
-    choice = choose(recipe.selection, pool.candidates, pool.truth, seed=plan.seed)
-    out_of_fold = combine(pool.candidates, choice.combination)
-    kind = choose_calibrator(recipe.calibration, out_of_fold, pool.truth).calibrator.kind
-    return folds.pool, cross_calibrate_members(kind, pool.candidates, choice.fold_combinations, pool.truth)
+    """Return the rows of the images of all folds, and what an ensemble without their fold says of them."""
+    finished = load_candidates(list(read_trials(folder).values()), folder=folder, store=store, folds=folds)
+    fitted = fit_recipe(plan.ensemble, finished.candidates, finished.truth, seed=plan.seed)
+    return folds.pool, fitted.cross_fitted
 
 
 def _write_table(path: Path, suspects: Suspects, images: Rows, probabilities: Probabilities, store: ImageStore) -> None:

@@ -16,7 +16,7 @@ from consilia.train.tables import read_out_of_fold
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Pool:
+class FinishedTrials:
     """Trials in the order of their numbers, and what they predict of images they were not trained on."""
 
     numbers: tuple[int, ...]  # (n_candidates,)
@@ -24,7 +24,9 @@ class Pool:
     truth: Truth
 
 
-def load_pool(trials: Sequence[TrialRecord], *, folder: StudyFolder, store: ImageStore, folds: FoldPlan) -> Pool:
+def load_candidates(
+    trials: Sequence[TrialRecord], *, folder: StudyFolder, store: ImageStore, folds: FoldPlan
+) -> FinishedTrials:
     """Read the out-of-fold predictions of every trial that finished all its folds.
 
     Raises:
@@ -38,10 +40,10 @@ def load_pool(trials: Sequence[TrialRecord], *, folder: StudyFolder, store: Imag
     labels, patients = store.labels, store.patients
     oofs = [read_out_of_fold(folder.trial(number), folds, labels, patients) for number in numbers]
     truth = Truth(labels=oofs[0].labels, patients=oofs[0].patients, folds=oofs[0].folds)
-    return Pool(numbers=numbers, candidates=np.stack([softmax(oof.logits) for oof in oofs]), truth=truth)
+    return FinishedTrials(numbers=numbers, candidates=np.stack([softmax(oof.logits) for oof in oofs]), truth=truth)
 
 
-def keep_with_weights(pool: Pool, *, folder: StudyFolder, k: int) -> Pool:
+def keep_with_weights(trials: FinishedTrials, *, folder: StudyFolder, k: int) -> FinishedTrials:
     """Return the trials whose k networks are still on disk.
 
     Raises:
@@ -49,16 +51,16 @@ def keep_with_weights(pool: Pool, *, folder: StudyFolder, k: int) -> Pool:
     """
     kept = [
         position
-        for position, number in enumerate(pool.numbers)
+        for position, number in enumerate(trials.numbers)
         if all(folder.trial(number).fold(fold).weights.is_file() for fold in range(k))
     ]
     if not kept:
         raise RunError(
-            f"{folder.trials}: {len(pool.numbers)} trials finished, but none has the weights of all its "
+            f"{folder.trials}: {len(trials.numbers)} trials finished, but none has the weights of all its "
             "folds. Search again with search.keep_weights of at least the number of ensemble members."
         )
-    numbers = tuple(pool.numbers[position] for position in kept)
-    return Pool(numbers=numbers, candidates=pool.candidates[kept], truth=pool.truth)
+    numbers = tuple(trials.numbers[position] for position in kept)
+    return FinishedTrials(numbers=numbers, candidates=trials.candidates[kept], truth=trials.truth)
 
 
 def _no_trial(trials: Sequence[TrialRecord], folder: StudyFolder) -> str:

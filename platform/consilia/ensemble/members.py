@@ -1,4 +1,7 @@
-"""The members of a fast build: refits of the selected trials. Source: docs/methods.md section 4."""
+"""What is shipped of the chosen trials: the networks of their folds, or their refits.
+
+Source: docs/methods.md section 4.
+"""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -9,11 +12,14 @@ from consilia.config.records import TrialRecord
 from consilia.config.study_folder import StudyFolder
 from consilia.data.folds import FoldPlan
 from consilia.data.store.image_store import ImageStore
-from consilia.ensemble.choice import Choice, choose
-from consilia.ensemble.pool import Pool, load_pool
+from consilia.ensemble.candidates import load_candidates
+from consilia.ensemble.fitting import fit_recipe
 from consilia.errors import RunError
-from consilia.train.network_files import read_network_metadata
+from consilia.train.network_files import read_network_metadata, read_weights
 from consilia.train.refit import read_refit
+
+Shipped = tuple[tuple[Member, ...], Mapping[str, Path]]
+"""The members, and the weights file of each of their networks by its name in the bundle."""
 
 
 def chosen_trials(
@@ -33,23 +39,41 @@ def chosen_trials(
         RunError: No trial has finished.
         StudyError: A trial's files are damaged or of other folds.
     """
-    pool = load_pool(trials, folder=folder, store=store, folds=folds)
-    choice = choose(recipe.selection, pool.candidates, pool.truth, seed=seed)
-    return tuple(pool.numbers[place] for place in choice.combination.members)
+    finished = load_candidates(trials, folder=folder, store=store, folds=folds)
+    fitted = fit_recipe(recipe, finished.candidates, finished.truth, seed=seed)
+    return tuple(finished.numbers[place] for place in fitted.choice.combination.members)
 
 
-def refit_members(
-    pool: Pool, choice: Choice, folder: StudyFolder, folds: FoldPlan
-) -> tuple[tuple[Member, ...], Mapping[str, Path]]:
-    """Return the members, and the weights file of each by its name in the bundle.
+def ship_folds(weights: Mapping[int, float], folder: StudyFolder, folds: FoldPlan) -> Shipped:
+    """Ship the networks of all folds.
+
+    Args:
+        weights: Of the chosen trials in the linear pool, by their numbers.
+        folder: Of the study.
+        folds: Of the study.
+    """
+    members, files = [], {}
+    for number, weight in weights.items():
+        networks = []
+        for fold in range(folds.k):
+            source = folder.trial(number).fold(fold).weights
+            model, preprocessing, _ = read_weights(source)
+            name = f"members/trial-{number}-fold-{fold}.safetensors"
+            networks.append(Network(file=name, fold=fold, preprocessing=preprocessing))
+            files[name] = source
+        members.append(Member(trial=number, weight=weight, model=model, networks=tuple(networks)))
+    return tuple(members), files
+
+
+def ship_refits(weights: Mapping[int, float], folder: StudyFolder, folds: FoldPlan) -> Shipped:
+    """Ship one refit of each trial; arguments as of `ship_folds`.
 
     Raises:
         RunError: A chosen trial has no refit.
         StudyError: A refit is damaged, or was trained on the images of other folds.
     """
     members, files = [], {}
-    for place in choice.combination.members:
-        number, weight = pool.numbers[place], choice.combination.weights[place]
+    for number, weight in weights.items():
         trial = folder.trial(number)
         if read_refit(trial, folds) is None:
             raise RunError(
