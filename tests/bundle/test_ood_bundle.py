@@ -12,7 +12,7 @@ from consilia.bundle.reading import read_bundle
 from consilia.bundle.writing import record_evaluation
 from consilia.config.recipe import BestSingle, EnsembleRecipe
 from consilia.config.records import DROPPED, LOCKED
-from consilia.decision.ood.verdict import GateReport, describe_gate
+from consilia.decision.ood.verdict import OodReport, describe_ood
 from consilia.ensemble import ood as gate_fit
 from consilia.ensemble.evaluate import evaluate
 from consilia.ensemble.ood import fit_gate
@@ -116,9 +116,9 @@ def test_images_that_do_not_differ_are_no_reference_and_the_bundle_says_so(study
     ],
 )
 def test_the_report_says_what_so_many_images_can_tell(n, flags, rejects, said):
-    report = GateReport(trial=3, fold=0, fitted_on=200, compared_with=n)
+    report = OodReport(trial=3, fold=0, fitted_on=200, compared_with=n)
     assert (report.can_flag, report.can_reject) == (flags, rejects)
-    text = " ".join(describe_gate(report))
+    text = " ".join(describe_ood(report))
     assert said in text
     assert f"those of {n:,} images that the fold held out" in text
     assert "trial 3, fold 0" in text
@@ -126,7 +126,7 @@ def test_the_report_says_what_so_many_images_can_tell(n, flags, rejects, said):
 
 def test_the_card_says_what_the_gate_compares_with(built_bundle):
     card = (built_bundle / "card.md").read_text()
-    for sentence in describe_gate(read_bundle(built_bundle).gate):
+    for sentence in describe_ood(read_bundle(built_bundle).gate):
         assert sentence in card
 
 

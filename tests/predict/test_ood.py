@@ -10,7 +10,7 @@ from scipy.stats import betabinom
 
 from consilia.config.card import DataCard, NpzSource
 from consilia.config.recipe import BestSingle, EnsembleRecipe
-from consilia.config.records import FoldResult, GateVerdict, TrialRecord
+from consilia.config.records import FoldResult, OodVerdict, TrialRecord
 from consilia.config.space import Architecture, Hyperparameters, SearchSpace
 from consilia.config.study import FoldsPlan, StudyPlan
 from consilia.config.study_folder import StudyFolder
@@ -18,10 +18,9 @@ from consilia.data.folds import FoldPlan, make_folds
 from consilia.data.phantom_image import CLASSES
 from consilia.data.store.image_store import ImageStore
 from consilia.data.store.prepare import prepare
-from consilia.decision.ood.verdict import FLAG_BELOW
+from consilia.decision.ood.verdict import FLAG_BELOW, reasons
 from consilia.ensemble.build import build_ensemble
 from consilia.predict.loading import load_predictor
-from consilia.predict.ood import reasons
 from consilia.predict.predictor import EnsemblePredictor
 from consilia.train.network_files import write_weights
 from consilia.train.networks.factory import ModelSpec
@@ -76,7 +75,7 @@ def finish_study(folder: Path, pixels, labels, classes) -> Finished:
     return Finished(store=store, folds=folds, predictor=load_predictor(bundle, device="cpu"))
 
 
-def verdicts(predictor, images, **options) -> list[GateVerdict]:
+def verdicts(predictor, images, **options) -> list[OodVerdict]:
     return [prediction.unusual for prediction in predictor.predict(images, **options)]
 
 
@@ -90,11 +89,11 @@ def expected_flags(n_new, n_reference):
     ("found", "expected"),
     [
         (None, ()),
-        (GateVerdict(state="usual", p_value=0.5), ()),
-        (GateVerdict(state="unusual", p_value=0.5, broken_rules=("it is long",)), ("it is long",)),
-        (GateVerdict(state="unusual", p_value=0.004), ("unusual: unlike most training images (p 0.0040)",)),
+        (OodVerdict(state="usual", p_value=0.5), ()),
+        (OodVerdict(state="unusual", p_value=0.5, broken_rules=("it is long",)), ("it is long",)),
+        (OodVerdict(state="unusual", p_value=0.004), ("unusual: unlike most training images (p 0.0040)",)),
         (
-            GateVerdict(state="rejected", p_value=0.0005, broken_rules=("it is long",)),
+            OodVerdict(state="rejected", p_value=0.0005, broken_rules=("it is long",)),
             ("rejected: unlike the training images (p 0.0005)", "it is long"),
         ),
     ],

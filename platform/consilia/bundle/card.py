@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 from consilia.bundle.document import BundleDocument
 from consilia.bundle.evaluation import Evaluation
 from consilia.bundle.text import CALIBRATOR, MEMBERS, THRESHOLDS, describe_reading
-from consilia.decision.ood.verdict import describe_gate
+from consilia.decision.ood.verdict import describe_ood
 from consilia.decision.promises import promise_rows
 from consilia.metrics.estimates import ESTIMATES, Estimate
 from consilia.metrics.patients import count_in_words
@@ -160,7 +160,7 @@ def _safety(document: BundleDocument) -> str:
 def _gate(document: BundleDocument) -> str:
     if document.gate is None:
         return "## Unusual images\n\nImages are not compared with those of the training: any image gets an answer."
-    return _list("## Unusual images", describe_gate(document.gate))
+    return _list("## Unusual images", describe_ood(document.gate))
 
 
 def _input(document: BundleDocument) -> str:

@@ -10,7 +10,7 @@ from consilia.config.reading import ImageKind, Reading
 from consilia.config.recipe import Build, EnsembleRecipe
 from consilia.decision.calibrators import AnyCalibrator, Calibrator, Isotonic, TemperatureBias
 from consilia.decision.combination import LinearPool
-from consilia.decision.ood.verdict import GateReport
+from consilia.decision.ood.verdict import OodReport
 from consilia.decision.review import SafetyReport
 from consilia.metrics.estimates import HonestReport
 from consilia.train.input import Preprocessing
@@ -95,7 +95,7 @@ class BundleDocument(Frozen):
     prevalence: tuple[float, ...]  # of each class in training, every patient weighing 1
     safety: SafetyReport
     honesty: HonestReport
-    gate: GateReport | None  # by what unusual images are told; None: a warning says why they are not
+    gate: OodReport | None  # by what unusual images are told; None: a warning says why they are not
     selection: SelectionReport
     calibration: CalibrationReport
     evaluations: tuple[Evaluation, ...]

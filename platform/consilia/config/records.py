@@ -144,7 +144,7 @@ Familiarity = Literal["usual", "unusual", "rejected"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class GateVerdict:
+class OodVerdict:
     """How an image compares with those of the training."""
 
     state: Familiarity
@@ -161,7 +161,7 @@ class Prediction:
     probabilities: Mapping[str, float]  # by class, calibrated, sums to 1
     prediction_set: tuple[str, ...] | None = None  # classes that the image may have; None: see `without_set`
     review: tuple[str, ...] = ()  # why a person should look at this one
-    unusual: GateVerdict | None = None  # None: not checked, since the bundle holds nothing to compare with
+    unusual: OodVerdict | None = None  # None: not checked, since the bundle holds nothing to compare with
     without_set: str = ""  # why there is no prediction set
 
     @property

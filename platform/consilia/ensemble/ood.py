@@ -1,4 +1,4 @@
-"""Making a bundle's gate from the images of the training. Source: docs/methods.md section 7."""
+"""What a bundle compares new images with, made from the images of the training. Source: docs/methods.md section 7."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ from consilia.data.folds import FoldPlan
 from consilia.data.store.image_store import ImageStore
 from consilia.decision.combination import LinearPool
 from consilia.decision.ood.distance import MOST_ROWS, Views, views
-from consilia.decision.ood.verdict import GateReport
+from consilia.decision.ood.verdict import OodReport
 from consilia.ensemble.ood_reference import fit_inputs, fit_reference
 from consilia.predict.images import is_grey
 from consilia.predict.networks import FoldEnsembles
@@ -23,13 +23,14 @@ from consilia.train.networks.factory import build_model
 from consilia.train.networks.layers import has_features
 
 _BATCH = 64  # images in a network at once
+_NO_OOD = "Images that are unlike those of the training are not told from others: "
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class FittedOod:
-    """What the document says of the gate, and what the file holds."""
+    """What the document says of it, and what the file holds."""
 
-    report: GateReport
+    report: OodReport
     reference: OodReference
 
 
@@ -55,27 +56,27 @@ def fit_ood(
         device: That the network runs on.
 
     Returns:
-        The gate; or, where there can be none, None and a warning that says why.
+        What new images are compared with; or, where that cannot be made, None and a warning that says why.
 
     Raises:
         BundleError: A weights file does not fit its model.
     """
     chosen = _reference_network(members)
     if chosen is None:
-        return None, (f"{_NO_GATE}no member's network shows its stages, which images are compared by.",)
+        return None, (f"{_NO_OOD}no member's network shows its stages, which images are compared by.",)
     member, network = chosen
     if network.fold is None:
-        return None, (f"{_NO_GATE}networks that were trained on all images leave none to compare new ones with.",)
+        return None, (f"{_NO_OOD}networks that were trained on all images leave none to compare new ones with.",)
     alone = member.model_copy(update={"weight": 1.0, "networks": (network,)})
     networks = FoldEnsembles([alone], files, combination=LinearPool(weights=(1.0,)), device=device)
     trained_on, held_out = reference_rows(folds, network.fold, seed=seed)
     try:
         features = fit_reference(_see(networks, store, trained_on), _see(networks, store, held_out))
     except ValueError as error:
-        return None, (f"{_NO_GATE}{error}.",)
+        return None, (f"{_NO_OOD}{error}.",)
     rows = np.union1d(trained_on, held_out)
-    inputs = fit_inputs(_Chosen(store, rows), aspect=_aspect(store, rows), colour=_colour(store, rows))
-    report = GateReport(trial=member.trial, fold=network.fold, fitted_on=len(trained_on), compared_with=len(held_out))
+    inputs = fit_inputs(_StoreRows(store, rows), aspect=_aspect(store, rows), colour=_colour(store, rows))
+    report = OodReport(trial=member.trial, fold=network.fold, fitted_on=len(trained_on), compared_with=len(held_out))
     return FittedOod(report=report, reference=OodReference(features=features, inputs=inputs)), ()
 
 
@@ -90,10 +91,7 @@ def reference_rows(folds: FoldPlan, fold: int, *, seed: int) -> tuple[Rows, Rows
     return _draw(folds.training(fold), generator), _draw(folds.validation(fold), generator)
 
 
-_NO_GATE = "Images that are unlike those of the training are not told from others: "
-
-
-class _Chosen:
+class _StoreRows:
     """Rows of a store, read from the disk as they are sliced."""
 
     def __init__(self, store: ImageStore, rows: Rows) -> None:

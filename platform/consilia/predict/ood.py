@@ -11,10 +11,10 @@ import numpy as np
 import numpy.typing as npt
 
 from consilia.bundle.array_files import OOD, OodReference, read_ood
-from consilia.config.records import GateVerdict
+from consilia.config.records import OodVerdict
 from consilia.decision.ood.distance import Features, p_values, views
-from consilia.decision.ood.inputs import describe_unusual, has_colour_limit, measure_inputs
-from consilia.decision.ood.verdict import FLAG_BELOW, GateReport, verdict
+from consilia.decision.ood.inputs import find_broken_rules, has_colour_limit, measure_inputs
+from consilia.decision.ood.verdict import OodReport, judge
 from consilia.errors import BundleError, PlanError
 from consilia.predict.images import InputImage
 from consilia.predict.networks import FoldEnsembles, Place
@@ -32,7 +32,7 @@ class OodDetector:
         """Say whether the colour of a file that is read as grey can make it unusual."""
         return has_colour_limit(self.reference.inputs)
 
-    def judge(self, features: Features, images: Sequence[InputImage]) -> list[GateVerdict]:
+    def judge(self, features: Features, images: Sequence[InputImage]) -> list[OodVerdict]:
         """Return how each image compares with those of the training.
 
         Args:
@@ -47,19 +47,16 @@ class OodDetector:
             aspect=np.array([image.aspect for image in images]),
             colour=np.array([image.colour for image in images]) if pixels.shape[3] == 1 else None,
         )
-        return [self._verdict(*each) for each in zip(found, measures, strict=True)]
-
-    def _verdict(self, p_value: float, measures: npt.NDArray[np.float64]) -> GateVerdict:
-        rules = describe_unusual(measures, self.reference.inputs)
-        state = verdict(p_value, n_reference=len(self.reference.features.distances))
-        return GateVerdict(
-            state="unusual" if rules and state == "usual" else state, p_value=float(p_value), broken_rules=rules
-        )
+        n_reference = len(self.reference.features.distances)
+        return [
+            judge(float(p_value), find_broken_rules(each, self.reference.inputs), n_reference=n_reference)
+            for p_value, each in zip(found, measures, strict=True)
+        ]
 
 
 def look_at(
     images: Sequence[InputImage], networks: FoldEnsembles, detector: OodDetector | None
-) -> tuple[npt.NDArray[np.float32], Sequence[GateVerdict | None]]:
+) -> tuple[npt.NDArray[np.float32], Sequence[OodVerdict | None]]:
     """Return what each network says of images, and how usual they are, from one pass.
 
     Returns:
@@ -72,18 +69,7 @@ def look_at(
     return logits, detector.judge(features, images)
 
 
-def reasons(found: GateVerdict | None) -> tuple[str, ...]:
-    """Return why a person should look at an image, the gravest first; nothing for one that is usual or unchecked."""
-    if found is None:
-        return ()
-    if found.state == "rejected":
-        return f"rejected: unlike the training images (p {found.p_value:.4f})", *found.broken_rules
-    if found.p_value < FLAG_BELOW:  # rules alone make an image unusual too
-        return f"unusual: unlike most training images (p {found.p_value:.4f})", *found.broken_rules
-    return found.broken_rules
-
-
-def read_detector(bundle: Path, report: GateReport, networks: FoldEnsembles, network: Place) -> OodDetector:
+def read_detector(bundle: Path, report: OodReport, networks: FoldEnsembles, network: Place) -> OodDetector:
     """Read what the file `OOD` holds, and check that it is of this network and of as many images as the report says.
 
     Raises:

@@ -6,7 +6,7 @@ from typing import Any, overload
 import numpy as np
 import pandas as pd
 
-from consilia.config.records import GateVerdict, Prediction
+from consilia.config.records import OodVerdict, Prediction
 from consilia.errors import UserError
 from consilia.metrics.patients import pool_images
 
@@ -79,7 +79,7 @@ def combine_patients(predictions: Predictions, patients: Sequence[str]) -> Predi
     names, pooled = pool_images(rows, np.asarray(patients, dtype=str))
     row_of = dict(zip(names.tolist(), pooled, strict=True))
     reviews: dict[str, list[str]] = {str(patient): [] for patient in patients}
-    verdicts: dict[str, list[GateVerdict]] = {patient: [] for patient in reviews}
+    verdicts: dict[str, list[OodVerdict]] = {patient: [] for patient in reviews}
     for name, patient, prediction in zip(predictions.names, patients, predictions, strict=True):
         reviews[str(patient)] += [f"{name}: {reason}" for reason in prediction.review]
         verdicts[str(patient)] += [] if prediction.unusual is None else [prediction.unusual]
@@ -99,5 +99,5 @@ def combine_patients(predictions: Predictions, patients: Sequence[str]) -> Predi
     )
 
 
-def _gravity(found: GateVerdict) -> tuple[int, float]:
+def _gravity(found: OodVerdict) -> tuple[int, float]:
     return ("usual", "unusual", "rejected").index(found.state), -found.p_value

@@ -15,6 +15,7 @@ from consilia.config.records import Prediction, Probabilities, Rows
 from consilia.data.store.image_store import ImageStore
 from consilia.decision.calibrators import calibrate, pool_folds
 from consilia.decision.disagreement import MemberProbabilities, measure_disagreement
+from consilia.decision.ood.verdict import reasons
 from consilia.decision.prior import correct_prior, read_prevalence
 from consilia.decision.review import WITHOUT_SET, Judgement, Reviewer, unjudged_part
 from consilia.decision.sets import CalibrationScores
@@ -23,7 +24,7 @@ from consilia.metrics.scores import softmax
 from consilia.predict.cut import cut_document, is_cut
 from consilia.predict.images import Images, InputImage, OnUnknownKind
 from consilia.predict.networks import FoldEnsembles, Precision
-from consilia.predict.ood import OodDetector, look_at, reasons
+from consilia.predict.ood import OodDetector, look_at
 from consilia.predict.precision import run_in_precision
 from consilia.predict.predictions import Predictions, combine_patients
 from consilia.predict.prefetch import read_ahead, spare_threads

@@ -16,7 +16,7 @@ Views = tuple[Features, ...]  # of the same images
 Distances = npt.NDArray[np.float32]  # (n_images,)
 
 
-MOST_ROWS = 2000  # reference images of either kind: a pass of each through a network is what an ensemble's gate costs
+MOST_ROWS = 2000  # reference images of either kind: a pass of each through a network is what building costs
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

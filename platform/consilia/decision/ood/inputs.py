@@ -94,7 +94,7 @@ def has_colour_limit(reference: InputReference) -> bool:
     return bool(np.isfinite(reference.limits[_COLOUR]).any())
 
 
-def describe_unusual(measures: npt.NDArray[np.float64], reference: InputReference) -> tuple[str, ...]:
+def find_broken_rules(measures: npt.NDArray[np.float64], reference: InputReference) -> tuple[str, ...]:
     """Return a phrase for each rule that an image breaks; none for a usual one.
 
     Args:

@@ -3,7 +3,7 @@
 from pydantic import Field
 
 from consilia.config.frozen import Frozen
-from consilia.config.records import Familiarity
+from consilia.config.records import Familiarity, OodVerdict
 
 FLAG_BELOW = 0.01  # p-value
 REJECT_BELOW = 0.001
@@ -11,8 +11,8 @@ REJECT_FROM = 1000  # reference images; with fewer, no p-value is surely below `
 FLAG_FROM = round(1 / FLAG_BELOW)  # reference images; with fewer, no p-value is below `FLAG_BELOW`
 
 
-class GateReport(Frozen):
-    """What of the gate stands in `ensemble.json`; what it compares with is a file of its own."""
+class OodReport(Frozen):
+    """What of it stands in `ensemble.json`; what it compares with is a file of its own."""
 
     trial: int = Field(ge=0)  # of the network that images are seen by
     fold: int = Field(ge=0)
@@ -30,18 +30,37 @@ class GateReport(Frozen):
         return self.compared_with >= REJECT_FROM
 
 
-def verdict(p_value: float, *, n_reference: int) -> Familiarity:
+def judge(p_value: float, broken_rules: tuple[str, ...] = (), *, n_reference: int) -> OodVerdict:
     """Say what becomes of an image.
 
-    A reference of fewer than 100 images calls none unusual, and one of fewer than 1,000 rejects none.
+    A reference of fewer than 100 images calls none unusual by its distance, and one of fewer than 1,000 rejects none.
+    A broken rule makes an image unusual too, but rejects none.
+
+    Args:
+        p_value: Of its distance.
+        broken_rules: A phrase for each rule that it breaks.
+        n_reference: Distances that its own is ranked among.
     """
     if p_value < REJECT_BELOW and n_reference >= REJECT_FROM:
-        return "rejected"
-    return "unusual" if p_value < FLAG_BELOW else "usual"
+        state: Familiarity = "rejected"
+    else:
+        state = "unusual" if p_value < FLAG_BELOW or broken_rules else "usual"
+    return OodVerdict(state=state, p_value=p_value, broken_rules=broken_rules)
 
 
-def describe_gate(report: GateReport) -> tuple[str, ...]:
-    """Return in sentences what the gate compares with, and what it can tell."""
+def reasons(found: OodVerdict | None) -> tuple[str, ...]:
+    """Return why a person should look at an image, the gravest first; nothing for one that is usual or unchecked."""
+    if found is None:
+        return ()
+    if found.state == "rejected":
+        return f"rejected: unlike the training images (p {found.p_value:.4f})", *found.broken_rules
+    if found.p_value < FLAG_BELOW:  # rules alone make an image unusual too
+        return f"unusual: unlike most training images (p {found.p_value:.4f})", *found.broken_rules
+    return found.broken_rules
+
+
+def describe_ood(report: OodReport) -> tuple[str, ...]:
+    """Return in sentences what images are compared with, and what it can tell."""
     network = f"the network of trial {report.trial}, fold {report.fold}"
     compared = (
         f"Each image is compared with {report.fitted_on:,} images that {network} was trained on, and its distance is "

@@ -11,7 +11,7 @@ from torch import nn
 from consilia.bundle.array_files import OodReference
 from consilia.data.phantom_image import CLASSES
 from consilia.decision.ood.distance import measure_distance, p_values, views
-from consilia.decision.ood.inputs import describe_unusual, measure_inputs
+from consilia.decision.ood.inputs import find_broken_rules, measure_inputs
 from consilia.decision.ood.verdict import FLAG_BELOW
 from consilia.ensemble.ood_reference import fit_inputs, fit_reference
 from consilia.train.input import network_input
@@ -36,7 +36,7 @@ class Detector:
 
     def break_rules(self, pixels):
         measures = measure_inputs(pixels, self.reference.inputs, aspect=np.ones(len(pixels)))
-        return np.array([bool(describe_unusual(each, self.reference.inputs)) for each in measures])
+        return np.array([bool(find_broken_rules(each, self.reference.inputs)) for each in measures])
 
 
 @pytest.fixture(scope="module")

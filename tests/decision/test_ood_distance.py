@@ -15,7 +15,7 @@ from consilia.decision.ood.distance import (
     rank_p_values,
     views,
 )
-from consilia.decision.ood.verdict import FLAG_BELOW, verdict
+from consilia.decision.ood.verdict import FLAG_BELOW, judge
 from consilia.ensemble.ood import reference_rows
 from consilia.ensemble.ood_reference import fit_reference
 
@@ -128,11 +128,11 @@ def test_ranking_among_the_images_of_the_fit_would_flag_far_too_many():
     ("n_reference", "expected"), [(99, "usual"), (100, "unusual"), (999, "unusual"), (1000, "rejected")]
 )
 def test_the_farthest_image_is_judged_by_what_the_reference_can_tell(n_reference, expected):
-    assert verdict(1 / (n_reference + 1), n_reference=n_reference) == expected
+    assert judge(1 / (n_reference + 1), n_reference=n_reference).state == expected
 
 
 def test_a_p_value_of_exactly_one_percent_is_usual():
-    assert verdict(0.01, n_reference=10_000) == "usual"
+    assert judge(0.01, n_reference=10_000).state == "usual"
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ import pytest
 
 from consilia.decision.ood.inputs import (
     RULES,
-    describe_unusual,
+    find_broken_rules,
     gain_when_turned,
     grey_values,
     layouts,
@@ -33,7 +33,7 @@ def reference():
 
 def findings(images, reference, *, aspect=1.0, colour=None):
     measures = measure_inputs(images, reference, aspect=np.full(len(images), aspect), colour=colour)
-    return [describe_unusual(each, reference) for each in measures]
+    return [find_broken_rules(each, reference) for each in measures]
 
 
 def test_hardly_any_usual_image_breaks_a_rule(reference):
