@@ -5,8 +5,7 @@ import pytest
 
 from consilia.bundle.evaluation import Evaluation
 from consilia.decision.calibrators import Identity, pool_folds
-from consilia.ensemble.evaluate import evaluate
-from consilia.ensemble.evaluation import Subject, score_predictions
+from consilia.ensemble.evaluate import Subject, evaluate, score_predictions
 from consilia.errors import DataError
 from consilia.metrics.bootstrap import patient_bootstrap
 from consilia.metrics.patients import pool_images

@@ -6,7 +6,7 @@ import pytest
 from consilia.bundle.evaluation import with_test
 from consilia.config.recipe import EnsembleRecipe, Greedy
 from consilia.ensemble.candidates import FinishedTrials
-from consilia.ensemble.evaluation import Subject, score_predictions
+from consilia.ensemble.evaluate import Subject, score_predictions
 from consilia.ensemble.fitting import fit_recipe
 from consilia.ensemble.honesty import honest_report
 from consilia.ensemble.selection import Truth, weighted_log_loss

@@ -1,4 +1,4 @@
-"""What a bundle stores about how well it does. `ensemble.evaluation` and `ensemble.sizes` measure it."""
+"""What a bundle stores about how well it does. `ensemble.evaluate` and `ensemble.fitting` measure it."""
 
 from typing import Any, Literal
 

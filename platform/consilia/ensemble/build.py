@@ -31,8 +31,7 @@ from consilia.decision.review import SafetyReport
 from consilia.decision.sets import CalibrationScores
 from consilia.ensemble.calibration import Calibration
 from consilia.ensemble.candidates import FinishedTrials, keep_with_weights, load_candidates
-from consilia.ensemble.evaluate import NO_PATIENTS
-from consilia.ensemble.evaluation import Subject, score_predictions
+from consilia.ensemble.evaluate import NO_PATIENTS, Subject, score_predictions
 from consilia.ensemble.fitting import FittedRecipe, fit_recipe, measure_sizes
 from consilia.ensemble.honesty import honest_report
 from consilia.ensemble.members import ship_folds, ship_refits

@@ -1,22 +1,46 @@
-"""Scoring a finished ensemble on images that nothing was chosen on. Source: docs/methods.md section 8."""
+"""What a predictor is worth, in numbers with intervals. Source: docs/methods.md sections 5 and 8."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
+import numpy.typing as npt
 
 from consilia.bundle.document import BundleDocument
-from consilia.bundle.evaluation import Evaluation
+from consilia.bundle.evaluation import ClassReport, Evaluation, Split
 from consilia.bundle.store_check import refuse_seen
 from consilia.bundle.text import describe_shipped
-from consilia.config.records import Rows
+from consilia.config.records import Labels, Probabilities, Rows
 from consilia.data.store.image_store import ImageStore
 from consilia.decision.calibrators import Identity, calibrate, pool_folds
 from consilia.decision.promises import measure_promises
-from consilia.ensemble.evaluation import Subject, score_predictions
 from consilia.errors import DataError
+from consilia.metrics.bootstrap import DRAWS, patient_bootstrap
+from consilia.metrics.diagrams import class_scores, confusion
+from consilia.metrics.estimates import Estimate, defined_or_none
+from consilia.metrics.patients import FEWEST_PATIENTS, patient_numbers, pool_images
+from consilia.metrics.scores import METRICS
 from consilia.metrics.subgroups import Groups, Scored, Subgroups, score_subgroups
 from consilia.predict.predictor import EnsemblePredictor
+
+CALIBRATION_METRICS = ("log_loss", "brier", "ece", "signed_gap")
+NO_PATIENTS = (
+    "No patient grouping: images are taken as independent, so intervals may be too narrow, and images of one "
+    "patient may lie on both sides of a split."
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Subject:
+    """The images that predictions are scored on, and what the numbers describe."""
+
+    labels: Labels  # (n_images,)
+    patients: npt.NDArray[np.str_]  # (n_images,)
+    classes: tuple[str, ...]
+    split: Split
+    predictor: str  # in words
+    notes: tuple[str, ...] = ()  # what a reader has to know besides
 
 
 def evaluate(
@@ -91,12 +115,104 @@ def _notes(store: ImageStore, rows: Rows, flattered: Rows) -> tuple[str, ...]:
     return tuple(notes)
 
 
-NO_PATIENTS = (
-    "No patient grouping: images are taken as independent, so intervals may be too narrow, and images of one "
-    "patient may lie on both sides of a split."
-)
-
-
 def describe(document: BundleDocument) -> str:
     """Return in words which predictor the bundle ships."""
     return describe_shipped(document.build, n_members=len(document.members), n_folds=document.n_folds)
+
+
+def score_predictions(
+    calibrated: Probabilities,
+    uncalibrated: Probabilities,
+    subject: Subject,
+    *,
+    seed: int = 0,
+    draws: int = DRAWS,
+) -> Evaluation:
+    """Score probabilities, (n_images, n_classes) each, before and after calibration, and patients as a whole.
+
+    Args:
+        calibrated: What the predictor says.
+        uncalibrated: What it would say without its calibrator.
+        subject: The images.
+        seed: Of the bootstrap.
+        draws: Number of bootstrap samples.
+    """
+    by_patient = _score_patients(calibrated, uncalibrated, subject, seed=seed, draws=draws)
+    return _score(calibrated, uncalibrated, subject, seed=seed, draws=draws).model_copy(
+        update={"by_patient": by_patient}
+    )
+
+
+def _score_patients(
+    calibrated: Probabilities, uncalibrated: Probabilities, subject: Subject, *, seed: int, draws: int
+) -> Evaluation | None:
+    """Score each patient's images as one; a patient whose images are of several classes has no class of its own."""
+    patients, pooled = pool_images(calibrated, subject.patients)
+    if len(patients) == len(subject.patients):
+        return None
+    numbers, n_patients = patient_numbers(subject.patients)
+    first = np.full(n_patients, -1)
+    first[numbers[::-1]] = subject.labels[::-1]
+    is_mixed = np.zeros(n_patients, dtype=np.bool_)
+    is_mixed[numbers[subject.labels != first[numbers]]] = True
+    if is_mixed.all():
+        return None
+    notes = subject.notes
+    if is_mixed.any():
+        notes = (
+            *notes,
+            f"{is_mixed.sum()} of {n_patients} patients are left out: their images are of several classes.",
+        )
+    whole = replace(
+        subject,
+        labels=first[~is_mixed],
+        patients=patients[~is_mixed],
+        predictor=f"{subject.predictor}; all images of a patient combined by their mean log probability",
+        notes=notes,
+    )
+    before = pool_images(uncalibrated, subject.patients)[1]
+    return _score(pooled[~is_mixed], before[~is_mixed], whole, seed=seed, draws=draws)
+
+
+def _score(
+    calibrated: Probabilities, uncalibrated: Probabilities, subject: Subject, *, seed: int, draws: int
+) -> Evaluation:
+    labels, patients = subject.labels, subject.patients
+
+    def estimates(names: Sequence[str], probabilities: Probabilities) -> dict[str, Estimate | None]:
+        return defined_or_none(patient_bootstrap(names, probabilities, labels, patients, draws=draws, seed=seed))
+
+    reports = _class_reports(calibrated, subject)
+    return Evaluation(
+        split=subject.split,
+        predictor=subject.predictor,
+        images=len(labels),
+        patients=len(np.unique(patients)),
+        metrics=estimates(list(METRICS), calibrated),
+        uncalibrated=estimates(CALIBRATION_METRICS, uncalibrated),
+        classes=reports,
+        confusion=confusion(calibrated, labels),
+        notes=(*subject.notes, *_small_classes(reports)),
+    )
+
+
+def _class_reports(probabilities: Probabilities, subject: Subject) -> tuple[ClassReport, ...]:
+    return tuple(
+        ClassReport(
+            name=scores.name,
+            images=scores.images,
+            patients=len(np.unique(subject.patients[subject.labels == number])),
+            precision=scores.precision,
+            recall=scores.recall,
+            f1=scores.f1,
+        )
+        for number, scores in enumerate(class_scores(probabilities, subject.labels, subject.classes))
+    )
+
+
+def _small_classes(reports: Sequence[ClassReport]) -> list[str]:
+    return [
+        f"No claim for class {report.name}: {report.patients} patients have it, under {FEWEST_PATIENTS}."
+        for report in reports
+        if report.patients < FEWEST_PATIENTS
+    ]

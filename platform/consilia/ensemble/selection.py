@@ -24,7 +24,7 @@ _FACTORS = 16  # probabilities that share one logarithm: 1e-15 ** 16 is still fa
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Truth:
-    """What the images of the cross-validation pool are known to be."""
+    """What the images of the folds are known to be."""
 
     labels: Labels  # (n_images,)
     patients: npt.NDArray[np.str_]  # (n_images,)
@@ -52,12 +52,12 @@ def select(selection: Selection, candidates: Candidates, truth: Truth, *, seed: 
         selection: The recipe's selection.
         candidates: At least one.
         truth: About the same images.
-        seed: Of the random halves of the pool that `Greedy` draws.
+        seed: Of the random halves of the candidates that `Greedy` draws.
 
     Source: docs/methods.md section 4.
     """
     true = _true_probabilities(candidates, truth.labels)
-    return _pool(_select(selection, true, truth.weights, seed=seed))
+    return _as_pool(_select(selection, true, truth.weights, seed=seed))
 
 
 def _select(
@@ -69,13 +69,13 @@ def _select(
         return _equal_weights(ranked[:1], len(true))
     if isinstance(selection, SoftVote):
         return _equal_weights(ranked[: selection.members], len(true))
-    pool = np.sort(ranked[: selection.pool])
-    factors = _factorise(true[pool], weights)
+    eligible = np.sort(ranked[: selection.pool])
+    factors = _factorise(true[eligible], weights)
 
     def add(bag: npt.NDArray[np.intp]) -> npt.NDArray[np.int64]:
-        return _add_greedily(factors, np.searchsorted(pool, bag), additions=selection.additions)
+        return _add_greedily(factors, np.searchsorted(eligible, bag), additions=selection.additions)
 
-    return weigh_in_bags(pool, selection, add, n_candidates=len(true), seed=seed)
+    return weigh_in_bags(eligible, selection, add, n_candidates=len(true), seed=seed)
 
 
 def select_greedily(
@@ -105,7 +105,7 @@ def cross_fit(selection: Selection, candidates: Candidates, truth: Truth, *, see
     pools = []
     for fold in np.unique(truth.folds):
         others = truth.folds != fold  # a patient is of one fold, so the others' weights stay what they are
-        pools.append(_pool(_select(selection, true[:, others], weights[others], seed=seed)))
+        pools.append(_as_pool(_select(selection, true[:, others], weights[others], seed=seed)))
     return tuple(pools)
 
 
@@ -125,24 +125,24 @@ def weighted_log_loss(probabilities: npt.NDArray[np.float64], truth: Truth) -> f
     return float(np.average(image_log_loss(probabilities, truth.labels), weights=truth.weights))
 
 
-def _pool(weights: CandidateWeights) -> LinearPool:
+def _as_pool(weights: CandidateWeights) -> LinearPool:
     return LinearPool(weights=tuple(weights.tolist()))
 
 
 def weigh_in_bags(
-    pool: npt.NDArray[np.intp],
+    eligible: npt.NDArray[np.intp],
     greedy: Greedy,
     add: Callable[[npt.NDArray[np.intp]], npt.NDArray[np.int64]],
     *,
     n_candidates: int,
     seed: int,
 ) -> CandidateWeights:
-    """Return mean weights over bags, cut to the largest, (n_candidates,).
+    """Return mean weights over bags of the eligible candidates, cut to the largest, (n_candidates,).
 
-    A bag is half of the pool, but at least as many as may be kept: half of three trials would be a lottery.
+    A bag is half of them, but at least as many as may be kept: half of three trials would be a lottery.
 
     Args:
-        pool: Numbers of the candidates that bags are drawn from, sorted.
+        eligible: Numbers of the candidates that bags are drawn from, sorted.
         greedy: How many bags, and how many are kept.
         add: How often each candidate of a bag, given as sorted numbers, is added to it.
         n_candidates: In all.
@@ -150,9 +150,9 @@ def weigh_in_bags(
     """
     generator = np.random.default_rng(seed)
     share = np.zeros(n_candidates)
-    size = max((len(pool) + 1) // 2, min(len(pool), greedy.members))
+    size = max((len(eligible) + 1) // 2, min(len(eligible), greedy.members))
     for _ in range(greedy.bags):
-        bag = np.sort(generator.choice(pool, size=size, replace=False))
+        bag = np.sort(generator.choice(eligible, size=size, replace=False))
         counts = add(bag)
         share[bag] += counts / counts.sum()
     kept = np.argsort(-share, kind="stable")[: greedy.members]

@@ -105,7 +105,7 @@ def report_safety(
 def disagreement_limit(candidates: Candidates, weights: Shares, patients: npt.NDArray[np.str_]) -> float | None:
     """Return the 95th percentile of the disagreement about out-of-fold images, each patient counting once.
 
-    Only the networks of one fold never saw an image of the cross-validation pool, so this is the disagreement inside
+    Only the networks of one fold never saw an image that a fold held out, so this is the disagreement inside
     that fold's ensemble.
 
     Args:
@@ -115,7 +115,7 @@ def disagreement_limit(candidates: Candidates, weights: Shares, patients: npt.ND
 
     Returns:
         The limit; None with a single member: its networks of other folds were trained on the image, so what they would
-        say of a new one is not known from the pool.
+        say of a new one is not known.
     """
     chosen = weights > 0
     if chosen.sum() == 1:
