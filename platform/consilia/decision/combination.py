@@ -1,6 +1,7 @@
 """How the members of an ensemble become one probability: a linear pool. Source: docs/methods.md section 4.
 
-A pool speaks of all candidates in their order; those that are not members weigh 0. In a bundle only members are left.
+A pool speaks of all candidates in their order; those that are not members have the weight 0. A bundle
+holds members only.
 """
 
 import numpy as np

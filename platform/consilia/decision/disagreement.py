@@ -37,7 +37,7 @@ def measure_disagreement(members: MemberProbabilities, weights: Shares) -> Disag
 
     Between the members inside each fold ensemble, and of these the median: it exceeds the limit where most of the fold
     ensembles do, and each of them is of the kind that the limit was taken from. A single member has nobody
-    to disagree with inside a fold, so its networks of different folds are compared; to that number no limit applies.
+    to disagree with inside a fold, so its networks of different folds are compared; no limit applies to that number.
 
     Args:
         members: What each network says, before calibration.

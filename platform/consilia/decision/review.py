@@ -73,7 +73,7 @@ class Reviewer:
     """What of a bundle judges images beside their probabilities."""
 
     report: SafetyReport
-    sets: CalibrationScores | None  # None of refits: there are no prediction sets, and no image is looked at for that
+    sets: CalibrationScores | None  # None: refits have no prediction sets, and that alone sends no image to a person
     without_sets: str  # why there are none
     classes: Sequence[str]  # names in label order
 

@@ -86,7 +86,7 @@ def prediction_sets(calibration: CalibrationScores, fold_probabilities: npt.NDAr
 
 
 def conforming_classes(calibration: CalibrationScores, fold_probabilities: npt.NDArray[np.float64]) -> Members:
-    """Return the classes that conform; possibly none of an image's.
+    """Return the classes that conform; for some images that may be none.
 
     A class conforms if the weight of the calibration scores below the image's is less than (1 - alpha)(P + 1), each
     calibration image being compared under the fold that held it out. Equal scores do not count as below, which keeps

@@ -1,7 +1,7 @@
 """What the whole selection is worth on patients that it was not done on.
 
-Whoever picks the best of many on the images that they are scored on flatters the pick. So patients are drawn with
-replacement, everything that is chosen on them is chosen again, and the patients that were not drawn score it.
+Picking the best of many candidates on the images that they are scored on flatters the pick. So patients are drawn with
+replacement, everything that is chosen is chosen again on them, and the patients that were not drawn score it.
 
 Source: docs/methods.md section 8; Tsamardinos, Greasidou and Borboudakis, Bootstrapping the out-of-sample predictions
 for efficient and accurate cross-validation, Machine Learning 2018 (BBC-CV).

@@ -21,7 +21,7 @@ def read_groups(store: ImageStore, rows: Rows, by: str) -> Groups:
         by: Name of the column, such as `age` or `PatientSex`; `age=18,40,65` gives the edges of bands.
 
     Raises:
-        DataError: No such column, edges that are no numbers, or as of `make_groups`.
+        DataError: No such column, edges that are not numbers, or as of `make_groups`.
     """
     columns = _columns(store)
     name, _, text = (by, "", "") if by in columns else by.partition("=")

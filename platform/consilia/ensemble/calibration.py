@@ -47,8 +47,8 @@ class Calibration:
 def choose_calibrator(kind: CalibrationKind, probabilities: Probabilities, truth: Truth) -> Calibration:
     """Fit the recipe's calibrators to out-of-fold pairs; keep the best only if it lowers the cross-fitted loss.
 
-    None is kept where hardly anything is called wrongly: without a mistake the best temperature is the smallest one,
-    and whatever comes next is called with certainty.
+    No calibrator is kept where almost no image is called wrongly: without a mistake the best temperature is the
+    smallest that is allowed, and every later image would be called with certainty.
 
     Args:
         kind: The recipe's calibration. `auto` tries a temperature, and one with biases where the data support them:
@@ -152,8 +152,8 @@ def fit_temperature_bias(probabilities: Probabilities, truth: Truth) -> Temperat
 def fit_isotonic(probabilities: Probabilities, truth: Truth) -> Isotonic:
     """Return the isotonic map with the lowest patient-weighted squared error, for two classes.
 
-    Its ends stay as far from 0 and 1 as one imaginary image more of each class would put them: a stretch of pure
-    images is no certainty.
+    Its ends stay as far from 0 and 1 as one imaginary image more of each class would put them: a stretch of
+    images of one class does not make that class certain.
 
     Source: Zadrozny and Elkan, KDD 2002; fitted by scikit-learn.
     """

@@ -31,7 +31,7 @@ from consilia.decision.ood.inputs import (
 )
 from consilia.decision.ood.verdict import FLAG_BELOW
 
-_LEAST_SPREAD = 1e-3  # of the median standard deviation: a channel that was silent in training has none of its own
+_LEAST_SPREAD = 1e-3  # of the median standard deviation: a channel that was silent in training varies by chance only
 _TAIL = 0.005  # share of the training images on either side that a limit may cut off
 _BEYOND = 0.25  # limits lie this much farther from the median than that share's quantile does
 

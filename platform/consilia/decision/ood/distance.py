@@ -39,7 +39,8 @@ class FeatureReference:
 def views(pooled: Features, pixels: npt.NDArray[np.uint8]) -> Views:
     """Return what images are judged by: the network's features, and the layout, (n_images, 64).
 
-    Pooling forgets where things are, so that an image upside down differs little: the layout knows.
+    Pooling over the image forgets where things are, so that an image upside down would differ little; the layout
+    keeps it.
 
     Args:
         pooled: Of `train.networks.layers.logits_and_features`, (n_images, n_pooled).
