@@ -26,7 +26,7 @@ from consilia.config.records import TrialRecord, TrialTask
 from consilia.config.space import Hyperparameters
 from consilia.config.study import FROM_SCRATCH, StudyPlan
 from consilia.config.study_folder import StudyFolder
-from consilia.data.folds import FoldPlan, make_folds
+from consilia.data.folds import make_folds
 from consilia.data.phantoms import write_phantoms
 from consilia.data.store.image_store import ImageStore
 from consilia.data.store.prepare import prepare
@@ -34,11 +34,10 @@ from consilia.ensemble.build import build_ensemble
 from consilia.metrics.scores import METRICS
 from consilia.predict.loading import load_predictor
 from consilia.predict.predictor import EnsemblePredictor
-from consilia.study.context import training_context
+from consilia.study.opened import OpenStudy
 from consilia.study.plan import read_card, read_plan
 from consilia.train.cross_validation import cross_validate
 from consilia.train.refit import refit
-from consilia.tune.space import join_spaces
 
 SIZE = 32
 SELECTIONS = {"best_single": BestSingle(), "soft_vote": SoftVote(members=3), "greedy": Greedy(members=3)}
@@ -86,7 +85,8 @@ def measure_study(root: Path, fresh: ImageStore, scale: Scale, *, seed: int) -> 
     plan = make_plan(root, scale, seed=seed)
     folds = make_folds(store, k=scale.k, seed=seed, test="auto", test_fraction=0.2)
     folder = StudyFolder(root / "study")
-    trials = train_trials(plan, store, folds, folder, scale)
+    folds.save(folder.folds, store)
+    trials = train_trials(OpenStudy(plan=plan, folder=folder, stores=root / "stores"), scale)
     rows = {}
     for (name, selection), build in product(SELECTIONS.items(), ("max", "fast")):
         recipe = EnsembleRecipe(name=f"{name}-{build}", build=build, selection=selection)
@@ -95,12 +95,9 @@ def measure_study(root: Path, fresh: ImageStore, scale: Scale, *, seed: int) -> 
     return rows
 
 
-def train_trials(
-    plan: StudyPlan, store: ImageStore, folds: FoldPlan, folder: StudyFolder, scale: Scale
-) -> list[TrialRecord]:
+def train_trials(study: OpenStudy, scale: Scale) -> list[TrialRecord]:
     """Cross-validate each configuration, and train it again on all images."""
-    context = training_context(plan, store, folds, folder, device="cpu", weights=FROM_SCRATCH)
-    joint = join_spaces(plan.spaces, weights="none")
+    context, joint = study.training_context("cpu"), study.space
     records = []
     for number, (architecture, lr) in enumerate(product(joint.architectures, scale.lrs)):
         options = Hyperparameters.model_validate({**joint.defaults(architecture), "lr": lr})

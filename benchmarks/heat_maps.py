@@ -23,13 +23,13 @@ import yaml
 from figures import print_figures
 
 import consilia
+from consilia import search
 from consilia.config.records import EpochReport, TrialRecord, TrialTask
 from consilia.data.phantoms import write_phantoms
 from consilia.predict import attribution as evidence
 from consilia.predict.explain import Explanation, explain
 from consilia.predict.predictor import EnsemblePredictor
-from consilia.study.run import run_study
-from consilia.study.single import read_single_plan
+from consilia.study.plan import read_single_plan
 from consilia.train.device import set_threads
 from consilia.train.networks.cells import cell_centres
 from consilia.train.networks.factory import ModelSpec
@@ -132,7 +132,7 @@ def train(root: Path, phantoms: Path, network: dict[str, Any], *, epochs: int) -
     (root / "heat.yaml").write_text(yaml.safe_dump(study), encoding="utf-8")
     lr = 1e-2 if network["timm"] != "resnet18" else 1e-3
     plan = read_single_plan(root / "heat.yaml", settings=[f"lr={lr}", "mixup=0", "augmentation=0.3"])
-    return run_study(plan, studies=root / "studies", stores=root.parent / "stores", view=_Quiet()).bundle
+    return search(plan, studies=root / "studies", stores=root.parent / "stores", view=_Quiet()).result().bundle
 
 
 def explanations(predictor: EnsemblePredictor, paths: Sequence[Path]) -> list[Explanation]:

@@ -189,13 +189,13 @@ def one_thread() -> Iterator[None]:
 @pytest.fixture(scope="session")
 def trained(study_file: Path, tmp_path_factory: pytest.TempPathFactory, one_thread: None) -> TrainedStudy:
     """A study trained to its bundle, without Ray; not to be changed."""
-    from consilia.study.run import run_study
-    from consilia.study.single import read_single_plan
+    from consilia import search
+    from consilia.study.plan import read_single_plan
 
     root = tmp_path_factory.mktemp("trained")
     plan = read_single_plan(study_file, architecture="test_resnet")
     view = SilentView()
-    result = run_study(plan, studies=root / "studies", stores=root / "stores", view=view)
+    result = search(plan, studies=root / "studies", stores=root / "stores", view=view).result()
     folder = StudyFolder(root / "studies" / plan.name)
     return TrainedStudy(
         file=study_file,

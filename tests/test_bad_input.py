@@ -18,16 +18,14 @@ from consilia.config.reading import Reading
 from consilia.config.recipe import EnsembleRecipe
 from consilia.config.strict_yaml import parse_settings
 from consilia.config.study import ClusterProfile
-from consilia.config.study_folder import StudyFolder
 from consilia.data.decode.reader import read_image
 from consilia.data.folds import make_folds
 from consilia.data.store.prepare import prepare
 from consilia.errors import BundleError, DataError, PlanError, ReaderError, StudyError
 from consilia.files import sha256_of_json
-from consilia.study.folder import find_study, open_study
-from consilia.study.plan import read_card, read_plan
+from consilia.study.folder import claim_folder, find_study
+from consilia.study.plan import read_card, read_plan, read_single_plan
 from consilia.study.preflight import check_disk
-from consilia.study.single import read_single_plan
 from consilia.study.spaces import read_space
 from data_tables import balanced, card_of, picture, row, write_table
 
@@ -435,22 +433,23 @@ def unknown_hyperparameter_of_set(place):
 @case(StudyError, "tiny was made by another plan", "folds.k: 2 in the study folder, 3 now", "--set name=")
 def study_folder_of_another_study(place):
     plan = place.plan()
-    with open_study(plan, place.folder):
+    with claim_folder(plan, place.folder):
         pass
     other = plan.model_copy(update={"folds": plan.folds.model_copy(update={"k": 3})})
-    return lambda: open_study(other, place.folder).__enter__()
+    return lambda: claim_folder(other, place.folder).__enter__()
 
 
-@case(StudyError, "tiny exists but holds no study.yaml", "--studies")
+@case(StudyError, "tiny exists but does not hold a study.yaml", "--studies")
 def folder_that_is_no_study(place):
     (place.folder / "tiny").mkdir()
     (place.folder / "tiny" / "thesis.txt").write_text("mine")
-    return lambda: open_study(place.plan(), place.folder).__enter__()
+    return lambda: claim_folder(place.plan(), place.folder).__enter__()
 
 
 @case(StudyError, "may need", "0.0 GB are free", "search.keep_weights")
 def disk_too_small_for_a_study(place):
-    return lambda: check_disk(place.plan(), StudyFolder(place.folder), free_bytes=lambda _: 1000)
+    study = OpenStudy(plan=place.plan(), folder=StudyFolder(place.folder), stores=place.folder)
+    return lambda: check_disk(study, free_bytes=lambda _: 1000)
 
 
 @case(DataError, "stores", "needs", "0.0 MB are free", "size")

@@ -22,18 +22,13 @@ from consilia.config.recipe import EnsembleRecipe
 from consilia.config.records import EpochReport, RefitProgress, TaskTaken, TrialRecord, TrialTask
 from consilia.config.study import StudyPlan
 from consilia.config.study_folder import StudyFolder
-from consilia.data.folds import FoldPlan
 from consilia.data.phantoms import write_phantoms
-from consilia.data.store.image_store import ImageStore
-from consilia.data.store.prepare import prepare
 from consilia.study.combine import combine
-from consilia.study.context import training_context
-from consilia.study.folder import open_study
+from consilia.study.folder import claim_folder
+from consilia.study.opened import OpenStudy
 from consilia.study.plan import read_plan
 from consilia.study.refit import missing_refits
-from consilia.study.run import load_or_make_folds
-from consilia.study.weights import resolve_weights
-from consilia.train.context import TrainingContext
+from consilia.study.run import make_missing_folds
 from consilia.train.cross_validation import cross_validate
 from consilia.tune.ledger import Ledger
 from consilia.tune.refitting import refit_here
@@ -91,26 +86,26 @@ def _run(root: Path) -> dict[str, Any]:
     file = root / "study.yaml"
     file.write_text(yaml.safe_dump(PLAN | {"data": PLAN["data"] | {"path": str(root / "phantoms")}}))
     plan = read_plan(file)
-    with open_study(plan, root / "studies") as folder:
-        store = prepare(plan.data, root=root / "stores")
-        folds = load_or_make_folds(plan, store, folder)
-        context = training_context(plan, store, folds, folder, device="cpu", weights=resolve_weights(plan))
-        search_here(plan, folder, context)
+    study = OpenStudy.of(plan, studies=root / "studies")
+    with claim_folder(plan, study.studies) as folder:
+        make_missing_folds(study)
+        search_here(study)
         facts = facts_of_search(folder, plan)
         for name in RECIPES:
             content = yaml.safe_load((Path(__file__).parent.parent / "ensembles" / f"{name}.yaml").read_text())
             if content["selection"]["kind"] == "greedy":
                 content["selection"] |= FEWER_STEPS
             recipe = EnsembleRecipe.model_validate(content)
-            refit_missing(plan, folder, store, folds, context, recipe=recipe)
-            combine(plan, folder, store, folds, recipe=recipe)
-            facts[name] = _facts_of_bundle(folder.bundle(recipe.name), store.pixels[folds.test])
+            refit_missing(study, recipe)
+            combine(study, recipe)
+            facts[name] = _facts_of_bundle(folder.bundle(recipe.name), study.store.pixels[study.folds.test])
     return facts
 
 
-def search_here(plan: StudyPlan, folder: StudyFolder, context: TrainingContext) -> None:
+def search_here(study: OpenStudy) -> None:
     """Search in this process, one trial after the other, as one slot would."""
-    controller = open_controller(plan, folder, _Nobody(), n_slots=1, ledger=Ledger(folder.ledger))
+    context, ledger = study.training_context("cpu"), Ledger(study.folder.ledger)
+    controller = open_controller(study.plan, study.folder, _Nobody(), n_slots=1, ledger=ledger)
     controller.reserve(1)
     while (task := controller.next_task()) is not None:
         controller.taken(TaskTaken(number=task.number, attempt=1))
@@ -126,20 +121,12 @@ def search_here(plan: StudyPlan, folder: StudyFolder, context: TrainingContext) 
     controller.close("the search ended")
 
 
-def refit_missing(
-    plan: StudyPlan,
-    folder: StudyFolder,
-    store: ImageStore,
-    folds: FoldPlan,
-    context: TrainingContext,
-    *,
-    recipe: EnsembleRecipe,
-) -> None:
+def refit_missing(study: OpenStudy, recipe: EnsembleRecipe) -> None:
     """Train in this process what the recipe ships and nobody has trained."""
-    missing = missing_refits(plan, folder, store, folds, recipe=recipe)
+    missing = missing_refits(study, recipe)
     if missing:
         tasks = [TrialTask(number=each.number, hyperparameters=each.hyperparameters) for each in missing]
-        refit_here(tasks, context, folder, _Nobody())
+        refit_here(tasks, study.training_context("cpu"), study.folder, _Nobody())
 
 
 def facts_of_search(folder: StudyFolder, plan: StudyPlan) -> dict[str, Any]:

@@ -1,16 +1,136 @@
-"""consilia: distributed hyperparameter search and calibrated ensembles for medical images."""
+"""consilia: distributed hyperparameter search and calibrated ensembles for medical images.
 
-from typing import TYPE_CHECKING
+    study = consilia.search("examples/phantoms.yaml")
+    predictor = study.predictor()
+    predictor.predict(["image.png"])
+
+Everything that `__all__` names is imported when it is first used, so `import consilia` is quick and imports neither
+torch nor ray nor pandas.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 from consilia.version import __version__
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from consilia.bundle.evaluation import Evaluation
+    from consilia.cluster.jobs import ClusterJobs
+    from consilia.config.card import DataCard
+    from consilia.config.recipe import EnsembleRecipe
+    from consilia.config.records import Prediction
+    from consilia.config.study import StudyPlan
+    from consilia.data.phantoms import write_phantoms
+    from consilia.errors import (
+        BundleError,
+        ClusterError,
+        ConsiliaError,
+        DataError,
+        FitError,
+        PlanError,
+        ReaderError,
+        RunError,
+        StudyError,
+        UserError,
+    )
     from consilia.predict.networks import Precision
+    from consilia.predict.predictions import Predictions
     from consilia.predict.predictor import EnsemblePredictor
+    from consilia.study.cards import audit_card, prepare_card, preview_card
+    from consilia.study.combine import StudyResult
+    from consilia.study.end import InterruptedStudyError
+    from consilia.study.explain import write_explanations
+    from consilia.study.measure import compare_on_card, evaluate_on_card, write_figures
+    from consilia.study.plan import change_plan, read_card, read_plan, read_single_plan
+    from consilia.study.study import Study, open_study, search
+    from consilia.study.view import StudyView
 
-__all__ = ["__version__", "load"]
+__all__ = [
+    "BundleError",
+    "ClusterError",
+    "ClusterJobs",
+    "ConsiliaError",
+    "DataCard",
+    "DataError",
+    "EnsemblePredictor",
+    "EnsembleRecipe",
+    "Evaluation",
+    "FitError",
+    "InterruptedStudyError",
+    "PlanError",
+    "Prediction",
+    "Predictions",
+    "ReaderError",
+    "RunError",
+    "Study",
+    "StudyError",
+    "StudyPlan",
+    "StudyResult",
+    "StudyView",
+    "UserError",
+    "__version__",
+    "audit_card",
+    "change_plan",
+    "compare_on_card",
+    "evaluate_on_card",
+    "load",
+    "open_study",
+    "prepare_card",
+    "preview_card",
+    "read_card",
+    "read_plan",
+    "read_single_plan",
+    "search",
+    "write_explanations",
+    "write_figures",
+    "write_phantoms",
+]
+
+# No name may be that of a room, such as `train`: the room's import would put the module in its place.
+_MODULE_OF = {
+    "ClusterJobs": "cluster.jobs",
+    "DataCard": "config.card",
+    "EnsemblePredictor": "predict.predictor",
+    "EnsembleRecipe": "config.recipe",
+    "Evaluation": "bundle.evaluation",
+    "InterruptedStudyError": "study.end",
+    "Prediction": "config.records",
+    "Predictions": "predict.predictions",
+    "Study": "study.study",
+    "StudyPlan": "config.study",
+    "StudyResult": "study.combine",
+    "StudyView": "study.view",
+    "audit_card": "study.cards",
+    "change_plan": "study.plan",
+    "compare_on_card": "study.measure",
+    "evaluate_on_card": "study.measure",
+    "open_study": "study.study",
+    "prepare_card": "study.cards",
+    "preview_card": "study.cards",
+    "read_card": "study.plan",
+    "read_plan": "study.plan",
+    "read_single_plan": "study.plan",
+    "search": "study.study",
+    "write_explanations": "study.explain",
+    "write_figures": "study.measure",
+    "write_phantoms": "data.phantoms",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name when it is first used."""
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(f"{__name__}.{_MODULE_OF.get(name, 'errors')}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    """Return the public names, imported or not."""
+    return sorted(__all__)
 
 
 def load(path: "str | Path", *, device: str = "auto", precision: "Precision" = "float32") -> "EnsemblePredictor":

@@ -17,14 +17,14 @@ from consilia.config.record_files import read_trial, write_trial
 from consilia.config.records import TrialRecord
 from consilia.config.space import Hyperparameters
 from consilia.config.study_folder import StudyFolder
-from consilia.study.folder import hold_study, open_study
+from consilia.study.folder import claim_folder, hold_study
 from consilia.study.plan import read_plan
 
 
 @pytest.fixture
 def folder(study_file: Path, tmp_path: Path) -> StudyFolder:
     """A study of two trials that has not begun."""
-    with open_study(read_plan(study_file), tmp_path) as folder:
+    with claim_folder(read_plan(study_file), tmp_path) as folder:
         return folder
 
 

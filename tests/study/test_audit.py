@@ -4,7 +4,7 @@ import pytest
 
 from consilia.audit.document import read_audit
 from consilia.cli.app import run
-from consilia.study.audit import audit_card
+from consilia.study.cards import audit_card
 from data_tables import balanced, shipped_card, write_table
 
 

@@ -9,9 +9,8 @@ import yaml
 from consilia.cli.app import run
 from consilia.data.phantoms import write_phantoms
 from consilia.errors import DataError
-from consilia.study import compare
-from consilia.study.compare import compare_on_card
-from consilia.study.external import evaluate_by_columns, evaluate_on_card
+from consilia.study import measure
+from consilia.study.measure import compare_on_card, evaluate_on_card
 
 
 @pytest.fixture
@@ -30,7 +29,7 @@ def test_an_ensemble_beside_itself_differs_by_nothing_and_its_openings_are_writt
     card, bundle = trained_copy.plan.data, trained_copy.bundle
     found = compare_on_card(bundle, bundle, card, stores=trained_copy.stores, device="cpu")
     assert len(openings(trained_copy)) == before + 2
-    alone = evaluate_on_card(bundle, card, stores=trained_copy.stores, device="cpu")
+    alone = evaluate_on_card(bundle, card, stores=trained_copy.stores, device="cpu").evaluation
     assert (found.images, found.patients) == (alone.images, alone.patients)
     for each in found.metrics:
         assert each.difference is None or each.difference.value == each.difference.low == each.difference.high == 0
@@ -39,11 +38,11 @@ def test_an_ensemble_beside_itself_differs_by_nothing_and_its_openings_are_writt
 
 
 def test_other_classes_are_refused_in_words_and_nothing_is_opened(trained_copy, tmp_path, monkeypatch):
-    predictor = compare.load_predictor(trained_copy.bundle, device="cpu")
+    predictor = measure.load_predictor(trained_copy.bundle, device="cpu")
     document = predictor.document
     foreign = document.model_copy(update={"name": "skin", "classes": ("mole", *document.classes[1:])})
     loaded = iter([predictor, dataclasses.replace(predictor, document=foreign)])
-    monkeypatch.setattr(compare, "load_predictor", lambda bundle, *, device: next(loaded))
+    monkeypatch.setattr(measure, "load_predictor", lambda bundle, *, device: next(loaded))
     before = openings(trained_copy)
     with pytest.raises(DataError, match=r"the same classes.*skin mole"):
         compare_on_card(tmp_path, tmp_path, trained_copy.plan.data, stores=trained_copy.stores, device="cpu")
@@ -59,9 +58,10 @@ def test_images_that_one_of_them_was_trained_on_are_refused_by_its_name(trained_
 
 
 def test_groups_of_an_evaluation_are_of_the_images_that_it_scores(trained, others):
-    evaluation, (scanners, scores) = evaluate_by_columns(
-        trained.bundle, others, ["scanner", "lesion_x=0.4"], stores=trained.stores, device="cpu"
+    found = evaluate_on_card(
+        trained.bundle, others, by=["scanner", "lesion_x=0.4"], stores=trained.stores, device="cpu"
     )
+    evaluation, (scanners, scores) = found.evaluation, found.subgroups
     for each in (scanners, scores):
         assert sum(group.images for group in each.groups) == evaluation.images
         mean = sum(group.metrics["accuracy"].value * group.images for group in each.groups) / evaluation.images
@@ -72,8 +72,8 @@ def test_groups_of_an_evaluation_are_of_the_images_that_it_scores(trained, other
 def test_a_wrong_column_does_not_open_the_test_split(trained_copy):
     before = openings(trained_copy)
     with pytest.raises(DataError, match="did you mean scanner"):
-        evaluate_by_columns(
-            trained_copy.bundle, trained_copy.plan.data, ["scaner"], stores=trained_copy.stores, device="cpu"
+        evaluate_on_card(
+            trained_copy.bundle, trained_copy.plan.data, by=["scaner"], stores=trained_copy.stores, device="cpu"
         )
     assert openings(trained_copy) == before
 

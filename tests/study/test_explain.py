@@ -12,10 +12,10 @@ import pytest
 import torch
 
 import consilia
+from consilia import search
 from consilia.data.phantoms import write_phantoms
 from consilia.predict.explain import Explanation, explain
-from consilia.study.run import run_study
-from consilia.study.single import read_single_plan
+from consilia.study.plan import read_single_plan
 
 pytestmark = pytest.mark.slow("trains networks until they see lesions; test_attribution checks maps of random ones")
 
@@ -71,7 +71,7 @@ def learned(tmp_path_factory, silent_view_class, one_thread) -> Learned:
     (root / "space.yaml").write_text(SPACE)
     (root / "heat.yaml").write_text(STUDY.format(phantoms=phantoms, space=root / "space.yaml"))
     plan = read_single_plan(root / "heat.yaml", settings=["lr=1e-2", "mixup=0", "augmentation=0.3"])
-    result = run_study(plan, studies=root / "studies", stores=root / "stores", view=silent_view_class())
+    result = search(plan, studies=root / "studies", stores=root / "stores", view=silent_view_class()).result()
     table = pd.read_csv(phantoms / "metadata.csv").query("split == 'test' and label == 'nodule'")
     paths = [phantoms / path for path in table["path"]]
     right = [each.label == "nodule" for each in consilia.load(result.bundle, device="cpu").predict(paths)]

@@ -7,7 +7,7 @@ import pytest
 
 from consilia.bundle.reading import read_bundle
 from consilia.errors import DataError
-from consilia.study.external import evaluate_on_card
+from consilia.study.measure import evaluate_on_card
 
 
 def openings(trained) -> list[dict[str, object]]:
@@ -16,7 +16,9 @@ def openings(trained) -> list[dict[str, object]]:
 
 def test_the_own_test_split_gives_the_numbers_of_the_study_and_is_written_down(trained_copy):
     before = len(openings(trained_copy))
-    again = evaluate_on_card(trained_copy.bundle, trained_copy.plan.data, stores=trained_copy.stores, device="cpu")
+    again = evaluate_on_card(
+        trained_copy.bundle, trained_copy.plan.data, stores=trained_copy.stores, device="cpu"
+    ).evaluation
     (recorded,) = (each for each in read_bundle(trained_copy.bundle).evaluations if each.split == "test")
     assert again.metrics["log_loss"].value == pytest.approx(recorded.metrics["log_loss"].value, abs=1e-6)
     assert again.confusion == recorded.confusion
@@ -38,6 +40,6 @@ def test_other_images_are_an_external_evaluation(trained_copy, tmp_path):
 
     path = write_phantoms(tmp_path / "others", patients=24, size=32, seed=7)
     card = trained_copy.plan.data.model_copy(update={"path": str(path)})
-    evaluation = evaluate_on_card(trained_copy.bundle, card, stores=trained_copy.stores, device="cpu")
+    evaluation = evaluate_on_card(trained_copy.bundle, card, stores=trained_copy.stores, device="cpu").evaluation
     assert evaluation.split == "external"
     assert evaluation.images == int(np.sum(evaluation.confusion))

@@ -11,7 +11,7 @@ from consilia.data.store.prepare import prepare
 from consilia.errors import DataError
 from consilia.predict.loading import load_predictor
 from consilia.report.figures import Shown, draw_figures
-from consilia.study.figures import write_figures
+from consilia.study.measure import write_figures
 
 ONE_MEMBER = {"reliability", "roc", "precision_recall", "risk_coverage", "confusion"}
 
@@ -20,8 +20,9 @@ def test_figures_of_other_images_are_files_whose_numbers_are_the_predictor_s(tra
     path = write_phantoms(tmp_path / "others", patients=24, size=32, seed=7)
     card = trained_copy.plan.data.model_copy(update={"path": str(path)})
     out = tmp_path / "figures"
-    written, remark = write_figures(trained_copy.bundle, card, stores=trained_copy.stores, out=out, device="cpu")
-    assert remark == ""
+    drawn = write_figures(trained_copy.bundle, card, stores=trained_copy.stores, out=out, device="cpu")
+    written = drawn.files
+    assert drawn.remark == ""
     assert {path.name for path in written} == {
         f"{name}.{kind}" for name in ONE_MEMBER for kind in ("svg", "png", "parquet")
     }

@@ -6,10 +6,10 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from consilia import search
 from consilia.bundle.reading import read_bundle
 from consilia.errors import DataError
-from consilia.study.run import run_study
-from consilia.study.single import read_single_plan
+from consilia.study.plan import read_single_plan
 
 STUDY = """
 name: leaky
@@ -53,14 +53,14 @@ def plan_of(folder: Path, on_leak: str):
 
 def test_it_is_refused_before_anything_is_trained(leaky, tmp_path, silent_view, one_thread):
     with pytest.raises(DataError, match=r"are of one patient, but the test split parts them \(1 such cases in all\)"):
-        run_study(plan_of(leaky, "error"), studies=tmp_path / "s", stores=tmp_path / "i", view=silent_view)
+        search(plan_of(leaky, "error"), studies=tmp_path / "s", stores=tmp_path / "i", view=silent_view)
     assert silent_view.epochs == []
 
 
 @pytest.mark.parametrize(("on_leak", "says"), [("drop_train", "were left out because"), ("keep", "by on_leak: keep")])
 def test_it_runs_as_its_card_says_and_the_bundle_repeats_it(leaky, tmp_path, silent_view, one_thread, on_leak, says):
     plan = plan_of(leaky, on_leak)
-    result = run_study(plan, studies=tmp_path / "s", stores=tmp_path / "i", view=silent_view)
+    result = search(plan, studies=tmp_path / "s", stores=tmp_path / "i", view=silent_view).result()
     document = read_bundle(result.bundle)
     assert any(says in warning for warning in document.warnings)
     (test,) = (each for each in document.evaluations if each.split == "test")

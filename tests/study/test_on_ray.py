@@ -17,13 +17,10 @@ from safetensors.numpy import load_file
 
 import consilia
 from consilia.config.study_folder import StudyFolder
-from consilia.data.folds import load_folds
 from consilia.data.phantoms import write_phantoms
-from consilia.data.store.prepare import prepare
-from consilia.study.context import training_context
-from consilia.study.folder import open_study
+from consilia.study.folder import claim_folder
+from consilia.study.opened import OpenStudy
 from consilia.study.plan import read_plan
-from consilia.study.weights import resolve_weights
 from whole_study import facts_of_search, refit_missing, search_here
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(900)]
@@ -87,12 +84,11 @@ def test_an_interrupted_search_goes_on_to_the_bundle_and_gives_what_one_process_
     assert prediction.label in ("clear", "consolidation", "nodule")
 
     plan = read_plan(tmp_path / "study.yaml")
-    with open_study(plan, tmp_path / "here") as here:
-        store, folds = prepare(plan.data, root=tmp_path / "stores"), load_folds(folder.folds)
-        context = training_context(plan, store, folds, here, device="cpu", weights=resolve_weights(plan))
-        search_here(plan, here, context)
-        refit_missing(plan, here, store, folds, context, recipe=plan.ensemble)
-    here.folds.write_bytes(folder.folds.read_bytes())
+    study = OpenStudy.of(plan, studies=tmp_path / "here", stores=tmp_path / "stores")
+    with claim_folder(plan, study.studies) as here:
+        here.folds.write_bytes(folder.folds.read_bytes())
+        search_here(study)
+        refit_missing(study, plan.ensemble)
     assert facts_of_search(folder, plan) == facts_of_search(here, plan)
     refits = [path.relative_to(here.trials) for path in sorted(here.trials.glob("*/refit/weights.safetensors"))]
     assert len(refits) == 2

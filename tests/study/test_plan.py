@@ -6,8 +6,7 @@ import pytest
 import yaml
 
 from consilia.errors import PlanError
-from consilia.study.plan import changed_keys, plan_to_yaml, read_card, read_plan
-from consilia.study.single import read_single_plan
+from consilia.study.plan import changed_keys, plan_to_yaml, read_card, read_plan, read_single_plan
 
 STUDY = """
 name: mine

@@ -4,6 +4,7 @@ import pytest
 
 from consilia.config.study_folder import StudyFolder
 from consilia.errors import StudyError
+from consilia.study.opened import OpenStudy
 from consilia.study.plan import read_plan
 from consilia.study.preflight import check_disk, disk_need
 from consilia.train.networks.factory import ModelSpec, build_model
@@ -22,16 +23,16 @@ def folder(tmp_path) -> StudyFolder:
 
 
 def test_a_disk_that_is_large_enough_passes(plan, folder):
-    check_disk(plan, folder, free_bytes=lambda _: 100 * GIGABYTE)
+    check_disk(OpenStudy(plan=plan, folder=folder, stores=folder.root), free_bytes=lambda _: 100 * GIGABYTE)
 
 
 def test_the_real_disk_is_asked(plan, folder):
-    check_disk(plan, folder)
+    check_disk(OpenStudy(plan=plan, folder=folder, stores=folder.root))
 
 
 def test_a_disk_that_will_be_full_is_refused_with_need_free_space_and_ways_out(plan, folder):
     with pytest.raises(StudyError) as caught:
-        check_disk(plan, folder, free_bytes=lambda _: GIGABYTE // 10)
+        check_disk(OpenStudy(plan=plan, folder=folder, stores=folder.root), free_bytes=lambda _: GIGABYTE // 10)
     for part in (str(folder.root), "0.1 GB are free", "search.keep_weights", "--studies"):
         assert part in str(caught.value)
 
@@ -46,9 +47,9 @@ def need_of(plan) -> int:
 
 
 def test_the_need_is_that_of_the_largest_network(plan, folder):
-    check_disk(plan, folder, free_bytes=lambda _: need_of(plan))
+    check_disk(OpenStudy(plan=plan, folder=folder, stores=folder.root), free_bytes=lambda _: need_of(plan))
     with pytest.raises(StudyError):
-        check_disk(plan, folder, free_bytes=lambda _: need_of(plan) - 1)
+        check_disk(OpenStudy(plan=plan, folder=folder, stores=folder.root), free_bytes=lambda _: need_of(plan) - 1)
 
 
 def test_the_need_covers_what_a_trained_study_has_written(trained):
@@ -72,6 +73,6 @@ def test_what_is_stored_already_is_not_needed_again(plan, folder):
     weights = folder.trial(0).fold(0).weights
     weights.parent.mkdir(parents=True)
     weights.write_bytes(bytes(1000))
-    check_disk(plan, folder, free_bytes=lambda _: need_of(plan) - 1000)
+    check_disk(OpenStudy(plan=plan, folder=folder, stores=folder.root), free_bytes=lambda _: need_of(plan) - 1000)
     with pytest.raises(StudyError):
-        check_disk(plan, folder, free_bytes=lambda _: need_of(plan) - 1001)
+        check_disk(OpenStudy(plan=plan, folder=folder, stores=folder.root), free_bytes=lambda _: need_of(plan) - 1001)

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file
 
+from consilia import open_study, search
 from consilia.bundle.reading import read_bundle
 from consilia.cli.app import run
 from consilia.config.recipe import EnsembleRecipe, Greedy
@@ -15,9 +16,7 @@ from consilia.config.record_files import read_trial
 from consilia.config.records import RefitProgress, TrialOutcome
 from consilia.errors import RunError, UserError
 from consilia.study.end import InterruptedStudyError
-from consilia.study.rebuild import rebuild
 from consilia.study.refit import refit_seconds
-from consilia.study.run import run_study
 from consilia.tune import refitting
 from consilia.tune.ledger import read_ledger
 
@@ -29,7 +28,8 @@ def times(folder: Path) -> dict[str, int]:
 
 
 def build(study, view=None, *, recipe: str = "fast"):
-    return rebuild(study.plan.name, recipe=recipe, studies=study.studies, stores=study.stores, view=view)
+    opened = open_study(study.plan.name, studies=study.studies, stores=study.stores)
+    return opened.build(recipe, refit=view is not None, view=view)
 
 
 def test_a_recipe_without_its_refits_is_refused_with_how_many_are_missing_and_how_to_train_them(trained_copy, capsys):
@@ -66,12 +66,12 @@ def test_with_refit_it_trains_what_is_missing_and_builds_and_a_second_call_train
 
 def test_a_study_whose_recipe_is_fast_trains_its_refits_after_the_search(trained, silent_view, tmp_path):
     plan = trained.plan.model_copy(update={"ensemble": FAST})
-    result = run_study(plan, studies=tmp_path, stores=trained.stores, view=silent_view)
+    result = search(plan, studies=tmp_path, stores=trained.stores, view=silent_view).result()
     assert result.document.build == "fast"
     assert silent_view.ended  # the search
     assert [each.n_finished for each in silent_view.refits] == [0, 0, 1]
     again = type(silent_view)()
-    run_study(plan, studies=tmp_path, stores=trained.stores, view=again)
+    search(plan, studies=tmp_path, stores=trained.stores, view=again)
     assert again.refits == []
 
 

@@ -10,9 +10,7 @@ from consilia.config.record_files import read_trial
 from consilia.config.records import RefitProgress, TrialTask
 from consilia.config.study import FROM_SCRATCH, ClusterProfile
 from consilia.config.study_folder import StudyFolder
-from consilia.data.folds import load_folds
-from consilia.data.store.prepare import prepare
-from consilia.study.context import training_context
+from consilia.study.opened import OpenStudy
 from consilia.train.context import TrainingContext
 from consilia.tune.capacity import Capacity, Share
 from consilia.tune.ledger import read_ledger
@@ -48,8 +46,6 @@ class View:
 def test_refits_in_slots_have_the_weights_of_those_in_one_process_and_leave_nothing_and_are_not_repeated(
     trained, tmp_path, ray_folder
 ):
-    store = prepare(trained.plan.data, root=trained.stores)
-    folds = load_folds(trained.folder.folds)
     configuration = read_trial(trained.folder.trial(0).record).hyperparameters
     tasks = [
         TrialTask(number=number, hyperparameters=configuration.model_copy(update={"lr": lr}))
@@ -58,7 +54,7 @@ def test_refits_in_slots_have_the_weights_of_those_in_one_process_and_leave_noth
 
     def copy(name: str) -> tuple[StudyFolder, TrainingContext]:
         folder = StudyFolder(Path(shutil.copytree(trained.folder.root, tmp_path / name)))
-        return folder, training_context(trained.plan, store, folds, folder, device="cpu", weights=FROM_SCRATCH)
+        return folder, OpenStudy(plan=trained.plan, folder=folder, stores=trained.stores).training_context("cpu")
 
     (folder, context), (other, here) = copy("slots"), copy("here")
     view = View()

@@ -3,26 +3,20 @@
 import pytest
 
 from consilia.config.space import Choice, IntRange
-from consilia.config.study import FROM_SCRATCH, StudyPlan
-from consilia.data.folds import load_folds
-from consilia.data.store.prepare import prepare
-from consilia.study.context import training_context
+from consilia.config.study import StudyPlan
+from consilia.study.opened import OpenStudy
 from consilia.study.plan import read_plan
-from consilia.study.steps import demanding_steps, largest_image_size
-from consilia.train.context import TrainingContext
+from consilia.study.slots import demanding_steps, largest_image_size
 from consilia.train.memory_probe import StepCase, estimate_step
-from consilia.tune.space import join_spaces
 
 
 @pytest.fixture
-def context(trained) -> TrainingContext:
-    return context_of(trained, trained.plan)
+def study(trained) -> OpenStudy:
+    return study_of(trained, trained.plan)
 
 
-def context_of(trained, plan: StudyPlan) -> TrainingContext:
-    store = prepare(plan.data, root=trained.stores)
-    folds = load_folds(trained.folder.folds)
-    return training_context(plan, store, folds, trained.folder, device="cpu", weights=FROM_SCRATCH)
+def study_of(trained, plan: StudyPlan) -> OpenStudy:
+    return OpenStudy(plan=plan, folder=trained.folder, stores=trained.stores)
 
 
 def names(steps: tuple[StepCase, ...]) -> list[str]:
@@ -31,7 +25,7 @@ def names(steps: tuple[StepCase, ...]) -> list[str]:
 
 def test_of_large_and_small_networks_only_the_large_ones_are_measured_largest_last(trained):
     plan = read_plan(trained.file, settings=["spaces=[efficientnet_lite, densenet, resnet]"])
-    steps = demanding_steps(plan, context_of(trained, plan))
+    steps = demanding_steps(study_of(trained, plan))
     assert names(steps)[-1] == "resnet50"
     assert not {"resnet18", "efficientnet_lite0"} & set(names(steps))
     assert len(steps) <= 3
@@ -39,20 +33,20 @@ def test_of_large_and_small_networks_only_the_large_ones_are_measured_largest_la
     assert estimates == sorted(estimates)
 
 
-def test_a_step_is_the_studys_own(trained, context):
-    for step in demanding_steps(trained.plan, context):
+def test_a_step_is_the_studys_own(study):
+    for step in demanding_steps(study):
         assert (step.batch_size, step.preprocessing.image_size, step.preprocessing.size) == (16, 32, 32)
-        assert step.spec.n_classes == len(context.store.classes)
+        assert step.spec.n_classes == len(study.store.classes)
 
 
-def test_a_worker_takes_its_share_of_the_batch(trained, context):
+def test_a_worker_takes_its_share_of_the_batch(trained):
     plan = trained.plan.model_copy(update={"cluster": trained.plan.cluster.model_copy(update={"workers_per_trial": 3})})
-    step = demanding_steps(plan, context)[0]
+    step = demanding_steps(study_of(trained, plan))[0]
     assert (step.batch_size, step.n_workers) == (6, 3)
 
 
-def test_what_makes_a_step_larger_is_at_its_largest(trained, context):
-    options = demanding_steps(trained.plan, context)[0].hyperparameters
+def test_what_makes_a_step_larger_is_at_its_largest(study):
+    options = demanding_steps(study)[0].hyperparameters
     assert (options.mixup, options.head_dropout, options.augmentation) == (0.4, 0.4, 1)
 
 
@@ -70,5 +64,5 @@ def test_the_largest_image_size_is_that_of_the_space_where_it_searches_one(train
     space = trained.plan.spaces[0]
     if range_ is not None:
         space = space.model_copy(update={"parameters": {**space.parameters, "image_size": range_}})
-    joint = join_spaces([space], weights="none")
-    assert largest_image_size(trained.plan, joint, "test_resnet") == largest
+    plan = trained.plan.model_copy(update={"spaces": (space,)})
+    assert largest_image_size(study_of(trained, plan), "test_resnet") == largest

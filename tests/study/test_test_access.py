@@ -4,10 +4,10 @@ import json
 
 import pytest
 
+from consilia import open_study
 from consilia.bundle.reading import read_bundle
 from consilia.config.recipe import EnsembleRecipe, SoftVote
 from consilia.errors import StudyError
-from consilia.study.rebuild import rebuild
 from consilia.study.test_access import log_opening
 
 
@@ -35,9 +35,7 @@ def test_a_second_ensemble_says_in_its_card_that_the_test_was_open(trained_copy,
     recipe = EnsembleRecipe(name="again", selection=SoftVote(members=1))
     file = tmp_path / "again.yaml"
     file.write_text(recipe.model_dump_json())
-    result = rebuild(
-        str(trained_copy.folder.root), recipe=str(file), studies=trained_copy.studies, stores=trained_copy.stores
-    )
+    result = open_study(trained_copy.folder.root, stores=trained_copy.stores).build(file)
     (test,) = (each for each in result.document.evaluations if each.split == "test")
     first = read_bundle(trained_copy.bundle).provenance.recipe.name
     assert f"opened before for another choice ({first} on 20" in test.notes[-1]

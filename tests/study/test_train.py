@@ -6,8 +6,8 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from consilia import search
 from consilia.cli.app import run
-from consilia.study.run import run_study
 
 
 def times(folder: Path) -> dict[str, int]:
@@ -45,7 +45,9 @@ def test_the_view_hears_every_image_epoch_and_trial(trained):
 
 def test_training_again_repeats_nothing(trained_copy, silent_view):
     before = times(trained_copy.folder.trials) | times(trained_copy.bundle)
-    result = run_study(trained_copy.plan, studies=trained_copy.studies, stores=trained_copy.stores, view=silent_view)
+    result = search(
+        trained_copy.plan, studies=trained_copy.studies, stores=trained_copy.stores, view=silent_view
+    ).result()
     assert result.bundle == trained_copy.bundle
     assert silent_view.epochs == []
     assert times(trained_copy.folder.trials) | times(trained_copy.bundle) == before
@@ -58,7 +60,7 @@ def test_a_missing_fold_is_trained_again_and_the_finished_one_is_not(trained_cop
     lost.result.unlink()
     folder.record.write_text(folder.record.read_text().replace('"finished"', '"running"'))
     before, lost_before = times(kept.root), times(lost.root)
-    run_study(trained_copy.plan, studies=trained_copy.studies, stores=trained_copy.stores, view=silent_view)
+    search(trained_copy.plan, studies=trained_copy.studies, stores=trained_copy.stores, view=silent_view)
     assert times(kept.root) == before
     assert times(lost.root)[str(lost.weights)] > lost_before[str(lost.weights)]
     assert lost.result.is_file()
@@ -77,7 +79,7 @@ def test_a_bundle_whose_evaluation_was_cut_off_is_evaluated_by_the_next_start(tr
     store = prepare(plan.data, root=trained_copy.stores)
     build_ensemble(records, plan=plan, recipe=plan.ensemble, folder=folder, store=store, folds=load_folds(folder.folds))
     assert [each.split for each in read_bundle(trained_copy.bundle).evaluations] == ["cross_fitted"]
-    result = run_study(plan, studies=trained_copy.studies, stores=trained_copy.stores, view=silent_view)
+    result = search(plan, studies=trained_copy.studies, stores=trained_copy.stores, view=silent_view).result()
     assert [each.split for each in result.document.evaluations] == ["cross_fitted", "test"]
 
 
@@ -91,14 +93,14 @@ def test_data_that_changed_since_the_start_are_refused(trained_copy, phantoms_co
     data = trained_copy.plan.data.model_copy(update={"path": str(phantoms_copy)})
     plan = trained_copy.plan.model_copy(update={"data": data})
     with pytest.raises(StudyError, match="the data have changed"):
-        run_study(plan, studies=trained_copy.studies, stores=trained_copy.stores, view=silent_view)
+        search(plan, studies=trained_copy.studies, stores=trained_copy.stores, view=silent_view)
 
 
 def test_the_same_data_in_another_place_are_the_same_study(trained_copy, phantoms_copy, silent_view):
     data = trained_copy.plan.data.model_copy(update={"path": str(phantoms_copy)})
     plan = trained_copy.plan.model_copy(update={"data": data})
     before = times(trained_copy.bundle)
-    run_study(plan, studies=trained_copy.studies, stores=trained_copy.stores, view=silent_view)
+    search(plan, studies=trained_copy.studies, stores=trained_copy.stores, view=silent_view)
     assert silent_view.epochs == []
     assert times(trained_copy.bundle) == before
 

@@ -15,7 +15,7 @@ from consilia.config.study import StudyPlan
 from consilia.config.study_folder import StudyFolder
 from consilia.errors import StudyError
 from consilia.report.trial_rows import Place
-from consilia.study.folder import hold_study, is_held, open_study
+from consilia.study.folder import claim_folder, hold_study, is_held
 from consilia.study.plan import read_plan
 from consilia.study.trials import TrialReader
 from consilia.train.tables import write_history
@@ -28,7 +28,7 @@ def plan(study_file: Path) -> StudyPlan:
 
 @pytest.fixture
 def folder(plan: StudyPlan, tmp_path: Path) -> StudyFolder:
-    with open_study(plan, tmp_path) as folder:
+    with claim_folder(plan, tmp_path) as folder:
         return folder
 
 

@@ -11,9 +11,11 @@ from consilia.config.space import Hyperparameters
 from consilia.config.study import StudyPlan
 from consilia.config.study_folder import StudyFolder
 from consilia.errors import PlanError
-from consilia.study.folder import open_study
+from consilia.study.folder import claim_folder
+from consilia.study.opened import OpenStudy
 from consilia.study.plan import changed_keys, plan_to_yaml, read_plan
-from consilia.study.warm_start import read_warm_start
+from consilia.study.warm_start import read_warm_start as read_warm_start_of
+from consilia.tune.warm_start import WarmStart
 
 
 @pytest.fixture
@@ -25,10 +27,14 @@ def plan_of(study_file: Path, *settings: str, starts_from: str = "[old]") -> Stu
     return read_plan(study_file, settings=["search.trials=20", f"search.warm_start={starts_from}", *settings])
 
 
+def read_warm_start(plan: StudyPlan, studies: Path) -> WarmStart:
+    return read_warm_start_of(OpenStudy.of(plan, studies=studies))
+
+
 def store(study_file: Path, studies: Path, *trials: tuple[str, float | None], name: str = "old", metric="log_loss"):
     """Write an earlier study whose trials have these states and objectives, each with an lr of its own."""
     plan = read_plan(study_file, settings=[f"name={name}", f"search.metric={metric}"])
-    with open_study(plan, studies) as folder:
+    with claim_folder(plan, studies) as folder:
         for number, (state, objective) in enumerate(trials):
             configuration = Hyperparameters(architecture="test_resnet", lr=1e-3 * (number + 1), warmup=0.06)
             write_trial(

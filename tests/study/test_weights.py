@@ -8,16 +8,17 @@ import torch
 from safetensors.torch import load_file, save_file
 from timm import create_model
 
+from consilia import search
 from consilia.bundle.reading import read_bundle
 from consilia.config.study import FROM_SCRATCH, HUB
 from consilia.config.study_folder import StudyFolder
 from consilia.errors import PlanError, StudyError
 from consilia.files import sha256_of_file
-from consilia.study.plan import read_plan
-from consilia.study.run import run_study
-from consilia.study.single import read_single_plan
-from consilia.study.weights import check_unchanged, check_weights, resolve_weights
-from consilia.train.network_files import read_weights
+from consilia.study.opened import OpenStudy
+from consilia.study.plan import read_plan, read_single_plan
+from consilia.study.preflight import check_unchanged, check_weights
+from consilia.study.weights import resolve_weights
+from consilia.train.artifacts import read_weights
 
 
 @pytest.fixture(scope="module")
@@ -30,6 +31,10 @@ def weights(tmp_path_factory) -> Path:
 
 def plan_of(study_file: Path, *settings: str):
     return read_single_plan(study_file, architecture="test_resnet", settings=settings)
+
+
+def study_of(plan, folder: StudyFolder) -> OpenStudy:
+    return OpenStudy(plan=plan, folder=folder, stores=folder.root)
 
 
 def test_the_profiles_folder_goes_before_the_environments_and_both_before_the_hub(study_file, tmp_path, weights):
@@ -66,7 +71,7 @@ def test_a_folder_that_is_not_there_is_named_with_its_setting(study_file, settin
 def test_missing_weights_stop_a_study_before_an_image_is_decoded(study_file, tmp_path, silent_view, weights):
     plan = read_plan(study_file, settings=[f"training.weights={weights}"])  # the space has more than test_resnet
     with pytest.raises(PlanError, match=r"test_efficientnet.*consilia weights fetch"):
-        run_study(plan, studies=tmp_path / "studies", stores=tmp_path / "stores", view=silent_view)
+        search(plan, studies=tmp_path / "studies", stores=tmp_path / "stores", view=silent_view)
     assert silent_view.n_prepared == 0
     assert not (tmp_path / "stores").exists()
 
@@ -75,7 +80,7 @@ def test_a_study_starts_from_the_weights_and_its_bundle_says_which(
     study_file, tmp_path, silent_view, weights, one_thread
 ):
     plan = plan_of(study_file, f"training.weights={weights}", "training.epochs=1", "lr=1e-9", "head_lr_factor=1")
-    result = run_study(plan, studies=tmp_path / "studies", stores=tmp_path / "stores", view=silent_view)
+    result = search(plan, studies=tmp_path / "studies", stores=tmp_path / "stores", view=silent_view).result()
     folder = StudyFolder(tmp_path / "studies" / plan.name)
     expected = {"test_resnet": f"sha256:{sha256_of_file(weights / 'test_resnet.safetensors')}"}
     assert json.loads(folder.weights.read_text()) == expected
@@ -91,8 +96,8 @@ def test_a_study_starts_from_the_weights_and_its_bundle_says_which(
 def test_a_study_does_not_go_on_from_other_weights(study_file, tmp_path, weights):
     folder = StudyFolder(tmp_path)
     plan = plan_of(study_file, f"training.weights={weights}")
-    check_weights(plan, resolve_weights(plan, {}), folder)
-    check_weights(plan, resolve_weights(plan, {}), folder)
+    check_weights(study_of(plan, folder))
+    check_weights(study_of(plan, folder))
     other = tmp_path / "other"
     other.mkdir()
     torch.manual_seed(2)
@@ -100,17 +105,17 @@ def test_a_study_does_not_go_on_from_other_weights(study_file, tmp_path, weights
     moved = plan.model_copy(update={"training": plan.training.model_copy(update={"weights": str(other)})})
     assert moved.digest == plan.digest
     with pytest.raises(StudyError, match="started from other pretrained weights of test_resnet"):
-        check_weights(moved, resolve_weights(moved, {}), folder)
+        check_weights(study_of(moved, folder))
     with pytest.raises(StudyError, match="started from other pretrained weights of test_resnet"):
-        check_unchanged(moved, resolve_weights(moved, {}), folder)
+        check_unchanged(study_of(moved, folder))
 
 
 def test_a_finished_study_needs_its_weights_no_more_but_takes_no_others(study_file, tmp_path, weights):
     folder = StudyFolder(tmp_path)
     plan = plan_of(study_file, f"training.weights={weights}")
-    check_weights(plan, resolve_weights(plan, {}), folder)
-    check_unchanged(plan, resolve_weights(plan, {}), folder)
+    check_weights(study_of(plan, folder))
+    check_unchanged(study_of(plan, folder))
     empty = tmp_path / "empty"
     empty.mkdir()
     gone = plan.model_copy(update={"training": plan.training.model_copy(update={"weights": str(empty)})})
-    check_unchanged(gone, resolve_weights(gone, {}), folder)
+    check_unchanged(study_of(gone, folder))

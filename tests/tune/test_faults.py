@@ -35,6 +35,7 @@ from consilia.config.records import EpochReport, TrialRecord
 from consilia.config.study_folder import StudyFolder
 from consilia.errors import RunError
 from consilia.study.end import settle_end
+from consilia.study.opened import OpenStudy
 from consilia.study.plan import read_plan
 from consilia.tune.ledger import read_ledger
 from consilia.tune.placement_group_cleanup import remove_orphans
@@ -296,7 +297,7 @@ def test_a_full_disk_halts_the_search_and_with_more_room_it_goes_on(
     controller = study.search(listener, slots=lambda: 1)
     assert "No space left on device" in controller.halted
     with pytest.raises(RunError, match="the disk is full"):
-        settle_end(plan, study.folder, controller)
+        settle_end(OpenStudy(plan=plan, folder=study.folder, stores=small_disk), controller)
     assert {record.state for record in listener.ended} <= {"finished", "paused"}
 
     listener.filler.unlink()

@@ -34,11 +34,11 @@ def submit(
 
     Example: consilia submit examples/pneumonia.yaml --address http://head:8265 --follow
     """
-    from consilia.cluster.jobs import ClusterJobs
-    from consilia.study.plan import plan_to_yaml, read_plan
+    import consilia
+    from consilia.study.plan import plan_to_yaml
 
-    plan = read_plan(study, settings=settings or ())
-    jobs = ClusterJobs(address)
+    plan = consilia.read_plan(study, settings=settings or ())
+    jobs = consilia.ClusterJobs(address)
     job = jobs.submit(plan_to_yaml(plan), root=root)
     print(f"job {job}")
     print(f"consilia logs {job} --address {address}   shows its output; results will lie in {root}/studies/{plan.name}")

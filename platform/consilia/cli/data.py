@@ -1,11 +1,10 @@
-"""`consilia data`: make the built-in data set, and prepare image stores."""
+"""`consilia data`: make the built-in data set; prepare, audit and preview the images of a card."""
 
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from consilia.cli import preview
 from consilia.cli.options import STORES, Card, Settings, Stores
 
 app = typer.Typer(help="Make, check and prepare labelled images.", no_args_is_help=True)
@@ -22,9 +21,9 @@ def phantoms(
 
     Example: consilia data phantoms ./phantoms
     """
-    from consilia.data.phantoms import write_phantoms
+    import consilia
 
-    write_phantoms(folder, patients=patients, size=size, seed=seed)
+    consilia.write_phantoms(folder, patients=patients, size=size, seed=seed)
     print(f"{folder}: images and metadata.csv. Next: consilia data prepare phantoms --set path={folder}")
 
 
@@ -34,20 +33,13 @@ def prepare(card: Card, settings: Settings = None, stores: Stores = STORES) -> N
 
     Example: consilia data prepare pneumoniamnist --set path=pneumoniamnist_28.npz
     """
-    from consilia.audit.run import audit as audit_store
-    from consilia.cli.show import show_store
-    from consilia.data.store.prepare import prepare as prepare_store
-    from consilia.report.console import make_console
-    from consilia.report.progress import PrepareProgress
-    from consilia.study.plan import read_card
+    import consilia
+    from consilia.cli.show import prepare_bar, show_store
 
-    chosen = read_card(card, settings=settings or ())
-    progress = PrepareProgress(make_console())
-    try:
-        store = prepare_store(chosen, root=stores.absolute(), progress=progress)
-    finally:
-        progress.close()
-    show_store(store, audit_store(store, chosen, shortcuts=False))
+    chosen = consilia.read_card(card, settings=settings or ())
+    with prepare_bar() as progress:
+        prepared = consilia.prepare_card(chosen, stores=stores, progress=progress)
+    show_store(prepared.store, prepared.audit)
 
 
 @app.command()
@@ -67,19 +59,39 @@ def audit(
 
     Example: consilia data audit pneumoniamnist --set path=pneumoniamnist_28.npz
     """
-    from consilia.cli.show import show_audit
-    from consilia.report.console import make_console
-    from consilia.report.progress import PrepareProgress
-    from consilia.study.audit import audit_card
-    from consilia.study.plan import read_card
+    import consilia
+    from consilia.cli.show import prepare_bar, show_audit
 
-    progress = PrepareProgress(make_console())
-    try:
-        files = audit_card(read_card(card, settings=settings or ()), stores=stores, out=out, progress=progress)
-    finally:
-        progress.close()
+    chosen = consilia.read_card(card, settings=settings or ())
+    with prepare_bar() as progress:
+        files = consilia.audit_card(chosen, stores=stores, out=out, progress=progress)
     show_audit(files)
     return 1 if files.audit.count("error") else 0
 
 
-preview.register(app)
+@app.command()
+def preview(
+    card: Card,
+    settings: Settings = None,
+    image: Annotated[int, typer.Option(min=0, metavar="N", help="Number of the image in the store.")] = 0,
+    strength: Annotated[
+        float, typer.Option(min=0, max=1, help="Of the augmentation; a search tries several, 1 is the policy's limit.")
+    ] = 1.0,
+    out: Annotated[
+        Path | None, typer.Option("--out", metavar="FILE.png", help="The picture; default: below the stores.")
+    ] = None,
+    stores: Stores = STORES,
+) -> None:
+    """Draw one image as 16 draws of its augmentation show it to a network, and say what the card's policy allows.
+
+    Look at it before a search: no draw may show what would have another label.
+
+    Example: consilia data preview pneumoniamnist --set path=pneumoniamnist_28.npz
+    """
+    import consilia
+    from consilia.cli.show import prepare_bar, show_preview
+
+    chosen = consilia.read_card(card, settings=settings or ())
+    with prepare_bar() as progress:
+        shown = consilia.preview_card(chosen, stores=stores, image=image, strength=strength, out=out, progress=progress)
+    show_preview(chosen, shown, strength=strength)

@@ -1,4 +1,4 @@
-"""Commands that build, measure and use an ensemble: ensemble, evaluate, predict, explain."""
+"""Commands that build, measure and use an ensemble: ensemble, evaluate, compare, predict, explain, figures."""
 
 from pathlib import Path
 from typing import Annotated, Literal
@@ -42,21 +42,16 @@ def ensemble(
 
     Example: consilia ensemble pneumonia --recipe soft_vote
     """
+    import consilia
     from consilia.cli.show import show_result, watch
-    from consilia.errors import UserError
-    from consilia.study.folder import find_study
-    from consilia.study.rebuild import rebuild
 
     if address is not None and not refit:
-        raise UserError(
+        raise consilia.UserError(
             "--address is where --refit trains; without it nothing is trained. Leave it out, or add --refit."
         )
-    if refit:
-        plan, _ = find_study(study, studies)
-        with watch(plan) as view:
-            result = rebuild(study, recipe=recipe, studies=studies, stores=stores, view=view, address=address)
-    else:
-        result = rebuild(study, recipe=recipe, studies=studies, stores=stores)
+    found = consilia.open_study(study, studies=studies, stores=stores)
+    with watch(found.plan) as view:
+        result = found.build(recipe, refit=refit, address=address, view=view)
     show_result(result)
 
 
@@ -75,14 +70,13 @@ def evaluate(
 
     Example: consilia evaluate studies/pneumonia/ensembles/greedy_calibrated pneumoniamnist --set path=FILE
     """
+    import consilia
     from consilia.cli.show import show_evaluation, show_subgroups
-    from consilia.study.external import evaluate_by_columns
-    from consilia.study.plan import read_card
 
-    chosen = read_card(card, settings=settings or ())
-    evaluation, groups = evaluate_by_columns(bundle, chosen, by or (), stores=stores, device=device)
-    show_evaluation(evaluation)
-    show_subgroups(groups)
+    chosen = consilia.read_card(card, settings=settings or ())
+    found = consilia.evaluate_on_card(bundle, chosen, by=by or (), stores=stores, device=device)
+    show_evaluation(found.evaluation)
+    show_subgroups(found.subgroups)
 
 
 def compare(
@@ -97,12 +91,11 @@ def compare(
 
     Example: consilia compare studies/new/ensembles/greedy studies/old/ensembles/greedy pneumoniamnist --set path=FILE
     """
+    import consilia
     from consilia.cli.show import show_comparison
-    from consilia.study.compare import compare_on_card
-    from consilia.study.plan import read_card
 
-    chosen = read_card(card, settings=settings or ())
-    show_comparison(compare_on_card(first, second, chosen, stores=stores, device=device))
+    chosen = consilia.read_card(card, settings=settings or ())
+    show_comparison(consilia.compare_on_card(first, second, chosen, stores=stores, device=device))
 
 
 def predict(
@@ -167,10 +160,9 @@ def explain(
     import consilia
     from consilia.predict.explain import CAUTION
     from consilia.report.console import make_console
-    from consilia.study.explain import write_explanations
 
     predictor = consilia.load(bundle, device=device)
-    done = write_explanations(predictor, images, out, label=label, on_unknown_kind=on_unknown_kind)
+    done = consilia.write_explanations(predictor, images, out, label=label, on_unknown_kind=on_unknown_kind)
     for error in done.errors:
         make_console(stderr=True).print(error, soft_wrap=True)
     print(f"{out}: {done.n_images} images, {len(done.errors)} of them unreadable\n{CAUTION}")
@@ -192,15 +184,13 @@ def figures(
 
     Example: consilia figures studies/pneumonia/ensembles/greedy_calibrated other_card.yaml --out figures
     """
-    from consilia.study.figures import write_figures
-    from consilia.study.plan import read_card
+    import consilia
 
-    written, remark = write_figures(
-        bundle, read_card(card, settings=settings or ()), stores=stores, out=out, device=device
-    )
-    print("\n".join(map(str, written)))
-    if remark:
-        print(f"note      {remark}")
+    chosen = consilia.read_card(card, settings=settings or ())
+    written = consilia.write_figures(bundle, chosen, out=out, stores=stores, device=device)
+    print("\n".join(map(str, written.files)))
+    if written.remark:
+        print(f"note      {written.remark}")
 
 
 def _share(text: str) -> tuple[str, float]:

@@ -1,6 +1,8 @@
 """What commands print at their end."""
 
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from rich.table import Column, Table
@@ -9,7 +11,10 @@ from consilia.audit.document import Audit
 from consilia.bundle.document import BundleDocument
 from consilia.bundle.evaluation import Evaluation
 from consilia.bundle.text import describe_members
-from consilia.config.study import StudyPlan, WeightsSource
+from consilia.config.augmentation import POLICIES
+from consilia.config.card import DataCard
+from consilia.config.study import StudyPlan
+from consilia.config.weights import WeightsSource
 from consilia.data.store.image_store import ImageStore
 from consilia.decision.promises import promise_rows
 from consilia.files import sha256_of_file
@@ -18,11 +23,14 @@ from consilia.metrics.subgroups import Subgroups
 from consilia.report.audit_table import print_audit, print_brief
 from consilia.report.console import make_console
 from consilia.report.estimate_tables import comparison_table, honesty_table, subgroups_table
-from consilia.report.progress import StudyProgress
-from consilia.report.tables import counts_table
-from consilia.study.audit import AuditFiles
+from consilia.report.preview import describe_policy
+from consilia.report.progress import PrepareProgress, StudyProgress
+from consilia.report.tables import counts_table, hints, leaderboard_table
+from consilia.report.trial_rows import TrialBoard
+from consilia.report.watch import TrialWatch
+from consilia.study.cards import AuditFiles, Preview
 from consilia.study.combine import StudyResult
-from consilia.study.compare import Comparison
+from consilia.study.measure import Comparison
 from consilia.train.networks.weights import find_weights
 
 _HEADLINE = ("macro_auc", "accuracy", "balanced_accuracy", "log_loss", "brier", "ece")
@@ -31,6 +39,16 @@ _HEADLINE = ("macro_auc", "accuracy", "balanced_accuracy", "log_loss", "brier", 
 def watch(plan: StudyPlan) -> StudyProgress:
     """Return the view of a study on this terminal, or of lines where there is none."""
     return StudyProgress(make_console(), metric=plan.search.metric, epochs=plan.training.epochs, n_folds=plan.folds.k)
+
+
+@contextmanager
+def prepare_bar() -> Iterator[PrepareProgress]:
+    """Show how many images are decoded, for the length of a block."""
+    progress = PrepareProgress(make_console())
+    try:
+        yield progress
+    finally:
+        progress.close()
 
 
 def show_store(store: ImageStore, audit: Audit) -> None:
@@ -59,6 +77,40 @@ def show_audit(files: AuditFiles) -> None:
     console = make_console()
     print_audit(console, files.audit)
     console.print(f"pictures  {files.page}\ndetails   {files.json}", soft_wrap=True)
+
+
+def show_preview(card: DataCard, preview: Preview, *, strength: float) -> None:
+    """Print what the card's augmentation may do, where that is not as usual, and where the picture lies."""
+    usual = POLICIES[card.modality]
+    origin = "as usual" if card.augmentation == usual else "changed by the card"
+    console = make_console()
+    table = Table("may", "within", title=f"Augmentation of {card.modality}, {origin}, at strength {strength:g}")
+    table.title_justify = "left"
+    before = dict(describe_policy(usual, strength))
+    for what, limits in describe_policy(card.augmentation, strength):
+        note = "" if limits == before[what] else f"   (usual: {before[what]})"
+        table.add_row(what, limits + note)
+    console.print(table)
+    console.print(f"image     {preview.file}, {preview.label}\npicture   {preview.path}", soft_wrap=True)
+
+
+def show_trials(board: TrialBoard) -> None:
+    """Print a study's trials, the best first, and how the unfinished ones go on."""
+    console = make_console()
+    console.print(leaderboard_table(board, width=console.width))
+    for hint in hints(board):
+        console.print(hint, soft_wrap=True)
+
+
+def follow_trials(read: Callable[[], TrialBoard], *, every: float) -> None:
+    """Show the trials every so many seconds, until nothing is left to run."""
+    with TrialWatch(make_console()) as view:
+        while True:
+            board = read()
+            view.show(board)
+            if board.is_over:
+                return
+            time.sleep(every)
 
 
 def show_weights(models: Sequence[str], folder: Path) -> int:

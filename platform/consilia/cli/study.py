@@ -1,15 +1,11 @@
-"""Commands that run or read a study: search, train, trials."""
+"""Commands that run or read a study: search, train, trials, suspects."""
 
-import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 import typer
 
 from consilia.cli.options import STORES, STUDIES, Settings, Stores, Studies, StudyFile, StudyName
-
-if TYPE_CHECKING:
-    from consilia.study.trials import TrialReader
 
 
 def register(app: typer.Typer) -> None:
@@ -34,15 +30,14 @@ def search(
 
     Example: consilia search examples/pneumonia.yaml --set data.path=pneumoniamnist_28.npz
     """
+    import consilia
     from consilia.cli.show import show_result, watch
-    from consilia.study.plan import read_plan
-    from consilia.study.run import run_study
 
     more = [f"cluster.address={address}"] if address else []
-    plan = read_plan(study, settings=[*(settings or ()), *more])
+    plan = consilia.read_plan(study, settings=[*(settings or ()), *more])
     with watch(plan) as view:
-        result = run_study(plan, studies=studies, stores=stores, view=view)
-    show_result(result)
+        done = consilia.search(plan, studies=studies, stores=stores, view=view)
+    show_result(done.result())
 
 
 def train(
@@ -61,14 +56,13 @@ def train(
 
     Example: consilia train examples/pneumonia.yaml --architecture test_resnet --set lr=3e-3
     """
+    import consilia
     from consilia.cli.show import show_result, watch
-    from consilia.study.run import run_study
-    from consilia.study.single import read_single_plan
 
-    plan = read_single_plan(study, architecture=architecture, settings=settings or ())
+    plan = consilia.read_single_plan(study, architecture=architecture, settings=settings or ())
     with watch(plan) as view:
-        result = run_study(plan, studies=studies, stores=stores, view=view)
-    show_result(result)
+        done = consilia.search(plan, studies=studies, stores=stores, view=view)
+    show_result(done.result())
 
 
 def trials(
@@ -90,26 +84,21 @@ def trials(
 
     Example: consilia trials pneumonia --watch
     """
-    from consilia.errors import UserError
-    from consilia.report.console import make_console
-    from consilia.report.tables import hints, leaderboard_table
+    import consilia
+    from consilia.cli.show import follow_trials, show_trials
     from consilia.report.trial_rows import board_to_csv, board_to_json
-    from consilia.study.folder import find_study
-    from consilia.study.trials import TrialReader
 
     if watch and output != "table":
-        raise UserError(f"--watch shows trials to people; --format {output} is printed once. Leave one of them out.")
-    read = TrialReader(*find_study(study, studies))
+        raise consilia.UserError(
+            f"--watch shows trials to people; --format {output} is printed once. Leave one of them out."
+        )
+    found = consilia.open_study(study, studies=studies)
     if watch:
-        _follow(read, every=every)
+        follow_trials(found.board, every=every)
     elif output == "table":
-        board = read()
-        console = make_console()
-        console.print(leaderboard_table(board, width=console.width))
-        for hint in hints(board):
-            console.print(hint, soft_wrap=True)
+        show_trials(found.board())
     else:
-        print((board_to_json if output == "json" else board_to_csv)(read()), end="")
+        print((board_to_json if output == "json" else board_to_csv)(found.board()), end="")
 
 
 def suspects(
@@ -124,23 +113,9 @@ def suspects(
 
     Example: consilia suspects pneumonia --out suspects
     """
-    from consilia.study.suspects import write_suspects
+    import consilia
 
-    found = write_suspects(study, studies=studies, stores=stores, out=out)
+    found = consilia.open_study(study, studies=studies, stores=stores).suspects(out)
     print(f"{found.n_suspects} of {found.n_images} labels are doubted\ntable     {found.table}")
     if found.sheet is not None:
         print(f"pictures  {found.sheet}")
-
-
-def _follow(read: "TrialReader", *, every: float) -> None:
-    """Show the trials again and again."""
-    from consilia.report.console import make_console
-    from consilia.report.watch import TrialWatch
-
-    with TrialWatch(make_console()) as view:
-        while True:
-            board = read()
-            view.show(board)
-            if board.is_over:
-                return
-            time.sleep(every)

@@ -24,7 +24,7 @@ def show(
     Example: consilia weights list examples/cxr_views.yaml --weights /data/weights
     """
     from consilia.cli.show import show_weights
-    from consilia.study.weights_folder import needed_models, weights_folder
+    from consilia.study.weights import needed_models, weights_folder
 
     folder = weights_folder(weights)
     return show_weights(needed_models(needs), folder)
@@ -39,7 +39,7 @@ def fetch(
 
     Example: consilia weights fetch resnet densenet --to /data/weights
     """
-    from consilia.study.weights_folder import fetch_weights, needed_models
+    from consilia.study.weights import fetch_weights, needed_models
 
     for name, file, is_new in fetch_weights(needed_models(needs), to):
         print(f"{'fetched' if is_new else 'kept   '}  {name}: {file}", flush=True)

@@ -1,6 +1,6 @@
 """Figures of an evaluation: each is drawn from numbers that are written beside it."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -51,22 +51,14 @@ class Shown:
 
 
 def draw_figures(shown: Shown) -> dict[str, Drawing]:
-    """Return every figure by the name of its files; those of members only where there are several."""
-    figures = {
-        "reliability": _draw_reliability(shown),
-        "roc": _draw_curves(
-            shown, roc_curve, title="ROC", x="1 - specificity", y="sensitivity", chance=((0, 1), (0, 1))
-        ),
-        "precision_recall": _draw_curves(
-            shown, precision_recall_curve, title="Precision and recall", x="recall", y="precision", chance=None
-        ),
-        "risk_coverage": _draw_risk_coverage(shown),
-        "confusion": _draw_confusion(shown),
-    }
-    if len(shown.members) > 1:
-        figures["error_correlation"] = _draw_correlation(shown)
-        figures["loss_by_size"] = _draw_sizes(shown)
-    return figures
+    """Return every figure that these predictions allow, by the name of its files."""
+    return {kind: FIGURES[kind](shown) for kind in kinds_of(shown)}
+
+
+def kinds_of(shown: Shown) -> tuple[str, ...]:
+    """Return the names of the figures that these predictions allow; those of members only where there are several."""
+    left_out = set() if len(shown.members) > 1 else {"error_correlation", "loss_by_size"}
+    return tuple(kind for kind in FIGURES if kind not in left_out)
 
 
 def _draw_reliability(shown: Shown) -> Drawing:
@@ -114,6 +106,16 @@ def _draw_curves(
     if numbers:
         axes.legend(frameon=False, loc="lower right" if chance is not None else "lower left", title="95 % bands")
     return Drawing(figure=figure, numbers=pd.concat(numbers) if numbers else pd.DataFrame())
+
+
+def _draw_roc(shown: Shown) -> Drawing:
+    return _draw_curves(shown, roc_curve, title="ROC", x="1 - specificity", y="sensitivity", chance=((0, 1), (0, 1)))
+
+
+def _draw_precision_recall(shown: Shown) -> Drawing:
+    return _draw_curves(
+        shown, precision_recall_curve, title="Precision and recall", x="recall", y="precision", chance=None
+    )
 
 
 def _draw_risk_coverage(shown: Shown) -> Drawing:
@@ -178,3 +180,15 @@ def _name_ticks(axes: Axes, names: Sequence[str]) -> None:
     places = np.arange(len(names))
     axes.set_xticks(places, names, rotation=30, ha="right")
     axes.set_yticks(places, names)
+
+
+FIGURES: Mapping[str, Callable[[Shown], Drawing]] = {
+    "reliability": _draw_reliability,
+    "roc": _draw_roc,
+    "precision_recall": _draw_precision_recall,
+    "risk_coverage": _draw_risk_coverage,
+    "confusion": _draw_confusion,
+    "error_correlation": _draw_correlation,
+    "loss_by_size": _draw_sizes,
+}
+"""How each figure is drawn, by the name of its files."""

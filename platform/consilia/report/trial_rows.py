@@ -81,23 +81,32 @@ def board_to_json(board: TrialBoard) -> str:
     return json.dumps(rows, indent=2, allow_nan=False) + "\n"
 
 
-def board_to_csv(board: TrialBoard) -> str:
-    """Return a header and one row a trial, with a column for each fold's score and each hyperparameter, unrounded."""
+def board_columns(board: TrialBoard) -> list[str]:
+    """Return the columns of a table with one row a trial: a column for each fold's score and each hyperparameter."""
     folds = [f"fold_{fold}" for fold in range(board.n_folds)]
-    names = ["trial", "state", "metric", "objective", *folds, *Hyperparameters.model_fields, "seconds", "reason"]
+    return ["trial", "state", "metric", "objective", *folds, *Hyperparameters.model_fields, "seconds", "reason"]
+
+
+def board_rows(board: TrialBoard) -> list[dict[str, Any]]:
+    """Return one mapping a trial, unrounded, from `board_columns` to values; a fold that is not finished is missing."""
+    return [
+        {
+            **{"trial": row.record.number, "state": row.state, "metric": board.metric},
+            "objective": row.record.objective,
+            **{f"fold_{fold.fold}": _number(fold.metrics[board.metric]) for fold in row.record.folds},
+            **row.record.hyperparameters.model_dump(mode="json"),
+            **{"seconds": row.record.seconds, "reason": row.record.reason},
+        }
+        for row in board.rows
+    ]
+
+
+def board_to_csv(board: TrialBoard) -> str:
+    """Return a header and one row a trial, with the columns of `board_columns`."""
     text = io.StringIO()
-    writer = csv.DictWriter(text, names, restval="", lineterminator="\n")
+    writer = csv.DictWriter(text, board_columns(board), restval="", lineterminator="\n")
     writer.writeheader()
-    for row in board.rows:
-        record = row.record
-        writer.writerow(
-            {
-                **{"trial": record.number, "state": row.state, "metric": board.metric, "objective": record.objective},
-                **{f"fold_{fold.fold}": _number(fold.metrics[board.metric]) for fold in record.folds},
-                **record.hyperparameters.model_dump(mode="json"),
-                **{"seconds": record.seconds, "reason": record.reason},
-            }
-        )
+    writer.writerows(board_rows(board))
     return text.getvalue()
 
 

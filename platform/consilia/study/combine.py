@@ -13,19 +13,17 @@ from consilia.bundle.writing import record_evaluation
 from consilia.config.recipe import EnsembleRecipe
 from consilia.config.record_files import trial_to_json
 from consilia.config.records import TrialRecord
-from consilia.config.study import StudyPlan
-from consilia.config.study_folder import StudyFolder
-from consilia.data.folds import FoldPlan
-from consilia.data.store.image_store import ImageStore
+from consilia.config.validation import near_match
 from consilia.ensemble.build import build_ensemble
 from consilia.ensemble.evaluate import evaluate
-from consilia.errors import BundleError
+from consilia.errors import BundleError, StudyError
 from consilia.files import write_json
 from consilia.predict.loading import load_predictor
 from consilia.study.end import read_end
+from consilia.study.opened import OpenStudy
 from consilia.study.test_access import log_opening
 from consilia.tune.ledger import read_ledger, seconds_by_purpose
-from consilia.tune.stored import leaderboard, read_trials
+from consilia.tune.stored import leaderboard
 
 logger = logging.getLogger(__name__)
 
@@ -42,9 +40,7 @@ class StudyResult:
     seconds: Mapping[str, float]  # of the search, by purpose: see `tune.ledger`
 
 
-def combine(
-    plan: StudyPlan, folder: StudyFolder, store: ImageStore, folds: FoldPlan, *, recipe: EnsembleRecipe
-) -> StudyResult:
+def combine(study: OpenStudy, recipe: EnsembleRecipe) -> StudyResult:
     """Build the recipe's ensemble, evaluate it on the locked test split, and write the report.
 
     A bundle that this study has built and evaluated by the same recipe is kept.
@@ -52,33 +48,61 @@ def combine(
     Raises:
         RunError: No trial has finished.
     """
-    records = read_trials(folder)
+    plan, folder, folds = study.plan, study.folder, study.folds
     bundle = folder.bundle(recipe.name)
-    if not is_built(plan, folder, folds, recipe=recipe):
-        build_ensemble(list(records.values()), plan=plan, recipe=recipe, folder=folder, store=store, folds=folds)
+    if not is_built(study, recipe):
+        trials = list(study.records().values())
+        build_ensemble(trials, plan=plan, recipe=recipe, folder=folder, store=study.store, folds=folds)
         if len(folds.test):
             predictor = load_predictor(bundle)
             remark = log_opening(folder, predictor.document)
-            found = evaluate(predictor, store, folds.test, seed=plan.seed, bound=folds.bound)
+            found = evaluate(predictor, study.store, folds.test, seed=plan.seed, bound=folds.bound)
             record_evaluation(bundle, found.with_note(remark))
-    document = read_bundle(bundle)
-    board = leaderboard(records, metric=plan.search.metric)
+    result = read_result(study, recipe.name)
+    _write_report(study, result)
+    return result
+
+
+def read_result(study: OpenStudy, recipe: str) -> StudyResult:
+    """Read what the study has ended with: the ensemble of a recipe, by its name, and the search that it is from.
+
+    Raises:
+        StudyError: The study has no such ensemble; those that it has are named.
+        BundleError: The ensemble's bundle is damaged.
+    """
+    folder = study.folder
+    board = leaderboard(study.records(), metric=study.plan.search.metric)
     end = read_end(folder)
-    result = StudyResult(
-        bundle=bundle,
+    return StudyResult(
+        bundle=find_bundle(study, recipe),
         report=folder.report,
-        document=document,
+        document=read_bundle(folder.bundle(recipe)),
         trials=tuple(board),
         ended_by="" if end is None else end.ended_by,
         seconds=seconds_by_purpose(read_ledger(folder.ledger)) if folder.ledger.exists() else {},
     )
-    _write_report(plan, folder, list(records.values()), result)
-    return result
 
 
-def is_built(plan: StudyPlan, folder: StudyFolder, folds: FoldPlan, *, recipe: EnsembleRecipe) -> bool:
+def find_bundle(study: OpenStudy, recipe: str) -> Path:
+    """Return the folder of a recipe's ensemble.
+
+    Raises:
+        StudyError: The study has no such ensemble; those that it has are named.
+    """
+    bundle = study.folder.bundle(recipe)
+    if not bundle.is_dir():
+        known = sorted(path.name for path in bundle.parent.glob("*") if path.is_dir())
+        raise StudyError(
+            f"{study.folder.root} has no ensemble {recipe!r}.{near_match(recipe, known)} Ensembles there: "
+            f"{', '.join(known) or 'none'}. `consilia ensemble {study.plan.name} --recipe {recipe}` builds it, in "
+            f"Python study.fit({recipe!r})."
+        )
+    return bundle
+
+
+def is_built(study: OpenStudy, recipe: EnsembleRecipe) -> bool:
     """Say whether the recipe's bundle is whole, of this study, and evaluated where there is a test split."""
-    bundle = folder.bundle(recipe.name)
+    bundle = study.folder.bundle(recipe.name)
     if not bundle.exists():
         return False
     try:
@@ -88,13 +112,13 @@ def is_built(plan: StudyPlan, folder: StudyFolder, folds: FoldPlan, *, recipe: E
         return False
     source = document.provenance
     is_evaluated = any(evaluation.split == "test" for evaluation in document.evaluations)
-    has_test = len(folds.test) > 0
-    return source.study_digest == plan.digest and source.recipe == recipe and is_evaluated == has_test
+    has_test = len(study.folds.test) > 0
+    return source.study_digest == study.plan.digest and source.recipe == recipe and is_evaluated == has_test
 
 
-def _write_report(plan: StudyPlan, folder: StudyFolder, records: list[TrialRecord], result: StudyResult) -> None:
+def _write_report(study: OpenStudy, result: StudyResult) -> None:
     """Write report.json, keeping the ensembles that other recipes have left there."""
-    document = result.document
+    plan, folder, document = study.plan, study.folder, result.document
     ensembles: dict[str, Any] = {}
     if folder.report.exists():
         ensembles = json.loads(folder.report.read_text(encoding="utf-8"))["ensembles"]
@@ -119,7 +143,7 @@ def _write_report(plan: StudyPlan, folder: StudyFolder, records: list[TrialRecor
             "seconds": dict(result.seconds),
             "ledger": str(folder.ledger),
         },
-        "trials": [trial_to_json(record) for record in records],
+        "trials": [trial_to_json(record) for record in study.records().values()],
         "ensembles": ensembles,
     }
     write_json(folder.report, report)

@@ -8,8 +8,8 @@ from consilia.config.study import StudyPlan
 from consilia.config.study_folder import StudyFolder
 from consilia.errors import RunError, StudyError
 from consilia.files import write_json
+from consilia.study.opened import OpenStudy
 from consilia.tune.controller import TrialController
-from consilia.tune.stored import read_trials
 
 
 class InterruptedStudyError(RunError):
@@ -26,15 +26,15 @@ class SearchEnd:
     limits: dict[str, Any]  # trials and budget that the search had; with others it goes on
 
 
-def is_over(plan: StudyPlan, folder: StudyFolder) -> bool:
-    """Say whether the study's search has reached one of the plan's limits, and no trial stands as running since."""
-    end = read_end(folder)
-    if end is None or end.limits != _limits(plan):
+def is_over(study: OpenStudy) -> bool:
+    """Say whether the study's search has reached one of the plan's limits, and no trial is recorded as running."""
+    end = read_end(study.folder)
+    if end is None or end.limits != _limits(study.plan):
         return False
-    return all(record.state != "running" for record in read_trials(folder).values())
+    return all(record.state != "running" for record in study.records().values())
 
 
-def settle_end(plan: StudyPlan, folder: StudyFolder, controller: TrialController) -> None:
+def settle_end(study: OpenStudy, controller: TrialController) -> None:
     """Write which limit ended the search.
 
     Raises:
@@ -47,13 +47,14 @@ def settle_end(plan: StudyPlan, folder: StudyFolder, controller: TrialController
             "search.keep_weights; the same command goes on where this one stopped."
         )
     reason = controller.ended_by()
+    n_trials = study.plan.search.trials
     if not reason:
-        n_open = plan.search.trials - sum(record.has_ended for record in controller.records.values())
+        n_open = n_trials - sum(record.has_ended for record in controller.records.values())
         raise InterruptedStudyError(
-            f"Stopped with {n_open} of {plan.search.trials} trials unfinished. Everything finished is stored in "
-            f"{folder.root}; the same command goes on where this one stopped."
+            f"Stopped with {n_open} of {n_trials} trials unfinished. Everything finished is stored in "
+            f"{study.folder.root}; the same command goes on where this one stopped."
         )
-    write_json(folder.search_end, {"ended_by": reason, "limits": _limits(plan)})
+    write_json(study.folder.search_end, {"ended_by": reason, "limits": _limits(study.plan)})
 
 
 def read_end(folder: StudyFolder) -> SearchEnd | None:

@@ -1,6 +1,7 @@
-"""Open a study's folder: make it, or check that it belongs to this plan, and keep others out."""
+"""A study's folder: made or found, checked against the plan, and held so that no other process works in it."""
 
 import fcntl
+import logging
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -19,8 +20,8 @@ _ATTEMPTS, _ATTEMPT_SECONDS = 5, 0.05
 
 
 @contextmanager
-def open_study(plan: StudyPlan, studies: Path) -> Iterator[StudyFolder]:
-    """Make or re-open `studies/<name>` and hold it for the length of a block.
+def claim_folder(plan: StudyPlan, studies: Path) -> Iterator[StudyFolder]:
+    """Make `studies/<name>`, or check that it belongs to the plan, and hold it for the length of a block.
 
     Raises:
         StudyError: The folder belongs to another plan (the keys that differ are named), holds something else, or
@@ -98,9 +99,26 @@ def find_study(reference: str, studies: Path) -> tuple[StudyPlan, StudyFolder]:
         known = sorted(each.parent.name for each in studies.glob("*/study.yaml"))
         raise StudyError(
             f"There is no study {reference!r} in {studies}. Studies there: {', '.join(known) or 'none'}. "
-            "Give another folder with --studies."
+            "Give another folder with --studies, in Python studies=."
         )
     return read_plan(folder.plan), folder
+
+
+@contextmanager
+def log_to(path: Path) -> Iterator[None]:
+    """Append what consilia logs to the study's run.log for the length of a block."""
+    handler = logging.FileHandler(path, encoding="utf-8")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    logger = logging.getLogger("consilia")
+    level = logger.level
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+        logger.removeHandler(handler)
+        handler.close()
 
 
 def _check_not_foreign(folder: StudyFolder) -> None:
@@ -109,7 +127,7 @@ def _check_not_foreign(folder: StudyFolder) -> None:
         return
     if not folder.root.is_dir() or any(not path.name.startswith(".") for path in folder.root.iterdir()):
         raise StudyError(
-            f"{folder.root} exists but holds no study.yaml, so it is no study of consilia.\n"
+            f"{folder.root} exists but does not hold a study.yaml, so it is not a study of consilia.\n"
             "Choose another name in the study file, or another --studies folder."
         )
 

@@ -5,12 +5,16 @@ from pathlib import Path, PurePath
 from typing import Any
 
 from consilia.config.card import DataCard
-from consilia.config.catalog import Kind, Reference, is_file_reference, load, resolve_path
-from consilia.config.frozen import Frozen, Model, validate
+from consilia.config.catalog import Kind, Reference, load, resolve_path
+from consilia.config.frozen import Frozen
+from consilia.config.hyperparameters import Hyperparameters
 from consilia.config.recipe import EnsembleRecipe
 from consilia.config.strict_yaml import merge, parse_settings, read_yaml
-from consilia.config.study import ClusterProfile, FoldsPlan, SearchPlan, StudyPlan, TrainingPlan
-from consilia.study.spaces import check_spaces, read_space
+from consilia.config.study import ClusterProfile, FoldsPlan, NoStopping, SearchPlan, StudyPlan, TrainingPlan
+from consilia.config.validation import Model, near_match, validate
+from consilia.errors import PlanError
+from consilia.study.settings import BY_NAME, Settings, as_texts, folders_from, from_here, key_of, weights_from
+from consilia.study.spaces import check_spaces, join_plan_spaces, read_space
 
 
 class _StudyFile(Frozen):
@@ -27,55 +31,83 @@ class _StudyFile(Frozen):
     cluster: str | dict[str, Any] = "local"
 
 
-def read_plan(path: Path, *, settings: Sequence[str] = ()) -> StudyPlan:
+def read_plan(path: str | Path, *, settings: Settings = ()) -> StudyPlan:
     """Read a study file and check everything that can be checked without data.
 
     A resolved plan (`studies/<name>/study.yaml`) is a study file too: its content stands in place of the names.
 
     Args:
         path: The study's YAML. Relative paths in it start from its folder.
-        settings: `key=value` overrides. Relative paths in them start from the working directory.
+        settings: Overrides, such as `["training.epochs=5"]` or `{"training.epochs": 5}`. Relative paths in them start
+            from the working directory.
 
     Raises:
         PlanError: A key is unknown or wrong (with file, key and a near match), a timm model does not exist, or a
             network refuses its image size.
     """
-    content = read_yaml(path)
-    content.pop("digest", None)
-    for each in settings:  # a name first, so that changes of single keys apply to what it stands for
-        if each.partition("=")[0] in _BY_NAME:
-            content = merge(content, _from_here(parse_settings([each])))
-    overrides = _from_here(parse_settings([each for each in settings if each.partition("=")[0] not in _BY_NAME]))
-    changes = {key: _pop_changes(content, overrides, key) for key in _BY_NAME}
-    file = validate(_StudyFile, merge(content, overrides), where=str(path))
-    base = path.absolute().parent
-    plan = validate(
-        StudyPlan,
-        {
-            **{name: getattr(file, name) for name in ("name", "seed", "folds")},
-            "search": file.search.model_copy(update={"warm_start": _folders_from(file.search.warm_start, base)}),
-            "training": file.training.model_copy(update={"weights": _weights_from(file.training.weights, base)}),
-            "data": _read_card(file.data, base),
-            "spaces": tuple(read_space(reference, base) for reference in file.spaces),
-            "ensemble": _load("ensembles", file.ensemble, EnsembleRecipe, base, changes["ensemble"]),
-            "cluster": _load("cluster", file.cluster, ClusterProfile, base, changes["cluster"]),
-        },
-        where=str(path),
-    )
-    check_spaces(plan)
-    return plan
+    return _resolve(read_yaml(Path(path)), Path(path).absolute().parent, as_texts(settings), where=str(path))
 
 
-def read_card(reference: str, *, settings: Sequence[str] = ()) -> DataCard:
-    """Read a card by name or file, with `key=value` overrides; relative paths start from the working directory.
+def change_plan(plan: StudyPlan, settings: Settings) -> StudyPlan:
+    """Return the plan with some keys changed.
 
     Raises:
-        PlanError: No such card, or a key is unknown or wrong.
+        PlanError: As of `read_plan`.
     """
-    overrides = parse_settings(settings)
+    return _resolve(plan_to_yaml(plan), Path.cwd(), as_texts(settings), where=plan.name)
+
+
+def read_single_plan(path: str | Path, *, architecture: str | None = None, settings: Settings = ()) -> StudyPlan:
+    """Read a study file and replace its search by one configuration.
+
+    Args:
+        path: The study's YAML.
+        architecture: One of the study's; by default the first that the search would start with.
+        settings: A plain key such as "lr=1e-3" is a hyperparameter, a dotted key such as "training.epochs=5" or a
+            section's name belongs to the study.
+
+    Returns:
+        The plan, named `<study>-train` so that it stays apart from the search of the same file.
+
+    Raises:
+        PlanError: As `read_plan`, or an unknown architecture or hyperparameter.
+    """
+    texts = as_texts(settings)
+    ours = [each for each in texts if "." not in key_of(each) and key_of(each) not in StudyPlan.model_fields]
+    plan = read_plan(path, settings=[each for each in texts if each not in ours])
+    joint = join_plan_spaces(plan)
+    changes = parse_settings(ours)
+    name = str(changes.pop("architecture", None) or architecture or joint.start_with[0])
+    if name not in joint.architectures:
+        known = list(joint.architectures)
+        raise PlanError(f"--architecture {name}: not in {path}.{near_match(name, known)} Known: {', '.join(known)}.")
+    configuration = validate(Hyperparameters, {**joint.defaults(name), **changes}, where="--set")
+    search = SearchPlan(
+        trials=1,
+        metric=plan.search.metric,
+        stopping=NoStopping(),
+        keep_weights=1,
+        configuration=configuration,
+    )
+    single = plan.model_copy(update={"name": f"{plan.name}-train", "search": search})
+    check_spaces(single)
+    return single
+
+
+def read_card(reference: str | Path, *, settings: Settings = ()) -> DataCard:
+    """Read a card by the name of a shipped one, or from a file of your own.
+
+    Args:
+        reference: The name or the file.
+        settings: Overrides, as of `read_plan`; relative paths start from the working directory.
+
+    Raises:
+        PlanError: There is no such card, or a key is unknown or wrong.
+    """
+    overrides = parse_settings(as_texts(settings))
     if overrides.get("path") is not None:
         overrides["path"] = str(resolve_path(overrides["path"], Path.cwd()))
-    return load("data/cards", reference, DataCard, base=Path.cwd(), overrides=overrides)
+    return load("data/cards", str(reference), DataCard, base=Path.cwd(), overrides=overrides)
 
 
 def plan_to_yaml(plan: StudyPlan) -> dict[str, Any]:
@@ -100,42 +132,30 @@ def changed_keys(old: StudyPlan, new: StudyPlan) -> list[str]:
     ]
 
 
-_BY_NAME = ("ensemble", "cluster")
-
-
-def _from_here(overrides: dict[str, Any]) -> dict[str, Any]:
-    """Let the files that settings name start from the working directory, not from the study file's folder."""
-    data = overrides.get("data")
-    here = {key: _file_from_here(value) for key, value in overrides.items() if key in _BY_NAME}
-    if isinstance(overrides.get("spaces"), list):
-        here["spaces"] = [_file_from_here(each) for each in overrides["spaces"]]
-    if isinstance(data, dict):
-        here["data"] = data | {"card": _file_from_here(data["card"])} if "card" in data else dict(data)
-        if data.get("path") is not None:
-            here["data"]["path"] = str(resolve_path(data["path"], Path.cwd()))
-    training = overrides.get("training")
-    if isinstance(training, dict) and "weights" in training:
-        here["training"] = training | {"weights": _weights_from(training["weights"], Path.cwd())}
-    search = overrides.get("search")
-    if isinstance(search, dict) and isinstance(search.get("warm_start"), list):
-        here["search"] = search | {"warm_start": _folders_from(search["warm_start"], Path.cwd())}
-    return {**overrides, **here}
-
-
-def _folders_from(references: Sequence[Any], base: Path) -> tuple[Any, ...]:
-    """Let folders of studies start from `base`; a reference without a slash is the name of a study."""
-    return tuple(
-        str(resolve_path(each, base)) if isinstance(each, str) and "/" in each else each for each in references
+def _resolve(content: dict[str, Any], base: Path, settings: Sequence[str], *, where: str) -> StudyPlan:
+    """Replace names by what they stand for, and check the whole; relative paths in the content start from `base`."""
+    content.pop("digest", None)
+    for each in settings:  # a name first, so that changes of single keys apply to what it stands for
+        if key_of(each) in BY_NAME:
+            content = merge(content, from_here(parse_settings([each])))
+    overrides = from_here(parse_settings([each for each in settings if key_of(each) not in BY_NAME]))
+    changes = {key: _pop_changes(content, overrides, key) for key in BY_NAME}
+    file = validate(_StudyFile, merge(content, overrides), where=where)
+    plan = validate(
+        StudyPlan,
+        {
+            **{name: getattr(file, name) for name in ("name", "seed", "folds")},
+            "search": file.search.model_copy(update={"warm_start": folders_from(file.search.warm_start, base)}),
+            "training": file.training.model_copy(update={"weights": weights_from(file.training.weights, base)}),
+            "data": _read_card(file.data, base),
+            "spaces": tuple(read_space(reference, base) for reference in file.spaces),
+            "ensemble": _load("ensembles", file.ensemble, EnsembleRecipe, base, changes["ensemble"]),
+            "cluster": _load("cluster", file.cluster, ClusterProfile, base, changes["cluster"]),
+        },
+        where=where,
     )
-
-
-def _weights_from(weights: Any, base: Path) -> Any:
-    is_path = isinstance(weights, str) and ("/" in weights or weights.endswith(".safetensors"))
-    return str(resolve_path(weights, base)) if is_path else weights
-
-
-def _file_from_here(reference: Any) -> Any:
-    return str(resolve_path(reference, Path.cwd())) if is_file_reference(reference) else reference
+    check_spaces(plan)
+    return plan
 
 
 def _pop_changes(content: Mapping[str, Any], overrides: dict[str, Any], key: str) -> dict[str, Any]:

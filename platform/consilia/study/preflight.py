@@ -1,4 +1,4 @@
-"""What must hold before hours of training start: a disk that is large enough."""
+"""What must hold before hours of training start: weights that fit their networks, a disk that is large enough."""
 
 import shutil
 from collections.abc import Callable
@@ -6,28 +6,63 @@ from pathlib import Path
 
 import torch
 
+from consilia.config.record_files import read_weights_notes
+from consilia.config.space import Architecture
 from consilia.config.study import StudyPlan
 from consilia.config.study_folder import StudyFolder
-from consilia.errors import StudyError
+from consilia.errors import PlanError, StudyError
+from consilia.files import write_json
+from consilia.study.opened import OpenStudy
 from consilia.train.networks.factory import ModelSpec, build_model
-from consilia.tune.space import join_spaces
+from consilia.train.networks.weights import find_weights, fingerprint, require_weights
 
 _RESERVE_BYTES = 200 * 2**20  # logs, journal, predictions
 _CHECKPOINT_COPIES = 4  # network, EMA, and AdamW's two moments
 
 
-def check_disk(plan: StudyPlan, folder: StudyFolder, *, free_bytes: Callable[[Path], int] | None = None) -> None:
+def check_weights(study: OpenStudy) -> None:
+    """Load every architecture's weights once, and note in the study which they were.
+
+    Raises:
+        PlanError: Some cannot be had or do not fit their network; names all that are missing.
+        StudyError: The study was started from other weights.
+    """
+    source = study.weights
+    if not source.is_pretrained:
+        return
+    names = list(dict.fromkeys(each.timm for each in _architectures(study)))
+    if source.kind == "hub":
+        notes = dict.fromkeys(names, "timm hub")
+    else:
+        notes = {name: fingerprint(file) for name, file in require_weights(names, source).items()}
+    _load_each(study)
+    write_json(study.folder.weights, _check_same(notes, study.folder) | notes)
+
+
+def check_unchanged(study: OpenStudy) -> None:
+    """Compare the weights of a study that trains no more with those it was started from; files may be gone by now.
+
+    Raises:
+        StudyError: They are others: the study's result is not that of the weights that are asked for.
+    """
+    if study.weights.path is None:
+        return
+    files = {each.timm: find_weights(each.timm, study.weights) for each in _architectures(study)}
+    _check_same({name: fingerprint(file) for name, file in files.items() if file is not None}, study.folder)
+
+
+def check_disk(study: OpenStudy, *, free_bytes: Callable[[Path], int] | None = None) -> None:
     """Compare the study's disk need with what is free.
 
     Args:
-        plan: The study.
-        folder: Where it will be written; it exists.
+        study: Its folder exists.
         free_bytes: Bytes free at a folder; replaced in tests.
 
     Raises:
         StudyError: The disk will be too full; the need, the free space and what to change are named.
     """
-    architectures = join_spaces(plan.spaces, weights=plan.training.weights).architectures.values()
+    plan, folder = study.plan, study.folder
+    architectures = study.space.architectures.values()
     specs = [ModelSpec(architecture=each, n_classes=2, channels=plan.data.channels) for each in architectures]
     need = disk_need(plan, largest_network=max(map(_network_bytes, specs))) - _stored_bytes(folder)
     free = (free_bytes or _free_bytes)(folder.root)
@@ -47,6 +82,40 @@ def disk_need(plan: StudyPlan, *, largest_network: int) -> int:
     bundle = weights  # an ensemble may take every kept trial
     checkpoints = min(n_slots, plan.search.trials) * _CHECKPOINT_COPIES * largest_network
     return weights + bundle + checkpoints + _RESERVE_BYTES
+
+
+def _architectures(study: OpenStudy) -> list[Architecture]:
+    """Return those that the study can train."""
+    known = study.space.architectures
+    configuration = study.plan.search.configuration
+    return list(known.values()) if configuration is None else [known[configuration.architecture]]
+
+
+def _load_each(study: OpenStudy) -> None:
+    failures: dict[str, str] = {}
+    channels = study.plan.data.channels
+    for each in _architectures(study):
+        try:
+            build_model(ModelSpec(architecture=each, n_classes=2, channels=channels), weights=study.weights)
+        except PlanError as error:
+            failures[each.timm] = str(error)
+    if len(failures) == 1:
+        raise PlanError(next(iter(failures.values())))
+    if failures:
+        first = next(iter(failures.values()))
+        raise PlanError(f"Pretrained weights of {', '.join(failures)} could not be loaded. The first: {first}")
+
+
+def _check_same(notes: dict[str, str], folder: StudyFolder) -> dict[str, str]:
+    """Return what the study has noted before, if none of it has changed."""
+    before = read_weights_notes(folder.weights)
+    changed = sorted(name for name in before.keys() & notes.keys() if before[name] != notes[name])
+    if changed:
+        raise StudyError(
+            f"{folder.root} was started from other pretrained weights of {', '.join(changed)} than there are now "
+            f"({before[changed[0]]}, now {notes[changed[0]]}). Restore them, or give the study another name."
+        )
+    return before
 
 
 def _network_bytes(spec: ModelSpec) -> int:

@@ -1,6 +1,5 @@
 """The refits that a fast build ships: which are missing, what they would take, and their training."""
 
-import functools
 import logging
 from collections.abc import Sequence
 
@@ -8,29 +7,22 @@ import numpy as np
 
 from consilia.config.recipe import EnsembleRecipe
 from consilia.config.records import TrialRecord, TrialTask
-from consilia.config.study import StudyPlan
 from consilia.config.study_folder import StudyFolder
-from consilia.data.folds import FoldPlan
-from consilia.data.store.image_store import ImageStore
-from consilia.ensemble.members import chosen_trials
+from consilia.ensemble.refits import chosen_trials
 from consilia.errors import RunError, StudyError
-from consilia.study.context import training_context
 from consilia.study.end import InterruptedStudyError
+from consilia.study.opened import OpenStudy
+from consilia.study.preflight import check_weights
 from consilia.study.slots import open_slots
-from consilia.study.view import StudyView
-from consilia.study.weights import check_weights, resolve_weights
 from consilia.train.order import check_refit_workers
 from consilia.train.refit import read_refit
 from consilia.tune.refit_controller import RefitController
 from consilia.tune.refitting import refit_here, refit_in_slots
-from consilia.tune.stored import read_trials
 
 logger = logging.getLogger(__name__)
 
 
-def missing_refits(
-    plan: StudyPlan, folder: StudyFolder, store: ImageStore, folds: FoldPlan, *, recipe: EnsembleRecipe
-) -> tuple[TrialRecord, ...]:
+def missing_refits(study: OpenStudy, recipe: EnsembleRecipe) -> tuple[TrialRecord, ...]:
     """Return the trials that the recipe ships and that have no refit yet; none of a max build.
 
     Raises:
@@ -39,19 +31,22 @@ def missing_refits(
     """
     if recipe.build == "max":
         return ()
-    records = read_trials(folder)
-    chosen = chosen_trials(list(records.values()), recipe, folder=folder, store=store, folds=folds, seed=plan.seed)
+    folder, folds, records = study.folder, study.folds, study.records()
+    chosen = chosen_trials(
+        list(records.values()), recipe, folder=folder, store=study.store, folds=folds, seed=study.plan.seed
+    )
     return tuple(records[number] for number in chosen if read_refit(folder.trial(number), folds) is None)
 
 
-def refuse_missing(missing: Sequence[TrialRecord], folds: FoldPlan, *, recipe: EnsembleRecipe, study: str) -> None:
+def refuse_missing(study: OpenStudy, missing: Sequence[TrialRecord], recipe: EnsembleRecipe) -> None:
     """Say what must be trained before the recipe can be built, and how long that takes.
 
     Raises:
-        StudyError: Some refit is missing.
+        StudyError: A refit is missing.
     """
     if not missing:
         return
+    folds = study.folds
     numbers = ", ".join(str(record.number) for record in missing)
     those, networks = (
         (f"that of trial {numbers} is", "1 network")
@@ -61,7 +56,7 @@ def refuse_missing(missing: Sequence[TrialRecord], folds: FoldPlan, *, recipe: E
     raise StudyError(
         f"Recipe {recipe.name} ships networks that are trained on all {len(folds.pool)} images outside the test split, "
         f"and {those} not trained yet.\n"
-        f"`consilia ensemble {study} --recipe {recipe.name} --refit` trains them: {networks}, about "
+        f"`consilia ensemble {study.plan.name} --recipe {recipe.name} --refit` trains them: {networks}, about "
         f"{_duration(refit_seconds(missing, k=folds.k))} in one slot."
     )
 
@@ -75,15 +70,7 @@ def refit_seconds(trials: Sequence[TrialRecord], *, k: int) -> float:
     return float(np.sum(folds)) * k / (k - 1)
 
 
-def train_refits(
-    missing: Sequence[TrialRecord],
-    plan: StudyPlan,
-    folder: StudyFolder,
-    store: ImageStore,
-    folds: FoldPlan,
-    *,
-    view: StudyView,
-) -> None:
+def train_refits(study: OpenStudy, missing: Sequence[TrialRecord]) -> None:
     """Train what is missing: in slots, as the search, or here where the study had no search.
 
     Raises:
@@ -92,18 +79,17 @@ def train_refits(
     """
     if not missing:
         return
-    check_refit_workers(plan.cluster.workers_per_trial, folds=folds, training=plan.training)
-    weights = resolve_weights(plan)
-    check_weights(plan, weights, folder)
+    plan, folder, view = study.plan, study.folder, study.view
+    check_refit_workers(plan.cluster.workers_per_trial, folds=study.folds, training=plan.training)
+    check_weights(study)
     tasks = [TrialTask(number=record.number, hyperparameters=record.hyperparameters) for record in missing]
-    remark = f"{_count(len(tasks))} on all {len(folds.pool)} images outside the test split, one a member"
+    remark = f"{_count(len(tasks))} on all {len(study.folds.pool)} images outside the test split, one a member"
     logger.info("%s", remark)
     view.noted(remark)
-    context_on = functools.partial(training_context, plan, store, folds, folder, weights=weights)
     if plan.search.configuration is not None:
-        _settle(refit_here(tasks, context_on(device="auto"), folder, view), folder)
+        _settle(refit_here(tasks, study.training_context("auto"), folder, view), folder)
         return
-    with open_slots(plan, lambda device: context_on(device=device), view, n_tasks=len(tasks)) as slots:
+    with open_slots(study, n_tasks=len(tasks)) as slots:
         controller = refit_in_slots(
             tasks, slots.context, folder, view, profile=plan.cluster, capacity=slots.capacity, nodes=slots.nodes
         )

@@ -1,20 +1,27 @@
-"""A cluster to train on: connected, its nodes known, and its slots counted."""
+"""A cluster to train on: connected, its nodes known, its most demanding steps measured, and its slots counted."""
 
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 from consilia.cluster.connection import connect
-from consilia.config.study import StudyPlan
-from consilia.study.steps import demanding_steps
-from consilia.study.view import StudyView
+from consilia.config.hyperparameters import Hyperparameters
+from consilia.config.space import Choice, Value
+from consilia.study.opened import OpenStudy
 from consilia.train.context import TrainingContext
+from consilia.train.input import Preprocessing
+from consilia.train.memory_probe import StepCase, estimate_step
 from consilia.tune.capacity import Capacity, Node, describe_capacity, plan_capacity
 from consilia.tune.demand import worker_demand
 from consilia.tune.nodes import living_nodes, measure_steps
+from consilia.tune.space import Range
 
 logger = logging.getLogger(__name__)
+
+_MORE_IS_LARGER = ("image_size", "drop_path", "head_dropout", "mixup", "augmentation")  # memory grows with these
+_MEASURED = 3  # steps at most
+_NEAR = 0.5  # of the largest estimate: estimates hold within a tenth or so on a CPU
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,32 +34,82 @@ class Slots:
 
 
 @contextmanager
-def open_slots(
-    plan: StudyPlan, context_on: Callable[[str], TrainingContext], view: StudyView, *, n_tasks: int
-) -> Iterator[Slots]:
-    """Connect to the plan's cluster for the length of a block, and measure what a slot needs.
+def open_slots(study: OpenStudy, *, n_tasks: int) -> Iterator[Slots]:
+    """Connect to the study's cluster for the length of a block, and measure what a slot needs.
 
     Args:
-        plan: The study.
-        context_on: Returns what its trials share, on a device of torch's or "auto".
-        view: Told where to watch, and how many slots there are.
+        study: Its view is told where to watch, and how many slots there are.
         n_tasks: More slots than tasks would stand idle.
 
     Raises:
         ClusterError: The cluster cannot be reached, or cannot hold a single slot.
     """
-    with connect(plan.cluster) as connection:
-        view.connected(dashboard=connection.dashboard, token_file=connection.token_file)
+    profile = study.plan.cluster
+    with connect(profile) as connection:
+        study.view.connected(dashboard=connection.dashboard, token_file=connection.token_file)
         nodes = living_nodes()
-        anywhere = context_on("auto")
         demand = worker_demand(
-            plan.cluster,
+            profile,
             [node.total for node in nodes.values()],
-            measured=measure_steps(demanding_steps(plan, anywhere), plan.cluster, nodes),
-            images_bytes=anywhere.store.pixels.nbytes,
+            measured=measure_steps(demanding_steps(study), profile, nodes),
+            images_bytes=study.store.pixels.nbytes,
         )
-        capacity = plan_capacity(nodes, plan.cluster, demand=demand, n_trials=n_tasks)
+        capacity = plan_capacity(nodes, profile, demand=demand, n_trials=n_tasks)
         logger.info("%s", describe_capacity(capacity, demand))
-        view.noted(describe_capacity(capacity, demand))
-        context = context_on("cuda" if capacity.share.gpus else "cpu")
+        study.view.noted(describe_capacity(capacity, demand))
+        context = study.training_context("cuda" if capacity.share.gpus else "cpu")
         yield Slots(context=context, capacity=capacity, nodes=nodes)
+
+
+def demanding_steps(study: OpenStudy) -> tuple[StepCase, ...]:
+    """Return the steps of which one is the largest of the study, the largest estimate last.
+
+    Of every architecture of all spaces, at the largest image size that its space allows: those whose estimate
+    (`train.memory_probe.estimate_step`) is at least half of the largest one, at most three.
+    """
+    context = study.training_context("auto")
+    cases = [_largest_step(study, context, name) for name in study.space.architectures]
+    ranked = sorted(((estimate_step(case), case) for case in cases), key=lambda pair: pair[0])
+    enough = _NEAR * ranked[-1][0]
+    return tuple(case for estimate, case in ranked[-_MEASURED:] if estimate >= enough)
+
+
+def _largest_step(study: OpenStudy, context: TrainingContext, architecture: str) -> StepCase:
+    plan = study.plan
+
+    def choose(name: str, range_: Range) -> Value:
+        if name == "architecture":
+            return architecture
+        return _largest(range_) if name in _MORE_IS_LARGER else range_.default
+
+    drawn = Hyperparameters.model_validate(study.space.draw(choose))
+    size = largest_image_size(study, architecture)
+    hyperparameters = drawn.model_copy(update={"image_size": size})
+    spec = context.model_spec(hyperparameters)
+    return StepCase(
+        hyperparameters=hyperparameters,
+        spec=spec,
+        preprocessing=Preprocessing(
+            size=study.store.manifest.size,
+            channels=spec.channels,
+            image_size=size,
+            mean=(0.5,) * spec.channels,
+            std=(0.25,) * spec.channels,
+        ),
+        batch_size=max(2, -(-plan.training.batch_size // plan.cluster.workers_per_trial)),
+        n_workers=plan.cluster.workers_per_trial,
+        precision=plan.training.precision,
+    )
+
+
+def largest_image_size(study: OpenStudy, architecture: str) -> int:
+    """Return the largest image size that a trial of this architecture may have, pixels."""
+    range_ = study.space.families[architecture].get("image_size")
+    if range_ is None or architecture not in range_.when.get("architecture", (architecture,)):
+        return study.plan.image_size
+    largest = int(_largest(range_))
+    return max(largest, study.plan.image_size) if range_.when else largest
+
+
+def _largest(range_: Range) -> Value:
+    return max(range_.values, key=float) if isinstance(range_, Choice) else range_.high

@@ -33,13 +33,22 @@ def read_space(reference: Reference, base: Path) -> SearchSpace:
     return space
 
 
+def join_plan_spaces(plan: StudyPlan) -> JointSpace:
+    """Return the plan's families as one space.
+
+    Raises:
+        PlanError: Two families contradict each other.
+    """
+    return join_spaces(plan.spaces, weights=plan.training.weights)
+
+
 def check_spaces(plan: StudyPlan) -> JointSpace:
     """Check that the plan's families fit together and that every network takes the plan's images.
 
     Raises:
         PlanError: Conflicting ranges, or a network that refuses an image size.
     """
-    joint = join_spaces(plan.spaces, weights=plan.training.weights)
+    joint = join_plan_spaces(plan)
     for name, architecture in joint.architectures.items():
         sizes = _image_sizes(plan, joint.families[name].get("image_size"))
         for size in sizes:
@@ -65,7 +74,7 @@ def _check_configuration(configuration: Hyperparameters, joint: JointSpace, plan
 def _check_parameter(where: str, name: str, parameter: Parameter) -> None:
     known = sorted(set(Hyperparameters.model_fields) - {"architecture"})
     if name not in known:
-        raise PlanError(f"{where} is no hyperparameter.{near_match(name, known)} Known: {', '.join(known)}.")
+        raise PlanError(f"{where} is not a hyperparameter.{near_match(name, known)} Known: {', '.join(known)}.")
     values = parameter.values if isinstance(parameter, Choice) else (parameter.low, parameter.high)
     for value in values:
         try:

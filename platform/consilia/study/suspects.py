@@ -1,4 +1,4 @@
-"""Labels of a finished study that its own trials doubt: a table and a sheet of pictures for people."""
+"""Labels that a finished study's own trials doubt: a table and a sheet of pictures for people."""
 
 import csv
 from dataclasses import dataclass
@@ -7,18 +7,13 @@ from pathlib import Path
 from PIL import Image
 
 from consilia.config.records import Probabilities, Rows
-from consilia.config.study import StudyPlan
-from consilia.config.study_folder import StudyFolder
-from consilia.data.folds import FoldPlan
 from consilia.data.store.image_store import ImageStore
 from consilia.ensemble.candidates import load_candidates
 from consilia.ensemble.fitting import fit_recipe
 from consilia.files import write_atomically
 from consilia.metrics.label_errors import Suspects, suspect_labels
 from consilia.report.contact_sheet import contact_sheet
-from consilia.study.data import open_data
-from consilia.study.folder import find_study
-from consilia.tune.stored import read_trials
+from consilia.study.opened import OpenStudy
 
 _SHOWN = 50  # pictures on the sheet
 
@@ -33,27 +28,24 @@ class SuspectFiles:
     n_images: int  # that were looked at: all of the cross-validation pool
 
 
-def write_suspects(study: str, *, studies: Path, stores: Path, out: Path | None = None) -> SuspectFiles:
+def write_suspects(study: OpenStudy, out: Path | None = None) -> SuspectFiles:
     """Write `suspects.csv`, the most doubtful label first, and `suspects.png` with the first fifty.
 
     Each image is judged by an ensemble, by the study's own recipe, that was selected and calibrated without its fold.
     Nothing is dropped or relabelled: a doubted label may be a rare finding that is right.
 
     Args:
-        study: Name, folder or file of the study.
-        studies: Folder of the studies.
-        stores: Folder of the image stores.
+        study: Its search has finished a trial.
         out: Folder for both files; None: the study's own.
 
     Raises:
-        StudyError: There is no such study, it has no folds yet, or its data have changed.
+        StudyError: The study has no folds yet, or its data have changed.
         RunError: No trial has finished.
     """
-    plan, folder = find_study(study, studies)
-    store, folds = open_data(plan, folder, stores=stores)
-    images, probabilities = _cross_fitted(plan, folder, store, folds)
+    images, probabilities = study.folds.pool, _cross_fitted(study)
+    store = study.store
     suspects = suspect_labels(probabilities, store.labels[images])
-    target = folder.root if out is None else out
+    target = study.folder.root if out is None else out
     table = target / "suspects.csv"
     write_atomically(table, lambda temporary: _write_table(temporary, suspects, images, probabilities, store))
     sheet = target / "suspects.png" if len(suspects.rows) else None
@@ -62,13 +54,11 @@ def write_suspects(study: str, *, studies: Path, stores: Path, out: Path | None 
     return SuspectFiles(table=table, sheet=sheet, n_suspects=len(suspects.rows), n_images=len(images))
 
 
-def _cross_fitted(
-    plan: StudyPlan, folder: StudyFolder, store: ImageStore, folds: FoldPlan
-) -> tuple[Rows, Probabilities]:
-    """Return the rows of the images of all folds, and what an ensemble without their fold says of them."""
-    finished = load_candidates(list(read_trials(folder).values()), folder=folder, store=store, folds=folds)
-    fitted = fit_recipe(plan.ensemble, finished.candidates, finished.truth, seed=plan.seed)
-    return folds.pool, fitted.cross_fitted
+def _cross_fitted(study: OpenStudy) -> Probabilities:
+    """Return what an ensemble says of each image of the pool without having seen the image's fold."""
+    trials = list(study.records().values())
+    finished = load_candidates(trials, folder=study.folder, store=study.store, folds=study.folds)
+    return fit_recipe(study.plan.ensemble, finished.candidates, finished.truth, seed=study.plan.seed).cross_fitted
 
 
 def _write_table(path: Path, suspects: Suspects, images: Rows, probabilities: Probabilities, store: ImageStore) -> None:

@@ -6,12 +6,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
+import pandas as pd
+
 from consilia.config.record_files import read_fold_result, read_trial
 from consilia.config.records import FoldResult, TrialRecord
 from consilia.config.study import StudyPlan
 from consilia.config.study_folder import FoldFolder, StudyFolder
 from consilia.errors import StudyError
-from consilia.report.trial_rows import Place, TrialBoard, TrialRow
+from consilia.metrics.scores import METRICS
+from consilia.report.trial_rows import Place, TrialBoard, TrialRow, board_columns, board_rows
 from consilia.study.folder import is_held
 from consilia.train.tables import read_history
 from consilia.tune.stored import leaderboard
@@ -98,3 +101,29 @@ class TrialReader:
                 return None
             raise
         return self._read[path][1]  # type: ignore[return-value] # one path is always read by the same function
+
+
+def trials_frame(board: TrialBoard) -> pd.DataFrame:
+    """Return one row a trial, in the board's order, with the columns of `report.trial_rows.board_columns`."""
+    return pd.DataFrame(board_rows(board), columns=board_columns(board))
+
+
+def history_frame(plan: StudyPlan, folder: StudyFolder, number: int) -> pd.DataFrame:
+    """Return one row an epoch and fold of a trial; see `Study.history`.
+
+    Raises:
+        StudyError: There is no such trial, or a history is damaged; names it.
+    """
+    trial = folder.trial(number)
+    if not trial.record.is_file():
+        known = sorted(int(path.parent.name) for path in folder.trials.glob("*/trial.json"))
+        found = f"its trials are {known[0]} ... {known[-1]}" if known else "it has no trials yet"
+        raise StudyError(f"{folder.root} has no trial {number}; {found}.")
+    files = {fold: trial.fold(fold).history for fold in range(plan.folds.k)}
+    tables = [read_history(file).assign(fold=fold) for fold, file in files.items() if file.is_file()]
+    table = pd.concat(tables, ignore_index=True) if tables else pd.DataFrame()
+    return table.reindex(columns=HISTORY_COLUMNS)
+
+
+HISTORY_COLUMNS = ["fold", "epoch", "train_loss", "lr", "seconds", "images", *METRICS]
+"""Of `history_frame`; the metrics are those of the validation fold."""

@@ -1,7 +1,10 @@
-"""Who watches a study."""
+"""Who watches a study: a terminal, a notebook, or nobody."""
 
 from typing import Protocol
 
+from consilia.config.records import EpochReport, RefitProgress, TrialRecord, TrialTask
+from consilia.config.study import StudyPlan
+from consilia.report.notebook import NotebookProgress, in_notebook
 from consilia.tune.contract import SearchObserver
 from consilia.tune.refit_controller import RefitView
 
@@ -17,3 +20,41 @@ class StudyView(SearchObserver, RefitView, Protocol):
 
     def noted(self, text: str) -> None:
         """Something happened that people should know."""
+
+
+class SilentView:
+    """A StudyView that shows nothing; what people should know is logged in any case."""
+
+    def preparing(self, done: int, total: int) -> None:
+        """Say nothing."""
+
+    def connected(self, *, dashboard: str, token_file: str) -> None:
+        """Say nothing."""
+
+    def noted(self, text: str) -> None:
+        """Say nothing."""
+
+    def search_started(self, *, n_trials: int, n_slots: int, records: tuple[TrialRecord, ...]) -> None:
+        """Say nothing."""
+
+    def trial_started(self, task: TrialTask) -> None:
+        """Say nothing."""
+
+    def epoch_ended(self, report: EpochReport) -> None:
+        """Say nothing."""
+
+    def trial_ended(self, record: TrialRecord) -> None:
+        """Say nothing."""
+
+    def refitting(self, progress: RefitProgress) -> None:
+        """Say nothing."""
+
+
+SILENT = SilentView()
+
+
+def default_view(plan: StudyPlan) -> StudyView:
+    """Return a progress bar in a notebook, and silence in a script."""
+    if not in_notebook():
+        return SILENT
+    return NotebookProgress(metric=plan.search.metric, epochs=plan.training.epochs, n_folds=plan.folds.k)

@@ -3,36 +3,32 @@
 from collections import Counter
 from pathlib import Path
 
-from consilia.config.study import StudyPlan
 from consilia.config.study_folder import StudyFolder
 from consilia.errors import PlanError, StudyError
 from consilia.study.folder import find_study
-from consilia.tune.space import join_spaces
+from consilia.study.opened import OpenStudy
+from consilia.study.spaces import join_plan_spaces
 from consilia.tune.stored import leaderboard, read_trials
 from consilia.tune.warm_start import EarlierStudy, WarmStart, warm_start
 
 
-def read_warm_start(plan: StudyPlan, studies: Path) -> WarmStart:
+def read_warm_start(study: OpenStudy) -> WarmStart:
     """Return the configurations of `search.warm_start` that the study tries after its defaults.
 
-    A study that has trials already holds them in its journal: the earlier studies are then not needed any more.
-
-    Args:
-        plan: The study.
-        studies: Folder of all studies, where names are looked up.
+    Names are looked up among the studies beside this one. A study that has trials already holds these configurations
+    in its journal: the earlier studies are then no longer needed.
 
     Raises:
         PlanError: An earlier study does not exist, has no finished trial, or is the study itself.
     """
-    own = StudyFolder(studies.absolute() / plan.name)
+    plan = study.plan
     for reference in plan.search.warm_start:
-        if reference == plan.name or Path(reference).resolve() == own.root.resolve():
+        if reference == plan.name or Path(reference).resolve() == study.folder.root.resolve():
             raise PlanError(f"search.warm_start: {reference!r} is this study itself; name earlier ones.")
-    if not plan.search.warm_start or read_trials(own):
+    if not plan.search.warm_start or study.records():
         return WarmStart()
-    earlier = [_read_earlier(reference, studies) for reference in dict.fromkeys(plan.search.warm_start)]
-    space = join_spaces(plan.spaces, weights=plan.training.weights)
-    return warm_start(earlier, space, n_trials=plan.search.trials)
+    earlier = [_read_earlier(reference, study.studies) for reference in dict.fromkeys(plan.search.warm_start)]
+    return warm_start(earlier, study.space, n_trials=plan.search.trials)
 
 
 def _read_earlier(reference: str, studies: Path) -> EarlierStudy:
@@ -50,9 +46,7 @@ def _read_earlier(reference: str, studies: Path) -> EarlierStudy:
             f"search.warm_start: {reference!r} has no finished trial ({found}). "
             f"Studies in {studies} that have: {', '.join(sorted(others)) or 'none'}."
         )
-    return EarlierStudy(
-        name=plan.name, space=join_spaces(plan.spaces, weights=plan.training.weights), trials=best_first
-    )
+    return EarlierStudy(name=plan.name, space=join_plan_spaces(plan), trials=best_first)
 
 
 def _has_finished(root: Path) -> bool:

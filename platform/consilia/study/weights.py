@@ -1,19 +1,22 @@
-"""Which pretrained weights a study starts from: resolved and noted before any network trains."""
+"""Pretrained weights: where a study's networks start from, and how a folder of weights is filled."""
 
+import functools
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from consilia.config.record_files import read_weights_notes
-from consilia.config.space import Architecture
-from consilia.config.study import FROM_SCRATCH, HUB, StudyPlan, WeightsSource
-from consilia.config.study_folder import StudyFolder
-from consilia.errors import PlanError, StudyError
-from consilia.files import write_json
-from consilia.train.networks.factory import ModelSpec
-from consilia.train.networks.pretrained import build_pretrained
-from consilia.train.networks.weights import find_weights, fingerprint, require_weights
-from consilia.tune.space import join_spaces
+from safetensors.torch import save_file
+
+from consilia.config.space import SearchSpace
+from consilia.config.strict_yaml import read_yaml
+from consilia.config.study import StudyPlan
+from consilia.config.weights import FROM_SCRATCH, HUB, WeightsSource
+from consilia.errors import PlanError
+from consilia.files import write_atomically
+from consilia.study.plan import read_plan
+from consilia.study.spaces import read_space
+from consilia.train.networks.factory import download
+from consilia.train.networks.weights import SUFFIX, find_weights
 
 VARIABLE = "CONSILIA_WEIGHTS"
 
@@ -39,71 +42,67 @@ def resolve_weights(plan: StudyPlan, environment: Mapping[str, str] = os.environ
     return HUB
 
 
-def check_weights(plan: StudyPlan, source: WeightsSource, folder: StudyFolder) -> None:
-    """Load every architecture's weights once, and note in the study which they were.
+def needed_models(references: Sequence[str]) -> tuple[str, ...]:
+    """Return the timm models of search spaces and studies, each once.
+
+    Args:
+        references: Names or files of search spaces, or study files.
 
     Raises:
-        PlanError: Some cannot be had or do not fit their network; names all that are missing.
-        StudyError: The study was started from other weights.
+        PlanError: There is no such space or file, or it is wrong.
     """
-    if not source.is_pretrained:
-        return
-    names = list(dict.fromkeys(each.timm for each in _architectures(plan)))
-    if source.kind == "hub":
-        notes = dict.fromkeys(names, "timm hub")
-    else:
-        notes = {name: fingerprint(file) for name, file in require_weights(names, source).items()}
-    _load_each(plan, source)
-    _note(notes, folder)
+    spaces = [space for reference in references for space in _spaces(reference)]
+    models = [architecture.timm for space in spaces for architecture in space.architectures.values()]
+    return tuple(dict.fromkeys(models))
 
 
-def check_unchanged(plan: StudyPlan, source: WeightsSource, folder: StudyFolder) -> None:
-    """Compare the weights of a study that trains no more with those it was started from; files may be gone by now.
+def weights_folder(given: Path | None) -> Path:
+    """Return the folder that is given, else that of CONSILIA_WEIGHTS.
 
     Raises:
-        StudyError: They are others: the study's result is not that of the weights that are asked for.
+        PlanError: Neither names one, or it does not exist.
     """
-    if source.path is None:
-        return
-    files = {each.timm: find_weights(each.timm, source) for each in _architectures(plan)}
-    _check_same({name: fingerprint(file) for name, file in files.items() if file is not None}, folder)
+    text = str(given) if given is not None else os.environ.get(VARIABLE, "")
+    if not text:
+        raise PlanError(f"No weights folder is named: give --weights DIR, or set {VARIABLE}.")
+    folder = Path(text).expanduser()
+    if not folder.is_dir():
+        raise PlanError(f"The weights folder {folder} does not exist.")
+    return folder
 
 
-def _architectures(plan: StudyPlan) -> list[Architecture]:
-    """Return those that the study can train."""
-    known = join_spaces(plan.spaces, weights=plan.training.weights).architectures
-    configuration = plan.search.configuration
-    return list(known.values()) if configuration is None else [known[configuration.architecture]]
+def fetch_weights(models: Sequence[str], to: Path) -> Iterator[tuple[str, Path, bool]]:
+    """Write each model's ImageNet weights to `<to>/<model>.safetensors`, with notes of their origin.
+
+    Returns:
+        Model, file, and whether it was fetched now, one after the other.
+
+    Raises:
+        PlanError: Weights cannot be fetched; what was fetched before stays.
+    """
+    to.mkdir(parents=True, exist_ok=True)
+    source = WeightsSource(kind="folder", path=to.absolute())
+    for name in models:
+        if (there := find_weights(name, source)) is not None:
+            yield name, there, False
+            continue
+        state, notes = download(name)
+        tensors = {key: tensor.contiguous() for key, tensor in state.items()}
+        file = to / f"{name}{SUFFIX}"
+        write_atomically(file, functools.partial(save_file, tensors, metadata=notes))
+        yield name, file, True
 
 
-def _load_each(plan: StudyPlan, source: WeightsSource) -> None:
-    failures: dict[str, str] = {}
-    for each in _architectures(plan):
-        try:
-            build_pretrained(ModelSpec(architecture=each, n_classes=2, channels=plan.data.channels), source)
-        except PlanError as error:
-            failures[each.timm] = str(error)
-    if len(failures) == 1:
-        raise PlanError(next(iter(failures.values())))
-    if failures:
-        first = next(iter(failures.values()))
-        raise PlanError(f"Pretrained weights of {', '.join(failures)} could not be loaded. The first: {first}")
+def _spaces(reference: str) -> tuple[SearchSpace, ...]:
+    """Read a study's spaces or a single space; a file is a study if it has spaces."""
+    path = Path(reference)
+    if path.suffix in (".yaml", ".yml") and path.is_file() and _is_study(path):
+        return read_plan(path).spaces
+    return (read_space(reference, Path.cwd()),)
 
 
-def _note(notes: dict[str, str], folder: StudyFolder) -> None:
-    write_json(folder.weights, _check_same(notes, folder) | notes)
-
-
-def _check_same(notes: dict[str, str], folder: StudyFolder) -> dict[str, str]:
-    """Return what the study has noted before, if none of it has changed."""
-    before = read_weights_notes(folder.weights)
-    changed = sorted(name for name in before.keys() & notes.keys() if before[name] != notes[name])
-    if changed:
-        raise StudyError(
-            f"{folder.root} was started from other pretrained weights of {', '.join(changed)} than there are now "
-            f"({before[changed[0]]}, now {notes[changed[0]]}). Restore them, or give the study another name."
-        )
-    return before
+def _is_study(path: Path) -> bool:
+    return "spaces" in read_yaml(path)
 
 
 def _source(text: str, *, setting: str) -> WeightsSource:

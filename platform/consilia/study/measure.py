@@ -1,0 +1,237 @@
+"""A finished ensemble on a card's images: evaluated, compared with another one, drawn."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from matplotlib import rc_context
+
+from consilia.bundle.evaluation import Evaluation
+from consilia.bundle.store_check import refuse_seen
+from consilia.config.card import DataCard
+from consilia.config.frozen import Frozen
+from consilia.config.records import Probabilities, Rows
+from consilia.config.study_folder import StudyFolder
+from consilia.data.store.image_store import ImageStore
+from consilia.data.store.prepare import prepare
+from consilia.ensemble.by_column import read_groups
+from consilia.ensemble.evaluate import NO_PATIENTS, evaluate_groups
+from consilia.errors import DataError
+from consilia.files import write_atomically
+from consilia.metrics.paired import PairedMetric, compare_paired
+from consilia.metrics.patients import FEWEST_PATIENTS, count_in_words
+from consilia.metrics.scores import softmax
+from consilia.metrics.subgroups import Subgroups
+from consilia.predict.loading import load_predictor
+from consilia.predict.predictor import BATCH_SIZE, EnsemblePredictor
+from consilia.report.figures import Drawing, Shown, draw_figures
+from consilia.study.test_access import log_opening
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CardEvaluation:
+    """What an ensemble is worth on a card's images."""
+
+    evaluation: Evaluation  # of all images
+    subgroups: tuple[Subgroups, ...]  # by each column that was asked for
+
+
+class Comparison(Frozen):
+    """What two ensembles are worth beside each other."""
+
+    first: str  # name of the ensemble
+    second: str
+    images: int
+    patients: int
+    metrics: tuple[PairedMetric, ...]
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FigureFiles:
+    """What was drawn."""
+
+    files: tuple[Path, ...]  # NAME.svg, NAME.png and NAME.parquet of each figure
+    remark: str  # what a reader must know of earlier openings of the test split, or ""
+
+
+def evaluate_on_card(
+    bundle: str | Path, card: DataCard, *, by: Sequence[str] = (), stores: str | Path = "stores", device: str = "auto"
+) -> CardEvaluation:
+    """Evaluate on the card's test split, or on all images of a card without one, and by groups of images.
+
+    An image that the ensemble was trained on is refused. If the test split is that of the ensemble's own study, the
+    study's list of openings gets a line.
+
+    Args:
+        bundle: Folder of the ensemble.
+        card: Of the images.
+        by: Columns to group by, such as "sex" or "age=18,40,65".
+        stores: Folder of the image stores.
+        device: A torch device such as "cpu" or "cuda:0"; "auto" takes the best one.
+
+    Raises:
+        BundleError: The bundle is damaged.
+        DataError: The classes differ, images were trained on, or a column cannot be grouped by.
+    """
+    predictor = load_predictor(bundle, device=device)
+    store = prepare(card, root=Path(stores).absolute())
+    rows = rows_to_measure(store)
+    groups = [read_groups(store, rows, each) for each in by]  # a wrong name must not open the test split
+    split, remark = open_split(Path(bundle), predictor, store)
+    evaluation, subgroups = evaluate_groups(predictor, store, rows, groups, split=split)
+    return CardEvaluation(evaluation=evaluation.with_note(remark), subgroups=subgroups)
+
+
+def compare_on_card(
+    first: str | Path, second: str | Path, card: DataCard, *, stores: str | Path = "stores", device: str = "auto"
+) -> Comparison:
+    """Compare two ensembles on the card's test split, or on all images of a card without one.
+
+    An image that either was trained on is refused. Opening a locked test split is written to each study that it
+    belongs to.
+
+    Args:
+        first: Folder of the ensemble that is judged.
+        second: Folder of the one that it is compared with.
+        card: Of the images.
+        stores: Folder of the image stores.
+        device: As of `evaluate_on_card`.
+
+    Raises:
+        BundleError: A bundle is damaged.
+        DataError: The classes differ, images are read differently, or images were trained on.
+    """
+    bundles = (Path(first), Path(second))
+    predictors = [load_predictor(bundle, device=device) for bundle in bundles]
+    _refuse_unlike(*predictors)
+    store = prepare(card, root=Path(stores).absolute())
+    rows = rows_to_measure(store)
+    for bundle, predictor in zip(bundles, predictors, strict=True):
+        try:
+            refuse_seen(predictor.seen, store, rows)
+        except DataError as error:
+            raise DataError(f"{bundle}: {error}") from error
+    opened = [open_split(bundle, predictor, store) for bundle, predictor in zip(bundles, predictors, strict=True)]
+    splits = [split for split, _ in opened]
+    one, two = (predictor.predict_store(store, rows) for predictor in predictors)
+    notes = (*_notes(store, rows), *dict.fromkeys(remark for _, remark in opened if remark))
+    if splits[0] != splits[1]:
+        own = bundles[splits.index("test")]
+        notes = (*notes, f"The images are the test split of {own}'s own data; to the other they are foreign.")
+    return Comparison(
+        first=predictors[0].document.name,
+        second=predictors[1].document.name,
+        images=len(rows),
+        patients=len(np.unique(store.patients[rows])),
+        metrics=compare_paired(one, two, store.labels[rows], store.patients[rows]),
+        notes=notes,
+    )
+
+
+def write_figures(
+    bundle: str | Path, card: DataCard, *, out: str | Path, stores: str | Path = "stores", device: str = "auto"
+) -> FigureFiles:
+    """Draw the ensemble on the card's test split, or on all images of a card without one.
+
+    Args:
+        bundle: Folder of the ensemble.
+        card: Of the images. An image that was trained on is refused; opening a locked test split is written down.
+        out: Folder for NAME.svg, NAME.png and, with the numbers behind them, NAME.parquet.
+        stores: Folder of the image stores.
+        device: As of `evaluate_on_card`.
+
+    Raises:
+        BundleError: The bundle is damaged.
+        DataError: The classes differ, or images were trained on.
+    """
+    predictor = load_predictor(bundle, device=device)
+    store = prepare(card, root=Path(stores).absolute())
+    rows = rows_to_measure(store)
+    refuse_seen(predictor.seen, store, rows)
+    split, remark = open_split(Path(bundle), predictor, store)
+    drawings = draw_figures(predict_shown(predictor, store, rows, title=f"{card.name}, {split}"))
+    files = [path for name, drawing in drawings.items() for path in _write(Path(out) / name, drawing)]
+    return FigureFiles(files=tuple(files), remark=remark)
+
+
+def predict_shown(predictor: EnsemblePredictor, store: ImageStore, rows: Rows, *, title: str) -> Shown:
+    """Return what figures show of an ensemble on rows of a store; the title gets the number of images."""
+    patients = store.patients[rows]
+    return Shown(
+        probabilities=predictor.predict_store(store, rows),
+        labels=store.labels[rows],
+        patients=patients,
+        classes=predictor.classes,
+        members=_members(predictor, store, rows),
+        weights=None if predictor.document.stack is not None else predictor.networks.combination.votes,
+        trials=tuple(member.trial for member in predictor.document.members),
+        title=f"{title}: {count_in_words(len(rows), len(np.unique(patients)))}",
+    )
+
+
+def rows_to_measure(store: ImageStore) -> Rows:
+    """Return the rows of the test split, or all rows where there is none."""
+    locked = np.flatnonzero((store.index["split"] == "test").to_numpy())
+    return locked if len(locked) else np.arange(len(store))
+
+
+def open_split(
+    bundle: Path, predictor: EnsemblePredictor, store: ImageStore
+) -> tuple[Literal["test", "external"], str]:
+    """Say whether these are the ensemble's own data; if so, write the opening to its study, if it lies in one.
+
+    Returns:
+        Which images they are, and what `log_opening` has to say.
+    """
+    if store.digest != predictor.document.provenance.data_digest:
+        return "external", ""
+    folder = StudyFolder(bundle.absolute().parent.parent)
+    return "test", log_opening(folder, predictor.document) if folder.plan.is_file() else ""
+
+
+def _refuse_unlike(first: EnsemblePredictor, second: EnsemblePredictor) -> None:
+    """Refuse ensembles that cannot score the same images into the same classes."""
+    if first.classes != second.classes:
+        raise DataError(
+            f"Both ensembles must know the same classes in the same order, but {first.document.name} knows "
+            f"{', '.join(first.classes)}, and {second.document.name} {', '.join(second.classes)}. Compare ensembles of "
+            "one task."
+        )
+    one, two = dict(first.document.reading), dict(second.document.reading)
+    if unlike := [name for name in one if one[name] != two[name]]:
+        raise DataError(
+            f"Both ensembles must read images alike, but {unlike[0]} is {one[unlike[0]]} for {first.document.name} and "
+            f"{two[unlike[0]]} for {second.document.name}. Measure each with `consilia evaluate`."
+        )
+
+
+def _notes(store: ImageStore, rows: Rows) -> tuple[str, ...]:
+    notes = [] if store.manifest.has_patients else [NO_PATIENTS]
+    if len(np.unique(store.patients[rows])) < FEWEST_PATIENTS:
+        notes.append(f"No claim: there are fewer than {FEWEST_PATIENTS} patients.")
+    for number, name in enumerate(store.classes):
+        count = len(np.unique(store.patients[rows][store.labels[rows] == number]))
+        if count < FEWEST_PATIENTS:
+            notes.append(f"No claim for class {name}: {count} patients have it, under {FEWEST_PATIENTS}.")
+    return tuple(notes)
+
+
+def _members(predictor: EnsemblePredictor, store: ImageStore, rows: Rows) -> Probabilities:
+    """Return what each member says, averaged over its folds, (n_members, n_images, n_classes)."""
+    batches = [rows[start : start + BATCH_SIZE] for start in range(0, len(rows), BATCH_SIZE)]
+    said = [softmax(predictor.networks.logits(store.pixels[batch])).mean(axis=1) for batch in batches]
+    result: Probabilities = np.concatenate(said, axis=1)
+    return result
+
+
+def _write(stem: Path, drawing: Drawing) -> list[Path]:
+    paths = [stem.with_suffix(suffix) for suffix in (".svg", ".png", ".parquet")]
+    svg, png, numbers = paths
+    with rc_context({"svg.hashsalt": "consilia"}):  # without random names and a date, equal numbers give equal files
+        write_atomically(svg, lambda file: drawing.figure.savefig(file, format="svg", metadata={"Date": None}))
+    write_atomically(png, lambda file: drawing.figure.savefig(file, format="png", dpi=150))
+    write_atomically(numbers, lambda file: drawing.numbers.to_parquet(file))
+    return paths

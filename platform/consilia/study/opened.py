@@ -1,0 +1,124 @@
+"""What everything after planning takes: a study's plan and files, and what they lead to, opened once."""
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Self
+
+from consilia.config.records import TrialRecord
+from consilia.config.study import StudyPlan
+from consilia.config.study_folder import StudyFolder
+from consilia.config.weights import WeightsSource
+from consilia.data.folds import FoldPlan, check_no_leak, load_folds
+from consilia.data.store.image_store import ImageStore
+from consilia.data.store.prepare import OpenWorkers, prepare
+from consilia.errors import StudyError
+from consilia.study.spaces import join_plan_spaces
+from consilia.study.view import SILENT, StudyView
+from consilia.study.weights import resolve_weights
+from consilia.train.context import TrainingContext
+from consilia.tune.space import JointSpace
+from consilia.tune.stored import read_trials
+
+
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
+class OpenStudy:
+    """A study: its plan, its folder, and the images, folds, weights and search space that belong to them.
+
+    To make one reads nothing. Images, folds, weights and space are opened when they are first asked for, and then
+    kept; trials are read anew each time, since a search may be writing them.
+    """
+
+    plan: StudyPlan
+    folder: StudyFolder
+    stores: Path  # folder of the image stores
+    view: StudyView = SILENT  # told of everything that happens
+    workers: OpenWorkers | None = None  # decode images that are not prepared yet; None: processes on this machine
+
+    @classmethod
+    def of(
+        cls, plan: StudyPlan, *, studies: str | Path, stores: str | Path | None = None, view: StudyView = SILENT
+    ) -> Self:
+        """Return the study of a plan, whether its folder exists or not.
+
+        Args:
+            plan: The resolved study.
+            studies: Folder of all studies.
+            stores: Folder of the image stores; None: `stores`, beside the folder of the studies.
+            view: Told of everything that happens.
+        """
+        root = Path(studies).absolute()
+        place = root.parent / "stores" if stores is None else Path(stores).absolute()
+        return cls(plan=plan, folder=StudyFolder(root / plan.name), stores=place, view=view)
+
+    @property
+    def studies(self) -> Path:
+        """Folder of all studies, this one among them."""
+        return self.folder.root.parent
+
+    @cached_property
+    def space(self) -> JointSpace:
+        """All search spaces of the plan as one."""
+        return join_plan_spaces(self.plan)
+
+    @cached_property
+    def weights(self) -> WeightsSource:
+        """Where the networks start from.
+
+        Raises:
+            PlanError: The folder or file does not exist.
+        """
+        return resolve_weights(self.plan)
+
+    @cached_property
+    def store(self) -> ImageStore:
+        """The prepared images; those that are not prepared yet are decoded now.
+
+        Raises:
+            DataError: The data cannot be used.
+        """
+        return prepare(self.plan.data, root=self.stores, progress=self.view.preparing, workers=self.workers)
+
+    @cached_property
+    def folds(self) -> FoldPlan:
+        """The folds that every trial shares, checked for leaks.
+
+        Raises:
+            StudyError: There are none yet, or the data have changed since they were made.
+            DataError: A patient stands on two sides.
+        """
+        if not self.folder.folds.exists():
+            raise StudyError(f"{self.folder.root} has no folds yet: `consilia search` must finish a trial first.")
+        folds = load_folds(self.folder.folds)
+        if folds.store_digest != self.store.digest:
+            raise StudyError(
+                f"{self.folder.folds} was made for other images than {self.plan.data.path} holds now: the data have "
+                "changed since the study was started.\nRestore the data, or give the study another name (--set "
+                "name=...)."
+            )
+        check_no_leak(folds, self.store)
+        return folds
+
+    def records(self) -> dict[int, TrialRecord]:
+        """Read every trial as it is stored now, by number.
+
+        Raises:
+            StudyError: A trial's file is damaged; names it.
+        """
+        return read_trials(self.folder)
+
+    def training_context(self, device: str) -> TrainingContext:
+        """Return what all trials share, on a device of torch's or "auto"."""
+        return TrainingContext(
+            store_folder=self.store.folder,
+            folds=self.folds,
+            training=self.plan.training,
+            policy=self.plan.data.augmentation,
+            architectures=self.space.architectures,
+            metric=self.plan.search.metric,
+            trials=self.folder.trials,
+            seed=self.plan.seed,
+            device=device,
+            weights=self.weights,
+            image_size=self.plan.image_size,
+        )

@@ -1,0 +1,352 @@
+"""The study as people use it from Python: `consilia.search` and `consilia.open_study` return one."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+
+from consilia.bundle.document import BundleDocument
+from consilia.bundle.evaluation import Evaluation
+from consilia.bundle.store_check import refuse_seen
+from consilia.config.catalog import is_file_reference, load
+from consilia.config.recipe import EnsembleRecipe
+from consilia.config.study import StudyPlan
+from consilia.config.validation import near_match
+from consilia.errors import DataError, UserError
+from consilia.metrics.estimates import Estimate
+from consilia.predict.loading import load_predictor
+from consilia.predict.predictor import EnsemblePredictor
+from consilia.report.figures import FIGURES, Shown, kinds_of
+from consilia.report.trial_rows import TrialBoard
+from consilia.study.combine import StudyResult, find_bundle, read_result
+from consilia.study.folder import find_study
+from consilia.study.measure import predict_shown
+from consilia.study.opened import OpenStudy
+from consilia.study.plan import change_plan, read_plan
+from consilia.study.run import build_recipe, run_study
+from consilia.study.suspects import SuspectFiles, write_suspects
+from consilia.study.test_access import log_opening
+from consilia.study.trials import TrialReader, history_frame, trials_frame
+from consilia.study.view import StudyView, default_view
+
+Recipe = str | Path | EnsembleRecipe
+"""A recipe: the name of a shipped one, a YAML file, or the recipe itself."""
+
+EVALUATION_COLUMNS = ["split", "unit", "metric", "value", "low", "high", "uncalibrated"]
+"""Of `Study.evaluate`."""
+
+
+def search(
+    study: str | Path | StudyPlan,
+    /,
+    *,
+    studies: str | Path = "studies",
+    stores: str | Path | None = None,
+    view: StudyView | None = None,
+    **settings: Any,
+) -> "Study":
+    """Search, cross-validate, combine and evaluate; started again, go on where the last call stopped.
+
+    Nothing is printed: what happens is logged under "consilia" and written to the study's run.log. A notebook shows a
+    progress bar.
+
+        study = consilia.search("examples/phantoms.yaml", **{"search.trials": 5, "cluster.max_slots": 2})
+
+    Args:
+        study: A study file, or a plan that was read before.
+        studies: Folder of all studies; this one's is `<studies>/<name>`.
+        stores: Folder of the prepared images; None: `stores`, beside the folder of the studies.
+        view: Told of everything that happens, in place of the progress bar.
+        **settings: Override keys of the study; dotted keys are passed as above. Relative paths start from the working
+            directory.
+
+    Returns:
+        The finished study.
+
+    Raises:
+        PlanError: The study file or a setting is wrong; names the key.
+        DataError: The images, labels or patients cannot be used.
+        StudyError: The folder belongs to another plan, another process works in it, or the disk is too full.
+        InterruptedStudyError: Ctrl-C; what was finished is stored, and the same call goes on there.
+        RunError: No trial finished, the cluster cannot be used, or the disk is full.
+    """
+    if isinstance(study, StudyPlan):
+        plan = change_plan(study, settings) if settings else study
+    else:
+        plan = read_plan(study, settings=settings)
+    opened = Study.of(plan, studies=studies, stores=stores, view=view or default_view(plan))
+    run_study(opened)
+    return opened
+
+
+def open_study(study: str | Path, *, studies: str | Path = "studies", stores: str | Path | None = None) -> "Study":
+    """Open a stored study: finished, interrupted, or with a search at work in it.
+
+    Args:
+        study: Its folder, its name, or the study file that it was started with.
+        studies: Folder of all studies, where a name is looked up.
+        stores: Folder of the prepared images; None: `stores`, beside the folder of the studies. Images that are not
+            there are prepared again when they are first needed.
+
+    Raises:
+        StudyError: There is no such study; those that exist are named.
+    """
+    plan, folder = find_study(str(study), Path(studies))
+    beside = folder.root.parent.parent / "stores"
+    place = beside if stores is None else Path(stores).absolute()
+    return Study(plan=plan, folder=folder, stores=place, view=default_view(plan))
+
+
+class Study(OpenStudy):
+    """A study: its trials as tables, and its ensembles, built, measured and drawn.
+
+    Made by `consilia.search` and `consilia.open_study`. Frozen; tables are read anew with each call, so a study that a
+    search is still writing can be watched.
+
+    Attributes:
+        plan: Everything that decides the result, with every name replaced by its content.
+        folder: Names of the study's files.
+        stores: Folder of the prepared images.
+        store: The prepared images; opened when first used, which decodes them if need be.
+        folds: Which image is in which fold, and which are in the test split.
+    """
+
+    @property
+    def name(self) -> str:
+        """Name of the study."""
+        return self.plan.name
+
+    def __repr__(self) -> str:
+        return f"Study({self.name!r}, {str(self.folder.root)!r})"
+
+    def trials(self) -> pd.DataFrame:
+        """Return one row a trial: fully evaluated ones first, the best at the top, then the others by number.
+
+        Columns: trial; state ("running", "interrupted", "paused", "finished", "stopped" or "failed"); metric, the name
+        of the study's; objective, its mean over the folds, missing while there is none; fold_0 ... fold_<k-1>, the
+        metric on each finished fold; a column for each hyperparameter; seconds of training; reason of a pause, a stop
+        or a failure.
+
+        Raises:
+            StudyError: A trial's file is damaged; names it.
+        """
+        return trials_frame(self.board())
+
+    def board(self) -> TrialBoard:
+        """Return what `trials` shows as frozen records, with how far each unfinished trial has come.
+
+        Raises:
+            StudyError: A trial's file is damaged; names it.
+        """
+        return self._reader()
+
+    def history(self, trial: int) -> pd.DataFrame:
+        """Return one row an epoch and fold of a trial, in order.
+
+        Columns: fold, from 0; epoch, from 1; train_loss; lr, the learning rate of the epoch's end; seconds; images seen
+        in training; and every metric on the validation fold, such as log_loss and macro_auc.
+
+        Args:
+            trial: Number of the trial.
+
+        Raises:
+            StudyError: There is no such trial, or one of its files is damaged; names it.
+        """
+        return history_frame(self.plan, self.folder, trial)
+
+    def fit(self, recipe: Recipe | None = None, *, refit: bool = False, device: str = "auto") -> EnsemblePredictor:
+        """Build the ensemble of a recipe from the trials' stored predictions, and load it.
+
+        It is evaluated on the locked test split, whose opening is written down. One that has been built before is
+        loaded as it is. Nothing is trained, unless `refit` asks for it.
+
+        Args:
+            recipe: Name of a shipped recipe, a file, or a recipe; None: the study's own.
+            refit: Train what a recipe with `build: fast` ships, where it is missing.
+            device: A torch device such as "cpu" or "cuda:0"; "auto" takes the best one.
+
+        Raises:
+            PlanError: There is no such recipe, or it is wrong.
+            StudyError: The study has no folds yet, its data have changed, or refits are missing.
+            UserError: Refits are asked for, but the recipe ships none.
+            RunError: No trial has finished, or a refit failed.
+        """
+        return load_predictor(self.build(recipe, refit=refit).bundle, device=device)
+
+    def build(
+        self,
+        recipe: Recipe | None = None,
+        *,
+        refit: bool = False,
+        address: str | None = None,
+        view: StudyView | None = None,
+    ) -> StudyResult:
+        """Build as `fit` does, and return what was built without loading it.
+
+        Args:
+            recipe: As of `fit`.
+            refit: As of `fit`.
+            address: Of a running Ray cluster to train refits on; None: where the study says.
+            view: Told of the refits' progress; None: a bar in a notebook, and nothing in a script.
+
+        Raises:
+            ConsiliaError: As of `fit`.
+        """
+        chosen = self.plan.ensemble if recipe is None else _read_recipe(recipe)
+        study = self if view is None else replace(self, view=view)
+        if address is not None:
+            cluster = self.plan.cluster.model_copy(update={"address": address})
+            study = replace(study, plan=self.plan.model_copy(update={"cluster": cluster}))
+        return build_recipe(study, chosen, refit=refit)
+
+    def result(self, recipe: Recipe | None = None) -> StudyResult:
+        """Return what the study has ended with: an ensemble's document, the best trials, and where the time went.
+
+        Args:
+            recipe: Of the ensemble; None: the study's own.
+
+        Raises:
+            StudyError: That ensemble is not built yet.
+            BundleError: Its bundle is damaged.
+        """
+        return read_result(self, self._name_of(recipe))
+
+    def predictor(self, recipe: Recipe | None = None, *, device: str = "auto") -> EnsemblePredictor:
+        """Load an ensemble that has been built.
+
+        Args:
+            recipe: Of the ensemble; None: the study's own.
+            device: As of `fit`.
+
+        Raises:
+            StudyError: That ensemble is not built yet.
+            BundleError: Its bundle is damaged.
+        """
+        return load_predictor(find_bundle(self, self._name_of(recipe)), device=device)
+
+    def evaluate(self, recipe: Recipe | None = None) -> pd.DataFrame:
+        """Return what an ensemble is worth, in one row a split, unit and metric, as it was measured when it was built.
+
+        Columns: split ("test": the locked test split; "cross_fitted": each image by an ensemble that did not see its
+        fold); unit ("image" or "patient", whose images count as one); metric; value of the calibrated ensemble; low and
+        high, its 95 % interval over patients; uncalibrated, the value before calibration, of metrics that calibration
+        changes. Undefined values are NaN. `result().document.evaluations` has the confusion matrix and notes besides.
+
+        Args:
+            recipe: Of the ensemble; None: the study's own.
+
+        Raises:
+            StudyError: That ensemble is not built yet.
+            BundleError: Its bundle is damaged.
+        """
+        document = self.result(recipe).document
+        rows = [row for evaluation in document.evaluations for row in _evaluation_rows(evaluation)]
+        return pd.DataFrame(rows, columns=EVALUATION_COLUMNS)
+
+    def figure(self, kind: str, recipe: Recipe | None = None, *, device: str = "auto") -> Figure:
+        """Draw an ensemble on the locked test split, whose opening is written down.
+
+        Args:
+            kind: "reliability", "roc", "precision_recall", "risk_coverage" or "confusion"; of several members also
+                "error_correlation" and "loss_by_size".
+            recipe: Of the ensemble; None: the study's own.
+            device: As of `fit`.
+
+        Raises:
+            UserError: There is no such figure, or not of this ensemble; names those that there are.
+            StudyError: That ensemble is not built yet.
+            DataError: The study has no test split.
+        """
+        if kind not in FIGURES:
+            raise UserError(
+                f"A figure must be one of {', '.join(FIGURES)}, but got {kind!r}.{near_match(kind, list(FIGURES))}"
+            )
+        shown = self._shown_on_test(self._name_of(recipe), device)
+        if kind not in kinds_of(shown):
+            raise UserError(
+                f"{kind} compares members that are averaged, and this ensemble has none to compare. Draw one of "
+                f"{', '.join(kinds_of(shown))}."
+            )
+        return FIGURES[kind](shown).figure
+
+    def suspects(self, out: str | Path | None = None) -> SuspectFiles:
+        """Write the images whose label the study's own trials doubt: suspects.csv, and a sheet of pictures.
+
+        Nothing is dropped or relabelled: a doubted label may be a rare finding that is right.
+
+        Args:
+            out: Folder for both files; None: the study's own.
+
+        Raises:
+            StudyError: The study has no folds yet, or its data have changed.
+            RunError: No trial has finished.
+        """
+        return write_suspects(self, None if out is None else Path(out))
+
+    @cached_property
+    def _reader(self) -> TrialReader:
+        return TrialReader(self.plan, self.folder)
+
+    @cached_property
+    def _shown(self) -> dict[str, Shown]:
+        """The test split as each ensemble sees it, by the ensemble's identity; predicted once."""
+        return {}
+
+    def _shown_on_test(self, recipe: str, device: str) -> Shown:
+        predictor = load_predictor(find_bundle(self, recipe), device=device)
+        identity = _identity(predictor.document)
+        if identity not in self._shown:
+            rows = self.folds.test
+            if len(rows) == 0:
+                raise DataError(
+                    f"Figures of {self.name} need images that no trial has seen, but the study has no test split. Draw "
+                    "the ensemble on another card: consilia figures BUNDLE CARD --out DIR."
+                )
+            refuse_seen(predictor.seen, self.store, np.setdiff1d(rows, self.folds.bound))
+            remark = log_opening(self.folder, predictor.document)
+            title = f"{self.plan.data.name}, test" + (" (opened before)" if remark else "")
+            self._shown[identity] = predict_shown(predictor, self.store, rows, title=title)
+        return self._shown[identity]
+
+    def _name_of(self, recipe: Recipe | None) -> str:
+        if recipe is None:
+            return self.plan.ensemble.name
+        if isinstance(recipe, str) and not is_file_reference(recipe):
+            return recipe  # of an ensemble in the study, whether such a recipe is shipped or not
+        return _read_recipe(recipe).name
+
+
+def _read_recipe(recipe: Recipe) -> EnsembleRecipe:
+    if isinstance(recipe, EnsembleRecipe):
+        return recipe
+    return load("ensembles", str(recipe), EnsembleRecipe, base=Path.cwd())
+
+
+def _identity(document: BundleDocument) -> str:
+    return f"{document.name} {document.provenance.created}"
+
+
+def _evaluation_rows(evaluation: Evaluation, unit: str = "image") -> list[Mapping[str, Any]]:
+    rows: list[Mapping[str, Any]] = []
+    for metric, estimate in evaluation.metrics.items():
+        before = evaluation.uncalibrated.get(metric)
+        rows.append(
+            {
+                **{"split": evaluation.split, "unit": unit, "metric": metric},
+                **_numbers(estimate),
+                "uncalibrated": np.nan if before is None else before.value,
+            }
+        )
+    if evaluation.by_patient is not None:
+        rows += _evaluation_rows(evaluation.by_patient, "patient")
+    return rows
+
+
+def _numbers(estimate: Estimate | None) -> dict[str, float]:
+    names = ("value", "low", "high")
+    return {name: np.nan if estimate is None else getattr(estimate, name) for name in names}
