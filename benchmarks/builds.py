@@ -24,7 +24,7 @@ from figures import print_figures
 from consilia.config.recipe import BestSingle, EnsembleRecipe, Greedy, SoftVote
 from consilia.config.records import TrialRecord, TrialTask
 from consilia.config.space import Hyperparameters
-from consilia.config.study import FROM_SCRATCH, StudyPlan
+from consilia.config.study import StudyPlan
 from consilia.config.study_folder import StudyFolder
 from consilia.data.folds import make_folds
 from consilia.data.phantoms import write_phantoms

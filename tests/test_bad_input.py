@@ -18,12 +18,14 @@ from consilia.config.reading import Reading
 from consilia.config.recipe import EnsembleRecipe
 from consilia.config.strict_yaml import parse_settings
 from consilia.config.study import ClusterProfile
+from consilia.config.study_folder import StudyFolder
 from consilia.data.decode.reader import read_image
 from consilia.data.folds import make_folds
 from consilia.data.store.prepare import prepare
 from consilia.errors import BundleError, DataError, PlanError, ReaderError, StudyError
 from consilia.files import sha256_of_json
 from consilia.study.folder import claim_folder, find_study
+from consilia.study.opened import OpenStudy
 from consilia.study.plan import read_card, read_plan, read_single_plan
 from consilia.study.preflight import check_disk
 from consilia.study.spaces import read_space

@@ -12,7 +12,6 @@ import posixpath
 import re
 from pathlib import Path
 
-from consilia.config.hyperparameters import Hyperparameters
 from keys import document_model
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
@@ -21,7 +20,7 @@ from pydantic import BaseModel
 
 from consilia.config.card import DataCard
 from consilia.config.recipe import EnsembleRecipe
-from consilia.config.space import SearchSpace
+from consilia.config.space import Hyperparameters, SearchSpace
 from consilia.config.study import ClusterProfile, StudyPlan
 
 logger = logging.getLogger("mkdocs.hooks.pages")

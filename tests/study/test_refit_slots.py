@@ -8,7 +8,7 @@ from safetensors.torch import load_file
 
 from consilia.config.record_files import read_trial
 from consilia.config.records import RefitProgress, TrialTask
-from consilia.config.study import FROM_SCRATCH, ClusterProfile
+from consilia.config.study import ClusterProfile
 from consilia.config.study_folder import StudyFolder
 from consilia.study.opened import OpenStudy
 from consilia.train.context import TrainingContext

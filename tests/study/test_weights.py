@@ -18,7 +18,7 @@ from consilia.study.opened import OpenStudy
 from consilia.study.plan import read_plan, read_single_plan
 from consilia.study.preflight import check_unchanged, check_weights
 from consilia.study.weights import resolve_weights
-from consilia.train.artifacts import read_weights
+from consilia.train.network_files import read_weights
 
 
 @pytest.fixture(scope="module")

@@ -13,8 +13,7 @@ from consilia.bundle.evaluation import Evaluation
 from consilia.bundle.text import describe_members
 from consilia.config.augmentation import POLICIES
 from consilia.config.card import DataCard
-from consilia.config.study import StudyPlan
-from consilia.config.weights import WeightsSource
+from consilia.config.study import StudyPlan, WeightsSource
 from consilia.data.store.image_store import ImageStore
 from consilia.decision.promises import promise_rows
 from consilia.files import sha256_of_file

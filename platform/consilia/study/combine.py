@@ -10,10 +10,10 @@ from typing import Any
 from consilia.bundle.document import BundleDocument
 from consilia.bundle.reading import read_bundle
 from consilia.bundle.writing import record_evaluation
+from consilia.config.frozen import near_match
 from consilia.config.recipe import EnsembleRecipe
 from consilia.config.record_files import trial_to_json
 from consilia.config.records import TrialRecord
-from consilia.config.validation import near_match
 from consilia.ensemble.build import build_ensemble
 from consilia.ensemble.evaluate import evaluate
 from consilia.errors import BundleError, StudyError

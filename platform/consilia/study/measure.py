@@ -166,7 +166,7 @@ def predict_shown(predictor: EnsemblePredictor, store: ImageStore, rows: Rows, *
         patients=patients,
         classes=predictor.classes,
         members=_members(predictor, store, rows),
-        weights=None if predictor.document.stack is not None else predictor.networks.combination.votes,
+        weights=predictor.networks.combination.shares,
         trials=tuple(member.trial for member in predictor.document.members),
         title=f"{title}: {count_in_words(len(rows), len(np.unique(patients)))}",
     )

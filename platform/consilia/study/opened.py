@@ -6,9 +6,8 @@ from pathlib import Path
 from typing import Self
 
 from consilia.config.records import TrialRecord
-from consilia.config.study import StudyPlan
+from consilia.config.study import StudyPlan, WeightsSource
 from consilia.config.study_folder import StudyFolder
-from consilia.config.weights import WeightsSource
 from consilia.data.folds import FoldPlan, check_no_leak, load_folds
 from consilia.data.store.image_store import ImageStore
 from consilia.data.store.prepare import OpenWorkers, prepare

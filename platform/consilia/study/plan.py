@@ -6,12 +6,11 @@ from typing import Any
 
 from consilia.config.card import DataCard
 from consilia.config.catalog import Kind, Reference, load, resolve_path
-from consilia.config.frozen import Frozen
-from consilia.config.hyperparameters import Hyperparameters
+from consilia.config.frozen import Frozen, Model, near_match, validate
 from consilia.config.recipe import EnsembleRecipe
+from consilia.config.space import Hyperparameters
 from consilia.config.strict_yaml import merge, parse_settings, read_yaml
 from consilia.config.study import ClusterProfile, FoldsPlan, NoStopping, SearchPlan, StudyPlan, TrainingPlan
-from consilia.config.validation import Model, near_match, validate
 from consilia.errors import PlanError
 from consilia.study.settings import BY_NAME, Settings, as_texts, folders_from, from_here, key_of, weights_from
 from consilia.study.spaces import check_spaces, join_plan_spaces, read_space

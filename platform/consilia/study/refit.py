@@ -8,7 +8,7 @@ import numpy as np
 from consilia.config.recipe import EnsembleRecipe
 from consilia.config.records import TrialRecord, TrialTask
 from consilia.config.study_folder import StudyFolder
-from consilia.ensemble.refits import chosen_trials
+from consilia.ensemble.members import chosen_trials
 from consilia.errors import RunError, StudyError
 from consilia.study.end import InterruptedStudyError
 from consilia.study.opened import OpenStudy

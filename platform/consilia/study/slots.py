@@ -6,8 +6,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from consilia.cluster.connection import connect
-from consilia.config.hyperparameters import Hyperparameters
-from consilia.config.space import Choice, Value
+from consilia.config.space import Choice, Hyperparameters, Value
 from consilia.study.opened import OpenStudy
 from consilia.train.context import TrainingContext
 from consilia.train.input import Preprocessing

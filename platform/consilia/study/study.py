@@ -14,9 +14,9 @@ from consilia.bundle.document import BundleDocument
 from consilia.bundle.evaluation import Evaluation
 from consilia.bundle.store_check import refuse_seen
 from consilia.config.catalog import is_file_reference, load
+from consilia.config.frozen import near_match
 from consilia.config.recipe import EnsembleRecipe
 from consilia.config.study import StudyPlan
-from consilia.config.validation import near_match
 from consilia.errors import DataError, UserError
 from consilia.metrics.estimates import Estimate
 from consilia.predict.loading import load_predictor

@@ -9,13 +9,12 @@ from safetensors.torch import save_file
 
 from consilia.config.space import SearchSpace
 from consilia.config.strict_yaml import read_yaml
-from consilia.config.study import StudyPlan
-from consilia.config.weights import FROM_SCRATCH, HUB, WeightsSource
+from consilia.config.study import FROM_SCRATCH, HUB, StudyPlan, WeightsSource
 from consilia.errors import PlanError
 from consilia.files import write_atomically
 from consilia.study.plan import read_plan
 from consilia.study.spaces import read_space
-from consilia.train.networks.factory import download
+from consilia.train.networks.pretrained import download
 from consilia.train.networks.weights import SUFFIX, find_weights
 
 VARIABLE = "CONSILIA_WEIGHTS"
