@@ -14,6 +14,7 @@ from consilia.errors import PlanError, StudyError
 from consilia.files import write_json
 from consilia.study.opened import OpenStudy
 from consilia.train.networks.factory import ModelSpec, build_model
+from consilia.train.networks.pretrained import build_pretrained
 from consilia.train.networks.weights import find_weights, fingerprint, require_weights
 
 _RESERVE_BYTES = 200 * 2**20  # logs, journal, predictions
@@ -96,7 +97,7 @@ def _load_each(study: OpenStudy) -> None:
     channels = study.plan.data.channels
     for each in _architectures(study):
         try:
-            build_model(ModelSpec(architecture=each, n_classes=2, channels=channels), weights=study.weights)
+            build_pretrained(ModelSpec(architecture=each, n_classes=2, channels=channels), study.weights)
         except PlanError as error:
             failures[each.timm] = str(error)
     if len(failures) == 1:
