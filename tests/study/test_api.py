@@ -252,9 +252,12 @@ assert sorted(table["trial"]) == [0, 1], table
 assert "finished" in set(table["state"])
 assert study.predictor(device="cpu").classes == study.store.classes
 """
-    environment = {**os.environ, "RAY_TMPDIR": str(short_tmp)}
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
     done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", program], capture_output=True, text=True, env=environment
+        [sys.executable, "-W", "ignore", "-c", program],
+        capture_output=True,
+        text=True,
+        env={**environment, "RAY_TMPDIR": str(short_tmp)},
     )
     assert (done.returncode, done.stdout) == (0, ""), done.stderr
     assert (tmp_path / "stores").is_dir()

@@ -162,7 +162,7 @@ def show_honesty(document: BundleDocument) -> None:
 
 
 def show_comparison(comparison: Comparison) -> None:
-    """Print two ensembles beside each other, and what the first is."""
+    """Print two ensembles beside each other, and whether the first is better."""
     console = make_console()
     console.print(f"first     {comparison.first}\nsecond    {comparison.second}", soft_wrap=True)
     title = f"{count_in_words(comparison.images, comparison.patients)}, the same for both (95 % intervals)"
@@ -179,13 +179,13 @@ def show_subgroups(subgroups: Sequence[Subgroups]) -> None:
     n_gaps = sum(gap is not None for each in subgroups for group in each.groups for gap in group.gaps.values())
     if n_gaps:
         console.print(
-            f"note      {n_gaps} gaps were looked at: of gaps that are not there, 1 in 40 looks worse by chance",
+            f"note      {n_gaps} gaps were tested: where there is none in truth, 1 in 40 looks worse by chance",
             soft_wrap=True,
         )
 
 
 def _where_time_went(seconds: Mapping[str, float]) -> str:
-    """Return the shares of the slots' time: training, of which for stopped trials, and what was lost to faults."""
+    """Say what shares of the slots' time went to training, to trials that were stopped, and to faults."""
     reserved = seconds.get("reserved", 0.0)
     if reserved <= 0:
         return ""

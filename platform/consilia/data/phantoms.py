@@ -30,7 +30,7 @@ class _Patient:
     split: str
 
 
-def write_phantoms(folder: Path, *, patients: int = 240, size: int = 64, seed: int = 0) -> Path:
+def write_phantoms(folder: str | Path, *, patients: int = 240, size: int = 64, seed: int = 0) -> Path:
     """Write PNG images and `metadata.csv`, complete or not at all.
 
     Each patient has one finding (clear, consolidation or nodule), one of two scanners, chosen without regard
@@ -43,13 +43,14 @@ def write_phantoms(folder: Path, *, patients: int = 240, size: int = 64, seed: i
         seed: Decides every patient and every pixel.
 
     Returns:
-        `folder`.
+        The folder.
 
     Raises:
         DataError: The folder holds something else, or a number is too small.
     """
     if patients < 24 or size < 32:
         raise DataError(f"patients >= 24 and size >= 32 must hold, but got {patients=}, {size=}.")
+    folder = Path(folder)
     settings = {"version": _VERSION, "patients": patients, "size": size, "seed": seed}
     if _holds(folder, settings):
         return folder

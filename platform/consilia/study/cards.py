@@ -58,7 +58,7 @@ def prepare_card(card: DataCard, *, stores: str | Path = "stores", progress: Pro
 
 
 def audit_card(
-    card: DataCard, *, stores: str | Path = "stores", out: Path | None = None, progress: Progress | None = None
+    card: DataCard, *, stores: str | Path = "stores", out: str | Path | None = None, progress: Progress | None = None
 ) -> AuditFiles:
     """Prepare the card's data, audit them, and write `audit.json` and `audit.html`.
 
@@ -73,7 +73,7 @@ def audit_card(
     """
     store = prepare(card, root=Path(stores).absolute(), progress=progress)
     found = audit(store, card)
-    folder = out or Path(stores) / "audits" / f"{card.name}-{store.digest[:16]}"
+    folder = Path(out or Path(stores) / "audits" / f"{card.name}-{store.digest[:16]}")
     found.write(folder / JSON)
     write_page(folder / PAGE, found, store)
     return AuditFiles(audit=found, json=folder / JSON, page=folder / PAGE)
@@ -85,7 +85,7 @@ def preview_card(
     stores: str | Path = "stores",
     image: int = 0,
     strength: float = 1.0,
-    out: Path | None = None,
+    out: str | Path | None = None,
     progress: Progress | None = None,
 ) -> Preview:
     """Prepare the card's data and write one image under many draws as a PNG.
@@ -102,13 +102,13 @@ def preview_card(
         PlanError: The store has no such image, or `out` is not named .png.
         DataError: The data cannot be prepared.
     """
-    if out is not None and out.suffix.lower() != ".png":
+    if out is not None and Path(out).suffix.lower() != ".png":
         raise PlanError(f"The preview is a PNG: --out must end in .png, but is {out}.")
     store = prepare(card, root=Path(stores).absolute(), progress=progress)
     if not 0 <= image < len(store):
         raise PlanError(f"Images of card {card.name!r} are numbered 0 ... {len(store) - 1}, but --image is {image}.")
     views = draw_views(store.pixels[image], policy=card.augmentation, strength=strength)
-    path = out or Path(stores) / "previews" / f"{card.name}-{store.digest[:16]}-{image}.png"
+    path = Path(out or Path(stores) / "previews" / f"{card.name}-{store.digest[:16]}-{image}.png")
     write_atomically(path, make_sheet(views).save)
     row = store.index.iloc[image]
     return Preview(path=path, file=str(row["file"]), label=store.classes[int(row["label"])])

@@ -23,7 +23,7 @@ COLUMNS = (
     *("image", "label", "probability", "overlay", "heat_map"),
     *("peak_row", "peak_column", "cell_pixels", "error"),
 )
-_FOOTNOTE = "Where the networks found what speaks for the label. No localisation: see about.txt."
+_FOOTNOTE = "Where the networks found what speaks for the label. Not a localisation: see about.txt."
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,7 +37,7 @@ class Explained:
 def write_explanations(
     predictor: EnsemblePredictor,
     images: Images,
-    folder: Path,
+    folder: str | Path,
     *,
     label: str | None = None,
     on_unknown_kind: OnUnknownKind = "refuse",
@@ -47,12 +47,12 @@ def write_explanations(
 
     A heat map is float32 (size, size) in [0, 1], the size being the stored image's. In the index, peaks and cells are
     in its pixels; the peak is empty where nothing speaks for the label. An image that cannot be read has its error
-    there, and no files. No file is ever partial, and an index stands only beside all that it names.
+    there, and no files. Files are written whole, and the index last, when everything that it names is there.
 
     Args:
         predictor: The ensemble.
         images: As `EnsemblePredictor.predict` takes them.
-        folder: Made if need be; it must be empty, so that no map of an earlier call lies among these.
+        folder: Made if need be; it must be empty, so that maps of an earlier call do not lie among these.
         label: The class to explain; None takes each image's most probable one.
         on_unknown_kind: As of `EnsemblePredictor.predict`.
         progress: Told after each image how many are done.
@@ -61,6 +61,7 @@ def write_explanations(
         UserError: The folder holds something, or there is no such class.
         PlanError: A network has no feature map to show.
     """
+    folder = Path(folder)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UserError(
             f"{folder} must be a new or an empty folder, so that no older heat map lies among the new ones."

@@ -39,7 +39,7 @@ class CardEvaluation:
 
 
 class Comparison(Frozen):
-    """What two ensembles are worth beside each other."""
+    """Two ensembles, measured on the same images."""
 
     first: str  # name of the ensemble
     second: str
@@ -120,7 +120,7 @@ def compare_on_card(
     notes = (*_notes(store, rows), *dict.fromkeys(remark for _, remark in opened if remark))
     if splits[0] != splits[1]:
         own = bundles[splits.index("test")]
-        notes = (*notes, f"The images are the test split of {own}'s own data; to the other they are foreign.")
+        notes = (*notes, f"The images are the test split of {own}'s own data; the other has never seen them.")
     return Comparison(
         first=predictors[0].document.name,
         second=predictors[1].document.name,

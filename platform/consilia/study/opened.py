@@ -24,7 +24,7 @@ from consilia.tune.stored import read_trials
 class OpenStudy:
     """A study: its plan, its folder, and the images, folds, weights and search space that belong to them.
 
-    To make one reads nothing. Images, folds, weights and space are opened when they are first asked for, and then
+    Making one reads nothing. Images, folds, weights and space are opened when they are first asked for, and then
     kept; trials are read anew each time, since a search may be writing them.
     """
 

@@ -111,7 +111,10 @@ def read_card(reference: str | Path, *, settings: Settings = ()) -> DataCard:
 
 def plan_to_yaml(plan: StudyPlan) -> dict[str, Any]:
     """Return the plan as plain values that `read_plan` reads back to an equal plan."""
-    return {**plan.model_dump(mode="json"), "digest": plan.digest}  # null is no default: it asks for no threshold
+    return {
+        **plan.model_dump(mode="json"),
+        "digest": plan.digest,
+    }  # nulls are kept: some ask for no threshold where a default sets one
 
 
 def changed_keys(old: StudyPlan, new: StudyPlan) -> list[str]:

@@ -23,7 +23,7 @@ logger = logging.getLogger(__name__)
 
 
 def missing_refits(study: OpenStudy, recipe: EnsembleRecipe) -> tuple[TrialRecord, ...]:
-    """Return the trials that the recipe ships and that have no refit yet; none of a max build.
+    """Return the trials that the recipe ships and that have no refit yet; an empty tuple for a max build, which ships no refits.
 
     Raises:
         RunError: No trial has finished.

@@ -20,7 +20,7 @@ logger = logging.getLogger(__name__)
 
 _MORE_IS_LARGER = ("image_size", "drop_path", "head_dropout", "mixup", "augmentation")  # memory grows with these
 _MEASURED = 3  # steps at most
-_NEAR = 0.5  # of the largest estimate: estimates hold within a tenth or so on a CPU
+_NEAR = 0.5  # of the largest estimate; on a CPU, estimates are right within about a tenth
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,10 +61,10 @@ def open_slots(study: OpenStudy, *, n_tasks: int) -> Iterator[Slots]:
 
 
 def demanding_steps(study: OpenStudy) -> tuple[StepCase, ...]:
-    """Return the steps of which one is the largest of the study, the largest estimate last.
+    """Return the training steps that may take most memory, in ascending order of their estimates.
 
-    Of every architecture of all spaces, at the largest image size that its space allows: those whose estimate
-    (`train.memory_probe.estimate_step`) is at least half of the largest one, at most three.
+    Each architecture of the study has one, at the largest image size that its space allows. At most three are
+    returned: those whose estimate (`train.memory_probe.estimate_step`) is at least half of the largest one.
     """
     context = study.training_context("auto")
     cases = [_largest_step(study, context, name) for name in study.space.architectures]

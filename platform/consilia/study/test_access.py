@@ -55,6 +55,6 @@ def _read_openings(folder: StudyFolder) -> list[dict[str, Any]]:
         except (ValueError, KeyError, TypeError) as error:
             raise StudyError(
                 f"{folder.test_openings}, line {number}: every opening of the test split must stay readable, but: "
-                f"{error}. Restore the line, so that nobody counts too few."
+                f"{error}. Restore the line, so that no opening is left out of the count."
             ) from error
     return openings

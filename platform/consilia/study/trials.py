@@ -43,7 +43,7 @@ class TrialReader:
         Raises:
             StudyError: A trial.json is damaged; names it.
         """
-        held = is_held(self._folder)  # before the files: a search that ends meanwhile has then written them all
+        held = is_held(self._folder)  # asked before files are read: a search that ends in between has written them all
         paths = self._folder.trials.glob("*/trial.json")
         found = [record for record in (self._fresh(path, read_trial) for path in paths) if record is not None]
         records = {record.number: record for record in sorted(found, key=lambda record: record.number)}
@@ -80,7 +80,7 @@ class TrialReader:
         try:
             history = self._fresh(fold.history, lambda path: (read_history(path).iloc[-1], path.stat().st_mtime))
         except StudyError:
-            history = None  # damaged: whoever trains the fold replaces it
+            history = None  # a damaged history is replaced when the fold is trained again
         if history is None:
             return Place(fold=number)
         last, updated = history
