@@ -170,7 +170,7 @@ def _input(document: BundleDocument) -> str:
         f"## Input\n\nTrained on {_KINDS[document.kinds]}. {describe_reading(reading)} An image of another kind is "
         "refused unless the caller asks for it to be taken as displayed. The networks see "
         f"{_join([f'{size} px' for size in sizes])}. `golden.npz` holds synthetic inputs (noise "
-        "and gradients), not a patient's image, and what the ensemble said of them; loading compares that."
+        "and gradients), no patient's image, and what the ensemble said of them; loading compares that."
     )
 
 
