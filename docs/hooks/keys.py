@@ -1,6 +1,6 @@
 """Tables of what a YAML file may say, made from the frozen models that read it: key, type, default and meaning.
 
-The words come from where the key is declared: the comment beside it, else the docstring of the model that it holds.
+The words come from where the key is declared: the comment beside or above it, else the docstring of the model in it.
 """
 
 import ast
@@ -18,8 +18,28 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
+from consilia.config.card import DataCard
+from consilia.config.recipe import EnsembleRecipe
+from consilia.config.space import Hyperparameters, SearchSpace
+from consilia.config.study import ClusterProfile, StudyPlan
+
 Model = type[BaseModel]
+KEYS: Mapping[str, tuple[tuple[Model, str], ...]] = {  # page: the models that read its files, with the heading of each
+    "study-file.md": ((StudyPlan, ""),),
+    "cards.md": ((DataCard, ""),),
+    "search-spaces.md": ((SearchSpace, ""), (Hyperparameters, "parameters")),
+    "recipes.md": ((EnsembleRecipe, ""),),
+    "profiles.md": ((ClusterProfile, ""),),
+}
 _PLAIN = {str: "text", int: "whole number", float: "number", bool: "`true` or `false`", Any: "anything"}
+
+
+def tables_of(page: str) -> list[str]:
+    """Return the sections of a page; what another page describes is linked there."""
+    elsewhere = {
+        model: f"{other}#{_anchor(model)}" for other, models in KEYS.items() for model, _ in models if other != page
+    }
+    return [document_model(model, title=title, elsewhere=elsewhere) for model, title in KEYS[page]]
 
 
 def document_model(model: Model, *, title: str, level: int = 2, elsewhere: Mapping[Model, str] | None = None) -> str:
@@ -176,20 +196,18 @@ def _comments(model: Model) -> dict[str, str]:
 
 
 def _comments_of_class(source: str) -> dict[str, str]:
+    lines = source.splitlines()
     tokens = tokenize.generate_tokens(io.StringIO(source).readline)
     comments = {token.start[0]: token.string.lstrip("# ") for token in tokens if token.type == tokenize.COMMENT}
     (definition,) = ast.parse(source).body
     assert isinstance(definition, ast.ClassDef)
-    fields = [each for each in definition.body if isinstance(each, ast.AnnAssign) and isinstance(each.target, ast.Name)]
-    return {
-        field.target.id: " ".join(comments[line] for line in _lines(field) if line in comments)
-        for field in fields
-        if isinstance(field.target, ast.Name)
-    }
-
-
-def _lines(field: ast.AnnAssign) -> range:
-    return range(field.lineno, (field.end_lineno or field.lineno) + 1)
+    found = {}
+    for field in definition.body:
+        if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name):
+            has_one_above = lines[field.lineno - 2].lstrip().startswith("#")
+            places = range(field.lineno - has_one_above, (field.end_lineno or field.lineno) + 1)
+            found[field.target.id] = " ".join(comments[each] for each in places if each in comments)
+    return found
 
 
 def _text(model: Model) -> str:

@@ -12,16 +12,11 @@ import posixpath
 import re
 from pathlib import Path
 
-from keys import document_model
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
-from pydantic import BaseModel
 
-from consilia.config.card import DataCard
-from consilia.config.recipe import EnsembleRecipe
-from consilia.config.space import Hyperparameters, SearchSpace
-from consilia.config.study import ClusterProfile, StudyPlan
+from keys import KEYS, tables_of
 
 logger = logging.getLogger("mkdocs.hooks.pages")
 
@@ -35,14 +30,6 @@ TAKEN = {  # page of the site: file of the checkout
     "changelog.md": "CHANGELOG.md",
     "contributing.md": "CONTRIBUTING.md",
     "security.md": "SECURITY.md",
-}
-_Models = tuple[tuple[type[BaseModel], str], ...]
-KEYS: dict[str, _Models] = {  # page: the models that read its files, with the heading of each
-    "study-file.md": ((StudyPlan, ""),),
-    "cards.md": ((DataCard, ""),),
-    "search-spaces.md": ((SearchSpace, ""), (Hyperparameters, "parameters")),
-    "recipes.md": ((EnsembleRecipe, ""),),
-    "profiles.md": ((ClusterProfile, ""),),
 }
 _LINK = re.compile(r"(!?)\[((?:[^\[\]]|\[[^\]]*\])*)\]\(([^)\s]+)\)")
 _CODE = re.compile(r"^```.*?^```|^(?: {4}[^\n]*\n)+|`[^`\n]+`", re.MULTILINE | re.DOTALL)
@@ -61,20 +48,10 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
     name = page.file.src_uri
     text = _with_site_links(markdown, name)
     if name in KEYS:
-        text = "\n\n".join([text, *_tables(name)])
+        text = "\n\n".join([text, *tables_of(name)])
     if name == "api.md":
         text = "\n\n".join([text, *_public_names()])
     return text
-
-
-def _tables(page: str) -> list[str]:
-    elsewhere = {
-        model: f"{other}#keys-{model.__name__.lower()}"
-        for other, models in KEYS.items()
-        for model, _ in models
-        if other != page
-    }
-    return [document_model(model, title=title, elsewhere=elsewhere) for model, title in KEYS[page]]
 
 
 def _public_names() -> list[str]:

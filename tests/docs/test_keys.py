@@ -4,11 +4,12 @@ import sys
 from pathlib import Path
 from typing import Literal
 
+import pytest
 from pydantic import BaseModel, Field
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "docs" / "hooks"))
 
-from keys import document_model, undocumented
+from keys import KEYS, document_model, undocumented
 
 
 class Inner(BaseModel):
@@ -46,3 +47,8 @@ def test_a_model_that_another_page_describes_is_linked_and_not_repeated():
 
 def test_keys_without_words_are_found():
     assert undocumented(Outer) == ["Outer.name", "Outer.limit"]
+
+
+@pytest.mark.parametrize("page", KEYS)
+def test_every_key_that_people_write_has_words(page: str):
+    assert [key for model, _ in KEYS[page] for key in undocumented(model)] == []

@@ -23,9 +23,9 @@ class AugmentationPolicy(Frozen):
     rotate_degrees: float = Field(default=10.0, ge=0, le=180)  # largest turn to either side
     scale: float = Field(default=0.15, ge=0, lt=1)  # largest relative zoom, in and out
     translate: float = Field(default=0.08, ge=0, lt=1)  # largest shift, as a fraction of the side
-    flip_horizontal: bool = False
-    flip_vertical: bool = False
-    quarter_turns: bool = False  # multiples of 90 degrees
+    flip_horizontal: bool = False  # left and right may be exchanged
+    flip_vertical: bool = False  # top and bottom may be exchanged
+    quarter_turns: bool = False  # turns by multiples of 90 degrees
     brightness: float = Field(default=0.1, ge=0, lt=1)  # largest shift, as a fraction of the full range
     contrast: float = Field(default=0.2, ge=0, lt=1)  # largest relative change; below 1, so that none is inverted
 

@@ -20,22 +20,22 @@ class FolderSource(Frozen):
     """
 
     kind: Literal["folder"] = "folder"
-    patient_tag: PatientTag | None = None  # DICOM files may name their patient; other files cannot
+    patient_tag: PatientTag | None = None  # the DICOM tag that names the patient; other files cannot name theirs
 
 
 class Columns(Frozen):
     """Names of the table's columns."""
 
-    path: str = "path"
-    label: str = "label"
-    patient: str | None = None
-    split: str | None = None
+    path: str = "path"  # column with the path of the image
+    label: str = "label"  # column with its label
+    patient: str | None = None  # column with its patient
+    split: str | None = None  # column with its split: train, val or test
 
 
 class LabelTable(Frozen):
     """What every source with a table of labels can do with its rows."""
 
-    where: Conditions | None = None  # on columns; rows that do not meet all of them are left out, and counted
+    where: Conditions | None = None  # on columns; rows that do not meet all conditions are left out, and counted
     map: Mapping[str, str] | None = Field(default=None, min_length=1)  # label values to classes; must name every value
 
 
@@ -43,32 +43,33 @@ class TableSource(LabelTable):
     """A CSV or Parquet file with one row an image."""
 
     kind: Literal["table"] = "table"
-    table: str = "metadata.csv"  # below the card's path
+    table: str = "metadata.csv"  # the table, below the card's path
     images: str = "."  # folder below the card's path that the path column starts from
     columns: Columns = Columns()
-    patient_tag: PatientTag | None = None  # instead of `columns.patient`, where the images are DICOM
+    patient_tag: PatientTag | None = None  # the DICOM tag that names the patient, instead of `columns.patient`
 
 
 class DicomColumns(Frozen):
     """Names of the label table's columns."""
 
-    key: str  # what `join` names
-    label: str = "label"
-    patient: str | None = None  # None: a tag of the files, see `patient_tag`
-    split: str | None = None
+    key: str  # column with what `join` names
+    label: str = "label"  # column with the label
+    patient: str | None = None  # column with the patient; left out: a tag of the files, see `patient_tag`
+    split: str | None = None  # column with the split: train, val or test
 
 
 class DicomSource(LabelTable):
     """A folder of DICOM files, searched with all its subfolders, and a table of labels joined to it."""
 
     kind: Literal["dicom"] = "dicom"
-    images: str = "."  # folder below the card's path
-    table: str = "labels.csv"  # below the card's path
+    images: str = "."  # folder of the files, below the card's path
+    table: str = "labels.csv"  # the table, below the card's path
+    # what of a file rows name
     join: Literal["path", "SOPInstanceUID", "SeriesInstanceUID", "StudyInstanceUID", "PatientID"] = "path"
     columns: DicomColumns
-    patient_tag: PatientTag | None = None  # None: PatientID, unless `columns.patient` names a column
-    unit: Literal["file", "series"] = "file"  # series: the card's `frames` chooses among a series' slices in space
-    unlabelled: Literal["error", "leave_out"] = "error"  # files that no row of the table names
+    patient_tag: PatientTag | None = None  # left out: PatientID, unless `columns.patient` is given
+    unit: Literal["file", "series"] = "file"  # `series`: `frames` chooses among its slices, in their order in space
+    unlabelled: Literal["error", "leave_out"] = "error"  # what to do with files that no row names
 
     @model_validator(mode="after")
     def _a_series_has_one_label(self) -> "DicomSource":
@@ -84,9 +85,9 @@ class NpzSource(Frozen):
     """A MedMNIST-style archive: `<split>_images` (n,h,w[,3]) uint8, `<split>_labels` (n,) or (n,1) integers."""
 
     kind: Literal["npz"] = "npz"
-    file: str  # its name; where `path` is a folder, `<name>_<size>.npz` is looked for first
-    multilabel: Literal["refuse", "any"] = "refuse"  # any: labels (n, c) of 0 and 1 become 1 for any
-    resize: bool = False  # False: the archive's images must have the card's `size`; True: they are fitted to it
+    file: str  # the archive's name; where `path` is a folder, `<name>_<size>.npz` is looked for first
+    multilabel: Literal["refuse", "any"] = "refuse"  # `any`: a label of several 0s and 1s becomes 1 if any of them is 1
+    resize: bool = False  # `false`: the archive's images must have the card's `size`; `true`: they are fitted to it
 
 
 Source = Annotated[FolderSource | TableSource | DicomSource | NpzSource, Field(discriminator="kind")]
@@ -99,25 +100,25 @@ class DataCard(Frozen):
     `group: none`, and the model card repeats it. Source: docs/methods.md section 1.
     """
 
-    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")
-    title: str = ""
-    homepage: str = ""
-    licence: str = ""
-    modality: Modality = "xray"
-    path: str | None = None  # folder, or the .npz file
-    source: Source
-    classes: tuple[str, ...] | None = None  # in label order; None: the sorted names that are found
-    group: Literal["patient", "none"] = "patient"
-    test: Literal["auto", "none"] = "auto"  # auto: the source's test split, or else `test_fraction` of the patients
-    test_fraction: float = Field(default=0.2, gt=0, lt=0.9)
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")  # names the data set
+    title: str = ""  # what people call it
+    homepage: str = ""  # where it is from
+    licence: str = ""  # what its owner allows
+    modality: Modality = "xray"  # what kind of images; decides `augmentation`
+    path: str | None = None  # the folder of the images, or the .npz file
+    source: Source  # how images, labels and patients are listed
+    classes: tuple[str, ...] | None = None  # in label order; left out: the sorted names that are found
+    group: Literal["patient", "none"] = "patient"  # `none`: the set does not name patients
+    test: Literal["auto", "none"] = "auto"  # `auto`: the source's test split, else `test_fraction`
+    test_fraction: float = Field(default=0.2, gt=0, lt=0.9)  # share of the patients, where the source has no test split
     size: int = Field(default=224, ge=8, le=2048)  # side of the stored square, pixels
-    channels: int = Field(default=1, ge=1, le=8)  # 1 grey, 3 RGB, or one a window
-    fit: Fit = "pad"
-    window: WindowRule = FileWindow()
-    frames: Frames = "single"
+    channels: int = Field(default=1, ge=1, le=8)  # 1 for grey, 3 for RGB, or one for each window
+    fit: Fit = "pad"  # `pad`: the whole image on black; `crop`: its central square; `stretch`: its sides scaled apart
+    window: WindowRule = FileWindow()  # which values become black and white
+    frames: Frames = "single"  # of a file or a series with several: which; `single` refuses it
     augmentation: AugmentationPolicy = AugmentationPolicy()  # keys that are left out are those of the modality
-    on_leak: Literal["error", "drop_train", "keep"] = "error"  # test images bound to training images
-    max_bad: float = Field(default=0.01, ge=0, lt=1)  # above this share of unreadable images prepare fails
+    on_leak: Literal["error", "drop_train", "keep"] = "error"  # for test images that are bound to training images
+    max_bad: float = Field(default=0.01, ge=0, lt=1)  # above this share of unreadable images, prepare fails
 
     @model_validator(mode="before")
     @classmethod

@@ -15,8 +15,8 @@ class Window(Frozen):
     """Linear mapping of modality values (CT: Hounsfield units) to grey. Source: DICOM PS3.3, C.11.2.1.2.1."""
 
     name: str = ""  # for people: lung, bone
-    center: float
-    width: float = Field(ge=1)  # the linear mapping of DICOM is not defined below 1
+    center: float  # value in the middle of the window
+    width: float = Field(ge=1)  # values from black to white; the linear mapping of DICOM is not defined below 1
 
 
 class FileWindow(Frozen):
@@ -33,15 +33,15 @@ class FixedWindows(Frozen):
     """The same windows for every image, which must be grey DICOM; each window becomes one channel."""
 
     kind: Literal["fixed"] = "fixed"
-    windows: tuple[Window, ...] = Field(min_length=1, max_length=8)
+    windows: tuple[Window, ...] = Field(min_length=1, max_length=8)  # the windows, one a channel
 
 
 class PercentileWindow(Frozen):
     """From the image's own percentiles, all its channels together, pixel padding left out."""
 
     kind: Literal["percentiles"] = "percentiles"
-    low: float = Field(default=0.5, ge=0, lt=100)
-    high: float = Field(default=99.5, gt=0, le=100)
+    low: float = Field(default=0.5, ge=0, lt=100)  # percentile that becomes black
+    high: float = Field(default=99.5, gt=0, le=100)  # percentile that becomes white
 
     @model_validator(mode="after")
     def _must_span(self) -> "PercentileWindow":

@@ -20,7 +20,7 @@ class SoftVote(Frozen):
     """The best trials with equal weights."""
 
     kind: Literal["soft_vote"] = "soft_vote"
-    members: int = Field(default=5, ge=1)
+    members: int = Field(default=5, ge=1)  # how many
 
 
 class Greedy(Frozen):
@@ -29,7 +29,7 @@ class Greedy(Frozen):
     kind: Literal["greedy"] = "greedy"
     pool: int = Field(default=50, ge=1)  # best trials that may be chosen
     bags: int = Field(default=20, ge=1)  # each sees a random half of the pool
-    additions: int = Field(default=25, ge=1)
+    additions: int = Field(default=25, ge=1)  # how often each bag adds a trial
     members: int = Field(default=5, ge=1)  # the largest weights that are kept
 
 
@@ -47,18 +47,18 @@ class Safety(Frozen):
 
     alpha: float = Field(default=0.1, gt=0, lt=1)  # prediction sets may miss this share of a new patient's images
     sensitivity: float | None = Field(default=0.95, gt=0, lt=1)  # of each class's threshold, with 95 % confidence
-    specificity: float | None = Field(default=None, gt=0, lt=1)
-    risk: float | None = Field(default=0.05, gt=0, lt=1)  # wrong among those answered; the rest is for people
+    specificity: float | None = Field(default=None, gt=0, lt=1)  # of each class's threshold, with 95 % confidence
+    risk: float | None = Field(default=0.05, gt=0, lt=1)  # share of its answers that are wrong; people answer the rest
 
 
 class EnsembleRecipe(Frozen):
     """How finished trials become one predictor."""
 
-    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")
-    selection: Selection
-    calibration: CalibrationKind = "auto"
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")  # names the folder of the bundle
+    selection: Selection  # which trials become members, and with which weights
+    calibration: CalibrationKind = "auto"  # the map from the combined to the calibrated probabilities
     safety: Safety = Safety()
-    build: Build = "max"  # ship the networks of all folds, or one refit of each member
+    build: Build = "max"  # `max`: ship the networks of all folds; `fast`: one refit of each member
 
     @model_validator(mode="after")
     def _must_use_what_it_says(self) -> "EnsembleRecipe":

@@ -18,17 +18,17 @@ class _Parameter(Frozen):
     {imbalance: [logit_adjustment]} only where another parameter took that value.
     """
 
-    when: dict[str, tuple[Value, ...]] = Field(default={})
+    when: dict[str, tuple[Value, ...]] = Field(default={})  # values of other parameters that this one needs
 
 
 class FloatRange(_Parameter):
     """A real number, uniform in [low, high], or uniform in its logarithm."""
 
     kind: Literal["float"] = "float"
-    low: float
-    high: float
-    log: bool = False
-    default: float
+    low: float  # smallest value
+    high: float  # largest value
+    log: bool = False  # draw uniformly in the logarithm
+    default: float  # tried first
 
     @model_validator(mode="after")
     def _must_hold_its_default(self) -> "FloatRange":
@@ -40,10 +40,10 @@ class IntRange(_Parameter):
     """A whole number in [low, high], both ends included."""
 
     kind: Literal["int"] = "int"
-    low: int
-    high: int
-    log: bool = False
-    default: int
+    low: int  # smallest value
+    high: int  # largest value
+    log: bool = False  # draw uniformly in the logarithm
+    default: int  # tried first
 
     @model_validator(mode="after")
     def _must_hold_its_default(self) -> "IntRange":
@@ -55,8 +55,8 @@ class Choice(_Parameter):
     """One of a few named values."""
 
     kind: Literal["choice"] = "choice"
-    values: tuple[Value, ...] = Field(min_length=1)
-    default: Value
+    values: tuple[Value, ...] = Field(min_length=1)  # what may be taken
+    default: Value  # tried first
 
     @model_validator(mode="after")
     def _must_hold_its_default(self) -> "Choice":
@@ -71,8 +71,8 @@ Parameter = Annotated[FloatRange | IntRange | Choice, Field(discriminator="kind"
 class Architecture(Frozen):
     """A timm model and the arguments that change it."""
 
-    timm: str
-    arguments: dict[str, int | float | str | tuple[int, ...]] = Field(default={})
+    timm: str  # timm's name of the model
+    arguments: dict[str, int | float | str | tuple[int, ...]] = Field(default={})  # that replace those of timm
 
 
 class SearchSpace(Frozen):
@@ -82,11 +82,11 @@ class SearchSpace(Frozen):
     all of them. Source: docs/methods.md sections 2 and 3.
     """
 
-    family: str
-    architectures: dict[str, Architecture] = Field(min_length=1)
-    start_with: tuple[str, ...] = Field(min_length=1)  # tried first, with every default
-    parameters: dict[str, Parameter]
-    from_scratch: dict[str, Parameter] = Field(default={})  # replaces ranges when no pretrained weights are used
+    family: str  # the family's name
+    architectures: dict[str, Architecture] = Field(min_length=1)  # names of our own, and the timm model of each
+    start_with: tuple[str, ...] = Field(min_length=1)  # architectures that are tried first, with every default
+    parameters: dict[str, Parameter]  # ranges of hyperparameters, by name
+    from_scratch: dict[str, Parameter] = Field(default={})  # replace `parameters` without pretrained weights
 
     @model_validator(mode="after")
     def _must_start_with_its_own(self) -> "SearchSpace":
@@ -102,20 +102,20 @@ class Hyperparameters(Frozen):
     Source: docs/methods.md section 3, for batches of 64.
     """
 
-    architecture: str
-    lr: float = Field(default=1e-3, gt=0)
-    head_lr_factor: float = Field(default=1.0, gt=0)
-    weight_decay: float = Field(default=1e-2, ge=0)
-    smallest_layer_lr: float = Field(default=1.0, gt=0, le=1)  # lr scale of the first layer group
-    warmup: float = Field(default=0.05, ge=0, lt=1)  # share of the steps
-    label_smoothing: float = Field(default=0.0, ge=0, lt=1)
-    mixup: float = Field(default=0.1, ge=0)  # alpha of the Beta distribution; 0 is off
-    drop_path: float = Field(default=0.0, ge=0, lt=1)
-    head_dropout: float = Field(default=0.0, ge=0, lt=1)
-    imbalance: Imbalance = "cross_entropy"
+    architecture: str  # a name from the search spaces
+    lr: float = Field(default=1e-3, gt=0)  # peak learning rate of AdamW
+    head_lr_factor: float = Field(default=1.0, gt=0)  # the head's learning rate, times `lr`
+    weight_decay: float = Field(default=1e-2, ge=0)  # of AdamW
+    smallest_layer_lr: float = Field(default=1.0, gt=0, le=1)  # lr of the first layer group, times `lr`
+    warmup: float = Field(default=0.05, ge=0, lt=1)  # share of the steps over which the learning rate rises
+    label_smoothing: float = Field(default=0.0, ge=0, lt=1)  # share of each target that is spread over all classes
+    mixup: float = Field(default=0.1, ge=0)  # alpha of the Beta distribution that shares are drawn from; 0 is off
+    drop_path: float = Field(default=0.0, ge=0, lt=1)  # share of residual branches that are dropped in training
+    head_dropout: float = Field(default=0.0, ge=0, lt=1)  # share of features that are dropped before the head
+    imbalance: Imbalance = "cross_entropy"  # what is done about rare classes
     tau: float = Field(default=1.0, ge=0)  # strength of the logit adjustment
     augmentation: float = Field(default=0.5, ge=0, le=1)  # strength, times the card's policy
-    image_size: int | None = Field(default=None, ge=8, le=2048)  # None: the training plan's
+    image_size: int | None = Field(default=None, ge=8, le=2048)  # left out: the training plan's
 
 
 def _check_range(low: float, high: float, log: bool, default: float) -> None:

@@ -18,7 +18,7 @@ Metric = Literal["log_loss", "macro_auc"]
 class FoldsPlan(Frozen):
     """How the images outside the test split are divided."""
 
-    k: int = Field(default=5, ge=2, le=20)
+    k: int = Field(default=5, ge=2, le=20)  # folds of the cross-validation
 
 
 class Halving(Frozen):
@@ -34,7 +34,7 @@ class FoldPruning(Frozen):
 
     kind: Literal["fold_pruning"] = "fold_pruning"
     eps: float = Field(default=0.05, gt=0, lt=0.5)  # risk at each fold of stopping one of the best `keep`
-    keep: int | None = Field(default=None, ge=1)  # None: a quarter of the ensemble's pool, at least 5
+    keep: int | None = Field(default=None, ge=1)  # left out: a quarter of the candidates of the ensemble, at least 5
 
 
 class Racing(Frozen):
@@ -57,7 +57,7 @@ Stopping = Annotated[Racing | Halving | FoldPruning | NoStopping, Field(discrimi
 class Budget(Frozen):
     """Limits that end a search before all its trials, whichever is reached first. None sets no limit."""
 
-    hours: float | None = Field(default=None, gt=0)  # of wall-clock, over all runs of the study
+    hours: float | None = Field(default=None, gt=0)  # hours of wall-clock time, over all runs of the study
     device_hours: float | None = Field(default=None, gt=0)  # of GPUs that slots hold; of CPUs where there are no GPUs
     patience: int | None = Field(default=None, ge=1)  # trials in a row without a gain beyond the patients' noise
 
@@ -65,23 +65,23 @@ class Budget(Frozen):
 class SearchPlan(Frozen):
     """How many configurations are tried, what makes one better, and when one is stopped."""
 
-    trials: int = Field(default=50, ge=1)
+    trials: int = Field(default=50, ge=1)  # configurations to try
     budget: Budget = Budget()
-    metric: Metric = "log_loss"
-    stopping: Stopping = Racing()
-    keep_weights: int = Field(default=12, ge=1)  # best trials whose fold weights stay on disk
+    metric: Metric = "log_loss"  # what makes one configuration better: its mean over the folds
+    stopping: Stopping = Racing()  # which trials are stopped early
+    keep_weights: int = Field(default=12, ge=1)  # how many of the best trials keep their weights on disk
     warm_start: tuple[str, ...] = ()  # names or folders of earlier studies; their best are tried early
-    configuration: Hyperparameters | None = None  # train this one only, with no search
+    configuration: Hyperparameters | None = None  # train this one only, without a search
 
 
 class TrainingPlan(Frozen):
     """What all trials share."""
 
-    epochs: int = Field(default=20, ge=1)
-    batch_size: int = Field(default=64, ge=2)
-    image_size: int | None = Field(default=None, ge=8, le=2048)  # side seen by the network; None: the stored size
-    weights: str = "none"  # none, imagenet, or a folder of <timm model name>.safetensors or one such file
-    precision: Literal["auto", "float32"] = "auto"  # auto: bf16 autocast on GPUs that have it
+    epochs: int = Field(default=20, ge=1)  # passes over the training images of a fold
+    batch_size: int = Field(default=64, ge=2)  # images a step, of all workers of a trial together
+    image_size: int | None = Field(default=None, ge=8, le=2048)  # side that networks see; left out: the stored one
+    weights: str = "none"  # `none`, `imagenet`, or a folder of `<timm model>.safetensors`, or one such file
+    precision: Literal["auto", "float32"] = "auto"  # `auto`: bfloat16 on GPUs that have it
 
     @field_validator("weights")
     @classmethod
@@ -117,25 +117,25 @@ HUB = WeightsSource(kind="hub")
 class ClusterProfile(Frozen):
     """Where to run, and each slot's share of it."""
 
-    name: str = "local"
-    address: str | None = None  # None: a Ray of our own on this machine; "auto" or host:port: an existing one
-    cpus_per_slot: float = Field(default=1, gt=0)  # of each worker, and its number of threads
-    gpus_per_slot: float | Literal["auto"] = "auto"  # of each worker; auto: as small a share as the networks leave
-    memory_per_slot: float | Literal["auto"] = "auto"  # of each worker's node, GB; auto: measured
-    workers_per_trial: int = Field(default=1, ge=1)  # above 1: they train one trial together, data-parallel
-    max_slots: int | None = Field(default=None, ge=1)  # None: as many as the cluster can hold
+    name: str = "local"  # the profile's name
+    address: str | None = None  # left out: a Ray of our own on this machine; `auto` or `host:port`: a running one
+    cpus_per_slot: float = Field(default=1, gt=0)  # CPUs of each worker of a slot, and its number of threads
+    gpus_per_slot: float | Literal["auto"] = "auto"  # GPUs of a worker; `auto`: as few as the networks leave
+    memory_per_slot: float | Literal["auto"] = "auto"  # main memory of each worker, GB; `auto`: measured
+    workers_per_trial: int = Field(default=1, ge=1)  # above 1: so many workers train one trial together
+    max_slots: int | None = Field(default=None, ge=1)  # left out: as many as the cluster can hold
     hang_seconds: float = Field(default=900.0, gt=0)  # a worker that shows no sign of life for so long is replaced
-    weights: str | None = None  # folder of ImageNet weights that all nodes see; None: the driver's CONSILIA_WEIGHTS
+    weights: str | None = None  # folder of ImageNet weights that all nodes see; left out: that of CONSILIA_WEIGHTS
 
 
 class StudyPlan(Frozen):
     """Everything that decides a study's result, with every name replaced by the content it stands for."""
 
-    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")
-    seed: int = Field(default=0, ge=0, lt=2**32)
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")  # names the folder of the study
+    seed: int = Field(default=0, ge=0, lt=2**32)  # every random draw derives from it
     data: DataCard
     folds: FoldsPlan = FoldsPlan()
-    spaces: tuple[SearchSpace, ...] = Field(min_length=1)
+    spaces: tuple[SearchSpace, ...] = Field(min_length=1)  # what is searched: one or several families, together
     search: SearchPlan = SearchPlan()
     training: TrainingPlan = TrainingPlan()
     ensemble: EnsembleRecipe
