@@ -10,6 +10,7 @@ import inspect
 import logging
 import posixpath
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 from mkdocs.config.defaults import MkDocsConfig
@@ -55,13 +56,20 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
 
 
 def _public_names() -> list[str]:
-    """Return an entry for each class and function that `consilia` exports, whichever module defines it."""
+    """Return an entry for each function, class and error that `consilia` exports, whichever module defines it."""
     package = importlib.import_module("consilia")
-    exported = {name: getattr(package, name) for name in package.__all__}
+    exported = [getattr(package, name) for name in package.__all__]
+    classes = [each for each in exported if inspect.isclass(each)]
+    groups: dict[str, list[type | Callable[..., object]]] = {
+        "Functions": [each for each in exported if inspect.isfunction(each)],
+        "Types": [each for each in classes if not issubclass(each, Exception)],
+        "Errors": [each for each in classes if issubclass(each, Exception)],
+    }
     return [
-        f"::: {each.__module__}.{each.__qualname__}"
-        for each in exported.values()
-        if inspect.isclass(each) or inspect.isfunction(each)
+        line
+        for title, group in groups.items()
+        if group
+        for line in (f"## {title}", *(f"::: {each.__module__}.{each.__qualname__}" for each in group))
     ]
 
 
