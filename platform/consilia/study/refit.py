@@ -23,7 +23,9 @@ logger = logging.getLogger(__name__)
 
 
 def missing_refits(study: OpenStudy, recipe: EnsembleRecipe) -> tuple[TrialRecord, ...]:
-    """Return the trials that the recipe ships and that have no refit yet; an empty tuple for a max build, which ships no refits.
+    """Return the trials that the recipe ships and that have no refit yet; an empty tuple for a max build.
+
+    A max build ships no refits.
 
     Raises:
         RunError: No trial has finished.
