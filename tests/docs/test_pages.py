@@ -8,12 +8,16 @@ import textwrap
 from pathlib import Path
 
 import pytest
+from pydantic import BaseModel
 
 from consilia.config.strict_yaml import read_yaml
+from consilia.config.study import StudyPlan
 from consilia.study.plan import read_card, read_plan
 
 ROOT = Path(__file__).parents[2]
 PAGES = [path for path in sorted(ROOT.glob("*.md")) + sorted(ROOT.glob("*/*.md")) if path.parent.name != "site"]
+PACKAGE = ROOT / "platform" / "consilia"
+FILES = (".json", ".ipynb", ".yaml", ".parquet", ".html", ".csv")
 LINK = re.compile(r"\]\(([^)\s]+)\)")
 
 
@@ -32,6 +36,58 @@ def test_a_relative_link_leads_to_a_file_and_its_heading(page):
         file = (page.parent / path).resolve() if path else page
         assert file.exists(), target
         assert not anchor or anchor in anchors(file), target
+
+
+def names_of_modules(page: Path) -> list[str]:
+    """Return what a page calls by a dotted name that begins with a room, or with `consilia`."""
+    rooms = "|".join(path.name for path in PACKAGE.iterdir() if path.is_dir())
+    text = page.read_text(encoding="utf-8")
+    return re.findall(rf"`(?:consilia\.)?((?:{rooms})\.[a-z_]\w*(?:\.\w+)*)(?:\([^`]*\))?`", text)
+
+
+def is_in_the_package(name: str) -> bool:
+    """Say whether a dotted name is a module, or a name at the top of one."""
+    path, parts = PACKAGE, name.split(".")
+    while parts and (path / parts[0]).is_dir():
+        path /= parts.pop(0)
+    module = path / f"{parts.pop(0)}.py" if parts and (path / f"{parts[0]}.py").is_file() else path / "__init__.py"
+    defined = rf"^(?:def|class) {parts[0]}\b|^{parts[0]}\b.* = " if parts else ""
+    return module.is_file() and re.search(defined, module.read_text(encoding="utf-8"), re.MULTILINE) is not None
+
+
+def is_a_key(name: str) -> bool:
+    """Say whether a dotted name is a key of a study file, such as `search.budget`."""
+    model, found = StudyPlan, False
+    for part in name.split("."):
+        if model is None or part not in model.model_fields:
+            return False
+        found, annotation = True, model.model_fields[part].annotation
+        model = annotation if isinstance(annotation, type) and issubclass(annotation, BaseModel) else None
+    return found
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_a_module_that_a_page_names_exists(page):
+    if page.name == "CHANGELOG.md":
+        pytest.skip("it also names what has gone")
+    unknown = [name for name in names_of_modules(page) if not name.endswith(FILES)]
+    assert [name for name in unknown if not is_in_the_package(name) and not is_a_key(name)] == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_a_file_of_the_checkout_that_a_page_names_exists(page):
+    files = re.findall(
+        r"`((?:tests|benchmarks|docs|examples|platform)/[\w./-]+\.\w+)`", page.read_text(encoding="utf-8")
+    )
+    assert [file for file in files if not (ROOT / file).is_file()] == []
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/getting-started.md", "docs/api.md"])
+def test_python_that_a_page_shows_is_python(page):
+    shown = [block for block in blocks(ROOT / page, "") if "import consilia" in block]
+    assert shown
+    for block in shown:
+        compile(block, page, "exec")
 
 
 def blocks(page: Path, first_line: str) -> list[str]:
