@@ -21,6 +21,9 @@ pytest_plugins = ["finished_study"]
 
 ROOT = Path(__file__).parent.parent
 
+for name in ("COLUMNS", "LINES"):  # a process of pytest-xdist has them, and tables would be cut at its width
+    os.environ.pop(name, None)
+
 # No test may depend on the wall clock being fast: these two are all that Hypothesis measures by it.
 FAST = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow], max_examples=25)
 settings.register_profile("fast", FAST)

@@ -15,7 +15,7 @@ from consilia.config.records import DROPPED, LOCKED
 from consilia.decision.ood.verdict import OodReport, describe_ood
 from consilia.ensemble import ood as gate_fit
 from consilia.ensemble.evaluate import evaluate
-from consilia.ensemble.ood import fit_gate
+from consilia.ensemble.ood import fit_ood
 from consilia.errors import BundleError
 from consilia.files import sha256_of_json
 from consilia.predict.loading import load_predictor
@@ -49,7 +49,7 @@ def fit(study, document, **changes):
     }
     members = changes.pop("members", document.members)
     given = {"store": study.store, "folds": study.folds, "seed": 0, "device": torch.device("cpu")} | changes
-    return fit_gate(members, files, **given)
+    return fit_ood(members, files, **given)
 
 
 def test_neither_test_images_nor_those_that_were_left_out_have_a_part_in_it(study, tmp_path):

@@ -18,7 +18,7 @@ from consilia.train.input import network_input
 from consilia.train.networks.layers import logits_and_features
 from unusual_pictures import FOREIGN, N_FOREIGN, PREPROCESSING, draw_phantoms, train
 
-N_TRAINED_ON, N_HELD_OUT, N_NEW = 600, 2000, 2000
+N_TRAINED_ON, N_HELD_OUT, N_NEW = 600, 3000, 3000
 
 
 @dataclass(frozen=True)
