@@ -6,7 +6,7 @@ from rich.console import Console
 
 from consilia.config.records import FoldResult, TrialRecord
 from consilia.config.space import Hyperparameters
-from consilia.report.trial_rows import Place, TrialBoard, TrialRow, TrialWord
+from consilia.report.trials import Place, TrialBoard, TrialRow, TrialWord
 from consilia.report.watch import TrialWatch
 
 NOW = 1000.0

@@ -17,7 +17,7 @@ from consilia.config.recipe import EnsembleRecipe, SoftVote
 from consilia.config.record_files import read_trial
 from consilia.config.space import Hyperparameters
 from consilia.metrics.scores import METRICS
-from consilia.report.trial_rows import board_to_csv
+from consilia.report.trials import board_to_csv
 from consilia.study.plan import read_plan
 from consilia.study.view import SILENT, default_view
 

@@ -14,7 +14,7 @@ from consilia.config.space import Hyperparameters
 from consilia.config.study import StudyPlan
 from consilia.config.study_folder import StudyFolder
 from consilia.errors import StudyError
-from consilia.report.trial_rows import Place
+from consilia.report.trials import Place
 from consilia.study.folder import claim_folder, hold_study, is_held
 from consilia.study.plan import read_plan
 from consilia.study.trials import TrialReader

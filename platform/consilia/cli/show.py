@@ -19,13 +19,12 @@ from consilia.decision.promises import promise_rows
 from consilia.files import sha256_of_file
 from consilia.metrics.patients import count_in_words
 from consilia.metrics.subgroups import Subgroups
-from consilia.report.audit_table import print_audit, print_brief
+from consilia.report.audit_tables import counts_table, print_audit, print_brief
 from consilia.report.console import make_console
 from consilia.report.estimate_tables import comparison_table, honesty_table, subgroups_table
-from consilia.report.preview import describe_policy
 from consilia.report.progress import PrepareProgress, StudyProgress
-from consilia.report.tables import counts_table, hints, leaderboard_table
-from consilia.report.trial_rows import TrialBoard
+from consilia.report.sheets import describe_policy
+from consilia.report.trials import TrialBoard, hints, leaderboard_table
 from consilia.report.watch import TrialWatch
 from consilia.study.cards import AuditFiles, Preview
 from consilia.study.combine import StudyResult

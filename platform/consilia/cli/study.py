@@ -86,7 +86,7 @@ def trials(
     """
     import consilia
     from consilia.cli.show import follow_trials, show_trials
-    from consilia.report.trial_rows import board_to_csv, board_to_json
+    from consilia.report.trials import board_to_csv, board_to_json
 
     if watch and output != "table":
         raise consilia.UserError(

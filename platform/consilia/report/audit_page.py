@@ -16,7 +16,7 @@ from PIL import Image as Pillow
 from consilia.audit.document import Audit, Case, Image, Shortcut
 from consilia.data.store.image_store import ImageStore
 from consilia.files import write_text
-from consilia.report.audit_table import count_cases, counts_of_parts, headline, list_counts
+from consilia.report.audit_tables import count_cases, counts_of_parts, headline, list_counts
 
 MOST_CASES = 500  # with pictures; the rest stand in audit.json
 MOST_IMAGES = 12  # of one case

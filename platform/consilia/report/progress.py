@@ -12,7 +12,6 @@ from rich.table import Table
 
 from consilia.config.records import EpochReport, RefitProgress, TrialRecord, TrialTask
 from consilia.metrics.scores import METRICS
-from consilia.report.refits import refits_picture
 
 _RATE_SECONDS = 60.0  # the rate of the last minute tells the time that is left
 _LINE_SECONDS = 10.0  # between two lines where there is no terminal
@@ -59,7 +58,7 @@ class PrepareProgress:
             self._end(now, done)
         elif not self._console.is_terminal and now - self._last_line >= _LINE_SECONDS:
             self._last_line = now
-            self._print(f"prepared {done:,} of {total:,} images, {self._speed(total)}")
+            _say(self._console, f"prepared {done:,} of {total:,} images, {self._speed(total)}")
 
     def close(self) -> None:
         """Take the bar away."""
@@ -69,14 +68,14 @@ class PrepareProgress:
         self._task = self._progress.add_task("", total=total, completed=done, speed="")
         self._first, self._last_line = (now, done), now
         if 0 < done < total:
-            self._print(f"{done:,} of {total:,} images were prepared before and are not decoded again.")
+            _say(self._console, f"{done:,} of {total:,} images were prepared before and are not decoded again.")
         self._progress.start()
 
     def _end(self, now: float, done: int) -> None:
         self.close()
         seconds, count = now - self._first[0], done - self._first[1]
         if seconds >= _LINE_SECONDS and count:
-            self._print(f"prepared {count:,} images in {_duration(seconds)}, {_rate(count / seconds)}")
+            _say(self._console, f"prepared {count:,} images in {_duration(seconds)}, {_rate(count / seconds)}")
 
     def _speed(self, total: int) -> str:
         """Return "412 images/s, about 3 min left", or nothing before any time has passed."""
@@ -85,9 +84,6 @@ class PrepareProgress:
             return ""
         rate = (done - first) / (now - start)
         return f"{_rate(rate)}, about {_duration((total - done) / rate)} left"
-
-    def _print(self, line: str) -> None:
-        self._console.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
 def _rate(images_per_second: float) -> str:
@@ -141,13 +137,13 @@ class StudyProgress:
 
     def noted(self, text: str) -> None:
         """Say it."""
-        self._console.print(text, highlight=False, markup=False, soft_wrap=True)
+        _say(self._console, text)
 
     def connected(self, *, dashboard: str, token_file: str) -> None:
         """Say where to watch."""
         if dashboard:
             token = f" (it asks for the token in {token_file})" if token_file else ""
-            self._console.print(f"Ray dashboard  {dashboard}{token}", highlight=False, soft_wrap=True)
+            _say(self._console, f"Ray dashboard  {dashboard}{token}")
 
     def search_started(self, *, n_trials: int, n_slots: int, records: tuple[TrialRecord, ...]) -> None:
         """Take down the budget and what an earlier run has ended."""
@@ -158,7 +154,7 @@ class StudyProgress:
         if self._live:
             self._live.start()
         if self._records:
-            self._console.print(f"{len(self._records)} trials are stored already and are not repeated.")
+            _say(self._console, f"{len(self._records)} trials are stored already and are not repeated.")
         self._show()
 
     def trial_started(self, task: TrialTask) -> None:
@@ -178,14 +174,14 @@ class StudyProgress:
         self._running.pop(record.number, None)
         if record.has_ended:
             self._records[record.number] = record
-        self._console.print(self._line(record), highlight=False, markup=False, soft_wrap=True)
+        _say(self._console, self._line(record))
         self._show()
 
     def refitting(self, progress: RefitProgress) -> None:
         """Show the refits in place of the search, which is over."""
         if self._live:
             self._live.start()
-            self._live.update(refits_picture(progress, epochs=self._epochs), refresh=True)
+            self._live.update(_refits_picture(progress, epochs=self._epochs), refresh=True)
 
     def _line(self, record: TrialRecord) -> str:
         score = "" if record.objective is None else f"  {self._metric} {record.objective:.4f}"
@@ -241,3 +237,23 @@ class StudyProgress:
             return ""
         left = minutes / n_ended * (self._n_trials - len(self._records))
         return f"about {left:.0f} min left" if left >= 1 else f"about {60 * left:.0f} s left"
+
+
+def _say(console: Console, line: str) -> None:
+    console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+
+def _refits_picture(progress: RefitProgress, *, epochs: int) -> Group:
+    """Return a line of counts, and one row a refit that is in a slot."""
+    table = Table()
+    for column in ("refit of trial", "architecture", "lr", "epoch", "training loss"):
+        table.add_column(column, justify="left" if column == "architecture" else "right")
+    for task, report in progress.running:
+        at = ("", "starting") if report is None else (f"{report.epoch}/{epochs}", f"{report.train_loss:.4f}")
+        options = task.hyperparameters
+        table.add_row(str(task.number), options.architecture, f"{options.lr:.1e}", *at)
+    summary = (
+        f"{progress.n_finished}/{progress.n_all} refits finished  ·  "
+        f"{len(progress.running)} running in {progress.n_slots} slots"
+    )
+    return Group(summary, table)

@@ -10,8 +10,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from consilia.report.tables import hints
-from consilia.report.trial_rows import TrialBoard, TrialRow
+from consilia.report.trials import TrialBoard, TrialRow, hints
 
 _FRAME = 3  # lines around the rows of the table: its head, "and 12 more", the cursor's
 _LEAST_ROWS = 3

@@ -11,7 +11,7 @@ from consilia.data.store.prepare import Progress, prepare
 from consilia.errors import PlanError
 from consilia.files import write_atomically
 from consilia.report.audit_page import write_page
-from consilia.report.preview import draw_views, make_sheet
+from consilia.report.sheets import draw_views, make_sheet
 
 JSON, PAGE = "audit.json", "audit.html"
 

@@ -22,7 +22,7 @@ from consilia.metrics.estimates import Estimate
 from consilia.predict.loading import load_predictor
 from consilia.predict.predictor import EnsemblePredictor
 from consilia.report.figures import FIGURES, Shown, kinds_of
-from consilia.report.trial_rows import TrialBoard
+from consilia.report.trials import TrialBoard
 from consilia.study.combine import StudyResult, find_bundle, read_result
 from consilia.study.folder import find_study
 from consilia.study.measure import predict_shown

@@ -12,7 +12,7 @@ from consilia.ensemble.candidates import load_candidates
 from consilia.ensemble.fitting import fit_recipe
 from consilia.files import write_atomically
 from consilia.metrics.label_errors import Suspects, suspect_labels
-from consilia.report.contact_sheet import contact_sheet
+from consilia.report.sheets import contact_sheet
 from consilia.study.opened import OpenStudy
 
 _SHOWN = 50  # pictures on the sheet

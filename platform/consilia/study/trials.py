@@ -14,7 +14,7 @@ from consilia.config.study import StudyPlan
 from consilia.config.study_folder import FoldFolder, StudyFolder
 from consilia.errors import StudyError
 from consilia.metrics.scores import METRICS
-from consilia.report.trial_rows import Place, TrialBoard, TrialRow, board_columns, board_rows
+from consilia.report.trials import Place, TrialBoard, TrialRow, board_columns, board_rows
 from consilia.study.folder import is_held
 from consilia.train.tables import read_history
 from consilia.tune.stored import leaderboard
@@ -104,7 +104,7 @@ class TrialReader:
 
 
 def trials_frame(board: TrialBoard) -> pd.DataFrame:
-    """Return one row a trial, in the board's order, with the columns of `report.trial_rows.board_columns`."""
+    """Return one row a trial, in the board's order, with the columns of `report.trials.board_columns`."""
     return pd.DataFrame(board_rows(board), columns=board_columns(board))
 
 

@@ -1,15 +1,25 @@
-"""Trials as JSON and CSV: every number as it is, and nothing lost on the way."""
+"""Trials as JSON and CSV, with every number as it is; and as the leaderboard."""
 
 import csv
 import io
 import json
 import math
+from dataclasses import replace
 
 import pytest
+from rich.console import Console
 
 from consilia.config.records import FoldResult, TrialRecord
 from consilia.config.space import Hyperparameters
-from consilia.report.trial_rows import Place, TrialBoard, TrialRow, board_to_csv, board_to_json
+from consilia.report.trials import (
+    Place,
+    TrialBoard,
+    TrialRow,
+    board_to_csv,
+    board_to_json,
+    hints,
+    leaderboard_table,
+)
 
 LR = 0.1 + 0.2  # 0.30000000000000004: rounding would show
 
@@ -105,3 +115,57 @@ def test_a_score_that_is_undefined_is_empty_and_still_json(board):
     assert json.loads(board_to_json(undefined))[0]["fold_scores"] == [None]
     (row,) = csv.DictReader(io.StringIO(board_to_csv(undefined)))
     assert row["fold_0"] == ""
+
+
+def rows_of(table) -> list[list[str]]:
+    output = io.StringIO()
+    Console(file=output, width=300, markup=False).print(table)
+    lines = [line for line in output.getvalue().splitlines() if line.startswith("│")]
+    return [[cell.strip() for cell in line.split("│")[1:-1]] for line in lines]
+
+
+@pytest.fixture
+def leaders() -> TrialBoard:
+    folds = tuple(
+        FoldResult(fold=fold, epochs=1, metrics={"log_loss": 0.4 + fold / 10}, n_images=5, seconds=1.0)
+        for fold in range(2)
+    )
+    best = TrialRecord(
+        number=7,
+        state="finished",
+        hyperparameters=Hyperparameters(architecture="resnet18", lr=1e-3),
+        folds=folds,
+        objective=0.45,
+        seconds=12.4,
+    )
+    other = Hyperparameters(architecture="densenet121")
+    failed = TrialRecord(number=2, state="failed", hyperparameters=other, reason="out of memory")
+    paused = TrialRecord(number=3, state="paused", hyperparameters=other, folds=folds[:1], reason="2 hours are spent")
+    rows = (
+        TrialRow(record=best, state="finished"),
+        TrialRow(record=failed, state="failed"),
+        TrialRow(record=paused, state="paused", place=Place(fold=1, epoch=3, score=0.7, updated=0.0)),
+    )
+    return TrialBoard(study="mine", metric="log_loss", n_trials=9, n_folds=2, epochs=5, is_held=False, rows=rows)
+
+
+def test_the_leaderboard_keeps_the_order_and_shows_each_fold(leaders):
+    first, second, third = rows_of(leaderboard_table(leaders, width=200))
+    assert first[:6] == ["7", "finished", "0.4500", "0.400 0.500", "resnet18", "0.001"]
+    assert first[-2:] == ["12", ""]
+    assert second[:5] == ["2", "failed", "", "", "densenet121"]
+    assert second[-1] == "out of memory"
+    assert third[1:4] == ["paused", "", "0.400"]
+    assert third[-1] == "fold 2/2, epoch 3/5: 2 hours are spent"
+
+
+def test_a_narrow_leaderboard_keeps_architecture_and_learning_rate_of_the_hyperparameters(leaders):
+    (first, *_) = rows_of(leaderboard_table(leaders, width=80))
+    assert first == ["7", "finished", "0.4500", "0.400 0.500", "resnet18", "0.001", "12", ""]
+
+
+def test_trials_that_nobody_trains_are_explained_unless_a_search_is_running(leaders):
+    (hint,) = hints(leaders)
+    assert hint.startswith("1 paused: consilia search with the same study file goes on")
+    assert hints(replace(leaders, is_held=True)) == ()
+    assert hints(replace(leaders, rows=leaders.rows[:2])) == ()

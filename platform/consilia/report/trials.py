@@ -1,15 +1,21 @@
-"""A study's trials as they stand at one moment, and as text for scripts."""
+"""A study's trials as they stand at one moment: for scripts as JSON and CSV, for people as a table."""
 
 import csv
 import io
 import json
 import math
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from rich.table import Table
+
 from consilia.config.records import TrialRecord
 from consilia.config.space import Hyperparameters
+
+_SHOWN = ("architecture", "lr", "weight_decay", "label_smoothing", "mixup", "augmentation", "imbalance")
+_WIDTH_OF_ALL = 140
 
 TrialWord = Literal["running", "interrupted", "paused", "finished", "stopped", "failed"]
 """A trial's state for people. interrupted: its record says running, but no process works in the study."""
@@ -110,6 +116,56 @@ def board_to_csv(board: TrialBoard) -> str:
     return text.getvalue()
 
 
+def leaderboard_table(board: TrialBoard, *, width: int) -> Table:
+    """Return one row a trial, in the board's order, with the score of every finished fold.
+
+    Args:
+        board: The study's trials.
+        width: Characters in a line; where they are few, of the hyperparameters only architecture and lr are shown.
+    """
+    shown = _SHOWN if width >= _WIDTH_OF_ALL else _SHOWN[:2]
+    table = Table(title=f"Trials by {board.metric} (mean over folds)", title_justify="left")
+    table.add_column("trial", justify="right")
+    table.add_column("state")
+    table.add_column(board.metric, justify="right")
+    table.add_column("folds", justify="right")
+    for name in shown:
+        table.add_column(name, justify="right" if name != "architecture" else "left")
+    table.add_column("seconds", justify="right")
+    table.add_column("reason", overflow="fold")
+    for row in board.rows:
+        table.add_row(*_cells(row, board, shown))
+    return table
+
+
+def hints(board: TrialBoard) -> tuple[str, ...]:
+    """Return what to know of trials that nobody is training."""
+    if board.is_held or not (waiting := board.count("paused", "interrupted")):
+        return ()
+    return (f"{waiting}: consilia search with the same study file goes on with them where they stopped.",)
+
+
 def _number(value: float) -> Any:
     """Return the value, or None where it is undefined: JSON has no NaN."""
     return None if math.isnan(value) else value
+
+
+def _cells(row: TrialRow, board: TrialBoard, shown: Sequence[str]) -> list[str]:
+    record = row.record
+    objective = "" if record.objective is None else f"{record.objective:.4f}"
+    folds = " ".join(f"{fold.metrics[board.metric]:.3f}" for fold in record.folds)
+    values = [_cell(record.hyperparameters, name) for name in shown]
+    return [str(record.number), row.state, objective, folds, *values, f"{record.seconds:.0f}", _reason(row, board)]
+
+
+def _reason(row: TrialRow, board: TrialBoard) -> str:
+    """Return why a trial ended or waits, or how far it has come."""
+    if row.place is None:
+        return row.record.reason
+    place = f"fold {row.place.fold + 1}/{board.n_folds}, epoch {row.place.epoch}/{board.epochs}"
+    return f"{place}: {row.record.reason}" if row.record.reason else place
+
+
+def _cell(hyperparameters: Hyperparameters, name: str) -> str:
+    value = getattr(hyperparameters, name)
+    return f"{value:.2g}" if isinstance(value, float) else str(value)

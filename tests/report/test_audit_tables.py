@@ -8,7 +8,7 @@ from rich.console import Console
 from audit_stores import alternating, four_to_one, make_audit_store, noise
 from consilia.audit.document import Audit
 from consilia.audit.run import audit
-from consilia.report.audit_table import count_cases, print_audit, print_brief
+from consilia.report.audit_tables import count_cases, counts_table, print_audit, print_brief
 from data_tables import card_of
 
 
@@ -62,3 +62,19 @@ def test_cases_are_counted_by_what_is_wrong_with_them(found):
         "across other splits": 0,
         "label conflicts": 1,
     }
+
+
+def rows_of(table) -> list[list[str]]:
+    output = io.StringIO()
+    Console(file=output, width=300, markup=False).print(table)
+    lines = [line for line in output.getvalue().splitlines() if line.startswith("│")]
+    return [[cell.strip() for cell in line.split("│")[1:-1]] for line in lines]
+
+
+def test_counts_have_totals_and_zeros():
+    counts = {"train": {"clear": 3, "nodule": 2}, "test": {"clear": 1}}
+    assert rows_of(counts_table(counts, title="mine")) == [
+        ["clear", "3", "1"],
+        ["nodule", "2", "0"],
+        ["all", "5", "1"],
+    ]

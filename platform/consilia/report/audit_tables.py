@@ -7,7 +7,6 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from consilia.audit.document import Audit, Case, Finding, Shortcuts
-from consilia.report.tables import counts_table
 
 _STYLE = {"error": "bold red", "warning": "yellow", "note": "dim"}
 _MOST_SHORTCUTS = 12
@@ -58,6 +57,23 @@ def counts_of_parts(audit: Audit) -> dict[str, Mapping[str, int]]:
     if "test" in audit.counts.by_split:
         folds.pop(drawn, None)
     return {**audit.counts.by_split, **folds}
+
+
+def counts_table(counts: Mapping[str, Mapping[str, int]], *, title: str) -> Table:
+    """Return one row a class and one column a split, with totals.
+
+    Args:
+        counts: Images by split and class.
+        title: Above the table.
+    """
+    table = Table("class", title=title, title_justify="left")
+    for split in counts:
+        table.add_column(split, justify="right")
+    for name in dict.fromkeys(name for by_class in counts.values() for name in by_class):
+        table.add_row(name, *(str(by_class.get(name, 0)) for by_class in counts.values()))
+    table.add_section()
+    table.add_row("all", *(str(sum(by_class.values())) for by_class in counts.values()))
+    return table
 
 
 def duplicates_table(audit: Audit) -> Table:
