@@ -19,7 +19,6 @@ from pathlib import Path
 import numpy as np
 import torch
 import yaml
-from figures import print_figures
 
 from consilia.config.recipe import BestSingle, EnsembleRecipe, Greedy, SoftVote
 from consilia.config.records import TrialRecord, TrialTask
@@ -38,6 +37,7 @@ from consilia.study.opened import OpenStudy
 from consilia.study.plan import read_card, read_plan
 from consilia.train.cross_validation import cross_validate
 from consilia.train.refit import refit
+from shared.figures import print_figures
 
 SIZE = 32
 SELECTIONS = {"best_single": BestSingle(), "soft_vote": SoftVote(members=3), "greedy": Greedy(members=3)}

@@ -29,13 +29,13 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from figures import print_figures
 
 from consilia.config.record_files import read_fold_result
 from consilia.config.study_folder import StudyFolder
 from consilia.data.phantoms import write_phantoms
 from consilia.tune.ledger import read_ledger, seconds_by_purpose
 from consilia.tune.stored import read_trials
+from shared.figures import print_figures
 
 KINDS = {"worker": "ray::RayTrainWorker", "slot": "ray::Slot", "broker": "ray::Broker"}
 WEIGHTS = {"worker": 6, "slot": 3, "broker": 3, "driver": 1}

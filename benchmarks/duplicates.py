@@ -20,7 +20,6 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-from figures import print_figures
 from numpy.lib.format import open_memmap
 from PIL import Image
 
@@ -29,6 +28,7 @@ from consilia.data.decode.low_resolution import perceptual_hash
 from consilia.data.duplicates import find_duplicates
 from consilia.data.groups import merge_duplicates
 from consilia.data.store.image_store import ImageStore, Manifest
+from shared.figures import print_figures
 
 SIZE = 32
 KINDS = ("pictures", "crowd", "black")

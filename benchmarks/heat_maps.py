@@ -20,7 +20,6 @@ import numpy.typing as npt
 import pandas as pd
 import torch
 import yaml
-from figures import print_figures
 
 import consilia
 from consilia import search
@@ -33,6 +32,7 @@ from consilia.study.plan import read_single_plan
 from consilia.train.device import set_threads
 from consilia.train.networks.cells import cell_centres
 from consilia.train.networks.factory import ModelSpec
+from shared.figures import print_figures
 
 SIZE = 64  # pixels
 NETWORKS: dict[str, dict[str, Any]] = {  # and the side that the network sees, where it is not the stored one

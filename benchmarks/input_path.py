@@ -26,7 +26,6 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from figures import print_figures
 from PIL import Image
 from torch.utils.data import DataLoader, RandomSampler
 from torchvision.datasets import ImageFolder
@@ -42,6 +41,7 @@ from consilia.train.device import MEMORY_FORMAT, autocast, resolve_device, set_t
 from consilia.train.input import Preprocessing
 from consilia.train.networks.factory import ModelSpec, build_model
 from consilia.train.warp import draw_warps, training_input
+from shared.figures import print_figures
 
 MEAN, STD, STRENGTH = 0.5, 0.25, 0.5
 QUEUE = 2  # batches that a DataLoader's worker holds ready: its default

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from trials_file import RecordedTrials, read_trials, write_trials
+
+from shared.trials_file import RecordedTrials, read_trials, write_trials
 
 SAME = ("data_digest", "folds_digest", "epochs", "image_size")
 

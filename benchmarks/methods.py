@@ -8,14 +8,18 @@ the same draws, and what consilia ships is computed by its own functions.
 """
 
 import argparse
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from figures import print_figures, print_table
-from half_draws import HalfDraw, Sides, compare, half_draws
-from method_sides import (
+import numpy as np
+
+from consilia.config.recipe import BestSingle, Greedy
+from consilia.ensemble.selection import select
+from shared.figures import print_figures, print_table
+from shared.half_draws import HalfDraw, Sides, compare, half_draws
+from shared.method_sides import (
     AVERAGE,
     ON_LOSS,
     PLUS,
@@ -26,18 +30,18 @@ from method_sides import (
     sets,
     thresholds,
 )
-from method_tables import TABLES, Rows
-from trials_file import RecordedTrials, keep_trials, read_trials
+from shared.trials_file import RecordedTrials, keep_trials, read_trials
 
-from consilia.config.recipe import BestSingle, Greedy
-from consilia.ensemble.selection import select
-
-TRIALS = Path(__file__).parent / "trials_pneumonia.parquet"
+TRIALS = Path(__file__).parent / "recorded" / "trials_pneumonia.parquet"
 ALPHAS = (0.1, 0.05)
+RATES = ("sensitivity", "specificity")
 CHOOSERS: dict[str, Chooser] = {
     "greedy of 5": lambda draw: select(Greedy(), draw.candidates, draw.truth, seed=draw.seed),
     "best single": lambda draw: select(BestSingle(), draw.candidates, draw.truth, seed=draw.seed),
 }
+
+Rows = list[dict[str, Any]]
+Table = tuple[list[str], list[list[str]]]  # header, and a row a side
 
 
 def main() -> None:
@@ -95,6 +99,101 @@ def _rows_of(
 ) -> Rows:
     draws = half_draws(recorded, draws=n_draws, pool_images=images)
     return [{"pool": images or "half", **place, **row} for row in compare(draws, measure, reference=reference)]
+
+
+def _calibration_table(rows: Rows) -> Table:
+    header = ["pool", "predictor", "side", "log loss", "less temperature's", "ECE", "debiased", "signed gap"]
+    return header, [
+        [
+            *(str(row["pool"]), row["predictor"], row["side"]),
+            f"{row['figures']['log_loss'][0]:.4f}",
+            _signed(row["difference"]["log_loss"]),
+            f"{row['figures']['ece'][0]:.4f}",
+            f"{_root(row['figures']['debiased_square'][0]):.4f}",
+            _signed(row["figures"]["signed_gap"]),
+        ]
+        for row in rows
+    ]
+
+
+def _set_table(rows: Rows) -> Table:
+    header = [
+        "pool",
+        "predictor",
+        "aim",
+        "side",
+        "conforms",
+        "by class",
+        "empty",
+        "shipped: covers",
+        "size",
+        "one",
+        "right",
+    ]
+    return header, [
+        [
+            *(str(row["pool"]), row["predictor"], f"{1 - row['alpha']:.2f}", row["side"]),
+            "{:.3f} ({:.3f} to {:.3f})".format(*row["figures"]["coverage"]),
+            ", ".join(f"{value[0]:.3f}" for name, value in row["figures"].items() if name.startswith("coverage_")),
+            f"{row['figures']['empty'][0]:.1%}",
+            f"{row['figures']['shipped_coverage'][0]:.3f}",
+            "{:.3f} ({:.3f} to {:.3f})".format(*row["figures"]["size"]),
+            f"{row['figures']['alone'][0]:.1%}",
+            f"{row['figures']['alone_right'][0]:.1%}",
+        ]
+        for row in rows
+    ]
+
+
+def _selection_table(rows: Rows) -> Table:
+    header = ["pool", "side", "members", "log loss", "less greedy's", "AUC", "less greedy's", "one network"]
+    header += ["optimism: log loss, less greedy's", "AUC, less greedy's"]
+    return header, [
+        [
+            *(str(row["pool"]), row["side"], f"{row['figures']['members'][0]:.1f}"),
+            f"{row['figures']['average_log_loss'][0]:.4f}",
+            _signed(row["difference"]["average_log_loss"]),
+            f"{row['figures']['average_macro_auc'][0]:.4f}",
+            f"{row['difference']['average_macro_auc'][0]:+.4f}",
+            f"{row['figures']['single_log_loss'][0]:.4f}",
+            f"{row['figures']['optimism_log_loss'][0]:+.4f}, {row['difference']['optimism_log_loss'][0]:+.4f}",
+            f"{row['figures']['optimism_macro_auc'][0]:+.4f}, {row['difference']['optimism_macro_auc'][0]:+.4f}",
+        ]
+        for row in rows
+    ]
+
+
+def _signed(figure: Sequence[float]) -> str:
+    return "{:+.4f} ({:+.4f} to {:+.4f})".format(*figure)
+
+
+def _root(square: float) -> float:
+    """Return the root with the square's sign: chance may be deducted from less than it added."""
+    return float(np.sign(square) * np.sqrt(abs(square)))
+
+
+def _threshold_table(rows: Rows) -> Table:
+    header = ["pool", "predictor", "side", *(f"{rate} of class {number}" for number in (0, 1) for rate in RATES)]
+    return header, [
+        [
+            *(str(row["pool"]), row["predictor"], row["side"]),
+            *(_share(row["figures"][f"{rate}_{number}"]) for number in (0, 1) for rate in RATES),
+        ]
+        for row in rows
+    ]
+
+
+def _share(figure: Sequence[float | None]) -> str:
+    mean, low, high = figure
+    return "no threshold" if mean is None else f"{mean:.3f} ({low:.3f} to {high:.3f})"
+
+
+TABLES: Mapping[str, Callable[[Rows], Table]] = {
+    "calibration": _calibration_table,
+    "sets": _set_table,
+    "thresholds": _threshold_table,
+    "selection": _selection_table,
+}
 
 
 if __name__ == "__main__":

@@ -35,9 +35,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from figures import print_figures
 from PIL import Image
-from random_bundle import build_random_bundle, draw_images
 from torch.utils.data import DataLoader, Dataset
 
 import consilia
@@ -45,6 +43,8 @@ from consilia.predict.networks import InTurn, Precision, ShownImages, exact_conv
 from consilia.predict.predictor import EnsemblePredictor
 from consilia.train.device import MEMORY_FORMAT
 from consilia.train.input import Preprocessing, network_input
+from shared.figures import print_figures
+from shared.random_bundle import build_random_bundle, draw_images
 
 FILE_SIDE = 320  # of the image files, pixels
 N_FILES = 256  # different ones; they are predicted again and again

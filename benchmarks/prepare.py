@@ -20,7 +20,6 @@ from pathlib import Path
 
 import numpy as np
 import pydicom
-from figures import print_figures
 from PIL import Image
 from pydicom.pixels import get_decoder
 from rich.console import Console
@@ -31,6 +30,7 @@ from consilia.config.reading import PercentileWindow, Reading
 from consilia.data.decode.reader import read_image
 from consilia.data.store.prepare import prepare
 from consilia.errors import ReaderError
+from shared.figures import print_figures
 
 JPEG_QUALITY = 90
 GOAL = 0.9  # of the number of cores

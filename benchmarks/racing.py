@@ -15,14 +15,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-from figures import print_figures, print_table
-from race import FULL, METHODS, RIVALS, Curves, make, make_ours, race
 
 from consilia.config.study import FoldPruning, Halving, Metric, Racing, Stopping
 from consilia.tune.fold_pruner import residual_sd
 from consilia.tune.racing import Racing as Decides
+from shared.figures import print_figures, print_table
+from shared.race import FULL, METHODS, RIVALS, Curves, make, make_ours, race
 
-CURVES = Path(__file__).parent / "curves_pneumonia.parquet"
+CURVES = Path(__file__).parent / "recorded" / "curves_pneumonia.parquet"
 K = 5
 TOP = 5  # trials that must not be stopped
 SIZES = (24, 50, 100)

@@ -11,7 +11,6 @@ import argparse
 from pathlib import Path
 
 import pandas as pd
-from recording import SEED, K, draw_tasks, make_context, run_all, train_trial
 
 from consilia.config.card import DataCard
 from consilia.config.catalog import load
@@ -24,8 +23,9 @@ from consilia.files import write_atomically
 from consilia.train.context import TrainingContext
 from consilia.train.tables import read_history
 from consilia.tune.space import join_spaces
+from shared.recording import SEED, K, draw_tasks, make_context, run_all, train_trial
 
-CURVES = Path(__file__).parent / "curves_pneumonia.parquet"
+CURVES = Path(__file__).parent / "recorded" / "curves_pneumonia.parquet"
 
 
 def main() -> None:

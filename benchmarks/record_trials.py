@@ -20,8 +20,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from recording import EPOCHS, SEED, K, draw_tasks, make_context, run_all, train_trial
-from trials_file import RecordedTrials, write_trials
 
 from consilia.config.card import DataCard
 from consilia.config.catalog import load
@@ -39,8 +37,10 @@ from consilia.train.network_files import read_weights
 from consilia.train.networks.factory import build_model
 from consilia.train.tables import read_fold_logits, read_out_of_fold, write_out_of_fold
 from consilia.tune.space import join_spaces
+from shared.recording import EPOCHS, SEED, K, draw_tasks, make_context, run_all, train_trial
+from shared.trials_file import RecordedTrials, write_trials
 
-TRIALS = Path(__file__).parent / "trials_pneumonia.parquet"
+TRIALS = Path(__file__).parent / "recorded" / "trials_pneumonia.parquet"
 
 
 def main() -> None:

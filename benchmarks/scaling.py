@@ -19,7 +19,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
-from figures import print_figures
 
 from consilia.config.card import DataCard
 from consilia.config.catalog import load
@@ -35,6 +34,7 @@ from consilia.tune.racing import make_racing
 from consilia.tune.simulator import VirtualClock, simulate
 from consilia.tune.space import join_spaces
 from consilia.tune.suggester import OptunaSuggester
+from shared.figures import print_figures
 
 EPOCH_SECONDS, EPOCHS, K = 30.0, 12, 5
 SPACES = ("resnet", "densenet", "efficientnet")

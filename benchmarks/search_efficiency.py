@@ -25,17 +25,17 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from figures import print_figures
-from process_tree import Usage, run_watched
-from search_curves import SearchCurve, read_curve, read_ledger_share
 
 from consilia.config.study import StudyPlan
 from consilia.config.study_folder import StudyFolder
 from consilia.data.phantoms import write_phantoms
 from consilia.data.store.prepare import prepare
 from consilia.study.plan import read_plan
+from shared.figures import print_figures
+from shared.process_tree import Usage, run_watched
+from shared.search_curves import SearchCurve, read_curve, read_ledger_share
 
-SIDES = Path(__file__).with_name("search_sides.py")
+SIDES = Path(__file__).parent / "shared" / "search_sides.py"
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
 

@@ -21,15 +21,14 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from figures import print_figures
-from numbered_tasks import NumberedTasks
-
 from consilia.cluster.connection import connect
 from consilia.config.records import EpochReport, TrialOutcome, TrialTask
 from consilia.config.study import ClusterProfile
 from consilia.tune.capacity import Share
 from consilia.tune.slot import SlotOptions
 from consilia.tune.tuner import run_in_slots
+from shared.figures import print_figures
+from shared.numbered_tasks import NumberedTasks
 
 N_SLOTS = 2
 WORKER = "RayTrainWorker"

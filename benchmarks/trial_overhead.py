@@ -17,8 +17,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from figures import print_figures
-from numbered_tasks import NumberedTasks
 from ray import train, tune
 from ray.train.torch import TorchTrainer
 
@@ -28,6 +26,8 @@ from consilia.config.study import ClusterProfile
 from consilia.tune.capacity import Share
 from consilia.tune.slot import SlotOptions
 from consilia.tune.tuner import run_in_slots
+from shared.figures import print_figures
+from shared.numbered_tasks import NumberedTasks
 
 BATCHES, BATCH_SECONDS = 10, 0.02
 

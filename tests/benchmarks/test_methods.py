@@ -8,20 +8,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from consilia.config.recipe import Greedy
 from consilia.decision.combination import LinearPool
+from consilia.ensemble.selection import Truth
 from consilia.metrics.scores import METRICS
+from shared.half_draws import half_draws
+from shared.method_sides import aucs, debiased_square, select_on_auc, thresholds
+from shared.trials_file import RecordedTrials, write_trials
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 
 
-@pytest.fixture(autouse=True)
-def _can_import_benchmarks(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
-
-
 def draw_trials(n_trials=6, n_pool=150, n_held_out=60, k=5):
-    from trials_file import RecordedTrials
-
     generator = np.random.default_rng(0)
     groups = np.concatenate([np.arange(n_pool) // 2, 1000 + np.arange(n_held_out) // 2])  # two images each
     labels = generator.integers(0, 2, len(groups))
@@ -43,8 +41,6 @@ def draw_trials(n_trials=6, n_pool=150, n_held_out=60, k=5):
 
 
 def test_methods_prints_all_sides_with_differences_to_what_ships(tmp_path: Path):
-    from trials_file import write_trials
-
     path = tmp_path / "trials.parquet"
     write_trials(path, draw_trials())
     done = subprocess.run(
@@ -74,8 +70,6 @@ def test_methods_prints_all_sides_with_differences_to_what_ships(tmp_path: Path)
 
 
 def test_a_draw_takes_whole_groups_and_half_of_the_trials():
-    from half_draws import half_draws
-
     recorded = draw_trials()
     whole = {str(group) for group in recorded.groups}
     for draw in half_draws(recorded, draws=3, pool_images=None):
@@ -88,8 +82,6 @@ def test_a_draw_takes_whole_groups_and_half_of_the_trials():
 
 
 def test_the_spread_of_halves_is_the_standard_error_of_the_whole():
-    from half_draws import half_draws
-
     recorded = draw_trials(n_trials=2, n_held_out=400)
     values = recorded.held_out_labels.reshape(-1, 2).mean(axis=1)
     means = [draw.held_out.labels.mean() for draw in half_draws(recorded, draws=400, pool_images=10)]
@@ -97,8 +89,6 @@ def test_the_spread_of_halves_is_the_standard_error_of_the_whole():
 
 
 def test_the_debiased_square_is_0_on_average_where_confidences_are_true_and_else_the_gaps_square():
-    from method_sides import debiased_square
-
     def mean_square(gap):
         generator = np.random.default_rng(0)
         found = []
@@ -114,8 +104,6 @@ def test_the_debiased_square_is_0_on_average_where_confidences_are_true_and_else
 
 
 def test_the_area_under_the_curve_of_many_rows_is_the_metrics():
-    from auc_selection import aucs
-
     generator = np.random.default_rng(0)
     labels = generator.integers(0, 2, 200)
     scores = np.round(generator.random((5, 200)), 1)  # many ties
@@ -124,11 +112,6 @@ def test_the_area_under_the_curve_of_many_rows_is_the_metrics():
 
 
 def test_greedy_on_the_area_never_ends_below_the_best_candidate_of_its_bags():
-    from auc_selection import aucs, select_on_auc
-
-    from consilia.config.recipe import Greedy
-    from consilia.ensemble.selection import Truth
-
     generator = np.random.default_rng(0)
     labels = generator.integers(0, 2, 300)
     second = np.clip(0.5 + 0.1 * (2 * labels - 1) + 0.2 * generator.normal(size=(4, 300)), 0, 1)
@@ -140,9 +123,6 @@ def test_greedy_on_the_area_never_ends_below_the_best_candidate_of_its_bags():
 
 
 def test_thresholds_that_were_chosen_out_of_fold_find_nearly_their_share_of_the_same_kind_of_images():
-    from half_draws import half_draws
-    from method_sides import thresholds
-
     (draw,) = half_draws(draw_trials(n_pool=800, n_held_out=800), draws=1, pool_images=None)
     votes = LinearPool(weights=(1 / len(draw.candidates),) * len(draw.candidates))
     found = thresholds(draw, choose=lambda draw: votes)

@@ -2,11 +2,15 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+
+from join_trials import SAME, join_trials
+from shared.trials_file import RecordedTrials, keep_trials, read_trials, write_trials
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 
@@ -45,11 +49,8 @@ def record(archive: Path, work: Path, *arguments: str) -> subprocess.CompletedPr
 
 @pytest.mark.slow("trains five networks in processes of their own")
 def test_a_recording_holds_the_logits_of_every_fold_and_goes_on_where_it_stopped_without_ray(
-    archive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    archive: Path, tmp_path: Path
 ):
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
-    from trials_file import read_trials
-
     work, out = tmp_path / "work", tmp_path / "trials.parquet"
     done = record(archive, work, "--trials=1", f"--out={out}", "--minutes=0")
     assert done.returncode == 0, done.stderr
@@ -72,10 +73,7 @@ def test_a_recording_holds_the_logits_of_every_fold_and_goes_on_where_it_stopped
     assert "Choose another --work" in other.stderr
 
 
-def test_three_classes_come_back_as_they_were_written_up_to_a_constant(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
-    from trials_file import RecordedTrials, keep_trials, read_trials, write_trials
-
+def test_three_classes_come_back_as_they_were_written_up_to_a_constant(tmp_path: Path):
     generator = np.random.default_rng(0)
     recorded = RecordedTrials(
         trials=({"number": 0, "lr": 0.1}, {"number": 4, "lr": 0.2}),
@@ -100,13 +98,7 @@ def test_three_classes_come_back_as_they_were_written_up_to_a_constant(tmp_path:
     assert json.dumps(keep_trials(back, [1]).trials) == '[{"number": 4, "lr": 0.2}]'
 
 
-def test_joined_recordings_hold_each_configuration_once_and_refuse_other_folds(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
-    from dataclasses import replace
-
-    from join_trials import SAME, join_trials
-    from trials_file import RecordedTrials
-
+def test_joined_recordings_hold_each_configuration_once_and_refuse_other_folds():
     generator = np.random.default_rng(0)
     first = RecordedTrials(
         trials=({"number": 0, "lr": 0.1}, {"number": 1, "lr": 0.2}),

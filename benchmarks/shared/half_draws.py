@@ -11,10 +11,10 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from trials_file import RecordedTrials
 
 from consilia.ensemble.selection import Candidates, Truth
 from consilia.metrics.scores import softmax
+from shared.trials_file import RecordedTrials
 
 Figures = Mapping[str, float]  # NaN: undefined on this draw
 Sides = Mapping[str, Figures]  # figures by the side that is compared

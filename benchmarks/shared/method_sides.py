@@ -4,8 +4,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 import numpy.typing as npt
-from auc_selection import select_on_auc
-from half_draws import Figures, HalfDraw, Sides
+from scipy.stats import rankdata
 
 from consilia.config.recipe import BestSingle, Greedy, SoftVote
 from consilia.config.records import Labels, Probabilities
@@ -20,10 +19,11 @@ from consilia.ensemble.calibration import (
     fit_temperature_bias,
 )
 from consilia.ensemble.choice import choose as choose_or_single
-from consilia.ensemble.selection import Truth, select, weighted_log_loss
+from consilia.ensemble.selection import Candidates, CandidateWeights, Truth, select, weigh_in_bags, weighted_log_loss
 from consilia.ensemble.thresholds import operating_points
 from consilia.ensemble.uncertainty import calibrate_sets
 from consilia.metrics.scores import ECE_BINS, METRICS
+from shared.half_draws import Figures, HalfDraw, Sides
 
 TEMPERATURE = "temperature, log pool"  # what recipes ask for
 PLUS = "CV+"
@@ -108,6 +108,28 @@ def selections(draw: HalfDraw) -> Sides:
     return sides
 
 
+def select_on_auc(greedy: Greedy, candidates: Candidates, truth: Truth, *, seed: int) -> CandidateWeights:
+    """Select greedily in bags, as consilia does on the log loss, on the AUC; arguments as of `select`, two classes."""
+    assert candidates.shape[2] == 2
+    scores, labels = candidates[:, :, 1], truth.labels
+    pool = np.sort(np.argsort(-aucs(scores, labels), kind="stable")[: greedy.pool])
+    return weigh_in_bags(
+        pool,
+        greedy,
+        lambda bag: _add_greedily(scores[bag], labels, additions=greedy.additions),
+        n_candidates=len(scores),
+        seed=seed,
+    )
+
+
+def aucs(scores: npt.NDArray[np.float64], labels: Labels) -> npt.NDArray[np.float64]:
+    """Return the AUC of each row of `scores`, (n_rows, n_images); ties count a half."""
+    positive = labels == 1
+    n, ranks = int(positive.sum()), rankdata(scores, axis=1)
+    result: npt.NDArray[np.float64] = (ranks[:, positive].sum(axis=1) - n * (n + 1) / 2) / (n * (len(labels) - n))
+    return result
+
+
 def fold_ensembles(draw: HalfDraw, ensemble: LinearPool) -> FoldProbabilities:
     """Return what each fold's networks say together of the held-out images."""
     return combine(draw.fold_candidates, ensemble)
@@ -132,7 +154,11 @@ def debiased_square(probabilities: Probabilities, labels: Labels) -> float:
 
 def _auto_without_limits(oof: Probabilities, truth: Truth) -> AnyCalibrator:
     """Return what `auto` would choose if temperature + bias needed no least number of images."""
-    fits = {"identity": lambda *_: Identity(), "temperature": fit_temperature, "temperature_bias": fit_temperature_bias}
+    fits: dict[str, Callable[[Probabilities, Truth], AnyCalibrator]] = {
+        "identity": lambda *_: Identity(),
+        "temperature": fit_temperature,
+        "temperature_bias": fit_temperature_bias,
+    }
     losses = {kind: weighted_log_loss(cross_calibrate(kind, oof, truth), truth) for kind in fits}
     return fits[min(losses, key=lambda kind: losses[kind])](oof, truth)
 
@@ -203,3 +229,16 @@ def _mean_figures(figures: list[Figures]) -> Figures:
 def _one_fold(truth: Truth) -> Truth:
     """Return the truth as if one fold had held all images out, so that any network is compared with all of them."""
     return Truth(labels=truth.labels, patients=truth.patients, folds=np.zeros_like(truth.folds))
+
+
+def _add_greedily(scores: npt.NDArray[np.float64], labels: Labels, *, additions: int) -> npt.NDArray[np.int64]:
+    """Return how often each row is added, additions after the best one dropped."""
+    total = np.zeros(scores.shape[1])
+    added: list[int] = []
+    reached: list[float] = []
+    for _ in range(additions):
+        found = np.round(aucs(total + scores, labels), 12)
+        added.append(int(np.argmax(found)))
+        reached.append(float(found[added[-1]]))
+        total = total + scores[added[-1]]
+    return np.bincount(added[: int(np.argmax(reached)) + 1], minlength=len(scores))

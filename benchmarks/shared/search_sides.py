@@ -3,7 +3,8 @@
 Both read a study file and search its space with consilia's training code, images, folds and sampler settings; every
 trial runs all its folds. What a trial leaves behind has the layout of a study's folder. search_efficiency.py runs them:
 
-    python benchmarks/search_sides.py optuna|nested STUDY.yaml --folder DIR --stores DIR [--workers N] [--threads N]
+    python benchmarks/shared/search_sides.py optuna|nested STUDY.yaml --folder DIR --stores DIR [--workers N]
+        [--threads N]
 """
 
 import argparse
