@@ -150,7 +150,8 @@ def measure(described: ImageStore, planted: npt.NDArray[np.int64]) -> Measured:
 
 def report(measured: dict[tuple[str, int], Measured], large: int) -> None:
     """Print every search, and how time and memory grew."""
-    rows, figures = [], {"n_small": large // 10, "n_large": large}
+    rows: list[tuple[str, ...]] = []
+    figures: dict[str, float] = {"n_small": large // 10, "n_large": large}
     for kind in KINDS:
         small, big = measured[kind, large // 10], measured[kind, large]
         for n_images, each in ((large // 10, small), (large, big)):

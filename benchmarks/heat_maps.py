@@ -23,7 +23,7 @@ import yaml
 
 import consilia
 from consilia import search
-from consilia.config.records import EpochReport, TrialRecord, TrialTask
+from consilia.config.records import EpochReport, RefitProgress, TrialRecord, TrialTask
 from consilia.data.phantoms import write_phantoms
 from consilia.predict import attribution as evidence
 from consilia.predict.explain import Explanation, explain
@@ -196,6 +196,7 @@ class _Quiet:
     def trial_started(self, task: TrialTask) -> None: ...
     def epoch_ended(self, report: EpochReport) -> None: ...
     def trial_ended(self, record: TrialRecord) -> None: ...
+    def refitting(self, progress: RefitProgress) -> None: ...
 
 
 if __name__ == "__main__":

@@ -18,9 +18,11 @@ import os
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
 from dataclasses import asdict, dataclass, field
+from functools import partial
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -168,7 +170,8 @@ class Trainer:
         torch.manual_seed(0)
         spec = ModelSpec(architecture=Architecture(timm=case.architecture), n_classes=2, channels=1)
         self.device = device
-        self._model = build_model(spec).to(device, memory_format=MEMORY_FORMAT).train()
+        self._model = build_model(spec).to(device)
+        self._model.to(memory_format=MEMORY_FORMAT).train()
         self._optimiser = torch.optim.AdamW(self._model.parameters(), lr=1e-4, fused=True)
         self._labels = torch.arange(case.batch_size, device=device) % 2
 
@@ -178,8 +181,13 @@ class Trainer:
             logits = self._model(inputs.contiguous(memory_format=MEMORY_FORMAT))
         loss = F.cross_entropy(logits.float(), self._labels)
         self._optimiser.zero_grad(set_to_none=True)
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call] # torch ships it untyped
         self._optimiser.step()
+
+    def steps(self, inputs: Iterator[torch.Tensor], n_steps: int) -> None:
+        """Train on so many batches."""
+        for batch in islice(inputs, n_steps):
+            self.step(batch)
 
     def time(self, work: Callable[[], object]) -> float:
         """Return the seconds until the device has done the work."""
@@ -209,7 +217,7 @@ def measure(case: Case, files: Files, device: torch.device, cores: int, n_steps:
         with closing(batches(n_warm + n)) as source:
             for _ in range(n_warm):
                 trainer.step(next(source))
-            seconds = trainer.time(lambda: [trainer.step(next(source)) for _ in range(n)])
+            seconds = trainer.time(lambda: trainer.steps(source, n))
         return n * case.batch_size / seconds
 
     def loader(n_workers: int, n: int) -> float:
@@ -221,7 +229,7 @@ def measure(case: Case, files: Files, device: torch.device, cores: int, n_steps:
     for _ in range(n_rounds):
         sides = {"limit": turn(lambda n: (inputs for _ in range(n)), 1, n_steps)}
         for name, images in ways.items():
-            sides[name] = turn(lambda n, images=images: consilia_batches(case, store, images, device, n), 1, n_steps)
+            sides[name] = turn(partial(consilia_batches, case, store, images, device), 1, n_steps)
         sides["torchvision"] = loader(best, n_steps)
         for name, speed in sides.items():
             figures.speeds.setdefault(name, []).append(speed)

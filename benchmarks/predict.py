@@ -29,6 +29,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from itertools import chain, islice, repeat
 from pathlib import Path
 from typing import Any
@@ -242,7 +243,7 @@ def measure(
         place / f"bundle-{number}", case.architecture, side=case.side, n_members=case.n_members, n_folds=case.n_folds
     )
     contest = Contest(bundle, repeated(files, case.n_images), case.batch_size, arguments)
-    works = {side: (lambda side=side: contest.run(side)) for side in SIDES[:4]}
+    works: dict[str, Callable[[], object]] = {side: partial(contest.run, side) for side in SIDES[:4]}
     works["bare"] = contest.prepare_bare(arguments.precision)
     gpu_memory = {}
     for side, work in works.items():

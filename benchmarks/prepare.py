@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 import pydicom
 from PIL import Image
-from pydicom.pixels import get_decoder
+from pydicom.pixels.decoders.base import get_decoder
 from rich.console import Console
 from rich.table import Table
 

@@ -45,6 +45,10 @@ class NumberedTasks:
             sys.exit(f"trial {outcome.number} {outcome.state}: {outcome.reason}")
         self._running.discard(outcome.number)
 
+    def lost(self, number: int, reason: str, *, counts: bool = True) -> None:
+        """End the benchmark: it would measure the loss."""
+        sys.exit(f"trial {number} lost its slot: {reason}")
+
     def must_leave(self) -> str:
         """Nobody must leave."""
         return ""

@@ -9,6 +9,7 @@ from functools import partial
 import numpy as np
 import numpy.typing as npt
 import optuna
+from optuna.study import StudyDirection
 
 from consilia.config.card import DataCard, FolderSource
 from consilia.config.recipe import EnsembleRecipe, Greedy
@@ -147,7 +148,7 @@ class _Wilcoxon(racing.EveryFold):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
             pruner = optuna.pruners.WilcoxonPruner()
-        direction = "maximize" if higher_is_better else "minimize"
+        direction = StudyDirection.MAXIMIZE if higher_is_better else StudyDirection.MINIMIZE
         sampler = optuna.samplers.RandomSampler(seed=0)  # there is nothing to sample
         self._study = optuna.create_study(direction=direction, sampler=sampler, pruner=pruner)
         self._k = k
