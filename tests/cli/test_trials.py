@@ -98,7 +98,7 @@ def test_a_table_of_interrupted_trials_says_how_they_go_on(folder, capsys):
     assert trials(folder) == 0
     output = capsys.readouterr().out
     assert "interrupted" in output
-    assert "consilia search with the same study file goes on" in output
+    assert "consilia search with the same study file resumes them" in output
 
 
 def test_watching_a_study_that_nobody_works_on_ends_at_once(folder, capsys):

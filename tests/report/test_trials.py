@@ -166,6 +166,6 @@ def test_a_narrow_leaderboard_keeps_architecture_and_learning_rate_of_the_hyperp
 
 def test_trials_that_nobody_trains_are_explained_unless_a_search_is_running(leaders):
     (hint,) = hints(leaders)
-    assert hint.startswith("1 paused: consilia search with the same study file goes on")
+    assert hint.startswith("1 paused: consilia search with the same study file resumes them")
     assert hints(replace(leaders, is_held=True)) == ()
     assert hints(replace(leaders, rows=leaders.rows[:2])) == ()

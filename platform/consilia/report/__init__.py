@@ -1,1 +1,1 @@
-"""What people see of a study: the live table, the leaderboard, the numbers in report.json."""
+"""What people see of a study: live progress, tables, figures, pictures and pages."""

@@ -13,7 +13,7 @@ _MOST_SHORTCUTS = 12
 
 
 def print_audit(console: Console, audit: Audit) -> None:
-    """Print everything of an audit but its lists, which are in its files."""
+    """Print an audit without its long lists, which are in its files."""
     console.print(headline(audit), soft_wrap=True)
     for part in (findings_table(audit.findings), *_parts(audit)):
         console.print(part)
@@ -41,7 +41,7 @@ def headline(audit: Audit) -> str:
 
 
 def findings_table(findings: tuple[Finding, ...]) -> Table:
-    """Return one row a finding: severity, what was found, what to do."""
+    """Return one row per finding: severity, what was found, what to do."""
     table = Table("", Column("found", ratio=3), Column("what to do", ratio=2), expand=True, show_lines=True)
     for each in findings:
         table.add_row(_styled(each), each.sentence, each.action)
@@ -51,7 +51,7 @@ def findings_table(findings: tuple[Finding, ...]) -> Table:
 
 
 def counts_of_parts(audit: Audit) -> dict[str, Mapping[str, int]]:
-    """Return images by split and fold, and class; a test split that was drawn here stands after the folds."""
+    """Return the number of images by split or fold, and class; a test split that was drawn comes after the folds."""
     drawn = "test drawn"
     folds = {drawn if name == "test" else name: counts for name, counts in audit.counts.by_fold.items()}
     if "test" in audit.counts.by_split:
@@ -60,7 +60,7 @@ def counts_of_parts(audit: Audit) -> dict[str, Mapping[str, int]]:
 
 
 def counts_table(counts: Mapping[str, Mapping[str, int]], *, title: str) -> Table:
-    """Return one row a class and one column a split, with totals.
+    """Return one row per class and one column per split, with totals.
 
     Args:
         counts: Images by split and class.
@@ -135,7 +135,7 @@ def _facts(audit: Audit) -> str:
     widths, heights = audit.widths, audit.heights
     sizes = (
         f"{widths.low:g} ... {widths.high:g} wide (median {widths.median:g}), "
-        f"{heights.low:g} ... {heights.high:g} high (median {heights.median:g}), {audit.n_sizes:,} sizes"
+        f"{heights.low:g} ... {heights.high:g} high (median {heights.median:g}), {_count('size', audit.n_sizes)}"
     )
     return f"files  {sizes}; {list_counts(audit.formats)}; {list_counts(audit.modes)}"
 
@@ -146,10 +146,11 @@ def list_counts(counts: Mapping[str, int]) -> str:
 
 
 def _total(audit: Audit) -> str:
-    def part(severity: str, count: int) -> str:
-        return f"{count} {severity}{'' if count == 1 else 's'}"
+    return ", ".join(_count(severity, audit.count(severity)) for severity in ("error", "warning", "note"))
 
-    return ", ".join(part(severity, audit.count(severity)) for severity in ("error", "warning", "note"))
+
+def _count(word: str, number: int) -> str:
+    return f"{number:,} {word}{'' if number == 1 else 's'}"
 
 
 def _styled(finding: Finding) -> Text:

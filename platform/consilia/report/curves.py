@@ -30,12 +30,12 @@ from consilia.train.tables import read_history
 class Curves:
     """Writes what a search reports into the study's `tensorboard` folder; a SearchObserver.
 
-    It never ends a search: at the first error it says so once, and writes no more.
+    An error never ends a search: the first one is reported, and nothing is written after it.
 
     Args:
         folder: The study's.
         metric: Name of the study's metric, which is the name of its curve.
-        noted: Told if writing fails.
+        noted: Called with a message if writing fails.
     """
 
     def __init__(self, folder: StudyFolder, *, metric: str, noted: Callable[[str], None]) -> None:
@@ -55,7 +55,7 @@ class Curves:
         self._runs[task.number] = self._folder.tensorboard / f"trial-{task.number}-{architecture}"
 
     def epoch_ended(self, report: EpochReport) -> None:
-        """Append an epoch; one that is on the curve already is left out."""
+        """Append an epoch, unless it is on the curve already."""
         if report.number in self._runs:
             self._try(partial(self._write_epoch, report))
 
@@ -74,7 +74,7 @@ class Curves:
             return
         try:
             write()
-        except Exception as error:  # whatever it is: people lose curves, not a search
+        except Exception as error:  # whatever it is, a search must not end for its curves
             self._failed = True
             self._noted(f"TensorBoard's curves end here, the search goes on: {error}")
 
@@ -99,7 +99,7 @@ class Curves:
         try:
             rows = read_history(path).to_dict("records")
         except StudyError:
-            return  # damaged: the curve starts late, and whoever needs the fold says so
+            return  # damaged: the curve starts late, and training reports the damage
         for row in rows:
             if row["epoch"] < report.epoch:
                 yield _scalars(row["epoch"], {self._metric: row[self._metric], "train_loss": row["train_loss"]})

@@ -16,7 +16,7 @@ _STYLES = {"better": "green", "worse": "yellow", "cannot be told": "dim"}
 
 
 def honesty_table(report: HonestReport) -> Table:
-    """Return one row a way of telling the search, with the predictor that it describes."""
+    """Return one row per estimate, from flattering to honest, with the predictor that it describes."""
     title = f"{report.trials} trials, {report.candidates} of them finished: from flattering to honest (95 % intervals)"
     table = Table(Column("estimate", ratio=2), title=title, title_justify="left", expand=True, show_lines=True)
     for name in HEADLINE:
@@ -29,7 +29,7 @@ def honesty_table(report: HonestReport) -> Table:
 
 
 def comparison_table(metrics: Sequence[PairedMetric], *, title: str) -> Table:
-    """Return one row a metric: both predictors, their difference, and whether the first is better."""
+    """Return one row per metric: both predictors, their difference, and whether the first is better."""
     table = Table("metric", "first", "second", "first - second", "the first is", title=title, title_justify="left")
     for each in metrics:
         numbers = (one_line(number) for number in (each.first, each.second, each.difference))
@@ -38,7 +38,7 @@ def comparison_table(metrics: Sequence[PairedMetric], *, title: str) -> Table:
 
 
 def subgroups_table(subgroups: Subgroups) -> Table:
-    """Return one row a group: its metrics, under each the gap to all other images, and what to know."""
+    """Return one row per group: its metrics, the gap of each to all other images, and warnings."""
     title = f"By {subgroups.column}: metrics, and their gap to all other images (95 % intervals)"
     table = Table(subgroups.column, Column("images", justify="right"), title=title, title_justify="left")
     table.add_column("patients", justify="right")

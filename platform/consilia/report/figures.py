@@ -65,12 +65,10 @@ def _draw_reliability(shown: Shown) -> Drawing:
     found = reliability(shown.probabilities, shown.labels, shown.patients)
     figure, axes = _axes(shown, "Reliability of the most probable class", "confidence", "share that is right")
     axes.fill_between(
-        found.confidence, found.low, found.high, color=COLOURS[0], alpha=_BAND, lw=0, label="95 % if it were calibrated"
+        found.confidence, found.low, found.high, color=COLOURS[0], alpha=_BAND, lw=0, label="95 % range if calibrated"
     )
     axes.plot([0, 1], [0, 1], color="0.6", lw=1, ls="--")
-    axes.plot(
-        found.confidence, found.accuracy, "o-", color=COLOURS[0], ms=4, label="found, each of equally many images"
-    )
+    axes.plot(found.confidence, found.accuracy, "o-", color=COLOURS[0], ms=4, label="found, in bins of equal size")
     least = min(float(found.confidence[0]), float(found.accuracy.min()), float(found.low.min()))
     axes.set(xlim=(max(0, least - 0.05), 1.01), ylim=(max(0, least - 0.05), 1.01))
     axes.legend(frameon=False, loc="upper left")
@@ -120,7 +118,9 @@ def _draw_precision_recall(shown: Shown) -> Drawing:
 
 def _draw_risk_coverage(shown: Shown) -> Drawing:
     found = risk_coverage(shown.probabilities, shown.labels, shown.patients)
-    figure, axes = _axes(shown, "What is wrong among the surest", "share of images answered", "share of them wrong")
+    figure, axes = _axes(
+        shown, "Errors among the most confident images", "share of images answered", "share of answers that are wrong"
+    )
     axes.plot(found.coverage, found.risk, color=COLOURS[0], lw=1.5, label=f"AURC {found.aurc:.4f}")
     axes.set(xlim=(0, 1.01), ylim=(0, None))
     axes.legend(frameon=False, loc="upper left")

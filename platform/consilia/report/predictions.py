@@ -17,7 +17,7 @@ Row = tuple[str, Prediction | Exception]  # the image's name
 
 
 def print_predictions(rows: Iterable[Row], classes: Sequence[str]) -> int:
-    """Print one line an image.
+    """Print one row per image, and the errors to standard error.
 
     Returns:
         Number of images with an error.
@@ -38,7 +38,7 @@ def print_predictions(rows: Iterable[Row], classes: Sequence[str]) -> int:
 
 
 def write_predictions(rows: Iterable[Row], classes: Sequence[str], path: Path) -> tuple[int, int]:
-    """Write one row an image, as they come.
+    """Write one row per image, in order.
 
     Columns: those of `predict.predictions.prediction_columns`, and error. The `unusual` of a rejected image says in
     words that it is unlike the training images.
@@ -63,7 +63,7 @@ def write_predictions(rows: Iterable[Row], classes: Sequence[str], path: Path) -
 
 
 def _label(prediction: Prediction) -> str:
-    """Return the label as a table shows it: nobody may read that of a rejected image as a finding."""
+    """Return the label for a table, where the label of a rejected image must not be read as a finding."""
     if prediction.unusual is not None and prediction.unusual.state == "rejected":
         return f"rejected ({prediction.label})"
     return prediction.label

@@ -1,4 +1,4 @@
-"""A running search, on a terminal as a live table, elsewhere as one line per finished trial."""
+"""A running study: a live table on a terminal, elsewhere one line for each trial that has ended."""
 
 import time
 from collections import deque
@@ -13,15 +13,15 @@ from rich.table import Table
 from consilia.config.records import EpochReport, RefitProgress, TrialRecord, TrialTask
 from consilia.metrics.scores import METRICS
 
-_RATE_SECONDS = 60.0  # the rate of the last minute tells the time that is left
+_RATE_SECONDS = 60.0  # the time left is computed from the rate of the last minute
 _LINE_SECONDS = 10.0  # between two lines where there is no terminal
 
 
 class PrepareProgress:
-    """How many images are decoded, how fast, and how long the others will take.
+    """How many images are decoded, how fast, and how long the rest will take.
 
-    A terminal gets a bar, which appears with the first call and leaves with the last image; anything else gets a line
-    every ten seconds, so none of a small set. At the end a line says how fast it was, where it took that long.
+    A terminal gets a bar, which appears with the first call and disappears with the last image; anything else gets a
+    line every ten seconds, and so none for a small set. If it took ten seconds, a last line says how fast it was.
 
     Args:
         console: Where to show it.
@@ -61,7 +61,7 @@ class PrepareProgress:
             _say(self._console, f"prepared {done:,} of {total:,} images, {self._speed(total)}")
 
     def close(self) -> None:
-        """Take the bar away."""
+        """Remove the bar."""
         self._progress.stop()
 
     def _begin(self, now: float, done: int, total: int) -> None:
@@ -98,7 +98,7 @@ def _duration(seconds: float) -> str:
 
 
 class StudyProgress:
-    """Hears what a study does and shows it; a StudyView.
+    """Shows what a study does; a StudyView.
 
     Args:
         console: A terminal gets the live table; anything else gets lines.
@@ -130,23 +130,23 @@ class StudyProgress:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Take what is live away; what follows is printed below the search's lines."""
+        """Remove the live parts; later output is printed below the search's lines."""
         self.preparing.close()
         if self._live:
             self._live.stop()
 
     def noted(self, text: str) -> None:
-        """Say it."""
+        """Print a note."""
         _say(self._console, text)
 
     def connected(self, *, dashboard: str, token_file: str) -> None:
-        """Say where to watch."""
+        """Print the address of the dashboard."""
         if dashboard:
             token = f" (it asks for the token in {token_file})" if token_file else ""
             _say(self._console, f"Ray dashboard  {dashboard}{token}")
 
     def search_started(self, *, n_trials: int, n_slots: int, records: tuple[TrialRecord, ...]) -> None:
-        """Take down the budget and what an earlier run has ended."""
+        """Note the budget, and the trials that an earlier run has ended."""
         self._n_trials, self._n_slots = n_trials, n_slots
         self._records = {record.number: record for record in records if record.has_ended}
         self._n_ended_before = len(self._records)
@@ -170,7 +170,7 @@ class StudyProgress:
         self._show()
 
     def trial_ended(self, record: TrialRecord) -> None:
-        """Move a trial from the running to the ended ones, if it is not paused, and say so in one line."""
+        """Move a trial from the running to the ended ones, unless it is paused, and print one line."""
         self._running.pop(record.number, None)
         if record.has_ended:
             self._records[record.number] = record
@@ -178,7 +178,7 @@ class StudyProgress:
         self._show()
 
     def refitting(self, progress: RefitProgress) -> None:
-        """Show the refits in place of the search, which is over."""
+        """Show the refits in place of the search, which has ended."""
         if self._live:
             self._live.start()
             self._live.update(_refits_picture(progress, epochs=self._epochs), refresh=True)
@@ -244,7 +244,7 @@ def _say(console: Console, line: str) -> None:
 
 
 def _refits_picture(progress: RefitProgress, *, epochs: int) -> Group:
-    """Return a line of counts, and one row a refit that is in a slot."""
+    """Return a line of counts, and one row for each refit that is in a slot."""
     table = Table()
     for column in ("refit of trial", "architecture", "lr", "epoch", "training loss"):
         table.add_column(column, justify="left" if column == "architecture" else "right")

@@ -1,4 +1,4 @@
-"""A study's trials as they stand at one moment: for scripts as JSON and CSV, for people as a table."""
+"""A study's trials as they are at one moment: as JSON and CSV for scripts, as a table for people."""
 
 import csv
 import io
@@ -54,12 +54,12 @@ class TrialBoard:
 
     @property
     def n_ended(self) -> int:
-        """Number of trials that are over for good."""
+        """Number of trials that have ended and will not be resumed."""
         return sum(row.record.has_ended for row in self.rows)
 
     @property
     def is_over(self) -> bool:
-        """Say whether nothing is left to wait for."""
+        """Whether there is nothing left to wait for."""
         return not self.is_held or self.n_ended >= self.n_trials
 
     def count(self, *words: TrialWord) -> str:
@@ -69,7 +69,7 @@ class TrialBoard:
 
 
 def board_to_json(board: TrialBoard) -> str:
-    """Return a list of objects, one a trial, with every number in full precision."""
+    """Return a list of objects, one per trial, with every number in full precision."""
     rows = [
         {
             "trial": row.record.number,
@@ -88,13 +88,13 @@ def board_to_json(board: TrialBoard) -> str:
 
 
 def board_columns(board: TrialBoard) -> list[str]:
-    """Return the columns of a table with one row a trial: a column for each fold's score and each hyperparameter."""
+    """Return the columns of a table with one row per trial: a column for each fold's score and each hyperparameter."""
     folds = [f"fold_{fold}" for fold in range(board.n_folds)]
     return ["trial", "state", "metric", "objective", *folds, *Hyperparameters.model_fields, "seconds", "reason"]
 
 
 def board_rows(board: TrialBoard) -> list[dict[str, Any]]:
-    """Return one mapping a trial, unrounded, from `board_columns` to values; a fold that is not finished is missing."""
+    """Return one mapping per trial, unrounded, from `board_columns` to values, without unfinished folds."""
     return [
         {
             **{"trial": row.record.number, "state": row.state, "metric": board.metric},
@@ -108,7 +108,7 @@ def board_rows(board: TrialBoard) -> list[dict[str, Any]]:
 
 
 def board_to_csv(board: TrialBoard) -> str:
-    """Return a header and one row a trial, with the columns of `board_columns`."""
+    """Return a header and one row per trial, with the columns of `board_columns`."""
     text = io.StringIO()
     writer = csv.DictWriter(text, board_columns(board), restval="", lineterminator="\n")
     writer.writeheader()
@@ -117,11 +117,11 @@ def board_to_csv(board: TrialBoard) -> str:
 
 
 def leaderboard_table(board: TrialBoard, *, width: int) -> Table:
-    """Return one row a trial, in the board's order, with the score of every finished fold.
+    """Return one row per trial, in the board's order, with the score of every finished fold.
 
     Args:
         board: The study's trials.
-        width: Characters in a line; where they are few, of the hyperparameters only architecture and lr are shown.
+        width: Characters in a line; below 140 only two hyperparameters are shown, architecture and lr.
     """
     shown = _SHOWN if width >= _WIDTH_OF_ALL else _SHOWN[:2]
     table = Table(title=f"Trials by {board.metric} (mean over folds)", title_justify="left")
@@ -139,10 +139,10 @@ def leaderboard_table(board: TrialBoard, *, width: int) -> Table:
 
 
 def hints(board: TrialBoard) -> tuple[str, ...]:
-    """Return what to know of trials that nobody is training."""
+    """Return how to resume trials that no process is training."""
     if board.is_held or not (waiting := board.count("paused", "interrupted")):
         return ()
-    return (f"{waiting}: consilia search with the same study file goes on with them where they stopped.",)
+    return (f"{waiting}: consilia search with the same study file resumes them where they stopped.",)
 
 
 def _number(value: float) -> Any:

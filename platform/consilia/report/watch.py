@@ -1,4 +1,4 @@
-"""A running study seen from another terminal: a live picture there, and lines of what changed anywhere else."""
+"""A running study followed by another process: a live picture on a terminal, lines of what has changed elsewhere."""
 
 import math
 import time
@@ -17,10 +17,10 @@ _LEAST_ROWS = 3
 
 
 class TrialWatch:
-    """Shows one board after the other.
+    """Shows one board after another.
 
     Args:
-        console: A terminal gets a picture that is drawn again; anything else gets the lines that have changed.
+        console: A terminal gets a picture that is redrawn; anything else gets the lines that have changed.
         clock: Returns seconds since 1970; tests pass their own.
     """
 
@@ -39,12 +39,12 @@ class TrialWatch:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Leave the last picture where it is."""
+        """End, and leave the last picture on the screen."""
         if self._live:
             self._live.stop()
 
     def show(self, board: TrialBoard) -> None:
-        """Show the trials as they stand, and say so once nothing is left to wait for."""
+        """Show the trials as they are; once nothing is left to wait for, a file gets a summary."""
         if self._live:
             self._live.update(self._picture(board), refresh=True)
             return
