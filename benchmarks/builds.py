@@ -1,8 +1,8 @@
-"""What a fast build gives away: refits against the networks of all folds, on images that nothing was chosen on.
+"""What a fast build costs: refits against the networks of all folds, on images that no choice was made on.
 
-Several small studies of phantoms, each of other patients: a few configurations of tiny networks are cross-validated,
-and each recipe chooses among them and is built. All builds of all studies are scored on the same fresh phantoms. A
-study's own test split is not used. Time is that of the CPU, with one thread, the shorter of two passes.
+In several small studies of phantoms, each with its own patients, a few configurations of tiny networks are
+cross-validated, and each recipe chooses among them and is built. All builds of all studies are scored on the same fresh
+phantoms; a study's own test split is not used. Time is that of the CPU, with one thread, the shorter of two passes.
 
     python benchmarks/builds.py [--quick]
 """
@@ -80,7 +80,7 @@ def main() -> None:
 
 
 def measure_study(root: Path, fresh: ImageStore, scale: Scale, *, seed: int) -> dict[str, dict[str, float]]:
-    """Return what each build is worth on the fresh images, and what its training and its prediction took."""
+    """Return the figures of each build on the fresh images."""
     store = prepared(root, "own", patients=scale.patients, seed=seed)
     plan = make_plan(root, scale, seed=seed)
     folds = make_folds(store, k=scale.k, seed=seed, test="auto", test_fraction=0.2)

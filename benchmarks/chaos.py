@@ -1,16 +1,16 @@
 """One study in peace, and the same study while its processes are killed at random: are the results equal?
 
-The study searches tiny networks on phantoms, or on the card and the path that are given, and stops nobody early, so
+The study searches tiny networks on phantoms, or on the card and the path that are given, and stops no trial early, so
 that both runs must finish the same folds. It has no more trials than Optuna draws at random at first: what it draws
 then depends on the seed and the trial's place alone, and not on the order in which results came in. So every trial
 must have the same configuration, the same folds, and in each the same scores and predictions, bit for bit.
 
-Killed with SIGKILL are workers, slots, brokers, and now and then the driver, which is started again at once. All are
-found as descendants of the driver that this program has started. When the time is over, the study may finish.
+SIGKILL goes to workers, slots, brokers, and now and then to the driver, which is started again at once. All of them are
+descendants of the driver that this program has started. When the time is over, the study may finish.
 
     python benchmarks/chaos.py [--quick] [--minutes 10] [--data CARD PATH] [--seed 0]
 
-Exits with 1 if a fold is missing, was repeated, or differs, if a process is left, or if there was nobody to kill.
+Exits with 1 if a fold is missing, was repeated or differs, if a process is left, or if nothing was killed.
 """
 
 import argparse
@@ -92,7 +92,7 @@ class Run:
     kills: Counter[str] = field(default_factory=Counter)
     stamps: dict[Path, tuple[int, int]] = field(default_factory=dict)  # of finished folds' files, at first sight
     rewritten: set[Path] = field(default_factory=set)
-    family: set[int] = field(default_factory=set)  # all processes that its drivers had when they were looked at
+    family: set[int] = field(default_factory=set)  # all processes that its drivers were seen to have
     starts: int = 0
     seconds: float = 0.0
     driver: subprocess.Popen[bytes] | None = None
@@ -104,7 +104,7 @@ class Run:
 
     @property
     def log(self) -> Path:
-        """What all drivers have said."""
+        """The output of all drivers."""
         return self.root / f"{self.name}.log"
 
     def start(self) -> None:
@@ -121,7 +121,7 @@ class Run:
         self.starts += 1
 
     def finish(self) -> None:
-        """Let the study end, and take its time."""
+        """Wait for the study to end, and add up its time."""
         started = time.monotonic()
         if self.driver is None:
             self.start()
@@ -139,11 +139,11 @@ class Run:
             sys.exit(f"the {self.name} study ended with exit code {code}:\n{self.log.read_text()[-4000:]}")
 
     def is_alive(self) -> bool:
-        """Say whether the driver is at work."""
+        """Return whether the driver runs."""
         return self.driver is not None and self.driver.poll() is None
 
     def find(self, kind: str) -> list[int]:
-        """Return the processes of one kind; of drivers, one that has begun to train, so that each gets somewhere."""
+        """Return the processes of one kind; a driver only once a worker of it trains, so that each makes progress."""
         assert self.driver is not None
         family = descendants(self.driver.pid)
         if kind == "driver":
@@ -151,7 +151,7 @@ class Run:
         return sorted(pid for pid in family if command_line(pid).startswith(KINDS[kind]))
 
     def kill(self, kind: str, pid: int) -> None:
-        """Kill one process, and start a driver in the place of one."""
+        """Kill one process; start a new driver in place of a killed one."""
         self.kills[kind] += 1
         if kind != "driver":
             return kill(pid)
@@ -159,7 +159,7 @@ class Run:
         return self.start()
 
     def kill_driver(self) -> None:
-        """Kill the driver alone: its Ray must end by itself."""
+        """Kill the driver alone; its Ray must end by itself."""
         assert self.driver is not None
         self.family.update(descendants(self.driver.pid))
         self.driver.kill()
@@ -190,7 +190,7 @@ class Run:
 def strike(run: Run, *, seconds: float, pause: tuple[float, float], seed: int) -> None:
     """Kill a process every few seconds, until the time or the study is over.
 
-    Where none of the chosen kind lives yet, the stroke waits until one does.
+    Where no process of the chosen kind runs yet, it waits for one.
     """
     chance = random.Random(seed)
     started = time.monotonic()
@@ -217,7 +217,10 @@ def report(calm: Run, struck: Run) -> int:
     lost = seconds_by_purpose(read_ledger(struck.folder.ledger)).get("lost", 0.0)
     equal = not (differing or drawn_otherwise or not_finished or struck.rewritten or n_left) and len(left) == len(right)
     if not struck.kills:
-        print("nobody was killed: the study ended before a process of a chosen kind was seen", file=sys.stderr)
+        print(
+            "Nothing was killed: the study ended before a process of a chosen kind was seen. Give it more --minutes.",
+            file=sys.stderr,
+        )
     n_folds = sum(record.n_folds for record in right.values())
     figures: dict[str, Any] = {
         "equal": equal,

@@ -2,7 +2,8 @@
 
 Stores are written without decoding. The first kind holds smooth random pictures; one image in fifty is an exact copy of
 another, and one in fifty a near one (other brightness, noise, moved by part of a pixel). In the second all images are
-nearly the same, in the third all are almost black: a search that compares what is alike would grow with their square.
+nearly the same, in the third all are almost black: a search that compared all that look alike would grow with their
+square.
 
     python benchmarks/duplicates.py [--quick]
 """
@@ -37,7 +38,7 @@ Pictures = npt.NDArray[np.uint8]  # (n, SIZE, SIZE, 1)
 
 @dataclass(frozen=True)
 class Measured:
-    """What one search took and found; measured in a process of its own, so that its peak is its own."""
+    """What one search took and found; measured in a process of its own, so that no other search adds to its peak."""
 
     seconds: float
     peak_mb: float  # above what the process held before the search; with the pixels that are mapped

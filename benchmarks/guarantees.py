@@ -1,4 +1,4 @@
-"""Simulations behind docs/methods.md, sections 6 and 7: what is promised, on patients drawn where the truth is known.
+"""Simulations behind docs/methods.md, sections 6 and 7: are promises kept on drawn patients, whose truth is known?
 
     OMP_NUM_THREADS=1 python benchmarks/guarantees.py [--quick] [--draws 200] [--pools 2000]
 
@@ -39,8 +39,8 @@ TITLES = {
     "sets": "share covered by prediction sets, aim 0.9",
     "thresholds": "share of pools with a true sensitivity below 0.95",
     "disagreement_flags": "share of usual images flagged for disagreement",
-    "least_positive_patients": "least patients, all found",
-    "least_answered_patients": "least answered patients, all rightly",
+    "least_positive_patients": "fewest patients, all found",
+    "least_answered_patients": "fewest answered patients, all correct",
 }
 
 
@@ -68,7 +68,7 @@ def main() -> None:
 
 
 def measure_thresholds(n_pools: int) -> dict[str, tuple[float, float]]:
-    """Return of each setting the share of broken promises, and its standard error."""
+    """Return the share of broken promises in each setting, and its standard error."""
     found = {}
     for patients in PATIENTS:
         for correlation in CORRELATIONS:
@@ -174,13 +174,13 @@ def _quantile(scores: npt.NDArray[np.float64]) -> float:
 
 
 def _covered(members: Members, truth: Truth) -> float:
-    """Return the share covered of a random image of a random patient."""
+    """Return the probability that a random image of a random patient is covered."""
     covered = members[np.arange(len(truth.labels)), truth.labels]
     return float(np.average(covered, weights=patient_weights(truth.patients)))
 
 
 def share_below_target(n_pools: int, *, patients: int, correlation: float) -> float:
-    """Return the share of pools whose chosen threshold truly has a lower sensitivity than the target.
+    """Return the share of pools whose chosen threshold has a true sensitivity below the target.
 
     Patients have 3 to 20 positive images each, whose normal scores have this correlation within a patient. In
     uniform scores the share of new images that lie below a threshold is the threshold itself.
@@ -199,7 +199,7 @@ def share_below_target(n_pools: int, *, patients: int, correlation: float) -> fl
 
 
 def least_positive(target: float) -> int:
-    """Return the least number of patients, all of them found, for which there is a threshold."""
+    """Return the least number of patients, all of them found, for which a threshold is found."""
     for n in count(1):
         point = choose_threshold(
             np.full(n, 0.9), np.ones(n, bool), np.arange(n).astype(str), name="", goal="sensitivity", target=target
@@ -210,7 +210,7 @@ def least_positive(target: float) -> int:
 
 
 def least_answered(risk: float) -> int:
-    """Return the least number of patients, all answered rightly, for which there is a confidence to answer at."""
+    """Return the least number of patients, all answered correctly, for which a confidence threshold is found."""
     for n in count(1):
         probabilities = np.tile([0.1, 0.9], (n, 1))
         point = choose_abstention(probabilities, np.ones(n, np.int64), np.arange(n).astype(str), target=risk)
@@ -220,7 +220,7 @@ def least_answered(risk: float) -> int:
 
 
 def disagreement_flags(n_folds: int, *, n_images: int = 20_000) -> float:
-    """Return the share of new images, as usual as those of the limit, that are flagged for disagreement."""
+    """Return the share of new images that are flagged, though they come from the distribution that set the limit."""
     rng = np.random.default_rng(7)
     oof = _voices(rng, n_folds=1, n_images=n_images)[:, 0]
     limit = disagreement_limit(oof, _MEMBERS, np.arange(n_images).astype(str))

@@ -1,8 +1,8 @@
-"""Do heat maps lie on what the network learned to see? Planted lesions against where the maps have their peaks.
+"""Do heat maps mark what the network learned to see? Planted lesions against the peaks of the maps.
 
-Each network is trained on phantoms by a whole study, and the test images with a nodule that it calls one are explained.
-Compared are cells drawn where they look and cells drawn by a ruler; the trained network and one with fresh weights; the
-lesion of the image and, for what chance would hit, those of all others.
+Each network is trained on phantoms by a whole study, and the test images whose nodule it finds are explained. Compared
+are cells drawn where they look and cells drawn by a ruler; the trained network and one with fresh weights; and the
+lesion of the image with those of all other images, which tell what chance would hit.
 
     OMP_NUM_THREADS=1 python benchmarks/heat_maps.py [--quick] [--networks 5] [--patients 240] [--epochs 16]
 """
@@ -23,7 +23,6 @@ import yaml
 
 import consilia
 from consilia import search
-from consilia.config.records import EpochReport, RefitProgress, TrialRecord, TrialTask
 from consilia.data.phantoms import write_phantoms
 from consilia.predict import attribution as evidence
 from consilia.predict.explain import Explanation, explain
@@ -91,7 +90,9 @@ def measure(root: Path, phantoms: Path, network: dict[str, Any], *, epochs: int)
     called = np.array([each.label for each in predictor.predict([phantoms / path for path in table["path"]])])
     seen = table[(table["label"] == "nodule") & (called == "nodule")]
     if seen.empty:
-        raise SystemExit(f"{network['timm']} calls no test image with a nodule one: train it longer (--epochs).")
+        raise SystemExit(
+            f"{network['timm']} predicts no nodule in any test image that has one: train it longer (--epochs)."
+        )
     paths, lesions = [phantoms / path for path in seen["path"]], seen[["lesion_y", "lesion_x", "lesion_radius"]]
     points = lesions.to_numpy() * SIZE
     found = explanations(predictor, paths)
@@ -132,7 +133,7 @@ def train(root: Path, phantoms: Path, network: dict[str, Any], *, epochs: int) -
     (root / "heat.yaml").write_text(yaml.safe_dump(study), encoding="utf-8")
     lr = 1e-2 if network["timm"] != "resnet18" else 1e-3
     plan = read_single_plan(root / "heat.yaml", settings=[f"lr={lr}", "mixup=0", "augmentation=0.3"])
-    return search(plan, studies=root / "studies", stores=root.parent / "stores", view=_Quiet()).result().bundle
+    return search(plan, studies=root / "studies", stores=root.parent / "stores").result().bundle
 
 
 def explanations(predictor: EnsemblePredictor, paths: Sequence[Path]) -> list[Explanation]:
@@ -184,19 +185,6 @@ def forget(predictor: EnsemblePredictor) -> None:
             for layer in network.module.modules():
                 if hasattr(layer, "reset_parameters"):
                     layer.reset_parameters()  # type: ignore[operator] # of every layer with weights
-
-
-class _Quiet:
-    """A study's view that shows nothing."""
-
-    def preparing(self, done: int, total: int) -> None: ...
-    def noted(self, text: str) -> None: ...
-    def connected(self, *, dashboard: str, token_file: str) -> None: ...
-    def search_started(self, *, n_trials: int, n_slots: int, records: tuple[TrialRecord, ...]) -> None: ...
-    def trial_started(self, task: TrialTask) -> None: ...
-    def epoch_ended(self, report: EpochReport) -> None: ...
-    def trial_ended(self, record: TrialRecord) -> None: ...
-    def refitting(self, progress: RefitProgress) -> None: ...
 
 
 if __name__ == "__main__":

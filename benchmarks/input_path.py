@@ -1,8 +1,8 @@
-"""How busy the input keeps the device: images per second of training steps with the same network, in one run.
+"""Does the input keep the device busy? Images per second of training steps with the same network, in one run.
 
-limit        the step alone, on one batch that lies on the device: nothing can be faster
+limit        the step alone, on one batch that is on the device: nothing can be faster
 consilia     images of a prepared store through memory map or device store, its augmentation, and the step
-torchvision  what one would write: ImageFolder, DataLoader with its best number of workers, transforms.v2, and the step
+torchvision  what a script does: ImageFolder, DataLoader with its best number of workers, transforms.v2, and the step
 
 The files are decoded once before the training (consilia) or at each step (torchvision): `stored` are PNG files of 320
 pixels, `large` JPEG files of 1024, as exports of a hospital's archive are. All are in the page cache, and batches in a
@@ -63,7 +63,7 @@ class Case:
 
 @dataclass
 class Figures:
-    """What was measured of a case; speeds in images per second, one a round."""
+    """What was measured of a case; speeds in images per second, one per round."""
 
     case: Case
     speeds: dict[str, list[float]] = field(default_factory=dict)
@@ -116,7 +116,7 @@ def main() -> None:
 
 
 def take_cores(count: int | None) -> int:
-    """Keep this process and its children to so many cores, and return their number; None: to all it may use."""
+    """Restrict this process and its children to `count` cores, None: all that it may use; return their number."""
     if not hasattr(os, "sched_setaffinity"):
         return count or os.cpu_count() or 1
     cores = sorted(os.sched_getaffinity(0))[:count]
@@ -185,7 +185,7 @@ class Trainer:
         self._optimiser.step()
 
     def steps(self, inputs: Iterator[torch.Tensor], n_steps: int) -> None:
-        """Train on so many batches."""
+        """Train on `n_steps` batches."""
         for batch in islice(inputs, n_steps):
             self.step(batch)
 

@@ -1,4 +1,4 @@
-"""Join recordings of the same images and folds, as of several machines, into one file; a configuration counts once.
+"""Join recordings of the same images and folds, from several machines for instance; a configuration counts once.
 
 python benchmarks/join_trials.py OUT.parquet FIRST.parquet SECOND.parquet ...
 """

@@ -1,8 +1,8 @@
 """Do the methods of docs/methods.md hold on real trials? Calibration, prediction sets and selection, side by side.
 
-On the predictions that `record_trials.py` stored. Each draw takes half of the trials, images of the pool to choose and
-calibrate on (half of them, or as few as a small study has), and half of the held-out images to score on; all sides see
-the same draws, and what consilia ships is computed by its own functions.
+It uses the predictions that `record_trials.py` stored. Each draw takes half of the trials, images of the pool to choose
+and calibrate on (half of them, or as few as a small study has), and half of the held-out images to score on; all sides
+see the same draws, and what consilia ships is computed by its own functions.
 
     python benchmarks/methods.py [--quick] [--trials FILE] [--draws 100] [--small 300 100]
 """
@@ -65,7 +65,7 @@ def main() -> None:
 
 
 def only_of(recorded: RecordedTrials, spaces: Sequence[str] | None) -> RecordedTrials:
-    """Return the trials of some spaces; None: all."""
+    """Return the trials of the given spaces; None: of all."""
     rows = [row for row, trial in enumerate(recorded.trials) if spaces is None or trial["space"] in spaces]
     if len(rows) < 2:
         raise SystemExit(f"At least two trials are needed, but there are {len(rows)} of {spaces or 'all spaces'}.")

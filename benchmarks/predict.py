@@ -1,10 +1,10 @@
-"""How fast an ensemble predicts image files: consilia against what one would write, with the same networks.
+"""How fast an ensemble predicts image files: consilia against a plain loop, with the same networks.
 
 one network  a single network of the ensemble over the files: what the first model of a paper costs
-loop         what one would write: a DataLoader with workers, and model after model over all files
+loop         what a script does: a DataLoader with workers, and model after model over all files
 loop, once   the same with one pass over the files: each batch goes through every network
 consilia     `consilia.load(bundle).predict(files)`: calibrated predictions, with sets and reasons for review
-bare         the forward passes of all networks on inputs that lie ready on the device, one network after the other
+bare         the forward passes of all networks on inputs that are ready on the device, one network after the other
 
 The loops end at logits. They decode with Pillow, resize, and normalise on the device; their workers live through the
 rounds and are started before the clock. Files are PNG, read once before the clock, so they are in the page cache. All
@@ -238,7 +238,7 @@ def load(bundle: Path, arguments: argparse.Namespace) -> EnsemblePredictor:
 def measure(
     case: Case, number: int, files: Sequence[Path], place: Path, arguments: argparse.Namespace, n_rounds: int
 ) -> dict[str, Any]:
-    """Measure all sides of a case in turn; speeds are in images per second, one a round."""
+    """Measure all sides of a case in turn; speeds are in images per second, one per round."""
     bundle = arguments.bundle or build_random_bundle(
         place / f"bundle-{number}", case.architecture, side=case.side, n_members=case.n_members, n_folds=case.n_folds
     )
@@ -262,7 +262,7 @@ def measure(
 
 
 def repeated(paths: Sequence[Path], n_images: int) -> list[Path]:
-    """Return so many paths, each again and again."""
+    """Return `n` paths: the given ones, again and again."""
     return list(stream(paths, n_images))
 
 
@@ -293,7 +293,7 @@ def peak_mebibytes(
 
 
 def run_alone(arguments: argparse.Namespace) -> None:
-    """Predict so many images one way, as the only thing of this process; consilia from an iterable without a length."""
+    """Predict the images one way and nothing else in this process; consilia from an iterable without a length."""
     paths = sorted(arguments.files.rglob("*.png"))
     if arguments.side == "consilia":
         predictor = load(arguments.bundle, arguments)
@@ -311,7 +311,7 @@ def stream(paths: Sequence[Path], n_images: int) -> Iterator[Path]:
 
 
 def tell(line: str) -> None:
-    """Say how far it is, so that a run that is cut short has said what it measured."""
+    """Print the progress, so that a run that is cut short has printed what it measured."""
     print(f"{time.strftime('%H:%M:%S')} {line}", file=sys.stderr, flush=True)
 
 

@@ -1,10 +1,10 @@
 """How fast a data set is prepared: consilia on all cores against a plain loop over Pillow, on the same files.
 
-The loop does in one process what a script would: open, convert to grey, resize to fit, put into one array. consilia's
-time is that of a whole prepare: listing, decoding, digests, hashes, statistics, journal, index, and everything synced
-to disk. Both run in turn after the files were read once. Real radiographs are copied until there are enough, once as
-the PNG files they are and once as JPEG; without --data, images are drawn. Then each DICOM file again and again, in
-one process, with the decoder that pydicom takes.
+The loop is what a script does in one process: open, convert to grey, resize to fit, put into one array. consilia's time
+is that of a whole prepare: listing, decoding, digests, hashes, statistics, journal, index, and everything synced to
+disk. Both run in turn after the files were read once. Real radiographs are copied until there are enough, once as the
+PNG files they are and once as JPEG; without --data, images are drawn. Then each DICOM file is decoded again and again
+in one process, with the decoder that pydicom takes.
 
     python benchmarks/prepare.py [--quick] [--data DIR]
 """

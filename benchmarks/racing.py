@@ -1,6 +1,6 @@
-"""Racing over folds: what it saves, and what it costs, on drawn trials and on recorded ones.
+"""Racing over folds: what it saves and what it costs, on simulated trials and on recorded ones.
 
-consilia's own `tune.racing` decides, made from a plan with its defaults and fed epoch by epoch; full
+consilia's own `tune.racing` decides, made from a plan with its defaults and told of every epoch; full
 cross-validation, "worse than the incumbent" and Optuna's WilcoxonPruner run over the same trials in the same orders.
 
     python benchmarks/racing.py [--quick] [--searches 200] [--orders 200] [--settings]

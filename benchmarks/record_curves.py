@@ -1,4 +1,4 @@
-"""Record what racing is judged on: real trials with all their folds run to the end, as learning curves.
+"""Record the learning curves that racing is judged on: real trials with all their folds run to the end.
 
 Random configurations of the space `tiny` (the defaults of each architecture first) on PneumoniaMNIST, 28 px, from
 scratch. Started again with the same folder it goes on where it stopped; the curves of finished trials are collected at
@@ -48,7 +48,7 @@ def main() -> None:
 
 
 def collect(context: TrainingContext, tasks: list[TrialTask], out: Path) -> None:
-    """Write one row an epoch of every trial whose folds are all finished."""
+    """Write one row per epoch of every trial whose folds have all finished."""
     frames = [_curves(context.trial(task.number), task) for task in tasks]
     found = pd.concat([frame for frame in frames if frame is not None], ignore_index=True)
     write_atomically(out, lambda temporary: found.to_parquet(temporary, index=False))

@@ -1,8 +1,8 @@
-"""Record what methods are judged on: out-of-fold predictions of real trials, and what all their networks say of others.
+"""Record what methods are judged on: real trials' predictions out of fold, and their networks' on held-out images.
 
 Random configurations of one space or more (the defaults of each architecture first) on PneumoniaMNIST, 28 px, from
-scratch, every fold run to its end. The official test split is left out: it is shifted, which would drown what is
-compared. A fifth of the other images is held out instead; each trial is recorded by its out-of-fold logits and by
+scratch, every fold run to its end. The official test split is left out: it is shifted, which would hide the
+differences. A fifth of the other images is held out instead; each trial is recorded by its out-of-fold logits and by
 those of every fold's network on the held-out images. Started again with the same folder it goes on where it stopped;
 the file is written anew at the end of each trial.
 
@@ -75,7 +75,7 @@ def main() -> None:
 
 
 def keep_settings(work: Path, settings: dict[str, Any]) -> None:
-    """Refuse a folder whose trials were run with other settings: their numbers mean other configurations."""
+    """Refuse a folder whose trials were run with other settings, where equal numbers mean other configurations."""
     path = work / "recording.json"
     if path.exists() and (found := json.loads(path.read_text())) != settings:
         raise SystemExit(f"{work} holds trials of {found}, but {settings} are asked for. Choose another --work.")
@@ -84,7 +84,7 @@ def keep_settings(work: Path, settings: dict[str, Any]) -> None:
 
 
 def open_store(archive: Path, work: Path) -> tuple[DataCard, ImageStore]:
-    """Return the card and the store of the archive's images outside its test split, which is prepared if need be."""
+    """Return the card and the store of the archive's images outside its test split, prepared if necessary."""
     shortened = work / "without_test.npz"
     if not shortened.exists():
         with np.load(archive, allow_pickle=False) as full:
@@ -132,7 +132,7 @@ class _Record:
 
 
 def predict_held_out(fold: FoldFolder, context: TrainingContext) -> None:
-    """Write what a fold's network says of the held-out images, and delete its weights, which nobody needs again."""
+    """Write a fold's logits of the held-out images, and delete its weights, which are not needed again."""
     if not _held_out(fold).exists():
         spec, preprocessing, state = read_weights(fold.weights)
         device = resolve_device(context.device)

@@ -2,8 +2,8 @@
 
 The real controller, racing, TPE, journal and trial files, with trials that are played in virtual time on many workers:
 epochs of 30 virtual seconds, scores of the model trial + fold + noise. `busy` is the driver's share of the search's
-duration, its CPU seconds over the virtual ones: at 1 the workers would wait for it. CPU seconds, since others on the
-machine would count in wall-clock; with what it waited for the disk they are `driver_wall_s`. Each size runs in a
+duration, its CPU seconds over the virtual ones: at 1 the workers would wait for it. CPU seconds, since wall-clock
+time would include other work on the machine; `driver_wall_s` includes waiting for the disk. Each size runs in a
 process of its own.
 
     python benchmarks/scaling.py [--quick] [--workers 256]
@@ -114,7 +114,7 @@ def measure(trials: int, workers: int) -> Size:
 
 
 def report(found: list[Size]) -> None:
-    """Print one row a size."""
+    """Print one row per size."""
     print_figures(
         f"The driver with {found[0].workers} workers and epochs of {EPOCH_SECONDS:g} s",
         ("trials", "decisions", "decisions/s", "ms a decision", "ms a suggestion", "busy", "busy at end", "memory MB"),
@@ -171,7 +171,7 @@ class _Timed:
 
 
 class _Silent:
-    """Hears a search and says nothing."""
+    """Observes a search and shows nothing."""
 
     def search_started(self, *, n_trials: int, n_slots: int, records: tuple[TrialRecord, ...]) -> None: ...
     def trial_started(self, task: TrialTask) -> None: ...

@@ -1,4 +1,4 @@
-"""What a search costs until it has found a configuration as good: consilia, a plain Optuna loop, a trainer per trial.
+"""What a search costs until it has found an equally good configuration: consilia, an Optuna loop, a trainer per trial.
 
 consilia   `consilia search`: slots of one core, racing over epochs and folds
 optuna     a loop in one process that cross-validates each trial in full; torch has all cores (or --threads)
@@ -116,7 +116,7 @@ def write_study(work: Path, arguments: argparse.Namespace) -> Path:
 
 
 def warm_up() -> None:
-    """Read the packages once, so that the first side does not pay the disk for the others."""
+    """Import the packages once, so that the first side does not read them from the disk for all others."""
     code = "import optuna, timm, torch, ray.train.torch, ray.tune"
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
 
@@ -140,7 +140,7 @@ def make_sides(work: Path, study: Path, arguments: argparse.Namespace) -> list[S
 
 
 def measure(side: Side, plan: StudyPlan, *, limit: float, work: Path, places: Mapping[str, str]) -> Measured:
-    """Run one side to its end or to the limit; `places` name the temporary folders, for what a killed one leaves."""
+    """Run one side to its end or to the limit; `places` are temporary folders for what a killed side leaves."""
     print(f"{side.name}: at most {limit / 60:.3g} minutes", file=sys.stderr, flush=True)
     environment = {**os.environ, **dict.fromkeys(THREADS, str(side.threads)), **places}
     usage = run_watched(side.command, environment=environment, log=work / f"{side.name}.log", limit=limit)
@@ -157,7 +157,7 @@ def measure(side: Side, plan: StudyPlan, *, limit: float, work: Path, places: Ma
 
 
 def report(measured: Sequence[Measured], plan: StudyPlan, limit: float) -> None:
-    """Print each side's figures and how many times consilia's cost the others need."""
+    """Print each side's figures, and its costs as multiples of consilia's."""
     if len(digests := {each.curve.folds_digest for each in measured}) != 1:
         sys.exit(f"the sides had different folds, so nothing can be compared: {', '.join(sorted(digests))}")
     target = max(each.curve.best for each in measured if each.curve.best is not None)

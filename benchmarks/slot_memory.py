@@ -1,10 +1,9 @@
-"""How much main memory a slot's processes take beside the training step itself.
+"""How much main memory a slot's processes take in addition to the training step.
 
 Two slots run a trial each that imports what training imports and trains nothing; the last one reads the memory of all
-processes that Ray has started. Of helpers (everything that is neither a worker nor there without slots) the
-proportional share counts (PSS: shared pages divided among those who share them). Of the worker what it has more than a
-process that only measures a step (`consilia.train.memory_probe_process`), whose peak the planning of slots counts
-already.
+processes that Ray has started. Of the helpers (all processes but the workers and those that exist without slots) it
+counts the proportional share (PSS: shared pages are divided among those who share them); of the worker, what it holds
+beyond a process that only measures a step (`consilia.train.memory_probe_process`), whose peak is planned for already.
 
     python benchmarks/slot_memory.py [--quick]
 """

@@ -72,7 +72,7 @@ def measure_nested(folder: Path, n_trials: int) -> list[float]:
 
 
 def report(slot: list[float], nested: list[float]) -> None:
-    """Print both sides and their ratio; the slot's first trial stands apart."""
+    """Print both sides and their ratio; the slot's first trial is printed separately."""
     first, *later = slot
     slot_median, nested_median = statistics.median(later), statistics.median(nested)
     print_figures(

@@ -1,4 +1,4 @@
-"""How every benchmark speaks: a table for people, and as the last line one JSON object."""
+"""How every benchmark prints: a table for people, and one JSON object as the last line."""
 
 import json
 import os
@@ -28,5 +28,5 @@ def print_table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]
 
 
 def machine() -> dict[str, Any]:
-    """Return what a reader must know of this machine."""
+    """Return what a reader must know about this machine."""
     return {"cpus": os.cpu_count(), "processor": platform.machine(), "python": platform.python_version()}

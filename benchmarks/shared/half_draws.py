@@ -33,7 +33,7 @@ class HalfDraw:
 
 
 def half_draws(recorded: RecordedTrials, *, draws: int, pool_images: int | None) -> Iterator[HalfDraw]:
-    """Yield draws whose number is their seed.
+    """Yield draws; the seed of each is its number.
 
     Args:
         recorded: At least two trials.
@@ -59,7 +59,7 @@ def half_draws(recorded: RecordedTrials, *, draws: int, pool_images: int | None)
 
 
 def compare(draws: Iterator[HalfDraw], measure: Callable[[HalfDraw], Sides], *, reference: str) -> list[dict[str, Any]]:
-    """Return a row a side: of each figure its mean over draws with 2.5th and 97.5th percentiles, also less `reference`.
+    """Return one row per side: each figure's mean over draws and 2.5th and 97.5th percentiles, also less `reference`.
 
     Args:
         draws: To measure on.
@@ -82,7 +82,7 @@ def _summarise(figures: Sequence[Figures]) -> dict[str, list[float | None]]:
 
 
 def _summary(values: npt.NDArray[np.float64]) -> list[float | None]:
-    """Return mean and percentiles of what is defined; None where nothing is."""
+    """Return mean and percentiles of the defined values; None where there are none."""
     defined = values[~np.isnan(values)]
     if len(defined) == 0:
         return [None, None, None]
@@ -94,7 +94,7 @@ def _subtract(side: Figures, reference: Figures) -> Figures:
 
 
 def _draw_groups(groups: npt.NDArray[np.int64], share: float, rng: np.random.Generator) -> npt.NDArray[np.bool_]:
-    """Say which images are of the drawn share of groups."""
+    """Return which images belong to a drawn share of the groups."""
     names = np.unique(groups)
     return np.isin(groups, rng.permutation(names)[: round(share * len(names))])
 

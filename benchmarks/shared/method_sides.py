@@ -74,7 +74,7 @@ def sets(draw: HalfDraw, *, choose: Chooser, alpha: float) -> Sides:
 
 
 def thresholds(draw: HalfDraw, *, choose: Chooser) -> Sides:
-    """Score thresholds that were chosen out of fold: how many of each class are found, and how many others spared."""
+    """Score thresholds that were chosen out of fold: sensitivity and specificity of each class."""
     ensemble = choose(draw)
     oof, folds = combine(draw.candidates, ensemble), fold_ensembles(draw, ensemble)
     calibrator = choose_calibrator("temperature", oof, draw.truth).calibrator
@@ -131,7 +131,7 @@ def aucs(scores: npt.NDArray[np.float64], labels: Labels) -> npt.NDArray[np.floa
 
 
 def fold_ensembles(draw: HalfDraw, ensemble: LinearPool) -> FoldProbabilities:
-    """Return what each fold's networks say together of the held-out images."""
+    """Return the probabilities of the held-out images by each fold's networks together."""
     return combine(draw.fold_candidates, ensemble)
 
 
@@ -153,7 +153,7 @@ def debiased_square(probabilities: Probabilities, labels: Labels) -> float:
 
 
 def _auto_without_limits(oof: Probabilities, truth: Truth) -> AnyCalibrator:
-    """Return what `auto` would choose if temperature + bias needed no least number of images."""
+    """Return what `auto` would choose if temperature + bias had no minimum number of images."""
     fits: dict[str, Callable[[Probabilities, Truth], AnyCalibrator]] = {
         "identity": lambda *_: Identity(),
         "temperature": fit_temperature,
@@ -169,7 +169,7 @@ def _calibration_figures(probabilities: Probabilities, labels: Labels) -> Figure
 
 
 def _selection_figures(draw: HalfDraw, ensemble: LinearPool) -> Figures:
-    """Return log loss and AUC of the average of folds, of one network an image, and out of fold."""
+    """Return log loss and AUC of the average of folds, of one network per image, and out of fold."""
     oof, folds, labels = combine(draw.candidates, ensemble), fold_ensembles(draw, ensemble), draw.held_out.labels
     average = pool_folds(fit_temperature(oof, draw.truth), folds)
     singles = _one_network_an_image(folds)
@@ -189,13 +189,13 @@ def _pool(weights: npt.NDArray[np.float64]) -> LinearPool:
 
 
 def _one_network_an_image(folds: FoldProbabilities) -> list[Probabilities]:
-    """Deal the images out to the fold ensembles, one an image as out of fold, in k ways; (n_images, n_classes) each."""
+    """Give each image to one fold ensemble, as out of fold, in k ways; (n_images, n_classes) each."""
     images = np.arange(folds.shape[1])
     return [folds[(images + shift) % len(folds), images] for shift in range(len(folds))]
 
 
 def _set_figures(calibration: CalibrationScores, folds: FoldProbabilities, labels: Labels) -> Figures:
-    """Return what share conforms, which is what is promised, and what ships, where an empty set becomes a full one."""
+    """Return the coverage that is promised, and that of shipped sets, where an empty set becomes a full one."""
     conforming, shipped = conforming_classes(calibration, folds), prediction_sets(calibration, folds).members
     is_true = np.eye(conforming.shape[1], dtype=np.bool_)[labels]
     covered = conforming[is_true]

@@ -8,7 +8,7 @@ from consilia.config.space import Hyperparameters
 
 
 class NumberedTasks:
-    """Hands out so many tasks and remembers when; the search's own controller does the same and more."""
+    """Hands out `n_tasks` tasks and remembers when; the search's own controller does the same and more."""
 
     def __init__(self, n_tasks: int) -> None:
         self._n_tasks = n_tasks
@@ -30,14 +30,14 @@ class NumberedTasks:
         return TrialTask(number=number, hyperparameters=Hyperparameters(architecture="none"))
 
     def taken(self, message: TaskTaken) -> None:
-        """Nothing depends on it."""
+        """Do nothing."""
 
     def hear(self, report: EpochReport) -> str | None:
-        """Nobody is stopped."""
+        """Stop no trial."""
         return None
 
     def left(self, number: int) -> None:
-        """Nobody is told to leave."""
+        """Do nothing: no trial is told to leave."""
 
     def end(self, outcome: TrialOutcome) -> None:
         """Forget a finished task, and end the benchmark with any other."""
@@ -50,8 +50,8 @@ class NumberedTasks:
         sys.exit(f"trial {number} lost its slot: {reason}")
 
     def must_leave(self) -> str:
-        """Nobody must leave."""
+        """Return that no trial must leave."""
         return ""
 
     def reserve(self, n_slots: int) -> None:
-        """Nothing is accounted for."""
+        """Do nothing: no ledger is kept."""

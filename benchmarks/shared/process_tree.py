@@ -1,4 +1,4 @@
-"""Run a command and take down what it and all its descendants use: CPU-seconds and memory, about once a second.
+"""Run a command and record what it and all its descendants use: CPU-seconds and memory, about once a second.
 
 Reads /proc, so it needs Linux. A process stays in the tree when its parent has ended. What a process computes between
 the last sample and its end is not seen: half a second of it on average.
@@ -35,9 +35,9 @@ class Usage:
     """What a run used, sample by sample, from its start to its end or to the limit."""
 
     started: float  # as time.time()
-    seconds: tuple[float, ...]  # since then, one a sample
-    cpu_seconds: tuple[float, ...]  # of all processes so far, one a sample
-    memory_bytes: tuple[int, ...]  # of all living processes, one a sample
+    seconds: tuple[float, ...]  # since then, one per sample
+    cpu_seconds: tuple[float, ...]  # of all processes so far, one per sample
+    memory_bytes: tuple[int, ...]  # of all living processes, one per sample
     n_processes: int  # most at a time
     limited: bool  # whether the limit ended it
     sampling_seconds: float  # that taking the samples cost
@@ -134,7 +134,7 @@ def _heed_ctrl_c() -> None:
 
 
 def _end(process: subprocess.Popen[bytes], tree: ProcessTree) -> None:
-    """Let the process end in order, then whatever it has started, then kill what is left."""
+    """Let the process end in order, then all that it has started, then kill what is left."""
     try:
         if process.poll() is None:
             tree.living()

@@ -1,4 +1,4 @@
-"""Races of recorded or drawn trials: consilia's own racing, fed like a search feeds it, and what others do instead."""
+"""Races of recorded or simulated trials: consilia's own racing, fed as a search feeds it, and its rivals."""
 
 import warnings
 from collections import deque
@@ -50,7 +50,7 @@ class Race:
 
 
 def race(curves: Curves, racing: racing.Racing, order: Sequence[int], *, n_slots: int = 1) -> Race:
-    """Let trials run in this order; every epoch is reported at once, and each slot takes an epoch in turn.
+    """Let trials run in this order; every epoch is reported at once, and slots train an epoch each in turn.
 
     Args:
         curves: What the trials score.
@@ -80,7 +80,7 @@ def race(curves: Curves, racing: racing.Racing, order: Sequence[int], *, n_slots
 
 
 def _reports(number: int, scores: npt.NDArray[np.float64]) -> Iterator[EpochReport]:
-    """Yield what a worker says of a trial with these scores, (k, epochs)."""
+    """Yield a worker's reports of a trial with these scores, (k, epochs)."""
     epochs = scores.shape[1]
     for fold, curve in enumerate(scores.tolist()):
         say = partial(EpochReport, number=number, fold=fold, train_loss=0.0, seconds=0.0, images=0)

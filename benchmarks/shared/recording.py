@@ -1,4 +1,4 @@
-"""What recorders of real trials share: random configurations, run to the end by processes of their own, without Ray."""
+"""What the recorders of real trials share: random configurations, run to the end in processes, without Ray."""
 
 import os
 
@@ -28,7 +28,7 @@ Result = TypeVar("Result")
 
 
 def draw_tasks(joint: JointSpace, n_trials: int) -> list[TrialTask]:
-    """Return the defaults of each architecture and random configurations, always the same; more add to fewer."""
+    """Return each architecture's defaults and random configurations; a larger number begins with the smaller one's."""
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=SEED))
     defaults = [Hyperparameters.model_validate(joint.defaults(name)) for name in joint.start_with]
@@ -65,7 +65,7 @@ def make_context(
 def train_trial(
     task: TrialTask, context: TrainingContext, *, stopped: Callable[[], bool] = lambda: False
 ) -> TrialOutcome:
-    """Train all folds of a trial in this process, or what is left of them, and say so if it does not finish."""
+    """Train all folds of a trial in this process, or those that are left, and print it if the trial does not finish."""
     set_threads(1)
     outcome = cross_validate(task, context, report=lambda report: None, stopped=stopped)
     if outcome.state != "finished":
@@ -74,6 +74,6 @@ def train_trial(
 
 
 def run_all(run: Callable[[TrialTask], Result], tasks: Sequence[TrialTask], *, processes: int) -> Iterator[Result]:
-    """Yield what `run`, which is sent to the processes, returns for each task; whichever ends first comes first."""
+    """Yield what `run` returns for each task, in the order in which they end; `run` is sent to the processes."""
     with multiprocessing.get_context("spawn").Pool(processes) as pool:
         yield from pool.imap_unordered(run, tasks)

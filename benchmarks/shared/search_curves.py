@@ -1,4 +1,4 @@
-"""Read from a study's folder what a search had to show for itself, and when."""
+"""Read from a study's folder what a search had found, and when."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ Point = tuple[float, float]  # seconds since the start, and a value
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SearchCurve:
-    """What lay in the folder at each time until the search ended or was ended."""
+    """What a search had found at each time until it ended or reached its limit."""
 
     scores: tuple[Point, ...]  # of fully evaluated trials, as they became known; lower is better
     epochs: tuple[Point, ...]  # every complete epoch, by its end, with the seconds that it took
@@ -50,7 +50,7 @@ class SearchCurve:
 
 
 def read_curve(folder: StudyFolder, *, k: int, metric: str, started: float, limit: float | None) -> SearchCurve:
-    """Read what a search has left.
+    """Read the folder of a search.
 
     A trial's score is known when its last fold's result is written; an epoch's end is that of the fold's history file
     less the seconds of the epochs after it.

@@ -1,4 +1,4 @@
-"""The sides that consilia's search is compared with: what one would write with Optuna, and with Ray as it documents it.
+"""The rivals of consilia's search: a plain loop around Optuna, and Ray Tune with Ray Train as Ray documents them.
 
 Both read a study file and search its space with consilia's training code, images, folds and sampler settings; every
 trial runs all its folds. What a trial leaves behind has the layout of a study's folder. search_efficiency.py runs them:

@@ -1,8 +1,8 @@
-"""Real trials in one file: what each trial's networks say of the pool out of fold, and of images held out from all.
+"""Real trials in one file: logits of the pool's images out of fold, and of images that were held out from all.
 
-A table with a row an image: part ("pool" or "held_out"), label, group, fold (-1 where held out), and of every trial a
-column of logits: of a pool image those of the one network that never saw it, of a held-out image those of each fold's
-network in turn. Only differences to the first class's logit are stored, since a softmax sees no more.
+A table with one row per image: part ("pool" or "held_out"), label, group, fold (-1 where held out), and for every trial
+a column of logits: for a pool image those of the one network that never saw it, for a held-out image those of each
+fold's network in turn. Only differences to the first class's logit are stored, since a softmax depends on no more.
 """
 
 import json

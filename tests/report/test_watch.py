@@ -108,9 +108,7 @@ def test_on_a_narrow_terminal_only_the_reason_is_cut():
 def test_a_search_whose_process_is_gone_is_said_with_what_goes_on():
     lines = frame(row(0, "interrupted", place=Place(fold=0)), row(1, "paused", place=Place(fold=1)), is_held=False)
     assert lines[0] == "mine  ·  0/8 trials  ·  1 paused, 1 interrupted  ·  no score yet  ·  no search is running"
-    assert lines[-1].startswith(
-        "1 paused, 1 interrupted: consilia search with the same study file resumes them"
-    )
+    assert lines[-1].startswith("1 paused, 1 interrupted: consilia search with the same study file resumes them")
 
 
 def test_a_finished_search_is_not_said_to_be_missing():
