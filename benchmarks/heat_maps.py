@@ -23,6 +23,7 @@ import yaml
 
 import consilia
 from consilia import search
+from consilia.config.network import ModelSpec
 from consilia.data.phantoms import write_phantoms
 from consilia.predict import attribution as evidence
 from consilia.predict.explain import Explanation, explain
@@ -30,7 +31,6 @@ from consilia.predict.predictor import EnsemblePredictor
 from consilia.study.plan import read_single_plan
 from consilia.train.device import set_threads
 from consilia.train.networks.cells import cell_centres
-from consilia.train.networks.factory import ModelSpec
 from shared.figures import print_figures
 
 SIZE = 64  # pixels

@@ -35,13 +35,13 @@ from torchvision.transforms import v2
 
 from consilia.config.augmentation import POLICIES
 from consilia.config.card import DataCard, FolderSource
+from consilia.config.network import ModelSpec, Preprocessing
 from consilia.config.space import Architecture
 from consilia.data.store.image_store import ImageStore
 from consilia.data.store.prepare import prepare
 from consilia.train.batches import DeviceImages, Images, MappedImages, open_images
 from consilia.train.device import MEMORY_FORMAT, autocast, resolve_device, set_threads
-from consilia.train.input import Preprocessing
-from consilia.train.networks.factory import ModelSpec, build_model
+from consilia.train.networks.factory import build_model
 from consilia.train.warp import draw_warps, training_input
 from shared.figures import print_figures
 

@@ -40,10 +40,11 @@ from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 
 import consilia
+from consilia.config.network import Preprocessing
 from consilia.predict.networks import InTurn, Precision, ShownImages, exact_convolutions
 from consilia.predict.predictor import EnsemblePredictor
 from consilia.train.device import MEMORY_FORMAT
-from consilia.train.input import Preprocessing, network_input
+from consilia.train.input import network_input
 from shared.figures import print_figures
 from shared.random_bundle import build_random_bundle, draw_images
 

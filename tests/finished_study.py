@@ -14,6 +14,7 @@ import torch
 from PIL import Image
 
 from consilia.config.card import Columns, DataCard, TableSource
+from consilia.config.network import ModelSpec, Preprocessing
 from consilia.config.recipe import EnsembleRecipe, SoftVote
 from consilia.config.records import FoldResult, TrialRecord
 from consilia.config.space import Architecture, Hyperparameters, SearchSpace
@@ -24,9 +25,8 @@ from consilia.data.store.image_store import ImageStore
 from consilia.data.store.prepare import prepare
 from consilia.ensemble.build import build_ensemble
 from consilia.predict.loading import load_predictor
-from consilia.train.input import Preprocessing
 from consilia.train.network_files import write_weights
-from consilia.train.networks.factory import ModelSpec, build_model
+from consilia.train.networks.factory import build_model
 from consilia.train.tables import write_out_of_fold
 
 SIZE = 32

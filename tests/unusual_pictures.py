@@ -6,10 +6,11 @@ from PIL import Image
 from sklearn.datasets import load_digits, load_sample_images
 from torch import nn
 
+from consilia.config.network import ModelSpec, Preprocessing
 from consilia.config.space import Architecture
 from consilia.data.phantom_image import CLASSES, SCANNERS, draw_anatomy, draw_image
-from consilia.train.input import Preprocessing, network_input
-from consilia.train.networks.factory import ModelSpec, build_model
+from consilia.train.input import network_input
+from consilia.train.networks.factory import build_model
 
 SIZE = 32
 N_FOREIGN = 200

@@ -12,6 +12,7 @@ from PIL import Image
 
 from consilia.bundle.reading import read_bundle
 from consilia.config.card import DataCard, FolderSource
+from consilia.config.network import ModelSpec, Preprocessing
 from consilia.config.recipe import EnsembleRecipe, SoftVote
 from consilia.config.records import FoldResult, TrialRecord
 from consilia.config.space import Architecture, Hyperparameters, SearchSpace
@@ -21,9 +22,8 @@ from consilia.data.folds import FoldPlan, make_folds
 from consilia.data.store.image_store import ImageStore
 from consilia.data.store.prepare import prepare
 from consilia.ensemble.build import build_ensemble
-from consilia.train.input import Preprocessing
 from consilia.train.network_files import write_weights
-from consilia.train.networks.factory import ModelSpec, build_model
+from consilia.train.networks.factory import build_model
 from consilia.train.tables import write_out_of_fold
 
 N_STUDY_IMAGES = 120

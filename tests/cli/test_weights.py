@@ -7,7 +7,6 @@ from safetensors.torch import save_file
 from timm import create_model
 
 from consilia.cli.app import run
-from consilia.study import weights
 from consilia.study.weights import fetch_weights, needed_models
 
 
@@ -50,7 +49,7 @@ def test_fetching_writes_whole_files_with_notes_and_keeps_what_is_there(folder, 
     def download(name: str):
         return dict(create_model(name).state_dict()), {"model": name, "mean": "[0.5]", "std": "[0.5]"}
 
-    monkeypatch.setattr(weights, "download", download)
+    monkeypatch.setattr("consilia.train.networks.pretrained.download", download)
     fetched = list(fetch_weights(["test_resnet", "test_efficientnet"], folder))
     assert [(name, is_new) for name, _, is_new in fetched] == [("test_resnet", False), ("test_efficientnet", True)]
     assert (folder / "test_resnet.safetensors").read_bytes() == before
@@ -66,7 +65,7 @@ def test_fetching_that_fails_names_the_model_and_leaves_nothing_partial(folder, 
     def download(name: str):
         raise PlanError(f"Weights of timm's {name!r} could not be fetched: no route to host.")
 
-    monkeypatch.setattr(weights, "download", download)
+    monkeypatch.setattr("consilia.train.networks.pretrained.download", download)
     assert run(["weights", "fetch", "tiny", "--to", str(folder)]) == 2
     printed = capsys.readouterr()
     assert "kept" in printed.out

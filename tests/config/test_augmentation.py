@@ -7,9 +7,9 @@ from pydantic import ValidationError
 
 from consilia.config.augmentation import POLICIES, AugmentationPolicy
 from consilia.config.card import DataCard, FolderSource
+from consilia.config.network import Preprocessing
 from consilia.errors import PlanError
 from consilia.study.plan import read_card
-from consilia.train.input import Preprocessing
 from consilia.train.warp import draw_warps, warp_images
 
 SIDE, DRAWS = 32, 500

@@ -10,6 +10,7 @@ from safetensors.torch import load_file
 
 from consilia.bundle.document import BundleDocument
 from consilia.bundle.reading import read_bundle
+from consilia.config.network import ModelSpec, Preprocessing
 from consilia.config.recipe import EnsembleRecipe, Safety, SoftVote
 from consilia.config.record_files import read_refit_result, write_refit_result
 from consilia.config.records import RefitResult
@@ -25,9 +26,8 @@ from consilia.metrics.scores import softmax
 from consilia.predict.attribution import odds_gradient
 from consilia.predict.explain import explain
 from consilia.predict.loading import load_predictor
-from consilia.train.input import Preprocessing
 from consilia.train.network_files import write_weights
-from consilia.train.networks.factory import ModelSpec, build_model
+from consilia.train.networks.factory import build_model
 
 FAST = EnsembleRecipe(name="quick", build="fast", selection=SoftVote(members=2))
 SIZE = 32

@@ -4,12 +4,13 @@ import numpy as np
 import pytest
 import torch
 
+from consilia.config.network import ModelSpec
 from consilia.config.space import Architecture
 from consilia.decision.calibrators import Identity, Temperature, TemperatureBias, pool_folds
 from consilia.decision.combination import LinearPool, combine
 from consilia.metrics.scores import softmax
 from consilia.predict.attribution import _drawing, cell_contributions, contributions, odds_gradient
-from consilia.train.networks.factory import ModelSpec, build_model
+from consilia.train.networks.factory import build_model
 
 POOL = LinearPool(weights=(0.2, 0.5, 0.3))
 

@@ -9,6 +9,7 @@ from PIL import Image
 from scipy.stats import betabinom
 
 from consilia.config.card import DataCard, NpzSource
+from consilia.config.network import ModelSpec
 from consilia.config.recipe import BestSingle, EnsembleRecipe
 from consilia.config.records import FoldResult, OodVerdict, TrialRecord
 from consilia.config.space import Architecture, Hyperparameters, SearchSpace
@@ -23,7 +24,6 @@ from consilia.ensemble.build import build_ensemble
 from consilia.predict.loading import load_predictor
 from consilia.predict.predictor import EnsemblePredictor
 from consilia.train.network_files import write_weights
-from consilia.train.networks.factory import ModelSpec
 from consilia.train.tables import write_out_of_fold
 from unusual_pictures import FOREIGN, N_FOREIGN, draw_phantoms, preprocess, train
 

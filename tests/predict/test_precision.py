@@ -5,13 +5,13 @@ import pytest
 import torch
 
 from consilia.bundle.golden import golden_images
+from consilia.config.network import ModelSpec, Preprocessing
 from consilia.config.space import Architecture
 from consilia.errors import UserError
 from consilia.predict.loading import load_predictor
 from consilia.predict.networks import InTurn, ShownImages
 from consilia.predict.weights import LoadedNetwork
-from consilia.train.input import Preprocessing
-from consilia.train.networks.factory import ModelSpec, build_model
+from consilia.train.networks.factory import build_model
 from consilia.train.networks.layers import logits_and_features
 
 

@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from consilia.config.augmentation import POLICIES
+from consilia.config.network import Preprocessing
 from consilia.report.sheets import N_DRAWS, describe_policy, draw_views, make_sheet
-from consilia.train.input import Preprocessing
 from consilia.train.warp import draw_warps, training_input
 
 

@@ -1,4 +1,4 @@
-"""One search through a real Ray as a user would start it: interrupted, taken up again, to the bundle and a prediction.
+"""One search through a real Ray: started at a terminal, interrupted, taken up again from Python, to a prediction.
 
 What Ray trained, in slots, across an interruption, must be what one process trains alone, bit for bit.
 """
@@ -35,16 +35,23 @@ PLAN = {
     "ensemble": {"name": "votes", "build": "fast", "selection": {"kind": "soft_vote", "members": 2}},
 }
 
+GO_ON = """
+import consilia
+study = consilia.search("study.yaml")
+assert sorted(study.trials()["trial"]) == [0, 1, 2, 3], study.trials()
+assert study.predictor(device="cpu").classes == study.store.classes
+"""
 
-def start(root: Path, ray_folder: Path) -> subprocess.Popen[str]:
-    """Start `consilia search` in a session of its own."""
+
+def start(root: Path, ray_folder: Path, *arguments: str) -> subprocess.Popen[str]:
+    """Start Python with `arguments` in a session of its own."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
     return subprocess.Popen(
-        [sys.executable, "-m", "consilia", "search", "study.yaml"],
+        [sys.executable, *arguments],
         cwd=root,
         env={**environment, "RAY_TMPDIR": str(ray_folder), "OMP_NUM_THREADS": "1"},
         stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
+        stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
     )
@@ -55,7 +62,7 @@ def wait_for(condition: Callable[[], bool], process: subprocess.Popen[str]) -> N
     while not condition():
         if process.poll() is not None or time.monotonic() > deadline:
             process.kill()
-            pytest.fail(f"the search ended or hung before it was wanted:\n{process.communicate()[0]}")
+            pytest.fail(f"the search ended or hung before it was wanted:\n{process.communicate()}")
         time.sleep(0.02)
 
 
@@ -66,18 +73,18 @@ def test_an_interrupted_search_goes_on_to_the_bundle_and_gives_what_one_process_
     (tmp_path / "study.yaml").write_text(yaml.safe_dump(PLAN))
     folder = StudyFolder(tmp_path / "studies" / "honest")
 
-    first = start(tmp_path, short_tmp)
+    first = start(tmp_path, short_tmp, "-m", "consilia", "search", "study.yaml")
     wait_for(lambda: bool(list(folder.trials.glob("*/fold-*/checkpoint.pt"))), first)
     first.send_signal(signal.SIGINT)
-    output, _ = first.communicate(timeout=120)
-    assert first.returncode == 130, output
-    assert "the same command goes on" in output
-    assert "Traceback" not in output
+    output, errors = first.communicate(timeout=120)
+    assert first.returncode == 130, output + errors
+    assert "the same command goes on" in output + errors
+    assert "Traceback" not in output + errors
     assert list(folder.trials.glob("*/fold-*/checkpoint.pt")), "the checkpoint to go on from is gone"
 
-    second = start(tmp_path, short_tmp)
-    output, _ = second.communicate(timeout=400)
-    assert second.returncode == 0, output
+    second = start(tmp_path, short_tmp, "-W", "ignore", "-c", GO_ON)
+    output, errors = second.communicate(timeout=400)
+    assert (second.returncode, output) == (0, ""), errors
     bundle = folder.bundle("votes")
     image = next((tmp_path / "phantoms" / "images").iterdir())
     (prediction,) = consilia.load(bundle, device="cpu").predict([image])

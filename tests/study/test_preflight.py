@@ -2,12 +2,13 @@
 
 import pytest
 
+from consilia.config.network import ModelSpec
 from consilia.config.study_folder import StudyFolder
 from consilia.errors import StudyError
 from consilia.study.opened import OpenStudy
 from consilia.study.plan import read_plan
 from consilia.study.preflight import check_disk, disk_need
-from consilia.train.networks.factory import ModelSpec, build_model
+from consilia.train.networks.factory import build_model
 
 GIGABYTE = 10**9
 

@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
+from consilia.config.network import ModelSpec
 from consilia.config.space import Architecture
 from consilia.config.study import TrainingPlan
 from consilia.data.folds import make_folds
@@ -20,7 +21,7 @@ from consilia.train.cross_validation import cross_validate
 from consilia.train.distributed import ALONE
 from consilia.train.input import network_input
 from consilia.train.network_files import read_weights
-from consilia.train.networks.factory import ModelSpec, build_model
+from consilia.train.networks.factory import build_model
 from consilia.train.order import check_workers
 from consilia.train.refit import refit
 from consilia.train.tables import read_fold_logits, read_history

@@ -4,7 +4,8 @@ import torch
 from pydantic import ValidationError
 from torchvision.transforms.v2 import functional as reference
 
-from consilia.train.input import Preprocessing, network_input
+from consilia.config.network import Preprocessing
+from consilia.train.input import network_input
 
 
 def preprocessing(size: int, image_size: int, channels: int = 1) -> Preprocessing:

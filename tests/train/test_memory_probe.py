@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 import torch
 
+from consilia.config.network import ModelSpec, Preprocessing
 from consilia.config.space import Architecture, Hyperparameters
 from consilia.errors import ClusterError
 from consilia.train.faults import is_out_of_memory
-from consilia.train.input import Preprocessing
 from consilia.train.memory_probe import StepCase, StepMemory, estimate_step, measure_step
 from consilia.train.memory_probe_process import measure_in_process
-from consilia.train.networks.factory import ModelSpec, build_model
+from consilia.train.networks.factory import build_model
 
 ONE_GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 

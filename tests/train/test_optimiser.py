@@ -6,8 +6,9 @@ import torch
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
+from consilia.config.network import ModelSpec
 from consilia.config.space import Architecture, Hyperparameters
-from consilia.train.networks.factory import ModelSpec, build_model
+from consilia.train.networks.factory import build_model
 from consilia.train.optimiser import WeightAverage, layer_scales, lr_factor, make_optimiser, parameter_groups, set_lr
 
 OPTIONS = Hyperparameters(

@@ -4,7 +4,8 @@ import torch
 import torch.nn.functional as F
 
 from consilia.config.augmentation import AugmentationPolicy
-from consilia.train.input import Preprocessing, network_input
+from consilia.config.network import Preprocessing
+from consilia.train.input import network_input
 from consilia.train.warp import draw_warps, sampling_grid, warp_images
 
 NOTHING = AugmentationPolicy(rotate_degrees=0, scale=0, translate=0, brightness=0, contrast=0)

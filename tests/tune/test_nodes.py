@@ -6,12 +6,11 @@ import pytest
 import ray
 from capacity_records import cluster, node
 
+from consilia.config.network import ModelSpec, Preprocessing
 from consilia.config.space import Architecture, Hyperparameters
 from consilia.config.study import ClusterProfile
 from consilia.errors import ClusterError
-from consilia.train.input import Preprocessing
 from consilia.train.memory_probe import StepCase
-from consilia.train.networks.factory import ModelSpec
 from consilia.tune import nodes
 from consilia.tune.nodes import living_nodes, measure_steps
 

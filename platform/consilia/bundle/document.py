@@ -6,6 +6,7 @@ from pydantic import Field, model_validator
 
 from consilia.bundle.evaluation import EnsembleSize, Evaluation
 from consilia.config.frozen import Frozen
+from consilia.config.network import ModelSpec, Preprocessing
 from consilia.config.reading import ImageKind, Reading
 from consilia.config.recipe import Build, EnsembleRecipe
 from consilia.decision.calibrators import AnyCalibrator, Calibrator, Isotonic, TemperatureBias
@@ -13,8 +14,6 @@ from consilia.decision.combination import LinearPool
 from consilia.decision.ood.verdict import OodReport
 from consilia.decision.review import SafetyReport
 from consilia.metrics.estimates import HonestReport
-from consilia.train.input import Preprocessing
-from consilia.train.networks.factory import ModelSpec
 
 SCHEMA_VERSION = 5
 

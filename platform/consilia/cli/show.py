@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.table import Column, Table
 
@@ -23,13 +24,13 @@ from consilia.report.audit_tables import counts_table, print_audit, print_brief
 from consilia.report.console import make_console
 from consilia.report.estimate_tables import comparison_table, honesty_table, subgroups_table
 from consilia.report.progress import PrepareProgress, StudyProgress
-from consilia.report.sheets import describe_policy
 from consilia.report.trials import TrialBoard, hints, leaderboard_table
 from consilia.report.watch import TrialWatch
-from consilia.study.cards import AuditFiles, Preview
-from consilia.study.combine import StudyResult
-from consilia.study.measure import Comparison
-from consilia.train.networks.weights import find_weights
+
+if TYPE_CHECKING:  # what only some commands need: torch, timm and matplotlib take seconds to import
+    from consilia.study.cards import AuditFiles, Preview
+    from consilia.study.combine import StudyResult
+    from consilia.study.measure import Comparison
 
 _HEADLINE = ("macro_auc", "accuracy", "balanced_accuracy", "log_loss", "brier", "ece")
 
@@ -70,15 +71,17 @@ def show_store(store: ImageStore, audit: Audit) -> None:
     console.print(f"{'store':9}{store.folder}", soft_wrap=True)
 
 
-def show_audit(files: AuditFiles) -> None:
+def show_audit(files: "AuditFiles") -> None:
     """Print an audit, and where its files lie."""
     console = make_console()
     print_audit(console, files.audit)
     console.print(f"pictures  {files.page}\ndetails   {files.json}", soft_wrap=True)
 
 
-def show_preview(card: DataCard, preview: Preview, *, strength: float) -> None:
+def show_preview(card: DataCard, preview: "Preview", *, strength: float) -> None:
     """Print what the card's augmentation may do, where that is not as usual, and where the picture lies."""
+    from consilia.report.sheets import describe_policy
+
     usual = POLICIES[card.modality]
     origin = "as usual" if card.augmentation == usual else "changed by the card"
     console = make_console()
@@ -117,6 +120,8 @@ def show_weights(models: Sequence[str], folder: Path) -> int:
     Returns:
         1 if some have none, else 0.
     """
+    from consilia.train.networks.weights import find_weights
+
     source = WeightsSource(kind="folder", path=folder.absolute())
     table = Table("model", "file", "MB", "sha256", title=f"pretrained weights in {folder}", title_justify="left")
     n_missing = 0
@@ -138,7 +143,7 @@ def show_weights(models: Sequence[str], folder: Path) -> int:
     return 1 if n_missing else 0
 
 
-def show_result(result: StudyResult) -> None:
+def show_result(result: "StudyResult") -> None:
     """Print a study's end: members, metrics, and where everything lies."""
     console = make_console()
     document = result.document
@@ -160,7 +165,7 @@ def show_honesty(document: BundleDocument) -> None:
     make_console().print(honesty_table(document.honesty))
 
 
-def show_comparison(comparison: Comparison) -> None:
+def show_comparison(comparison: "Comparison") -> None:
     """Print two ensembles beside each other, and whether the first is better."""
     console = make_console()
     console.print(f"first     {comparison.first}\nsecond    {comparison.second}", soft_wrap=True)

@@ -14,7 +14,6 @@ import numpy.typing as npt
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
-from sklearn.model_selection import StratifiedGroupKFold
 
 from consilia.config.records import DROPPED, LOCKED, Labels, Rows
 from consilia.data.groups import GroupIds, merge_duplicates, refuse_crossing
@@ -247,6 +246,8 @@ def _strata(labels: Labels, groups: GroupIds) -> Iterable[list[int]]:
 
 def _split(labels: Labels, groups: GroupIds, *, k: int, seed: int) -> npt.NDArray[np.int64]:
     """Shuffle until every fold holds every class; patients with images of several classes can make that impossible."""
+    from sklearn.model_selection import StratifiedGroupKFold  # it takes half a second, and folds are mostly read
+
     fold = np.empty(len(labels), dtype=np.int64)
     n_classes = len(np.unique(labels))
     for attempt in range(_SHUFFLES):

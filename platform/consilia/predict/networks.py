@@ -14,12 +14,12 @@ import torch
 from torch import nn
 
 from consilia.bundle.document import Member
+from consilia.config.network import ModelSpec, Preprocessing
 from consilia.decision.combination import LinearPool, combine
 from consilia.metrics.scores import softmax
 from consilia.predict.weights import LoadedNetwork, load_networks
 from consilia.train.device import MEMORY_FORMAT
-from consilia.train.input import Preprocessing, normalised, sized_planes
-from consilia.train.networks.factory import ModelSpec
+from consilia.train.input import normalised, sized_planes
 from consilia.train.networks.layers import count_features, logits_and_features
 
 Precision = Literal["float32", "bfloat16"]

@@ -11,10 +11,10 @@ from safetensors.torch import load_file
 from torch import nn
 
 from consilia.bundle.document import Member
+from consilia.config.network import ModelSpec, Preprocessing
 from consilia.errors import BundleError, PlanError, UserError
 from consilia.train.device import MEMORY_FORMAT
-from consilia.train.input import Preprocessing
-from consilia.train.networks.factory import ModelSpec, build_model
+from consilia.train.networks.factory import build_model
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

@@ -9,7 +9,7 @@ import torch
 from PIL import Image, ImageDraw
 
 from consilia.config.augmentation import AugmentationPolicy
-from consilia.train.input import Preprocessing
+from consilia.config.network import Preprocessing
 from consilia.train.warp import draw_warps, training_input
 
 Picture = npt.NDArray[np.uint8]

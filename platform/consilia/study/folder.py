@@ -14,7 +14,7 @@ from consilia.config.study import StudyPlan
 from consilia.config.study_folder import StudyFolder
 from consilia.errors import StudyError
 from consilia.files import write_text
-from consilia.study.plan import changed_keys, plan_to_yaml, read_plan
+from consilia.study.plan import changed_keys, plan_to_yaml, read_plan, read_stored_plan
 
 _ATTEMPTS, _ATTEMPT_SECONDS = 5, 0.05
 
@@ -33,7 +33,7 @@ def claim_folder(plan: StudyPlan, studies: Path) -> Iterator[StudyFolder]:
     with hold_study(folder):
         if folder.plan.exists():
             _check_same_plan(plan, folder)
-        if not folder.plan.exists() or read_plan(folder.plan).search != plan.search:  # new, or more is to be searched
+        if not folder.plan.exists() or read_stored_plan(folder).search != plan.search:  # new, or more is to be searched
             write_text(folder.plan, yaml.safe_dump(plan_to_yaml(plan), sort_keys=False, allow_unicode=True))
         yield folder
 
@@ -101,7 +101,7 @@ def find_study(reference: str, studies: Path) -> tuple[StudyPlan, StudyFolder]:
             f"There is no study {reference!r} in {studies}. Studies there: {', '.join(known) or 'none'}. "
             "Give another folder with --studies, in Python studies=."
         )
-    return read_plan(folder.plan), folder
+    return read_stored_plan(folder), folder
 
 
 @contextmanager
@@ -133,7 +133,7 @@ def _check_not_foreign(folder: StudyFolder) -> None:
 
 
 def _check_same_plan(plan: StudyPlan, folder: StudyFolder) -> None:
-    changes = changed_keys(read_plan(folder.plan), plan)
+    changes = changed_keys(read_stored_plan(folder), plan)
     if changes:
         raise StudyError(
             f"{folder.root} was made by another plan. Keys that differ:\n  "

@@ -27,6 +27,7 @@ from consilia.metrics.subgroups import Subgroups
 from consilia.predict.loading import load_predictor
 from consilia.predict.predictor import BATCH_SIZE, EnsemblePredictor
 from consilia.report.figures import Drawing, Shown, draw_figures
+from consilia.study.opened import OpenStudy
 from consilia.study.test_access import log_opening
 
 
@@ -170,6 +171,24 @@ def predict_shown(predictor: EnsemblePredictor, store: ImageStore, rows: Rows, *
         trials=tuple(member.trial for member in predictor.document.members),
         title=f"{title}: {count_in_words(len(rows), len(np.unique(patients)))}",
     )
+
+
+def show_on_test(study: OpenStudy, predictor: EnsemblePredictor) -> Shown:
+    """Return what figures show of a study's ensemble on the locked test split; its opening is written down.
+
+    Raises:
+        DataError: The study has no test split, or the ensemble was trained on images of it.
+    """
+    rows = study.folds.test
+    if len(rows) == 0:
+        raise DataError(
+            f"Figures of {study.plan.name} need images that no trial has seen, but the study has no test split. Draw "
+            "the ensemble on another card: consilia figures BUNDLE CARD --out DIR."
+        )
+    refuse_seen(predictor.seen, study.store, np.setdiff1d(rows, study.folds.bound))
+    remark = log_opening(study.folder, predictor.document)
+    title = f"{study.plan.data.name}, test" + (" (opened before)" if remark else "")
+    return predict_shown(predictor, study.store, rows, title=title)
 
 
 def rows_to_measure(store: ImageStore) -> Rows:

@@ -11,6 +11,7 @@ from consilia.config.recipe import EnsembleRecipe
 from consilia.config.space import Hyperparameters
 from consilia.config.strict_yaml import merge, parse_settings, read_yaml
 from consilia.config.study import ClusterProfile, FoldsPlan, NoStopping, SearchPlan, StudyPlan, TrainingPlan
+from consilia.config.study_folder import StudyFolder
 from consilia.errors import PlanError
 from consilia.study.settings import BY_NAME, Settings, as_texts, folders_from, from_here, key_of, weights_from
 from consilia.study.spaces import check_spaces, join_plan_spaces, read_space
@@ -45,6 +46,19 @@ def read_plan(path: str | Path, *, settings: Settings = ()) -> StudyPlan:
             network refuses its image size.
     """
     return _resolve(read_yaml(Path(path)), Path(path).absolute().parent, as_texts(settings), where=str(path))
+
+
+def read_stored_plan(folder: StudyFolder) -> StudyPlan:
+    """Return the plan that a study was started with.
+
+    Its networks were checked then: trials of a network that timm no longer knows can still be read.
+
+    Raises:
+        PlanError: Its study.yaml is damaged; names the file and the key.
+    """
+    content = read_yaml(folder.plan)
+    content.pop("digest", None)
+    return validate(StudyPlan, content, where=str(folder.plan))
 
 
 def change_plan(plan: StudyPlan, settings: Settings) -> StudyPlan:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 
+from consilia.config.network import ModelSpec
 from consilia.config.record_files import read_weights_notes
 from consilia.config.space import Architecture
 from consilia.config.study import StudyPlan
@@ -13,7 +14,7 @@ from consilia.config.study_folder import StudyFolder
 from consilia.errors import PlanError, StudyError
 from consilia.files import write_json
 from consilia.study.opened import OpenStudy
-from consilia.train.networks.factory import ModelSpec, build_model
+from consilia.train.networks.factory import build_model
 from consilia.train.networks.pretrained import build_pretrained
 from consilia.train.networks.weights import find_weights, fingerprint, require_weights
 

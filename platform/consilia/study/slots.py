@@ -6,10 +6,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from consilia.cluster.connection import connect
+from consilia.config.network import Preprocessing
 from consilia.config.space import Choice, Hyperparameters, Value
 from consilia.study.opened import OpenStudy
 from consilia.train.context import TrainingContext
-from consilia.train.input import Preprocessing
 from consilia.train.memory_probe import StepCase, estimate_step
 from consilia.tune.capacity import Capacity, Node, describe_capacity, plan_capacity
 from consilia.tune.demand import worker_demand

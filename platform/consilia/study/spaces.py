@@ -1,4 +1,4 @@
-"""Check search spaces against the networks and hyperparameters that really exist."""
+"""Check search spaces against the networks and hyperparameters that really exist; only checking imports timm."""
 
 from pathlib import Path
 
@@ -6,10 +6,10 @@ from pydantic import ValidationError
 
 from consilia.config.catalog import Reference, load
 from consilia.config.frozen import near_match
-from consilia.config.space import Choice, Hyperparameters, Parameter, SearchSpace
+from consilia.config.network import ModelSpec
+from consilia.config.space import Architecture, Choice, Hyperparameters, Parameter, SearchSpace
 from consilia.config.study import StudyPlan
 from consilia.errors import PlanError
-from consilia.train.networks.factory import ModelSpec, check_architecture, check_image_size
 from consilia.tune.space import JointSpace, join_spaces
 
 
@@ -20,6 +20,8 @@ def read_space(reference: Reference, base: Path) -> SearchSpace:
         PlanError: An unknown timm model, an unknown hyperparameter, or a range that leaves what the
             hyperparameter allows; names the file, the key and a near match.
     """
+    from consilia.train.networks.factory import check_architecture
+
     space = load("search_spaces", reference, SearchSpace, base=base)
     where = reference if isinstance(reference, str) else space.family
     for name, architecture in space.architectures.items():
@@ -52,7 +54,7 @@ def check_spaces(plan: StudyPlan) -> JointSpace:
     for name, architecture in joint.architectures.items():
         sizes = _image_sizes(plan, joint.families[name].get("image_size"))
         for size in sizes:
-            check_image_size(ModelSpec(architecture=architecture, n_classes=2, channels=plan.data.channels), size)
+            _check_image_size(architecture, size, plan)
     if plan.search.configuration is not None:
         _check_configuration(plan.search.configuration, joint, plan)
     return joint
@@ -67,8 +69,13 @@ def _check_configuration(configuration: Hyperparameters, joint: JointSpace, plan
             f"{near_match(name, known)} Known: {', '.join(known)}."
         )
     if configuration.image_size is not None:
-        spec = ModelSpec(architecture=joint.architectures[name], n_classes=2, channels=plan.data.channels)
-        check_image_size(spec, configuration.image_size)
+        _check_image_size(joint.architectures[name], configuration.image_size, plan)
+
+
+def _check_image_size(architecture: Architecture, size: int, plan: StudyPlan) -> None:
+    from consilia.train.networks.factory import check_image_size
+
+    check_image_size(ModelSpec(architecture=architecture, n_classes=2, channels=plan.data.channels), size)
 
 
 def _check_parameter(where: str, name: str, parameter: Parameter) -> None:

@@ -1,38 +1,38 @@
-"""The study as people use it from Python: `consilia.search` and `consilia.open_study` return one."""
+"""The study as people use it from Python: `consilia.search` and `consilia.open_study` return one.
+
+torch, timm, scikit-learn and matplotlib are imported by what needs them, so that a study opens in a second.
+"""
 
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
-from matplotlib.figure import Figure
 
-from consilia.bundle.document import BundleDocument
-from consilia.bundle.evaluation import Evaluation
-from consilia.bundle.store_check import refuse_seen
 from consilia.config.catalog import is_file_reference, load
 from consilia.config.frozen import near_match
 from consilia.config.recipe import EnsembleRecipe
 from consilia.config.study import StudyPlan
-from consilia.errors import DataError, UserError
+from consilia.errors import UserError
 from consilia.metrics.estimates import Estimate
-from consilia.predict.loading import load_predictor
-from consilia.predict.predictor import EnsemblePredictor
-from consilia.report.figures import FIGURES, Shown, kinds_of
 from consilia.report.trials import TrialBoard
-from consilia.study.combine import StudyResult, find_bundle, read_result
 from consilia.study.folder import find_study
-from consilia.study.measure import predict_shown
 from consilia.study.opened import OpenStudy
 from consilia.study.plan import change_plan, read_plan
-from consilia.study.run import build_recipe, run_study
-from consilia.study.suspects import SuspectFiles, write_suspects
-from consilia.study.test_access import log_opening
 from consilia.study.trials import TrialReader, history_frame, trials_frame
 from consilia.study.view import StudyView, default_view
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from consilia.bundle.evaluation import Evaluation
+    from consilia.predict.predictor import EnsemblePredictor
+    from consilia.report.figures import Shown
+    from consilia.study.combine import StudyResult
+    from consilia.study.suspects import SuspectFiles
 
 Recipe = str | Path | EnsembleRecipe
 """A recipe: the name of a shipped one, a YAML file, or the recipe itself."""
@@ -75,6 +75,8 @@ def search(
         InterruptedStudyError: Ctrl-C; what was finished is stored, and the same call goes on there.
         RunError: No trial finished, the cluster cannot be used, or the disk is full.
     """
+    from consilia.study.run import run_study
+
     if isinstance(study, StudyPlan):
         plan = change_plan(study, settings) if settings else study
     else:
@@ -159,7 +161,7 @@ class Study(OpenStudy):
         """
         return history_frame(self.plan, self.folder, trial)
 
-    def fit(self, recipe: Recipe | None = None, *, refit: bool = False, device: str = "auto") -> EnsemblePredictor:
+    def fit(self, recipe: Recipe | None = None, *, refit: bool = False, device: str = "auto") -> "EnsemblePredictor":
         """Build the ensemble of a recipe from the trials' stored predictions, and load it.
 
         It is evaluated on the locked test split, whose opening is written down. One that has been built before is
@@ -176,6 +178,8 @@ class Study(OpenStudy):
             UserError: Refits are asked for, but the recipe ships none.
             RunError: No trial has finished, or a refit failed.
         """
+        from consilia.predict.loading import load_predictor
+
         return load_predictor(self.build(recipe, refit=refit).bundle, device=device)
 
     def build(
@@ -185,7 +189,7 @@ class Study(OpenStudy):
         refit: bool = False,
         address: str | None = None,
         view: StudyView | None = None,
-    ) -> StudyResult:
+    ) -> "StudyResult":
         """Build as `fit` does, and return what was built without loading it.
 
         Args:
@@ -197,6 +201,8 @@ class Study(OpenStudy):
         Raises:
             ConsiliaError: As of `fit`.
         """
+        from consilia.study.run import build_recipe
+
         chosen = self.plan.ensemble if recipe is None else _read_recipe(recipe)
         study = self if view is None else replace(self, view=view)
         if address is not None:
@@ -204,7 +210,7 @@ class Study(OpenStudy):
             study = replace(study, plan=self.plan.model_copy(update={"cluster": cluster}))
         return build_recipe(study, chosen, refit=refit)
 
-    def result(self, recipe: Recipe | None = None) -> StudyResult:
+    def result(self, recipe: Recipe | None = None) -> "StudyResult":
         """Return what the study has ended with: an ensemble's document, the best trials, and where the time went.
 
         Args:
@@ -214,9 +220,11 @@ class Study(OpenStudy):
             StudyError: That ensemble is not built yet.
             BundleError: Its bundle is damaged.
         """
+        from consilia.study.combine import read_result
+
         return read_result(self, self._name_of(recipe))
 
-    def predictor(self, recipe: Recipe | None = None, *, device: str = "auto") -> EnsemblePredictor:
+    def predictor(self, recipe: Recipe | None = None, *, device: str = "auto") -> "EnsemblePredictor":
         """Load an ensemble that has been built.
 
         Args:
@@ -227,6 +235,9 @@ class Study(OpenStudy):
             StudyError: That ensemble is not built yet.
             BundleError: Its bundle is damaged.
         """
+        from consilia.predict.loading import load_predictor
+        from consilia.study.combine import find_bundle
+
         return load_predictor(find_bundle(self, self._name_of(recipe)), device=device)
 
     def evaluate(self, recipe: Recipe | None = None) -> pd.DataFrame:
@@ -248,7 +259,7 @@ class Study(OpenStudy):
         rows = [row for evaluation in document.evaluations for row in _evaluation_rows(evaluation)]
         return pd.DataFrame(rows, columns=EVALUATION_COLUMNS)
 
-    def figure(self, kind: str, recipe: Recipe | None = None, *, device: str = "auto") -> Figure:
+    def figure(self, kind: str, recipe: Recipe | None = None, *, device: str = "auto") -> "Figure":
         """Draw an ensemble on the locked test split, whose opening is written down.
 
         Args:
@@ -262,6 +273,8 @@ class Study(OpenStudy):
             StudyError: That ensemble is not built yet.
             DataError: The study has no test split.
         """
+        from consilia.report.figures import FIGURES, kinds_of
+
         if kind not in FIGURES:
             raise UserError(
                 f"A figure must be one of {', '.join(FIGURES)}, but got {kind!r}.{near_match(kind, list(FIGURES))}"
@@ -274,7 +287,7 @@ class Study(OpenStudy):
             )
         return FIGURES[kind](shown).figure
 
-    def suspects(self, out: str | Path | None = None) -> SuspectFiles:
+    def suspects(self, out: str | Path | None = None) -> "SuspectFiles":
         """Write the images whose label the study's own trials doubt: suspects.csv, and a sheet of pictures.
 
         Nothing is dropped or relabelled: a doubted label may be a rare finding that is right.
@@ -286,6 +299,8 @@ class Study(OpenStudy):
             StudyError: The study has no folds yet, or its data have changed.
             RunError: No trial has finished.
         """
+        from consilia.study.suspects import write_suspects
+
         return write_suspects(self, None if out is None else Path(out))
 
     @cached_property
@@ -293,24 +308,18 @@ class Study(OpenStudy):
         return TrialReader(self.plan, self.folder)
 
     @cached_property
-    def _shown(self) -> dict[str, Shown]:
+    def _shown(self) -> "dict[str, Shown]":
         """The test split as each ensemble sees it, by the ensemble's identity; predicted once."""
         return {}
 
-    def _shown_on_test(self, recipe: str, device: str) -> Shown:
-        predictor = load_predictor(find_bundle(self, recipe), device=device)
-        identity = _identity(predictor.document)
+    def _shown_on_test(self, recipe: str, device: str) -> "Shown":
+        from consilia.study.measure import show_on_test
+
+        predictor = self.predictor(recipe, device=device)
+        provenance = predictor.document.provenance
+        identity = f"{predictor.document.name} {provenance.created}"
         if identity not in self._shown:
-            rows = self.folds.test
-            if len(rows) == 0:
-                raise DataError(
-                    f"Figures of {self.name} need images that no trial has seen, but the study has no test split. Draw "
-                    "the ensemble on another card: consilia figures BUNDLE CARD --out DIR."
-                )
-            refuse_seen(predictor.seen, self.store, np.setdiff1d(rows, self.folds.bound))
-            remark = log_opening(self.folder, predictor.document)
-            title = f"{self.plan.data.name}, test" + (" (opened before)" if remark else "")
-            self._shown[identity] = predict_shown(predictor, self.store, rows, title=title)
+            self._shown[identity] = show_on_test(self, predictor)
         return self._shown[identity]
 
     def _name_of(self, recipe: Recipe | None) -> str:
@@ -327,11 +336,7 @@ def _read_recipe(recipe: Recipe) -> EnsembleRecipe:
     return load("ensembles", str(recipe), EnsembleRecipe, base=Path.cwd())
 
 
-def _identity(document: BundleDocument) -> str:
-    return f"{document.name} {document.provenance.created}"
-
-
-def _evaluation_rows(evaluation: Evaluation, unit: str = "image") -> list[Mapping[str, Any]]:
+def _evaluation_rows(evaluation: "Evaluation", unit: str = "image") -> list[Mapping[str, Any]]:
     rows: list[Mapping[str, Any]] = []
     for metric, estimate in evaluation.metrics.items():
         before = evaluation.uncalibrated.get(metric)

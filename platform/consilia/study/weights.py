@@ -5,8 +5,6 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from safetensors.torch import save_file
-
 from consilia.config.space import SearchSpace
 from consilia.config.strict_yaml import read_yaml
 from consilia.config.study import FROM_SCRATCH, HUB, StudyPlan, WeightsSource
@@ -14,8 +12,6 @@ from consilia.errors import PlanError
 from consilia.files import write_atomically
 from consilia.study.plan import read_plan
 from consilia.study.spaces import read_space
-from consilia.train.networks.pretrained import download
-from consilia.train.networks.weights import SUFFIX, find_weights
 
 VARIABLE = "CONSILIA_WEIGHTS"
 
@@ -79,6 +75,11 @@ def fetch_weights(models: Sequence[str], to: Path) -> Iterator[tuple[str, Path, 
     Raises:
         PlanError: Weights cannot be fetched; what was fetched before stays.
     """
+    from safetensors.torch import save_file
+
+    from consilia.train.networks.pretrained import download
+    from consilia.train.networks.weights import SUFFIX, find_weights
+
     to.mkdir(parents=True, exist_ok=True)
     source = WeightsSource(kind="folder", path=to.absolute())
     for name in models:

@@ -6,13 +6,13 @@ from functools import lru_cache
 from pathlib import Path
 
 from consilia.config.augmentation import AugmentationPolicy
+from consilia.config.network import ModelSpec
 from consilia.config.space import Architecture, Hyperparameters
 from consilia.config.study import FROM_SCRATCH, TrainingPlan, WeightsSource
 from consilia.config.study_folder import TrialFolder
 from consilia.data.folds import FoldPlan
 from consilia.data.store.image_store import ImageStore
 from consilia.errors import PlanError
-from consilia.train.networks.factory import ModelSpec
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

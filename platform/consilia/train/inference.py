@@ -6,10 +6,11 @@ from contextlib import closing
 import torch
 from torch import nn
 
+from consilia.config.network import Preprocessing
 from consilia.config.records import Logits, Rows
 from consilia.train.batches import Images, evaluation_batches
 from consilia.train.device import MEMORY_FORMAT
-from consilia.train.input import Preprocessing, network_input
+from consilia.train.input import network_input
 
 
 @torch.inference_mode()

@@ -4,29 +4,10 @@ from functools import lru_cache
 
 import torch
 import torch.nn.functional as F
-from pydantic import Field, model_validator
 
-from consilia.config.frozen import Frozen
+from consilia.config.network import Preprocessing
 
 ANTIALIAS_ABOVE = 1.5  # stored side over image side; below it bilinear interpolation skips no pixel
-
-
-class Preprocessing(Frozen):
-    """Turns stored images into network input; it lies beside the weights it was trained with."""
-
-    size: int = Field(ge=1, le=2048)  # side of stored images, pixels
-    channels: int = Field(ge=1)
-    image_size: int = Field(ge=1, le=2048)  # side that the network sees, pixels
-    mean: tuple[float, ...]  # a value a channel, of pixel / 255
-    std: tuple[float, ...]
-
-    @model_validator(mode="after")
-    def _must_have_a_value_a_channel(self) -> "Preprocessing":
-        if not len(self.mean) == len(self.std) == self.channels or min(self.std) <= 0:
-            raise ValueError(
-                f"mean and std must have {self.channels} values and std be positive, but got {self.mean} and {self.std}"
-            )
-        return self
 
 
 def network_input(images: torch.Tensor, preprocessing: Preprocessing) -> torch.Tensor:

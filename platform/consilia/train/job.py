@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from consilia.config.network import ModelSpec, Preprocessing
 from consilia.config.records import ALL_FOLDS, EpochReport, FoldResult, Labels, Rows, TrialTask
 from consilia.config.study_folder import FoldFolder
 from consilia.data.store.image_store import intensity
@@ -13,9 +14,7 @@ from consilia.files import sha256_of_json
 from consilia.train.context import TrainingContext
 from consilia.train.device import resolve_device
 from consilia.train.distributed import ALONE, Group
-from consilia.train.input import Preprocessing
 from consilia.train.losses import Loss, make_loss
-from consilia.train.networks.factory import ModelSpec
 from consilia.train.networks.pretrained import pretrained_normalisation
 from consilia.train.order import EpochShare, batch_slices, check_refit_workers, check_workers, epoch_share
 from consilia.train.tables import HistoryRow

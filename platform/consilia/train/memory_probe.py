@@ -14,13 +14,13 @@ from torch import nn
 
 from consilia.config.augmentation import AugmentationPolicy
 from consilia.config.frozen import Frozen
+from consilia.config.network import ModelSpec, Preprocessing
 from consilia.config.space import Hyperparameters
 from consilia.train.batches import Images, MappedImages
 from consilia.train.device import MEMORY_FORMAT, autocast
 from consilia.train.inference import predict_logits
-from consilia.train.input import Preprocessing
 from consilia.train.losses import make_loss, mix
-from consilia.train.networks.factory import ModelSpec, build_model
+from consilia.train.networks.factory import build_model
 from consilia.train.optimiser import WeightAverage, make_optimiser
 from consilia.train.warp import draw_warps, training_input
 

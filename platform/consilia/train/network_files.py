@@ -13,10 +13,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from consilia.config.frozen import Frozen
+from consilia.config.network import ModelSpec, Preprocessing
 from consilia.errors import StudyError
 from consilia.files import write_atomically
-from consilia.train.input import Preprocessing
-from consilia.train.networks.factory import ModelSpec
 
 StateDict = dict[str, torch.Tensor]
 

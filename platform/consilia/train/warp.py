@@ -13,7 +13,8 @@ import torch
 import torch.nn.functional as F
 
 from consilia.config.augmentation import AugmentationPolicy
-from consilia.train.input import Preprocessing, channel_constants, network_input, resized_planes
+from consilia.config.network import Preprocessing
+from consilia.train.input import channel_constants, network_input, resized_planes
 
 FloatArray = npt.NDArray[np.float32]
 

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 
+from consilia.config.network import ModelSpec
 from consilia.config.space import Architecture
 from consilia.train.networks.cells import cell_centres
-from consilia.train.networks.factory import ModelSpec
 
 TINY_DENSENET = Architecture(timm="densenet121", arguments={"growth_rate": 12, "block_config": (3, 3, 3)})
 DILATED = Architecture(timm="test_resnet", arguments={"output_stride": 8})

@@ -1,9 +1,10 @@
 import pytest
 import torch
 
+from consilia.config.network import ModelSpec
 from consilia.config.space import Architecture
 from consilia.errors import PlanError
-from consilia.train.networks.factory import ModelSpec, build_model, check_architecture, check_image_size
+from consilia.train.networks.factory import build_model, check_architecture, check_image_size
 
 TINY_DENSENET = Architecture(timm="densenet121", arguments={"growth_rate": 12, "block_config": (3, 3, 3)})
 

@@ -7,9 +7,10 @@ import torch
 from torch import nn
 
 from consilia.config.catalog import load, names
+from consilia.config.network import ModelSpec
 from consilia.config.space import Architecture, SearchSpace
 from consilia.errors import PlanError
-from consilia.train.networks.factory import ModelSpec, build_model
+from consilia.train.networks.factory import build_model
 from consilia.train.networks.layers import (
     count_features,
     has_features,

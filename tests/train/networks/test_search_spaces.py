@@ -5,8 +5,9 @@ from pathlib import Path
 import pytest
 
 from consilia.config.catalog import load, names
+from consilia.config.network import ModelSpec
 from consilia.config.space import Hyperparameters, SearchSpace
-from consilia.train.networks.factory import ModelSpec, check_architecture, check_image_size
+from consilia.train.networks.factory import check_architecture, check_image_size
 
 NAMES = names("search_spaces")
 FULL = ["resnet", "densenet", "efficientnet", "efficientnet_lite"]

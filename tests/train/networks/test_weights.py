@@ -8,10 +8,10 @@ import torch
 from safetensors.torch import load_file, save_file
 from timm import create_model
 
+from consilia.config.network import ModelSpec
 from consilia.config.space import Architecture
 from consilia.config.study import HUB, WeightsSource
 from consilia.errors import PlanError
-from consilia.train.networks.factory import ModelSpec
 from consilia.train.networks.pretrained import build_pretrained, pretrained_normalisation
 from consilia.train.networks.weights import find_weights, require_weights
 

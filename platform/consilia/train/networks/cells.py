@@ -16,7 +16,8 @@ import numpy.typing as npt
 import torch
 from captum.attr import NeuronGradient
 
-from consilia.train.networks.factory import ModelSpec, build_model
+from consilia.config.network import ModelSpec
+from consilia.train.networks.factory import build_model
 from consilia.train.networks.layers import pooling_layer
 
 _N_IMAGES = 4  # of noise

@@ -8,10 +8,9 @@ from typing import Any
 
 import timm
 import torch
-from pydantic import Field
 from torch import nn
 
-from consilia.config.frozen import Frozen
+from consilia.config.network import ModelSpec
 from consilia.config.space import Architecture
 from consilia.errors import PlanError
 
@@ -22,16 +21,6 @@ _RESERVED = (
     *("features_only", "scriptable", "exportable", "no_jit", "device", "dtype"),
 )
 _LARGEST_HINT = 256  # pixels; above it no smallest side is looked for
-
-
-class ModelSpec(Frozen):
-    """Everything that decides a network's parameters and their names, so that stored weights fit it."""
-
-    architecture: Architecture
-    n_classes: int = Field(ge=2)
-    channels: int = Field(ge=1)
-    drop_path: float = Field(default=0.0, ge=0, lt=1)
-    head_dropout: float = Field(default=0.0, ge=0, lt=1)
 
 
 def build_model(spec: ModelSpec) -> nn.Module:

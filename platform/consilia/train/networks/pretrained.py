@@ -12,9 +12,10 @@ import torch
 from timm.models import adapt_input_conv
 from torch import nn
 
+from consilia.config.network import ModelSpec
 from consilia.config.study import WeightsSource
 from consilia.errors import PlanError
-from consilia.train.networks.factory import ModelSpec, build_model, check_name, first_line
+from consilia.train.networks.factory import build_model, check_name, first_line
 from consilia.train.networks.weights import fit_weights, read_weights_file, require_weights, stored_normalisation
 
 _HEAD_STD = 0.01
