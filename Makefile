@@ -11,6 +11,7 @@ DEMO_IMAGES := $(addprefix data/samples/,p0001-1.png p0002-1.png p0008-1.png)
 # takes the whole machine.
 JOBS ?= 2
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
+ON_RAY = $(shell grep -rl "mark.ray" tests)
 PARALLEL := --numprocesses=$(JOBS) --dist=loadfile
 
 .PHONY: help setup demo lint test test-all docs format clean
@@ -40,11 +41,11 @@ lint: setup ## Check style, format, types and the order of imports.
 
 test: lint ## Lint, every fast test, and one pass through a real Ray: ten minutes on two cores at most.
 	$(PYTEST) -m "not slow and not ray" $(PARALLEL)
-	$(PYTEST) -m "not slow and ray"
+	$(PYTEST) -m "not slow and ray" $(ON_RAY)
 
 test-all: lint ## Lint and every test there is, with all counts.
 	$(PYTEST) -m "not ray" --hypothesis-profile=thorough $(PARALLEL)
-	$(PYTEST) -m ray --hypothesis-profile=thorough
+	$(PYTEST) -m ray --hypothesis-profile=thorough $(ON_RAY)
 
 # Material warns of mkdocs 2, which pyproject.toml excludes.
 docs: $(VENV)/.installed-docs ## Build the documentation site into site/; a dead link fails.

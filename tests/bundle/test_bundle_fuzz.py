@@ -30,7 +30,7 @@ from consilia.files import sha256_of_file, sha256_of_json
 from consilia.predict.loading import load_predictor
 
 DOCUMENT = "ensemble.json"
-CASES, PARTS, DOCUMENTS = 5040, 24, 1000
+CASES, PARTS, DOCUMENTS = 5040, 36, 1000
 MORE = pytest.mark.slow("the claim of the cases before on thousands more, which takes minutes")
 SPARE_BYTES = 3 * 2**30  # of address space that loading may take beyond what the process has
 WILD: tuple[Any, ...] = (

@@ -18,6 +18,7 @@ from consilia.train.input import network_input
 from consilia.train.networks.layers import logits_and_features
 from unusual_pictures import FOREIGN, N_FOREIGN, PREPROCESSING, draw_phantoms, train
 
+pytestmark = pytest.mark.slow("draws 6,600 phantoms; predict/test_ood claims the same of fewer, through a bundle")
 N_TRAINED_ON, N_HELD_OUT, N_NEW = 600, 3000, 3000
 
 

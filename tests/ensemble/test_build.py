@@ -116,6 +116,7 @@ def test_building_again_replaces_the_bundle_and_leaves_nothing_beside_it(study):
     assert [path.name for path in bundle.parent.iterdir()] == ["votes"]
 
 
+@pytest.mark.slow("builds twice; test_equality compares two recipes' bundles with a record, bit for bit")
 def test_the_same_study_gives_the_same_members_weights_and_calibrator(study):
     recipe = EnsembleRecipe(name="greedy", selection=Greedy(bags=4))
     first, second = (read_bundle(study.build(recipe)) for _ in range(2))

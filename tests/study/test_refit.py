@@ -81,6 +81,7 @@ def test_a_bundle_that_is_built_needs_its_refits_no_more(trained_copy, silent_vi
     assert build(trained_copy).document.build == "fast"
 
 
+@pytest.mark.slow("trains twice; test_on_ray interrupts a search, and test_refit_controller pauses refits")
 def test_ctrl_c_leaves_everything_for_the_next_call_which_ends_with_equal_weights(
     trained_copy, silent_view, silent_view_class, tmp_path
 ):

@@ -22,7 +22,9 @@ pytestmark = [
     pytest.mark.ray,
     pytest.mark.timeout(600),
     pytest.mark.usefixtures("ray_on_loopback"),
-    pytest.mark.slow("starts slots twice; test_on_ray compares refits from slots with those of one process"),
+    pytest.mark.slow(
+        "starts slots twice; slots take refits as they take trials, and test_refit trains them without Ray"
+    ),
 ]
 
 PROFILE = ClusterProfile(gpus_per_slot=0)

@@ -40,6 +40,7 @@ def small() -> StepMemory:
     return measured()
 
 
+@pytest.mark.slow("measures large steps; the last of several steps is found to need more than the first as well")
 def test_more_images_need_more_memory_and_so_do_larger_ones(small: StepMemory):
     more, larger = measured(batch=256, side=64), measured(batch=64, side=128)
     activations = estimate_step(case(batch=256, side=64))
@@ -57,11 +58,6 @@ def test_a_measured_step_says_what_it_was(small: StepMemory):
     assert (small.device_bytes, small.device_total_bytes) == (0, 0)
 
 
-def test_a_large_parent_does_not_make_its_small_child_seem_large(small: StepMemory):
-    ballast = np.ones(200 * 2**20, np.uint8)
-    assert abs(measured().host_bytes - small.host_bytes) < len(ballast) / 4
-
-
 def test_the_estimate_puts_larger_steps_first():
     estimates = [estimate_step(case(**each)) for each in ({}, {"side": 64}, {"side": 64, "batch": 64})]
     assert estimates == sorted(estimates)
@@ -73,25 +69,19 @@ def test_a_step_that_fails_is_refused_with_its_architecture_batch_and_image_size
         measure_in_process([case()], device="no_device", n_threads=1)
 
 
-def test_of_several_steps_the_one_that_fails_is_named(small: StepMemory):
-    with pytest.raises(
-        ClusterError, match=r"^One step of test_resnet at 64 px and 17179869184 images runs out of memory"
-    ):
-        measure_in_process([case(), case(side=64, batch=2**34)], device="cpu", n_threads=1)
+def test_of_several_steps_the_one_that_finds_no_memory_is_refused_with_what_to_lower():
+    with pytest.raises(ClusterError) as refusal:
+        measure_in_process([case(), case(side=64, batch=2**34)], device="cpu", n_threads=1)  # images of 16 TB
+    assert str(refusal.value).startswith("One step of test_resnet at 64 px and 17179869184 images runs out of memory")
+    assert "Lower training.batch_size or training.image_size" in str(refusal.value)
 
 
-def test_several_steps_are_measured_in_one_process(small: StepMemory):
+def test_several_steps_are_measured_in_one_process_which_a_large_parent_does_not_make_seem_large(small: StepMemory):
+    _ballast = np.ones(200 * 2**20, np.uint8)
     first, second = measure_in_process([case(), case(batch=256, side=64)], device="cpu", n_threads=1)
     assert (first.title, second.title) == (small.title, case(batch=256, side=64).title)
     assert abs(first.host_bytes - small.host_bytes) < 50 * 2**20
     assert second.host_bytes > first.host_bytes
-
-
-def test_a_step_that_finds_no_memory_is_refused_with_what_to_lower():
-    with pytest.raises(ClusterError) as refusal:
-        measured(batch=2**34, side=512)  # synthetic images of 16 TB
-    assert "One step of test_resnet at 512 px and 17179869184 images runs out of memory" in str(refusal.value)
-    assert "Lower training.batch_size or training.image_size" in str(refusal.value)
 
 
 def test_a_process_that_the_system_ends_is_taken_to_have_run_out_of_memory(tmp_path: Path):

@@ -229,7 +229,7 @@ def sleep_in_c(place: Place) -> None:
     ctypes.PyDLL(None).sleep(10_000)
 
 
-def kill_actor(name: str, place: Place) -> None:
+def kill_actor(name: str, place: Place | None = None) -> None:
     """Kill the process of the one living actor of this class, and wait to be ended with it."""
     import ray
     from ray.util.state import list_actors

@@ -44,18 +44,16 @@ from consilia.tune.stored import read_trials
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(600), pytest.mark.usefixtures("ray_on_loopback")]
 
 
+STRUCK = pytest.mark.slow("starts two slots; test_on_ray kills workers, test_slots a broker")
+
+
 @pytest.fixture(scope="module")
 def struck(ray_on_loopback: None, tmp_path_factory: pytest.TempPathFactory) -> tuple[PlayedStudy, Listener]:
-    """One search in one slot, of which every process dies once."""
+    """One search in one slot, of which the worker and the broker die once."""
     study = make_study(
         tmp_path_factory.mktemp("struck"),
-        faults={
-            1: once(kill_worker),
-            2: once(partial(kill_actor, "Slot")),
-            3: once(partial(kill_actor, "Broker")),
-            4: always(lose_finiteness),
-        },
-        n_trials=6,
+        faults={1: once(kill_worker), 2: once(partial(kill_actor, "Broker")), 3: always(lose_finiteness)},
+        n_trials=5,
     )
     listener = Listener()
     study.search(listener, slots=lambda: 1)
@@ -115,15 +113,23 @@ def scores_of(record: TrialRecord) -> list[float]:
     return [score_of(record, fold, EPOCHS) for fold in range(K)]
 
 
-@pytest.mark.parametrize(
-    ("number", "what"), [(0, ""), (1, "worker was lost"), (2, "its process died"), (3, "its broker is gone"), (5, "")]
-)
+@STRUCK
+@pytest.mark.parametrize(("number", "what"), [(0, ""), (1, "worker was lost"), (2, "its broker is gone"), (4, "")])
 def test_a_trial_goes_on_after_the_loss_of(struck: tuple[PlayedStudy, Listener], number: int, what: str):
     study, listener = struck
     assert_finished(study, number)
     notes = notes_of(listener, number)
     assert what in notes
     assert bool(notes) == bool(what)
+
+
+@pytest.mark.slow("starts two slots; a broker that dies ends its slot too, and the controller hears of both alike")
+def test_a_trial_goes_on_in_another_slot_after_the_death_of_its_own(ray_on_loopback: None, tmp_path: Path):
+    study, listener = make_study(tmp_path, faults={1: once(partial(kill_actor, "Slot"))}, n_trials=3), Listener()
+    study.search(listener, slots=lambda: 1)
+    for number in range(3):
+        assert_finished(study, number)
+    assert "its process died" in notes_of(listener, 1)
 
 
 @pytest.mark.slow("starts three slots; make test kills a broker in the middle of a trial")
@@ -141,12 +147,13 @@ def test_a_broker_that_dies_while_its_slot_starts_or_takes_a_task_costs_only_the
         assert ("its broker is gone" in notes_of(listener, number)) == (number < 2)
 
 
+@STRUCK
 def test_a_loss_that_is_not_finite_fails_the_trial_with_fold_epoch_and_lr(struck: tuple[PlayedStudy, Listener]):
     study, _ = struck
-    record = read_trials(study.folder)[4]
+    record = read_trials(study.folder)[3]
     assert (record.state, record.n_folds, record.objective) == ("failed", 1, None)
     assert "nan in fold 2/2, epoch 2, at lr 3.00e-01" in record.reason
-    assert optuna_states(study)[4] == "FAIL"
+    assert optuna_states(study)[3] == "FAIL"
 
 
 @pytest.mark.slow("starts three slots; test_controller asks for an exclusive one without Ray")
@@ -162,9 +169,10 @@ def test_out_of_memory_once_is_made_good_by_an_exclusive_slot_and_twice_is_not(s
     assert optuna_states(study) == ["COMPLETE", "FAIL", "COMPLETE"]
 
 
+@STRUCK
 def test_optuna_hears_how_every_trial_ended(struck: tuple[PlayedStudy, Listener]):
     study, _ = struck
-    assert optuna_states(study) == ["FAIL" if number == 4 else "COMPLETE" for number in range(6)]
+    assert optuna_states(study) == ["FAIL" if number == 3 else "COMPLETE" for number in range(5)]
 
 
 HANGING = pytest.mark.slow("waits for a dozen workers to be given up; test_broker counts silence and losses")

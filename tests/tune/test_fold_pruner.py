@@ -168,7 +168,8 @@ def search(seed: int, *, n: int, k: int, n_best: int, noise: float) -> Kills:
     return Kills(of_cv=of_cv, of_truth=of_truth, folds=n_run / (n * k))
 
 
-SIZES = [(24, 5, 6, 0.3), (50, 5, 5, 0.3), (50, 3, 5, 0.5), (100, 10, 10, 0.5)]
+LARGE = pytest.mark.slow("the claim of the smaller searches on a larger one")
+SIZES = [(24, 5, 6, 0.3), (50, 5, 5, 0.3), (50, 3, 5, 0.5), pytest.param(100, 10, 10, 0.5, marks=LARGE)]
 
 
 @pytest.mark.parametrize(("n", "k", "n_best", "noise"), SIZES)

@@ -1,5 +1,6 @@
 """What everything after planning takes: a study's plan and files, and what they lead to, opened once."""
 
+import logging
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -18,6 +19,8 @@ from consilia.study.weights import resolve_weights
 from consilia.train.context import TrainingContext
 from consilia.tune.space import JointSpace
 from consilia.tune.stored import read_trials
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
@@ -97,6 +100,11 @@ class OpenStudy:
             )
         check_no_leak(folds, self.store)
         return folds
+
+    def note(self, text: str) -> None:
+        """Log what people should know, and tell the view."""
+        logger.info("%s", text)
+        self.view.noted(text)
 
     def records(self) -> dict[int, TrialRecord]:
         """Read every trial as it is stored now, by number.

@@ -1,6 +1,5 @@
 """The refits that a fast build ships: which are missing, what they would take, and their training."""
 
-import logging
 from collections.abc import Sequence
 
 import numpy as np
@@ -18,8 +17,6 @@ from consilia.train.order import check_refit_workers
 from consilia.train.refit import read_refit
 from consilia.tune.refit_controller import RefitController
 from consilia.tune.refitting import refit_here, refit_in_slots
-
-logger = logging.getLogger(__name__)
 
 
 def missing_refits(study: OpenStudy, recipe: EnsembleRecipe) -> tuple[TrialRecord, ...]:
@@ -85,9 +82,7 @@ def train_refits(study: OpenStudy, missing: Sequence[TrialRecord]) -> None:
     check_refit_workers(plan.cluster.workers_per_trial, folds=study.folds, training=plan.training)
     check_weights(study)
     tasks = [TrialTask(number=record.number, hyperparameters=record.hyperparameters) for record in missing]
-    remark = f"{_count(len(tasks))} on all {len(study.folds.pool)} images outside the test split, one a member"
-    logger.info("%s", remark)
-    view.noted(remark)
+    study.note(f"{_count(len(tasks))} on all {len(study.folds.pool)} images outside the test split, one a member")
     if plan.search.configuration is not None:
         _settle(refit_here(tasks, study.training_context("auto"), folder, view), folder)
         return

@@ -1,7 +1,6 @@
 """A study, every step from top to bottom; a step whose result is stored is not repeated."""
 
 import functools
-import logging
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -25,8 +24,6 @@ from consilia.tune.search import search_trials
 from consilia.tune.single import train_one
 from consilia.tune.warm_start import Start
 
-logger = logging.getLogger(__name__)
-
 
 def run_study(study: OpenStudy) -> StudyResult:
     """Prepare, search, train again what a fast build ships, combine and evaluate.
@@ -41,8 +38,7 @@ def run_study(study: OpenStudy) -> StudyResult:
     start = read_warm_start(study)  # before the folder is made: its study.yaml would keep a name that is wrong
     with claim_folder(plan, study.studies), log_to(folder.log):
         for remark in start.remarks:
-            logger.info("%s", remark)
-            study.view.noted(remark)
+            study.note(remark)
         if is_over(study):
             check_unchanged(study)
         else:
@@ -114,7 +110,7 @@ def _decoding_on_cluster(study: OpenStudy) -> OpenStudy:
 
 def _run_trials(study: OpenStudy, starts: Sequence[Start]) -> None:
     plan, folder = study.plan, study.folder
-    audience = Audience(study.view, Curves(folder, metric=plan.search.metric, noted=study.view.noted))
+    audience = Audience(study.view, Curves(folder, metric=plan.search.metric, noted=study.note))
     if plan.search.configuration is not None:
         settle_end(study, train_one(plan, study.training_context("auto"), folder, audience))
         return

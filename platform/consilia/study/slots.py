@@ -1,6 +1,5 @@
 """A cluster to train on: connected, its nodes known, its most demanding steps measured, and its slots counted."""
 
-import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,8 +14,6 @@ from consilia.tune.capacity import Capacity, Node, describe_capacity, plan_capac
 from consilia.tune.demand import worker_demand
 from consilia.tune.nodes import living_nodes, measure_steps
 from consilia.tune.space import Range
-
-logger = logging.getLogger(__name__)
 
 _MORE_IS_LARGER = ("image_size", "drop_path", "head_dropout", "mixup", "augmentation")  # memory grows with these
 _MEASURED = 3  # steps at most
@@ -54,8 +51,7 @@ def open_slots(study: OpenStudy, *, n_tasks: int) -> Iterator[Slots]:
             images_bytes=study.store.pixels.nbytes,
         )
         capacity = plan_capacity(nodes, profile, demand=demand, n_trials=n_tasks)
-        logger.info("%s", describe_capacity(capacity, demand))
-        study.view.noted(describe_capacity(capacity, demand))
+        study.note(describe_capacity(capacity, demand))
         context = study.training_context("cuda" if capacity.share.gpus else "cpu")
         yield Slots(context=context, capacity=capacity, nodes=nodes)
 

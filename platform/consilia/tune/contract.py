@@ -1,8 +1,11 @@
 """The two seams of a search: what a runner needs of it, and who watches it."""
 
+import logging
 from typing import Protocol
 
 from consilia.config.records import EpochReport, TaskTaken, TrialOutcome, TrialRecord, TrialTask
+
+logger = logging.getLogger(__name__)
 
 
 class Controller(Protocol):
@@ -57,7 +60,7 @@ class SearchObserver(Protocol):
 
 
 class Audience:
-    """Several observers as one; each hears everything, in the order given."""
+    """Several observers as one; each hears everything, in the order given, and what people should know is logged."""
 
     def __init__(self, *observers: SearchObserver) -> None:
         self._observers = observers
@@ -83,6 +86,7 @@ class Audience:
             observer.trial_ended(record)
 
     def noted(self, text: str) -> None:
-        """Tell every observer what people should know."""
+        """Log what people should know, and tell every observer."""
+        logger.info("%s", text)
         for observer in self._observers:
             observer.noted(text)

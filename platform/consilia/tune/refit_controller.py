@@ -1,5 +1,6 @@
 """The controller of refits, in the driver: which are handed out, heard of, lost and finished. It does not use Ray."""
 
+import logging
 from collections import defaultdict, deque
 from collections.abc import Sequence
 from dataclasses import replace
@@ -8,6 +9,8 @@ from typing import Protocol
 from consilia.config.records import EpochReport, RefitProgress, TaskTaken, TrialOutcome, TrialTask
 from consilia.tune.ledger import Ledger
 from consilia.tune.progress import Losses, TrialProgress
+
+logger = logging.getLogger(__name__)
 
 
 class RefitView(Protocol):
@@ -85,7 +88,7 @@ class RefitController:
         self._ledger.taken(message.number)
         if message.attempt > 1:
             reason = f" ({message.reason})" if message.reason else ""
-            self._view.noted(f"refit {message.number}: its worker was lost{reason}; another goes on with it")
+            self._note(f"refit {message.number}: its worker was lost{reason}; another goes on with it")
 
     def hear(self, report: EpochReport) -> str | None:
         """Record an epoch; a refit always goes on."""
@@ -96,7 +99,7 @@ class RefitController:
         self._last[report.number] = report
         self._ledger.heard(report)
         if report.note:
-            self._view.noted(f"refit {report.number}: {report.note}")
+            self._note(f"refit {report.number}: {report.note}")
         self._show()
         return None
 
@@ -112,7 +115,7 @@ class RefitController:
             self._take_out(outcome.number)
             self._ledger.end(outcome.number, "failed")
             self._exclusive.append(replace(progress.task, exclusive=True))
-            self._view.noted(f"refit {outcome.number}: {outcome.reason}. It goes on in a slot with more memory.")
+            self._note(f"refit {outcome.number}: {outcome.reason}. It goes on in a slot with more memory.")
         elif outcome.state == "finished":
             self._finish(outcome.number, progress)
         elif outcome.state == "failed":
@@ -137,7 +140,7 @@ class RefitController:
             self._take_out(number)
             self._ledger.lost(number)
             self._waiting.append(progress.task)
-            self._view.noted(f"refit {number}: its slot was lost ({reason}); another goes on with it")
+            self._note(f"refit {number}: its slot was lost ({reason}); another goes on with it")
         self._show()
 
     def must_leave(self) -> str:
@@ -162,13 +165,17 @@ class RefitController:
         self._ledger.end(number, "finished")
         self.finished.append(number)
         architecture = progress.task.hyperparameters.architecture
-        self._view.noted(f"refit {number:>3}  finished  {architecture:<18}{progress.seconds:.0f} s")
+        self._note(f"refit {number:>3}  finished  {architecture:<18}{progress.seconds:.0f} s")
 
     def _fail(self, number: int, reason: str) -> None:
         self._take_out(number)
         self._ledger.end(number, "failed")
         self.failed[number] = reason
-        self._view.noted(f"refit {number:>3}  failed    {reason}")
+        self._note(f"refit {number:>3}  failed    {reason}")
+
+    def _note(self, text: str) -> None:
+        logger.info("%s", text)
+        self._view.noted(text)
 
     def _take_out(self, number: int) -> None:
         del self._running[number]

@@ -114,7 +114,8 @@ def run_in_slots(controller: Controller, *, n_slots: Callable[[], int], options:
     slot = tune.with_parameters(Slot, options=options)
     slot.__qualname__ = Slot.__qualname__  # the dashboard shows it as the class of the actor
     stop = StopSignal()
-    with _environment(_ENVIRONMENT), stop.listening():
+    together = {"TUNE_MAX_PENDING_TRIALS_PG": str(max(1, n_slots()))}  # Tune starts one slot after the other by default
+    with _environment({**_ENVIRONMENT, **together}), stop.listening():
         tune.Tuner(
             slot,
             tune_config=tune.TuneConfig(
