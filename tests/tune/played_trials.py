@@ -78,9 +78,7 @@ class PlayedStudy:
             SearchPlan(trials=self.n_trials),
             folder=self.folder,
             n_folds=K,
-            suggester=OptunaSuggester(
-                self.folder.journal, space, name="played", seed=0, higher_is_better=False, n_slots=1
-            ),
+            suggester=OptunaSuggester(self.folder.journal, space, name="played", seed=0, higher_is_better=False),
             racing=EveryFold(),
             observer=listener,
             limits=Limits(Budget(), Ledger(self.folder.ledger)),

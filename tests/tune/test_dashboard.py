@@ -76,7 +76,7 @@ def parameters(trial: dict[str, Any]) -> dict[str, str]:
 def test_the_dashboard_follows_a_search_that_is_running(tmp_path: Path, space: JointSpace):
     start = Start(values=space.defaults("test_resnet") | {"lr": 0.005}, origin="warm start: old trial 7")
     journal = tmp_path / "optuna.journal"
-    suggester = OptunaSuggester(journal, space, name="mine", seed=0, higher_is_better=False, n_slots=2, starts=(start,))
+    suggester = OptunaSuggester(journal, space, name="mine", seed=0, higher_is_better=False, starts=(start,))
     get = open_dashboard(journal)  # before the first trial, as one that is kept open beside the search
     tasks = [suggester.ask() for _ in range(4)]
     end(suggester, tasks[0], "finished", 0.5, 0.25)
@@ -114,6 +114,6 @@ def wait_for_the_end(trial: Callable[[], dict[str, Any]]) -> dict[str, Any]:
 
 def test_a_study_of_auc_is_shown_as_one_to_be_raised(tmp_path: Path, space: JointSpace):
     journal = tmp_path / "optuna.journal"
-    OptunaSuggester(journal, space, name="mine", seed=0, higher_is_better=True, n_slots=2)
+    OptunaSuggester(journal, space, name="mine", seed=0, higher_is_better=True)
     (study,) = open_dashboard(journal)("/api/studies")["study_summaries"]
     assert study["directions"] == ["maximize"]

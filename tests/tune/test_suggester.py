@@ -1,7 +1,8 @@
 """Optuna's side: the journal is the truth, and a seed decides everything."""
 
 import resource
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import optuna
@@ -10,9 +11,9 @@ from search_records import task
 
 from consilia.config.catalog import load
 from consilia.config.records import FoldResult, TrialRecord, TrialState, TrialTask
-from consilia.config.space import SearchSpace
+from consilia.config.space import Hyperparameters, SearchSpace
 from consilia.tune.space import JointSpace, join_spaces
-from consilia.tune.suggester import OneConfiguration, OptunaSuggester
+from consilia.tune.suggester import TOLD_BEFORE_TPE, OneConfiguration, OptunaSuggester
 from consilia.tune.warm_start import Start
 
 
@@ -22,7 +23,7 @@ def space() -> JointSpace:
 
 
 def open_suggester(path: Path, space: JointSpace, *, seed: int = 0, starts: Sequence[Start] = ()) -> OptunaSuggester:
-    return OptunaSuggester(path, space, name="study", seed=seed, higher_is_better=False, n_slots=2, starts=starts)
+    return OptunaSuggester(path, space, name="study", seed=seed, higher_is_better=False, starts=starts)
 
 
 def ended(task: TrialTask, state: TrialState, objective: float | None, **more: object) -> TrialRecord:
@@ -50,6 +51,27 @@ def test_the_same_seed_suggests_the_same_and_another_does_not(tmp_path: Path, sp
 
     assert suggestions("a", 0) == suggestions("b", 0)
     assert suggestions("c", 1)[3:] != suggestions("d", 0)[3:]
+
+
+@pytest.mark.parametrize("n_slots", [1, 8, 16, 41])
+def test_tpe_suggests_once_ten_trials_are_told_however_many_run_beside_them(
+    tmp_path: Path, space: JointSpace, n_slots: int
+):
+    def suggestions(file: str, objective: Callable[[Hyperparameters], float]) -> list[Hyperparameters]:
+        suggester, running, asked = open_suggester(tmp_path / file, space), deque[TrialTask](), []
+        for _ in range(60):
+            if len(running) == n_slots:
+                oldest = running.popleft()
+                suggester.tell(ended(oldest, "finished", objective(oldest.hyperparameters)), metric="log_loss")
+            running.append(suggester.ask())
+            asked.append(running[-1].hyperparameters)
+        return asked
+
+    one, other = suggestions("one", lambda each: each.lr), suggestions("other", lambda each: -each.lr)
+    differ = [first != second for first, second in zip(one, other, strict=True)]  # a random one asks for no score
+    first = n_slots + TOLD_BEFORE_TPE - 1  # each is asked for as soon as the one before it is told
+    assert not any(differ[:first])
+    assert sum(differ[first:]) > 0.9 * (60 - first)
 
 
 def test_a_stopped_trial_is_complete_and_a_crashed_one_failed(tmp_path: Path, space: JointSpace):

@@ -190,7 +190,7 @@ def inside(values: dict, name: str, each: FloatRange | IntRange | Choice) -> obj
 
 
 def open_suggester(path: Path, joint: JointSpace, starts: tuple[Start, ...]) -> OptunaSuggester:
-    return OptunaSuggester(path, joint, name="study", seed=0, higher_is_better=False, n_slots=2, starts=starts)
+    return OptunaSuggester(path, joint, name="study", seed=0, higher_is_better=False, starts=starts)
 
 
 @pytest.mark.filterwarnings("error::UserWarning")

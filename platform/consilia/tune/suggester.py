@@ -21,6 +21,9 @@ from consilia.tune.warm_start import Start
 
 logger = logging.getLogger(__name__)
 
+TOLD_BEFORE_TPE = 10
+"""Trials that must have a score before TPE suggests any, however many run: those that run say nothing yet."""
+
 
 class Suggester(Protocol):
     """Where configurations come from, and who is told how they ended."""
@@ -78,8 +81,8 @@ class OptunaSuggester:
     parameters were paused: `unfinished` gives both back with their number and configuration, so that they go on where
     they were and no zombie stays behind.
 
-    Source: docs/methods.md section 2 (multivariate, grouped, constant liar; defaults of each family first,
-    then `starts`: both queued before anything is asked).
+    Source: docs/methods.md section 2 (multivariate, grouped, constant liar, after ten told trials; defaults of each
+    family first, then `starts`: both queued before anything is asked).
     """
 
     def __init__(
@@ -90,7 +93,6 @@ class OptunaSuggester:
         name: str,
         seed: int,
         higher_is_better: bool,
-        n_slots: int,
         starts: Sequence[Start] = (),
     ) -> None:
         optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -101,7 +103,7 @@ class OptunaSuggester:
             direction="maximize" if higher_is_better else "minimize",
             load_if_exists=True,
         )
-        self._sampler = self._study.sampler = _make_sampler(n_startup_trials=max(10, n_slots))
+        self._sampler = self._study.sampler = _make_sampler()
         self._queue([*(Start(values=space.defaults(name), origin="defaults") for name in space.start_with), *starts])
         trials = self._study.get_trials(deepcopy=False)
         # One that was killed while it was drawn was never handed out: it does not count.
@@ -213,10 +215,10 @@ class _MendingBackend(JournalFileBackend):
             raise
 
 
-def _make_sampler(*, n_startup_trials: int) -> optuna.samplers.TPESampler:
+def _make_sampler() -> optuna.samplers.TPESampler:
     with warnings.catch_warnings():
         # `multivariate`, `group` and `constant_liar` are marked experimental; docs/methods.md says why we use them.
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         return optuna.samplers.TPESampler(
-            multivariate=True, group=True, constant_liar=True, n_startup_trials=n_startup_trials
+            multivariate=True, group=True, constant_liar=True, n_startup_trials=TOLD_BEFORE_TPE
         )
