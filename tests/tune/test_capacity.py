@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from consilia.config.study import ClusterProfile
 from consilia.errors import ClusterError
-from consilia.tune.capacity import Capacity, Node, Share, describe_capacity, places, plan_capacity
+from consilia.tune.capacity import Capacity, Node, Share, describe_capacity, most_slots, places, plan_capacity
 from consilia.tune.demand import Demand
 
 
@@ -198,3 +198,9 @@ def test_a_summary_says_how_many_slots_there_are_and_which_step_made_them_so_lar
     assert describe_capacity(capacity, demand) == (
         "1 slot of 1 CPU and 2.0 GB of memory: one step of x at 28 px and 16 images peaks at 1.3 GB"
     )
+
+
+@pytest.mark.parametrize(("n_trials", "expected"), [(1, 1), (2, 2), (5, 2), (9, 3), (50, 13), (60, 15)])
+def test_at_most_a_quarter_of_the_trials_run_at_a_time_unless_the_profile_says_how_many(n_trials: int, expected: int):
+    assert most_slots(ClusterProfile(), n_trials=n_trials) == expected
+    assert most_slots(ClusterProfile(max_slots=41), n_trials=n_trials) == min(41, n_trials)

@@ -123,7 +123,7 @@ class ClusterProfile(Frozen):
     gpus_per_slot: float | Literal["auto"] = "auto"  # GPUs of a worker; `auto`: as few as the networks leave
     memory_per_slot: float | Literal["auto"] = "auto"  # main memory of each worker, GB; `auto`: measured
     workers_per_trial: int = Field(default=1, ge=1)  # above 1: so many workers train one trial together
-    max_slots: int | None = Field(default=None, ge=1)  # left out: as many as the cluster can hold
+    max_slots: int | None = Field(default=None, ge=1)  # left out: what the cluster holds, up to a quarter of the trials
     hang_seconds: float = Field(default=900.0, gt=0)  # a worker that shows no sign of life for so long is replaced
     weights: str | None = None  # folder of ImageNet weights that all nodes see; left out: that of CONSILIA_WEIGHTS
 

@@ -19,6 +19,7 @@ from consilia.study.refit import missing_refits, refuse_missing, train_refits
 from consilia.study.slots import open_slots
 from consilia.study.warm_start import read_warm_start
 from consilia.train.order import check_workers
+from consilia.tune.capacity import most_slots
 from consilia.tune.contract import Audience
 from consilia.tune.search import search_trials
 from consilia.tune.single import train_one
@@ -114,7 +115,13 @@ def _run_trials(study: OpenStudy, starts: Sequence[Start]) -> None:
     if plan.search.configuration is not None:
         settle_end(study, train_one(plan, study.training_context("auto"), folder, audience))
         return
-    with open_slots(study, n_tasks=plan.search.trials) as slots:
+    limit = most_slots(plan.cluster, n_trials=plan.search.trials)
+    with open_slots(study, n_tasks=limit) as slots:
+        if plan.cluster.max_slots is None and slots.capacity.n_slots == limit < plan.search.trials:
+            study.note(
+                f"{limit} of {plan.search.trials} trials at a time, a quarter, so that suggestions can learn from the "
+                "trials before them; cluster.max_slots allows more"
+            )
         controller = search_trials(
             plan, slots.context, folder, audience, capacity=slots.capacity, nodes=slots.nodes, starts=starts
         )

@@ -78,6 +78,14 @@ def plan_capacity(nodes: Mapping[str, Node], profile: ClusterProfile, *, demand:
     )
 
 
+def most_slots(profile: ClusterProfile, *, n_trials: int) -> int:
+    """Return how many slots a search asks for: `max_slots`, else a quarter of its trials, but two if there are two.
+
+    TPE learns from trials that have ended: with as many slots as trials, it would suggest none.
+    """
+    return min(profile.max_slots or max(2, -(-n_trials // 4)), n_trials)
+
+
 def describe_capacity(capacity: Capacity, demand: Demand) -> str:
     """Say how many slots there are and why each is as large as it is."""
     share = capacity.share

@@ -8,7 +8,7 @@ from consilia.config.study_folder import StudyFolder
 from consilia.metrics.scores import METRICS
 from consilia.train.context import TrainingContext
 from consilia.train.cross_validation import cross_validate
-from consilia.tune.capacity import Capacity, Node
+from consilia.tune.capacity import Capacity, Node, most_slots
 from consilia.tune.contract import SearchObserver
 from consilia.tune.controller import TrialController
 from consilia.tune.ledger import Ledger
@@ -71,7 +71,7 @@ def search_trials(
         hang_seconds=plan.cluster.hang_seconds,
         storage=str(folder.ray / "train"),
     )
-    limit = min(plan.cluster.max_slots or plan.search.trials, plan.search.trials)
+    limit = most_slots(plan.cluster, n_trials=plan.search.trials)
     live = LiveSlots(capacity, living_nodes, limit=limit, seen=nodes)
     try:
         run_in_slots(controller, n_slots=live.count, options=options, storage=folder.ray)
