@@ -2,8 +2,10 @@
 
 import json
 import logging
+import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -13,7 +15,7 @@ from matplotlib.figure import Figure
 
 import consilia
 from consilia.config.recipe import EnsembleRecipe, SoftVote
-from consilia.config.record_files import read_trial
+from consilia.config.record_files import read_trial, write_trial
 from consilia.config.space import Hyperparameters
 from consilia.metrics.scores import METRICS
 from consilia.report.trials import board_to_csv
@@ -67,6 +69,14 @@ def test_the_trials_of_a_network_that_timm_no_longer_knows_can_still_be_read(tra
     assert list(study.trials()["state"]) == ["finished"]
     with pytest.raises(consilia.PlanError, match="forgotten"):
         consilia.search(stored, studies=trained_copy.studies, stores=trained_copy.stores)
+
+
+def test_an_ensemble_that_was_built_before_a_trial_had_finished_is_built_again(study, trained_copy):
+    assert study.fit().document.honesty.candidates == 1
+    first, second = (trained_copy.folder.trial(number) for number in (0, 1))
+    shutil.copytree(first.record.parent, second.record.parent)
+    write_trial(second.record, replace(read_trial(first.record), number=1))
+    assert study.fit().document.honesty.candidates == 2
 
 
 def test_every_public_name_is_there_and_documented_and_none_is_that_of_a_room():

@@ -17,6 +17,7 @@ from consilia.train.tables import write_history
 from consilia.tune.controller import TrialController
 from consilia.tune.ledger import Ledger
 from consilia.tune.limits import Limits
+from consilia.tune.progress import FAILURES_IN_A_ROW, FIRST_FAILURES
 from consilia.tune.racing import EveryFold, Racing
 from consilia.tune.stored import leaderboard, read_trials, stored_reports
 
@@ -462,3 +463,43 @@ def test_a_trial_that_was_told_to_stop_is_stopped_even_if_nobody_says_that_it_ha
     controller.hear(epoch(0, 0, 1, 0.7))
     controller.close("Ctrl-C")
     assert (stored(folder, 0)["state"], stored(folder, 0)["reason"]) == ("stopped", "rank 9 of 9")
+
+
+def fail(controller: TrialController, reason: str) -> None:
+    handed_out = controller.next_task()
+    assert handed_out is not None
+    controller.end(TrialOutcome(number=handed_out.number, state="failed", reason=reason))
+
+
+def test_a_search_whose_first_trials_all_fail_stops_with_the_commonest_reason_and_pauses_the_others(
+    folder: StudyFolder, listener: Listener
+):
+    controller = open_controller(folder, listener, trials=60)
+    waiting = controller.next_task()
+    for number in range(FIRST_FAILURES):
+        assert controller.must_leave() == ""
+        fail(controller, "out of luck" if number == 2 else "/images does not exist")
+    assert controller.next_task() is None
+    assert controller.must_leave() == "The first 5 trials failed, 4 of them like this: /images does not exist"
+    controller.close("")
+    assert controller.ended_by() == ""
+    assert stored(folder, waiting.number)["state"] == "paused"
+
+    later = open_controller(
+        folder, listener, suggester=Notebook(asked=6), trials=60
+    )  # the next run begins to count anew
+    assert later.next_task() is not None, "the next run begins to count anew"
+
+
+def test_later_a_search_stops_after_ten_failures_in_a_row_and_not_after_ten_in_all(
+    folder: StudyFolder, listener: Listener
+):
+    controller = open_controller(folder, listener, trials=60)
+    for _ in range(2):
+        for _ in range(FIRST_FAILURES - 1):
+            fail(controller, "the loss is not finite")
+        play(controller, 0.5)
+    for _ in range(FAILURES_IN_A_ROW):
+        assert controller.must_leave() == ""
+        fail(controller, "the loss is not finite")
+    assert controller.must_leave().startswith("The last 10 trials failed, 10 of them like this: the loss")

@@ -165,3 +165,43 @@ def test_one_configuration_is_asked_once_and_resumed_while_it_runs():
     assert (running.n_asked, running.unfinished()) == (1, [task(0)])
     done = OneConfiguration(chosen, known={0: ended(task(0), "finished", 0.1)})
     assert (done.n_asked, done.unfinished()) == (1, [])
+
+
+def test_failed_trials_are_tried_again_once_each_and_count_for_one(tmp_path: Path, space: JointSpace):
+    suggester = open_suggester(tmp_path / "journal", space)
+    records = {}
+    for number, state in enumerate(["finished", "failed", "failed", "finished"]):
+        asked = suggester.ask()
+        records[number] = ended(asked, state, 0.5 if state == "finished" else None)
+        suggester.tell(records[number], metric="log_loss")
+    for _ in range(2):  # the second time, all of them have been queued
+        resumed = open_suggester(tmp_path / "journal", space)
+        resumed.retry(records)
+        assert resumed.n_asked == 2
+    again = [resumed.ask(), resumed.ask()]
+    assert [each.number for each in again] == [4, 5]
+    assert [each.hyperparameters for each in again] == [records[number].hyperparameters for number in (1, 2)]
+    assert resumed.n_asked == 4
+    records[4] = ended(again[0], "failed", None)
+    resumed.tell(records[4], metric="log_loss")
+    resumed.retry(records)
+    assert resumed.ask().hyperparameters == records[1].hyperparameters
+
+
+def test_a_search_draws_what_it_would_have_drawn_whether_failed_trials_were_tried_again_or_not(
+    tmp_path: Path, space: JointSpace
+):
+    drawn = []
+    for name in ("again", "not"):
+        suggester = open_suggester(tmp_path / name, space)
+        first = [suggester.ask() for _ in range(4)]
+        record = ended(first[0], "failed", None)
+        suggester.tell(record, metric="log_loss")
+        suggester = open_suggester(tmp_path / name, space)
+        if name == "again":
+            suggester.retry({0: record})
+            suggester.ask()
+        else:
+            suggester.ask()
+        drawn.append(suggester.ask().hyperparameters)
+    assert drawn[0] == drawn[1]

@@ -23,6 +23,9 @@ def search(
         str | None,
         typer.Option("--address", help="A running Ray cluster: auto or HOST:PORT. Without it, a Ray of our own."),
     ] = None,
+    retry_failed: Annotated[
+        bool, typer.Option("--retry-failed", help="Try the configurations of failed trials again, under new numbers.")
+    ] = False,
     studies: Studies = STUDIES,
     stores: Stores = STORES,
 ) -> None:
@@ -36,7 +39,7 @@ def search(
     more = [f"cluster.address={address}"] if address else []
     plan = consilia.read_plan(study, settings=[*(settings or ()), *more])
     with watch(plan) as view:
-        done = consilia.search(plan, studies=studies, stores=stores, view=view)
+        done = consilia.search(plan, studies=studies, stores=stores, retry_failed=retry_failed, view=view)
     show_result(done.result())
 
 

@@ -101,7 +101,7 @@ def find_bundle(study: OpenStudy, recipe: str) -> Path:
 
 
 def is_built(study: OpenStudy, recipe: EnsembleRecipe) -> bool:
-    """Say whether the recipe's bundle is whole, of this study, and evaluated where there is a test split."""
+    """Say whether the recipe's bundle is whole, of all finished trials, and evaluated where there is a test split."""
     bundle = study.folder.bundle(recipe.name)
     if not bundle.exists():
         return False
@@ -113,7 +113,12 @@ def is_built(study: OpenStudy, recipe: EnsembleRecipe) -> bool:
     source = document.provenance
     is_evaluated = any(evaluation.split == "test" for evaluation in document.evaluations)
     has_test = len(study.folds.test) > 0
-    return source.study_digest == study.plan.digest and source.recipe == recipe and is_evaluated == has_test
+    n_finished = sum(record.state == "finished" for record in study.records().values())
+    return (
+        (source.study_digest, source.recipe) == (study.plan.digest, recipe)
+        and document.honesty.candidates == n_finished
+        and is_evaluated == has_test
+    )
 
 
 def _write_report(study: OpenStudy, result: StudyResult) -> None:

@@ -39,12 +39,19 @@ def settle_end(study: OpenStudy, controller: TrialController) -> None:
 
     Raises:
         InterruptedStudyError: None did: the user stopped it.
-        RunError: The disk is full.
+        RunError: The disk is full, or too many trials failed in a row.
     """
     if controller.halted:
         raise RunError(
             f"The search stopped, since the disk is full: {controller.halted}.\nMake room, or lower "
             "search.keep_weights; the same command goes on where this one stopped."
+        )
+    if controller.gave_up:
+        raise RunError(
+            "The search stopped, since something other than the configurations seems to be wrong. "
+            f"{controller.gave_up}\n"
+            "Correct it, and try the failed trials again: the same command with --retry-failed, in Python with "
+            "retry_failed=True. Without it, the search goes on with other configurations."
         )
     reason = controller.ended_by()
     n_trials = study.plan.search.trials

@@ -26,8 +26,12 @@ from consilia.tune.single import train_one
 from consilia.tune.warm_start import Start
 
 
-def run_study(study: OpenStudy) -> StudyResult:
+def run_study(study: OpenStudy, *, retry_failed: bool = False) -> StudyResult:
     """Prepare, search, train again what a fast build ships, combine and evaluate.
+
+    Args:
+        study: To be run.
+        retry_failed: Try the configurations of failed trials again, each under a new number.
 
     Raises:
         UserError: The plan does not fit the data, the folder or the disk.
@@ -40,15 +44,17 @@ def run_study(study: OpenStudy) -> StudyResult:
     with claim_folder(plan, study.studies), log_to(folder.log):
         for remark in start.remarks:
             study.note(remark)
-        if is_over(study):
+        retry_failed = retry_failed and any(record.state == "failed" for record in study.records().values())
+        is_done = is_over(study) and not retry_failed
+        if is_done:
             check_unchanged(study)
         else:
             check_weights(study)  # before hours of decoding, while a person is watching
         make_missing_folds(study)
-        if not is_over(study):
+        if not is_done:
             check_disk(study)
             check_workers(plan.cluster.workers_per_trial, folds=study.folds, training=plan.training)
-            _run_trials(study, start.starts)
+            _run_trials(study, start.starts, retry_failed=retry_failed)
         if not is_built(study, plan.ensemble):
             train_refits(study, missing_refits(study, plan.ensemble))
         return combine(study, plan.ensemble)
@@ -109,7 +115,7 @@ def _decoding_on_cluster(study: OpenStudy) -> OpenStudy:
     return replace(study, workers=functools.partial(ray_tasks, profile))
 
 
-def _run_trials(study: OpenStudy, starts: Sequence[Start]) -> None:
+def _run_trials(study: OpenStudy, starts: Sequence[Start], *, retry_failed: bool) -> None:
     plan, folder = study.plan, study.folder
     audience = Audience(study.view, Curves(folder, metric=plan.search.metric, noted=study.note))
     if plan.search.configuration is not None:
@@ -123,6 +129,13 @@ def _run_trials(study: OpenStudy, starts: Sequence[Start]) -> None:
                 "trials before them; cluster.max_slots allows more"
             )
         controller = search_trials(
-            plan, slots.context, folder, audience, capacity=slots.capacity, nodes=slots.nodes, starts=starts
+            plan,
+            slots.context,
+            folder,
+            audience,
+            capacity=slots.capacity,
+            nodes=slots.nodes,
+            starts=starts,
+            retry_failed=retry_failed,
         )
     settle_end(study, controller)

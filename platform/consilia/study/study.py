@@ -47,6 +47,7 @@ def search(
     *,
     studies: str | Path = "studies",
     stores: str | Path | None = None,
+    retry_failed: bool = False,
     view: StudyView | None = None,
     **settings: Any,
 ) -> "Study":
@@ -61,6 +62,7 @@ def search(
         study: A study file, or a plan that was read before.
         studies: Folder of all studies; this one's is `<studies>/<name>`.
         stores: Folder of the prepared images; None: `stores`, beside the folder of the studies.
+        retry_failed: Try the configurations of failed trials again, each under a new number.
         view: Told of everything that happens, in place of the progress bar.
         **settings: Override keys of the study; dotted keys are passed as above. Relative paths start from the working
             directory.
@@ -73,7 +75,7 @@ def search(
         DataError: The images, labels or patients cannot be used.
         StudyError: The folder belongs to another plan, another process works in it, or the disk is too full.
         InterruptedStudyError: Ctrl-C; what was finished is stored, and the same call goes on there.
-        RunError: No trial finished, the cluster cannot be used, or the disk is full.
+        RunError: No trial finished, too many failed in a row, the cluster cannot be used, or the disk is full.
     """
     from consilia.study.run import run_study
 
@@ -82,7 +84,7 @@ def search(
     else:
         plan = read_plan(study, settings=settings)
     opened = Study.of(plan, studies=studies, stores=stores, view=view or default_view(plan))
-    run_study(opened)
+    run_study(opened, retry_failed=retry_failed)
     return opened
 
 

@@ -12,7 +12,7 @@ from consilia.config.study_folder import StudyFolder
 from consilia.tune.checkpoint_cleanup import CheckpointCleanup
 from consilia.tune.contract import SearchObserver
 from consilia.tune.limits import Limits
-from consilia.tune.progress import Losses, TrialProgress
+from consilia.tune.progress import Failures, Losses, TrialProgress
 from consilia.tune.racing import Racing
 from consilia.tune.stored import read_trials
 from consilia.tune.suggester import Suggester
@@ -63,7 +63,9 @@ class TrialController:
         self._leaving: dict[int, tuple[TrialState, str]] = {}  # state and reason of trials told to leave
         self._exclusive: deque[TrialTask] = deque()
         self._losses: defaultdict[int, Losses] = defaultdict(Losses)  # by trial
-        self.halted = ""  # why no trial can go on, such as a full disk
+        self._failures = Failures()
+        self.halted = ""  # why no trial can go on: a full disk
+        self.gave_up = ""  # why no other trial is tried: too many have failed in a row
         self.records: dict[int, TrialRecord] = read_trials(folder)
         self._resumable = deque(self._settle())
         self._cleanup = CheckpointCleanup(
@@ -130,7 +132,7 @@ class TrialController:
 
     def must_leave(self) -> str:
         """Return why all trials must leave their slots now, or ""."""
-        return self.halted or self._limits.over()
+        return self.halted or self.gave_up or self._limits.over()
 
     def reserve(self, n_slots: int) -> None:
         """Record how many slots are held."""
@@ -196,7 +198,7 @@ class TrialController:
 
     def ended_by(self) -> str:
         """Return which limit ended the search, or "" if it was none of them."""
-        if self.halted:
+        if self.halted or self.gave_up:
             return ""
         if all(record.has_ended for record in self.records.values()) and self._suggester.n_asked >= self._plan.trials:
             return f"all {self._plan.trials} trials are done"
@@ -258,6 +260,7 @@ class TrialController:
             self._halt(error)
         if record.has_ended:
             self._limits.ended(record)
+            self.gave_up = self.gave_up or self._failures.ended(record)
         self._observer.trial_ended(record)
 
     def _pause_waiting(self, reason: str) -> None:

@@ -18,7 +18,7 @@ from consilia.tune.nodes import living_nodes
 from consilia.tune.racing import make_racing
 from consilia.tune.slot import SlotOptions
 from consilia.tune.space import join_spaces
-from consilia.tune.stored import stored_reports
+from consilia.tune.stored import read_trials, stored_reports
 from consilia.tune.suggester import OptunaSuggester
 from consilia.tune.tuner import run_in_slots
 from consilia.tune.warm_start import Start
@@ -33,6 +33,7 @@ def search_trials(
     capacity: Capacity,
     nodes: Mapping[str, Node],
     starts: Sequence[Start] = (),
+    retry_failed: bool = False,
 ) -> TrialController:
     """Run the trials that the plan still wants, in slots. Ray must be connected.
 
@@ -44,6 +45,7 @@ def search_trials(
         capacity: The slots that `nodes` hold.
         nodes: The cluster's before the search takes any of it; nodes that come later add slots.
         starts: Configurations of earlier studies, to be tried first.
+        retry_failed: Try the configurations of failed trials again, each under a new number.
 
     Returns:
         The controller of all trials; some are paused if the search ended before they did.
@@ -58,6 +60,7 @@ def search_trials(
         ledger=ledger,
         has_exclusive_slots=has_exclusive_slots,
         starts=starts,
+        retry_failed=retry_failed,
     )
     observer.search_started(
         n_trials=plan.search.trials, n_slots=capacity.n_slots, records=tuple(controller.records.values())
@@ -88,24 +91,28 @@ def open_controller(
     ledger: Ledger,
     has_exclusive_slots: bool = False,
     starts: Sequence[Start] = (),
+    retry_failed: bool = False,
 ) -> TrialController:
     """Open the study's journal and trials, and feed the racing what earlier runs have reported."""
     higher_is_better = bool(METRICS[plan.search.metric].higher_is_better)
     racing = make_racing(plan)
     for report in stored_reports(folder, metric=plan.search.metric):
         racing.hear(report)
+    suggester = OptunaSuggester(
+        folder.journal,
+        join_spaces(plan.spaces, weights=plan.training.weights),
+        name=plan.name,
+        seed=plan.seed,
+        higher_is_better=higher_is_better,
+        starts=starts,
+    )
+    if retry_failed:
+        suggester.retry(read_trials(folder))
     return TrialController(
         plan.search,
         folder=folder,
         n_folds=plan.folds.k,
-        suggester=OptunaSuggester(
-            folder.journal,
-            join_spaces(plan.spaces, weights=plan.training.weights),
-            name=plan.name,
-            seed=plan.seed,
-            higher_is_better=higher_is_better,
-            starts=starts,
-        ),
+        suggester=suggester,
         racing=racing,
         observer=observer,
         limits=Limits(

@@ -106,16 +106,31 @@ class OptunaSuggester:
         self._sampler = self._study.sampler = _make_sampler()
         self._queue([*(Start(values=space.defaults(name), origin="defaults") for name in space.start_with), *starts])
         trials = self._study.get_trials(deepcopy=False)
+        self._n_retries = sum(_is_retry(trial) for trial in trials)
         # One that was killed while it was drawn was never handed out: it does not count.
         self._n_asked = sum(bool(trial.params) and space.restore(trial.params) is not None for trial in trials)
         # A search that starts from a study of the same seed must not draw what that one has drawn.
-        n_carried_over = sum(trial.user_attrs.get("origin", "defaults") != "defaults" for trial in trials)
+        origins = [trial.user_attrs.get("origin", "defaults") for trial in trials if not _is_retry(trial)]
+        n_carried_over = sum(origin != "defaults" for origin in origins)
         self._entropy = (seed, n_carried_over)
 
     @property
     def n_asked(self) -> int:
-        """Number of trials that were ever asked for."""
-        return self._n_asked
+        """Number of trials that were ever asked for; one that is tried again counts once."""
+        return self._n_asked - self._n_retries
+
+    def retry(self, records: Mapping[int, TrialRecord]) -> None:
+        """Queue the configurations of failed trials again, each once and under a new number.
+
+        Args:
+            records: Of all trials.
+        """
+        trials = self._study.get_trials(deepcopy=False)
+        known = {trial.user_attrs.get("origin") for trial in trials}
+        for number in sorted(number for number, record in records.items() if record.state == "failed"):
+            if (origin := f"{_RETRY} {number}") not in known:
+                self._study.enqueue_trial(trials[number].params, user_attrs={"origin": origin})
+                self._n_retries += 1
 
     def ask(self) -> TrialTask:
         """Return the next configuration under a new number."""
@@ -176,6 +191,13 @@ class OptunaSuggester:
 
 
 _REASON_OF = {"stopped": "stopped_by", "failed": "failed_by", "paused": "paused_by"}
+
+
+_RETRY = "retry of trial"
+
+
+def _is_retry(trial: optuna.trial.FrozenTrial) -> bool:
+    return str(trial.user_attrs.get("origin", "")).startswith(_RETRY)
 
 
 def _is_queued(trial: optuna.trial.FrozenTrial) -> bool:
