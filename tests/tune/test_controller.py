@@ -503,3 +503,13 @@ def test_later_a_search_stops_after_ten_failures_in_a_row_and_not_after_ten_in_a
         assert controller.must_leave() == ""
         fail(controller, "the loss is not finite")
     assert controller.must_leave().startswith("The last 10 trials failed, 10 of them like this: the loss")
+
+
+def test_the_traceback_of_a_trial_that_failed_lies_in_its_folder(folder: StudyFolder, listener: Listener):
+    controller = open_controller(folder, listener)
+    for traceback in ("Traceback (most recent call last):\n  ...", ""):
+        handed_out = controller.next_task()
+        outcome = TrialOutcome(number=handed_out.number, state="failed", reason="ValueError: no", traceback=traceback)
+        controller.end(outcome)
+    assert folder.trial(0).error.read_text() == "Traceback (most recent call last):\n  ..."
+    assert not folder.trial(1).error.exists()

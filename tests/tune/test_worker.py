@@ -20,12 +20,13 @@ class Watch:
 
 def test_an_unforeseen_error_fails_the_trial_and_leaves_the_worker_alive():
     def run_trial(*_: object, **__: object) -> TrialOutcome:
-        raise KeyError("no such column")
+        raise KeyError("no such column\nin the table")
 
     outcome = worker._run(run_trial, task(7), Watch())
     assert (outcome.number, outcome.state) == (7, "failed")
-    assert "KeyError" in outcome.reason
-    assert "no such column" in outcome.reason
+    assert outcome.reason.startswith("KeyError: 'no such column")
+    assert "\n" not in outcome.reason
+    assert 'raise KeyError("no such column' in outcome.traceback
 
 
 def test_a_broken_device_ends_the_process_so_that_a_fresh_one_takes_the_trial_up():

@@ -103,6 +103,7 @@ class TrialOutcome:
     folds: tuple[FoldResult, ...] = ()
     seconds: float = 0.0
     fault: Literal["", "memory", "disk"] = ""  # memory: an exclusive slot may help; disk: no trial can go on
+    traceback: str = ""  # of an error that nobody had foreseen
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -63,6 +63,11 @@ class TrialFolder:
         """JSON: the TrialRecord."""
         return self.root / "trial.json"
 
+    @property
+    def error(self) -> Path:
+        """The traceback of a trial that failed in a way that nobody had foreseen."""
+        return self.root / "error.txt"
+
     def fold(self, fold: int) -> FoldFolder:
         """Files of fold 0 ... k-1."""
         return FoldFolder(self.root / f"fold-{fold}")

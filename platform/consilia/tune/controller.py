@@ -9,6 +9,7 @@ from consilia.config.record_files import write_trial
 from consilia.config.records import EpochReport, TaskTaken, TrialOutcome, TrialRecord, TrialState, TrialTask
 from consilia.config.study import SearchPlan
 from consilia.config.study_folder import StudyFolder
+from consilia.files import write_text
 from consilia.tune.checkpoint_cleanup import CheckpointCleanup
 from consilia.tune.contract import SearchObserver
 from consilia.tune.limits import Limits
@@ -146,7 +147,7 @@ class TrialController:
             self._halt_for(outcome.reason)
         if outcome.fault == "memory" and self._makes_room(outcome):
             return
-        self._leave(outcome.number, outcome.state, outcome.reason)
+        self._leave(outcome.number, outcome.state, outcome.reason, traceback=outcome.traceback)
 
     def left(self, number: int) -> None:
         """End a trial that `hear` has told to leave."""
@@ -231,7 +232,7 @@ class TrialController:
         self._observer.noted(f"trial {outcome.number}: {outcome.reason}. It goes on in a slot with more memory.")
         return True
 
-    def _leave(self, number: int, state: TrialState, reason: str) -> None:
+    def _leave(self, number: int, state: TrialState, reason: str, *, traceback: str = "") -> None:
         progress = self._running.pop(number)
         self._leaving.pop(number, None)
         scores = progress.scores(self._plan.metric)
@@ -252,6 +253,8 @@ class TrialController:
         )
         self._limits.ledger.end(number, state)
         try:
+            if traceback:
+                write_text(self._folder.trial(number).error, traceback)
             self._write(record)
             self._suggester.tell(record, metric=self._plan.metric)
             if record.state == "finished":

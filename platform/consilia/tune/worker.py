@@ -4,6 +4,7 @@ import gc
 import logging
 import os
 import time
+import traceback
 from collections.abc import Callable
 from typing import Any
 
@@ -137,7 +138,13 @@ def _run(run_trial: RunTrial, task: TrialTask, watch: _Watch | _Follower) -> Tri
         raise  # Ray Train starts a fresh process, which takes the task up at its checkpoint; or the broker is gone
     except Exception as error:
         logger.exception("trial %d failed", task.number)
-        return TrialOutcome(number=task.number, state="failed", reason=f"{type(error).__name__}: {error}")
+        message = str(error) if isinstance(error, ConsiliaError) else str(error).strip().partition("\n")[0]
+        return TrialOutcome(
+            number=task.number,
+            state="failed",
+            reason=f"{type(error).__name__}: {message}",
+            traceback=traceback.format_exc(),
+        )
 
 
 def trial_name(task: TrialTask, *, noun: str = "trial") -> str:
