@@ -80,7 +80,7 @@ def measure(trials: int, workers: int) -> Size:
     clock = VirtualClock()
     with tempfile.TemporaryDirectory() as root:
         folder = StudyFolder(Path(root) / "study")
-        suggester = _Timed(_open_suggester(plan, folder, workers), clock)
+        suggester = _Timed(_open_suggester(plan, folder), clock)
         ledger = Ledger(folder.ledger, clock=clock)
         controller = TrialController(
             plan.search,
@@ -222,14 +222,13 @@ def _plan(trials: int) -> StudyPlan:
     )
 
 
-def _open_suggester(plan: StudyPlan, folder: StudyFolder, workers: int) -> OptunaSuggester:
+def _open_suggester(plan: StudyPlan, folder: StudyFolder) -> OptunaSuggester:
     return OptunaSuggester(
         folder.journal,
         join_spaces(plan.spaces, weights="none"),
         name=plan.name,
         seed=plan.seed,
         higher_is_better=False,
-        n_slots=workers,
     )
 
 
