@@ -105,7 +105,7 @@ def _run(root: Path) -> dict[str, Any]:
 def search_here(study: OpenStudy) -> None:
     """Search in this process, one trial after the other, as one slot would."""
     context, ledger = study.training_context("cpu"), Ledger(study.folder.ledger)
-    controller = open_controller(study.plan, study.folder, _Nobody(), n_slots=1, ledger=ledger)
+    controller = open_controller(study.plan, study.folder, _Nobody(), ledger=ledger)
     controller.reserve(1)
     while (task := controller.next_task()) is not None:
         controller.taken(TaskTaken(number=task.number, attempt=1))
