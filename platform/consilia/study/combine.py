@@ -7,7 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pandas as pd
+
 from consilia.bundle.document import BundleDocument
+from consilia.bundle.evaluation import Evaluation
 from consilia.bundle.reading import read_bundle
 from consilia.bundle.writing import record_evaluation
 from consilia.config.frozen import near_match
@@ -18,6 +22,7 @@ from consilia.ensemble.build import build_ensemble
 from consilia.ensemble.evaluate import evaluate
 from consilia.errors import BundleError, StudyError
 from consilia.files import write_json
+from consilia.metrics.estimates import Estimate
 from consilia.predict.loading import load_predictor
 from consilia.study.end import read_end
 from consilia.study.opened import OpenStudy
@@ -26,6 +31,8 @@ from consilia.tune.ledger import read_ledger, seconds_by_purpose
 from consilia.tune.stored import leaderboard
 
 logger = logging.getLogger(__name__)
+
+_EVALUATION_COLUMNS = ["split", "unit", "metric", "value", "low", "high", "uncalibrated"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,6 +107,12 @@ def find_bundle(study: OpenStudy, recipe: str) -> Path:
     return bundle
 
 
+def evaluation_frame(document: BundleDocument) -> pd.DataFrame:
+    """Return an ensemble's evaluations as `Study.evaluate` says: one row a split, unit and metric."""
+    rows = [row for evaluation in document.evaluations for row in _evaluation_rows(evaluation)]
+    return pd.DataFrame(rows, columns=_EVALUATION_COLUMNS)
+
+
 def is_built(study: OpenStudy, recipe: EnsembleRecipe) -> bool:
     """Say whether the recipe's bundle is whole, of all finished trials, and evaluated where there is a test split."""
     bundle = study.folder.bundle(recipe.name)
@@ -152,3 +165,24 @@ def _write_report(study: OpenStudy, result: StudyResult) -> None:
         "ensembles": ensembles,
     }
     write_json(folder.report, report)
+
+
+def _evaluation_rows(evaluation: Evaluation, unit: str = "image") -> list[Mapping[str, Any]]:
+    rows: list[Mapping[str, Any]] = []
+    for metric, estimate in evaluation.metrics.items():
+        before = evaluation.uncalibrated.get(metric)
+        rows.append(
+            {
+                **{"split": evaluation.split, "unit": unit, "metric": metric},
+                **_numbers(estimate),
+                "uncalibrated": np.nan if before is None else before.value,
+            }
+        )
+    if evaluation.by_patient is not None:
+        rows += _evaluation_rows(evaluation.by_patient, "patient")
+    return rows
+
+
+def _numbers(estimate: Estimate | None) -> dict[str, float]:
+    names = ("value", "low", "high")
+    return {name: np.nan if estimate is None else getattr(estimate, name) for name in names}

@@ -3,13 +3,11 @@
 torch, timm, scikit-learn and matplotlib are imported by what needs them, so that a study opens in a second.
 """
 
-from collections.abc import Mapping
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import pandas as pd
 
 from consilia.config.catalog import is_file_reference, load
@@ -17,7 +15,6 @@ from consilia.config.frozen import near_match
 from consilia.config.recipe import EnsembleRecipe
 from consilia.config.study import StudyPlan
 from consilia.errors import UserError
-from consilia.metrics.estimates import Estimate
 from consilia.report.trials import TrialBoard
 from consilia.study.folder import find_study
 from consilia.study.opened import OpenStudy
@@ -28,7 +25,6 @@ from consilia.study.view import StudyView, default_view
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from consilia.bundle.evaluation import Evaluation
     from consilia.predict.predictor import EnsemblePredictor
     from consilia.report.figures import Shown
     from consilia.study.combine import StudyResult
@@ -36,9 +32,6 @@ if TYPE_CHECKING:
 
 Recipe = str | Path | EnsembleRecipe
 """A recipe: the name of a shipped one, a YAML file, or the recipe itself."""
-
-EVALUATION_COLUMNS = ["split", "unit", "metric", "value", "low", "high", "uncalibrated"]
-"""Of `Study.evaluate`."""
 
 
 def search(
@@ -257,9 +250,9 @@ class Study(OpenStudy):
             StudyError: That ensemble is not built yet.
             BundleError: Its bundle is damaged.
         """
-        document = self.result(recipe).document
-        rows = [row for evaluation in document.evaluations for row in _evaluation_rows(evaluation)]
-        return pd.DataFrame(rows, columns=EVALUATION_COLUMNS)
+        from consilia.study.combine import evaluation_frame
+
+        return evaluation_frame(self.result(recipe).document)
 
     def figure(self, kind: str, recipe: Recipe | None = None, *, device: str = "auto") -> "Figure":
         """Draw an ensemble on the locked test split, whose opening is written down.
@@ -336,24 +329,3 @@ def _read_recipe(recipe: Recipe) -> EnsembleRecipe:
     if isinstance(recipe, EnsembleRecipe):
         return recipe
     return load("ensembles", str(recipe), EnsembleRecipe, base=Path.cwd())
-
-
-def _evaluation_rows(evaluation: "Evaluation", unit: str = "image") -> list[Mapping[str, Any]]:
-    rows: list[Mapping[str, Any]] = []
-    for metric, estimate in evaluation.metrics.items():
-        before = evaluation.uncalibrated.get(metric)
-        rows.append(
-            {
-                **{"split": evaluation.split, "unit": unit, "metric": metric},
-                **_numbers(estimate),
-                "uncalibrated": np.nan if before is None else before.value,
-            }
-        )
-    if evaluation.by_patient is not None:
-        rows += _evaluation_rows(evaluation.by_patient, "patient")
-    return rows
-
-
-def _numbers(estimate: Estimate | None) -> dict[str, float]:
-    names = ("value", "low", "high")
-    return {name: np.nan if estimate is None else getattr(estimate, name) for name in names}
