@@ -14,7 +14,7 @@ from consilia.config.study import StudyPlan
 from consilia.config.study_folder import StudyFolder
 from consilia.errors import StudyError
 from consilia.files import write_text
-from consilia.study.plan import changed_keys, plan_to_yaml, read_plan, read_stored_plan
+from consilia.study.plan import changed_keys, plan_to_yaml, read_stored_plan, study_name
 
 _ATTEMPTS, _ATTEMPT_SECONDS = 5, 0.05
 
@@ -91,7 +91,7 @@ def find_study(reference: str, studies: Path) -> tuple[StudyPlan, StudyFolder]:
     """
     path = Path(reference)
     if path.suffix in (".yaml", ".yml") and path.is_file():
-        root = studies / read_plan(path).name
+        root = studies / study_name(path)
     else:
         root = path if (path / "study.yaml").is_file() else studies / reference
     folder = StudyFolder(root.absolute())

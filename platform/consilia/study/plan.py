@@ -61,6 +61,17 @@ def read_stored_plan(folder: StudyFolder) -> StudyPlan:
     return validate(StudyPlan, content, where=str(folder.plan))
 
 
+def study_name(path: Path) -> str:
+    """Return the name that a study file gives its study; nothing else in it is looked up.
+
+    Raises:
+        PlanError: It is not a study file; names the key.
+    """
+    content = read_yaml(path)
+    content.pop("digest", None)
+    return validate(_StudyFile, content, where=str(path)).name
+
+
 def change_plan(plan: StudyPlan, settings: Settings) -> StudyPlan:
     """Return the plan with some keys changed.
 
