@@ -1,5 +1,6 @@
 """TensorBoard's own reader finds every epoch that a search reported, once."""
 
+import logging
 import os
 from pathlib import Path
 
@@ -226,7 +227,7 @@ def test_a_full_disk_is_said_once_and_ends_nothing(folder, curves, notes):
     assert "No space left on device" in note
 
 
-def test_everybody_in_an_audience_hears_everything(folder, silent_view, notes):
+def test_everybody_in_an_audience_hears_everything_and_what_is_noted_is_logged(folder, silent_view, notes, caplog):
     other = type(silent_view)()
     audience: SearchObserver = Audience(silent_view, Curves(folder, metric="log_loss", noted=notes.append), other)
     ended = TrialRecord(number=0, state="finished", hyperparameters=task(0).hyperparameters, objective=0.5)
@@ -234,6 +235,10 @@ def test_everybody_in_an_audience_hears_everything(folder, silent_view, notes):
     audience.trial_started(task(0))
     audience.epoch_ended(epoch(0, 0, 1))
     audience.trial_ended(ended)
+    with caplog.at_level(logging.INFO):
+        audience.noted("trial 0: its worker was lost")
+    assert [record.getMessage() for record in caplog.records] == ["trial 0: its worker was lost"]
     for view in (silent_view, other):
+        assert view.notes == ["trial 0: its worker was lost"]
         assert (view.stored, view.epochs, view.ended) == ((ended,), [epoch(0, 0, 1)], [ended])
     assert read(folder.tensorboard / "trial-0-resnet18" / "fold-0") == expected(0, 0, 1)

@@ -1,5 +1,6 @@
 """The controller of refits, without Ray: who is handed out, what a loss costs, and where the seconds go."""
 
+import logging
 import math
 
 import pytest
@@ -177,3 +178,13 @@ def test_an_interrupted_refit_is_booked_and_stays_open(view, tmp_path):
     found = seconds_by_purpose(read_ledger(tmp_path / "ledger.parquet"))
     assert (found["refit"], found["lost"]) == pytest.approx((2.0, 1.0))
     assert controller.n_open == 1
+
+
+def test_what_is_noted_of_refits_is_logged_too(view: View, caplog: pytest.LogCaptureFixture):
+    controller = RefitController([task(0)], ledger=Ledger(), view=view, n_slots=1)
+    controller.next_task()
+    with caplog.at_level(logging.INFO):
+        controller.lost(0, "its process died")
+    (note,) = view.notes
+    assert "its slot was lost (its process died)" in note
+    assert [record.getMessage() for record in caplog.records] == [note]

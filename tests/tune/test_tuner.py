@@ -1,0 +1,30 @@
+"""What Ray Tune is told before it starts; its part is played."""
+
+import os
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from consilia.tune.tuner import run_in_slots
+
+PENDING = "TUNE_MAX_PENDING_TRIALS_PG"
+
+
+def test_as_many_slots_start_at_once_as_there_are(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    class Tuner:
+        def __init__(self, *_: Any, **__: Any) -> None:
+            """Take whatever it is given."""
+
+        def fit(self) -> None:
+            told.append(os.environ[PENDING])
+
+    told: list[str] = []
+    monkeypatch.setattr("ray.tune.Tuner", Tuner)
+    monkeypatch.delenv(PENDING, raising=False)
+    controller: Any = SimpleNamespace(must_leave=lambda: "")
+    options: Any = SimpleNamespace()
+    run_in_slots(controller, n_slots=lambda: 7, options=options, storage=tmp_path)
+    assert told == ["7"]
+    assert PENDING not in os.environ
