@@ -5,11 +5,17 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import yaml
 
-from consilia.errors import RunError
+from consilia.config.record_files import write_trial
+from consilia.config.records import TrialRecord
+from consilia.config.space import Hyperparameters
+from consilia.errors import RunError, UserError
+from consilia.files import write_text
 from consilia.study.end import InterruptedStudyError, is_over, settle_end
 from consilia.study.opened import OpenStudy
-from consilia.study.plan import change_plan, read_plan
+from consilia.study.plan import change_plan, plan_to_yaml, read_plan, read_single_plan
+from consilia.study.run import run_study
 
 
 @pytest.fixture
@@ -38,6 +44,39 @@ def test_a_search_that_was_not_ended_by_a_limit_says_why_and_is_not_over(
     with pytest.raises(error, match=message):
         settle_end(study, controller)
     assert not is_over(study)
+
+
+def test_a_search_that_was_over_is_not_while_failed_trials_are_tried_again(
+    study: OpenStudy, trained: Any, monkeypatch: pytest.MonkeyPatch
+):
+    def interrupt(study: OpenStudy, starts: object, *, retry_failed: bool) -> None:
+        asked.append(retry_failed)
+        raise InterruptedStudyError("Ctrl-C")
+
+    asked: list[bool] = []
+    monkeypatch.setattr("consilia.study.run._run_trials", interrupt)
+    study = OpenStudy(plan=study.plan, folder=study.folder, stores=trained.stores)
+    settle_end(study, ended("all 2 trials are done"))
+    write_text(study.folder.plan, yaml.safe_dump(plan_to_yaml(study.plan)))
+    hyperparameters = Hyperparameters(architecture="test_resnet")
+    record = TrialRecord(number=0, state="failed", hyperparameters=hyperparameters, reason="/images does not exist")
+    study.folder.trial(0).root.mkdir()
+    write_trial(study.folder.trial(0).record, record)
+    for retry_failed in (True, False):
+        with pytest.raises(InterruptedStudyError):
+            run_study(study, retry_failed=retry_failed)
+        assert not is_over(study)
+    assert asked == [True, False]
+
+
+def test_a_single_configuration_that_failed_is_not_tried_again_in_silence(study_file: Path, tmp_path: Path):
+    study = OpenStudy.of(read_single_plan(study_file), studies=tmp_path / "studies")
+    study.folder.trial(0).root.mkdir(parents=True)
+    write_text(study.folder.plan, yaml.safe_dump(plan_to_yaml(study.plan)))
+    record = TrialRecord(number=0, state="failed", hyperparameters=study.plan.search.configuration, reason="nan")
+    write_trial(study.folder.trial(0).record, record)
+    with pytest.raises(UserError, match="retry_failed is for searches"):
+        run_study(study, retry_failed=True)
 
 
 def test_a_search_that_a_limit_has_ended_is_over_until_the_limit_is_raised(study: OpenStudy):

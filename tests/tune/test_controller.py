@@ -491,6 +491,14 @@ def test_a_search_whose_first_trials_all_fail_stops_with_the_commonest_reason_an
     assert later.next_task() is not None, "the next run begins to count anew"
 
 
+def test_the_first_five_are_those_of_the_study_and_not_of_a_run(folder: StudyFolder, listener: Listener):
+    play(open_controller(folder, listener, trials=60), 0.5)
+    resumed = open_controller(folder, listener, suggester=Notebook(asked=1), trials=60)
+    for _ in range(FIRST_FAILURES):
+        fail(resumed, "/images does not exist")
+    assert resumed.must_leave() == ""
+
+
 def test_later_a_search_stops_after_ten_failures_in_a_row_and_not_after_ten_in_all(
     folder: StudyFolder, listener: Listener
 ):

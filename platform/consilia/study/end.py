@@ -49,7 +49,8 @@ def settle_end(study: OpenStudy, controller: TrialController) -> None:
     if controller.gave_up:
         raise RunError(
             "The search stopped, since something other than the configurations seems to be wrong. "
-            f"{controller.gave_up} Tracebacks lie in {study.folder.trials}/NUMBER/error.txt.\n"
+            f"{controller.gave_up} The traceback of an error that was not foreseen lies in "
+            f"{study.folder.trials}/NUMBER/error.txt.\n"
             "Correct it, and try the failed trials again: the same command with --retry-failed, in Python with "
             "retry_failed=True. Without it, the search goes on with other configurations."
         )

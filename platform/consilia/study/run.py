@@ -44,8 +44,9 @@ def run_study(study: OpenStudy, *, retry_failed: bool = False) -> StudyResult:
     with claim_folder(plan, study.studies), log_to(folder.log):
         for remark in start.remarks:
             study.note(remark)
-        retry_failed = retry_failed and any(record.state == "failed" for record in study.records().values())
-        is_done = is_over(study) and not retry_failed
+        if retry_failed and any(record.state == "failed" for record in study.records().values()):
+            _begin_again(study)
+        is_done = is_over(study)
         if is_done:
             check_unchanged(study)
         else:
@@ -105,6 +106,16 @@ def make_missing_folds(study: OpenStudy) -> None:
             on_leak=plan.data.on_leak,
         )
         folds.save(study.folder.folds, study.store)
+
+
+def _begin_again(study: OpenStudy) -> None:
+    """Let a search that was over go on, so that it is not over either if it is interrupted."""
+    if study.plan.search.configuration is not None:
+        raise UserError(
+            f"retry_failed is for searches, but {study.plan.name} trains one configuration, which failed. Once its "
+            "cause is corrected, train it as a study of another name (--set name=...)."
+        )
+    study.folder.search_end.unlink(missing_ok=True)
 
 
 def _decoding_on_cluster(study: OpenStudy) -> OpenStudy:

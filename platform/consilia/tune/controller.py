@@ -64,17 +64,17 @@ class TrialController:
         self._leaving: dict[int, tuple[TrialState, str]] = {}  # state and reason of trials told to leave
         self._exclusive: deque[TrialTask] = deque()
         self._losses: defaultdict[int, Losses] = defaultdict(Losses)  # by trial
-        self._failures = Failures()
         self.halted = ""  # why no trial can go on: a full disk
         self.gave_up = ""  # why no other trial is tried: too many have failed in a row
         self.records: dict[int, TrialRecord] = read_trials(folder)
+        ended = [record for record in self.records.values() if record.has_ended]
+        self._failures = Failures(any_other=any(record.state != "failed" for record in ended))
         self._resumable = deque(self._settle())
         self._cleanup = CheckpointCleanup(
             folder, n_folds=n_folds, n_best=plan.keep_weights, metric=plan.metric, records=self.records
         )
-        for record in self.records.values():
-            if record.has_ended:
-                limits.ended(record)
+        for record in ended:
+            limits.ended(record)
 
     @property
     def n_running(self) -> int:

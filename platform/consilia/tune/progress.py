@@ -7,7 +7,7 @@ from consilia.config.records import EpochReport, FoldResult, TrialRecord, TrialT
 
 _MAX_LOSSES = 3  # in a row, of slots in which a worker had begun with the trial
 _MAX_FALSE_STARTS = 20  # in a row, of slots in which no worker had: not the trial's fault, but it must end
-FIRST_FAILURES = 5  # of a run, with nothing else before them, that end a search
+FIRST_FAILURES = 5  # with nothing else before them, that end a search
 FAILURES_IN_A_ROW = 10  # that end it later on
 
 
@@ -74,18 +74,18 @@ class Losses:
 class Failures:
     """Trials that have failed one after the other: then the machine or the data are at fault, not configurations."""
 
-    _reasons: list[str] = field(default_factory=list)
-    _any_other: bool = False  # a trial of this run that did not fail
+    any_other: bool  # whether a trial has ended that did not fail
+    _reasons: list[str] = field(default_factory=list)  # of this run's last failures, with no other end among them
 
     def ended(self, record: TrialRecord) -> str:
         """Note how a trial ended; return why the search must stop, with the commonest reason, or ""."""
         if record.state != "failed":
-            self._any_other = True
+            self.any_other = True
             self._reasons.clear()
             return ""
         self._reasons.append(record.reason)
-        if len(self._reasons) < (FAILURES_IN_A_ROW if self._any_other else FIRST_FAILURES):
+        if len(self._reasons) < (FAILURES_IN_A_ROW if self.any_other else FIRST_FAILURES):
             return ""
         (reason, n), *_ = Counter(self._reasons).most_common()
-        which = "The last" if self._any_other else "The first"
+        which = "The last" if self.any_other else "The first"
         return f"{which} {len(self._reasons)} trials failed, {n} of them like this: {reason}"
