@@ -4,22 +4,13 @@ An epoch is one write to the end of its fold's event file, which is closed again
 no file open, and readers have the epoch at once. tensorboardX's SummaryWriter is not used: it holds a thread and three
 files for each fold, and when the disk is full its thread dies and the eleventh `add_scalar` after that never returns.
 
-Source: TensorFlow's TFRecord format, and TensorBoard's `event.proto`.
+tensorboardX imports torch where it is installed, so `report.event_files` is imported with the first epoch.
 """
 
-import errno
-import os
 import re
-import struct
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
-
-from tensorboardX.proto.event_pb2 import Event, SessionLog
-from tensorboardX.proto.summary_pb2 import Summary
-from tensorboardX.record_writer import masked_crc32c
-from tensorboardX.summary import hparams
 
 from consilia.config.records import EpochReport, TrialRecord, TrialTask
 from consilia.config.study_folder import StudyFolder
@@ -79,19 +70,23 @@ class Curves:
             self._noted(f"TensorBoard's curves end here, the search goes on: {error}")
 
     def _write_epoch(self, report: EpochReport) -> None:
+        from consilia.report import event_files
+
         key = (report.number, report.fold)
-        events = [_scalars(report.epoch, {self._metric: report.score, "train_loss": report.train_loss})]
+        values = {self._metric: report.score, "train_loss": report.train_loss}
+        events = [event_files.scalars(report.epoch, values)]
         if key in self._files:
             file, last = self._files[key]
             if report.epoch <= last:
                 return
         else:
-            file = _new_file(self._runs[report.number] / f"fold-{report.fold}")
-            events = [*_opening(1), *self._earlier(report), *events]
-        _append(file, events)
+            file = event_files.new_file(self._runs[report.number] / f"fold-{report.fold}")
+            earlier = (event_files.scalars(epoch, values) for epoch, values in self._earlier(report))
+            events = [*event_files.opening(1), *earlier, *events]
+        event_files.append(file, events)
         self._files[key] = file, report.epoch
 
-    def _earlier(self, report: EpochReport) -> Iterator[Event]:
+    def _earlier(self, report: EpochReport) -> Iterator[tuple[int, dict[str, float]]]:
         """Yield the epochs before the first one that this process hears, from the files of the fold."""
         path = self._folder.trial(report.number).fold(report.fold).history
         if report.epoch == 1 or not path.is_file():
@@ -102,46 +97,14 @@ class Curves:
             return  # damaged: the curve starts late, and training reports the damage
         for row in rows:
             if row["epoch"] < report.epoch:
-                yield _scalars(row["epoch"], {self._metric: row[self._metric], "train_loss": row["train_loss"]})
+                yield row["epoch"], {self._metric: row[self._metric], "train_loss": row["train_loss"]}
 
     def _write_configuration(self, run: Path, record: TrialRecord) -> None:
+        from consilia.report import event_files
+
         values = record.hyperparameters.model_dump(exclude_none=True)
         score = {} if record.objective is None else {self._metric: record.objective}
-        events = [_event(summary=summary) for summary in hparams(values, score)]
-        _append(_new_file(run), [*_opening(0), *events, *([_scalars(record.n_folds, score)] if score else [])])
-
-
-def _new_file(run: Path) -> Path:
-    """Return the name of a run's next event file; TensorBoard reads them in the order of their names."""
-    n_files = sum(1 for _ in run.glob("events.out.tfevents.*"))
-    return run / f"events.out.tfevents.{n_files:010d}.consilia"
-
-
-def _opening(step: int) -> list[Event]:
-    """Return the first events of a file: they make readers forget what earlier files of the run say from `step` on."""
-    return [_event(file_version="brain.Event:2"), _event(step=step, session_log=SessionLog(status=SessionLog.START))]
-
-
-def _scalars(step: int, values: dict[str, float]) -> Event:
-    return _event(
-        step=step, summary=Summary(value=[Summary.Value(tag=tag, simple_value=values[tag]) for tag in values])
-    )
-
-
-def _event(**fields: object) -> Event:
-    return Event(wall_time=time.time(), **fields)
-
-
-def _append(file: Path, events: Sequence[Event]) -> None:
-    records = b"".join(_record(event.SerializeToString()) for event in events)
-    file.parent.mkdir(parents=True, exist_ok=True)
-    with file.open("ab", buffering=0) as stream:
-        n_written = stream.write(records)
-    if n_written != len(records):
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(file))
-
-
-def _record(data: bytes) -> bytes:
-    """Return a TFRecord: length, its checksum, data, their checksum."""
-    length = struct.pack("<Q", len(data))
-    return length + struct.pack("<I", masked_crc32c(length)) + data + struct.pack("<I", masked_crc32c(data))
+        events = [*event_files.opening(0), *event_files.configuration(values, score)]
+        if score:
+            events.append(event_files.scalars(record.n_folds, score))
+        event_files.append(event_files.new_file(run), events)
