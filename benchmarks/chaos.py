@@ -5,8 +5,9 @@ that both runs must finish the same folds. It has no more trials than Optuna dra
 then depends on the seed and the trial's place alone, and not on the order in which results came in. So every trial
 must have the same configuration, the same folds, and in each the same scores and predictions, bit for bit.
 
-SIGKILL goes to workers, slots, brokers, and now and then to the driver, which is started again at once. All of them are
-descendants of the driver that this program has started. When the time is over, the study may finish.
+SIGKILL goes to workers, relays, brokers, controllers of worker groups, and now and then to the driver, which is started
+again at once. All of them are descendants of the driver that this program has started. When the time is over, the study
+may finish.
 
     python benchmarks/chaos.py [--quick] [--minutes 10] [--data CARD PATH] [--seed 0]
 
@@ -37,8 +38,13 @@ from consilia.tune.ledger import read_ledger, seconds_by_purpose
 from consilia.tune.stored import read_trials
 from shared.figures import print_figures
 
-KINDS = {"worker": "ray::RayTrainWorker", "slot": "ray::Slot", "broker": "ray::Broker"}
-WEIGHTS = {"worker": 6, "slot": 3, "broker": 3, "driver": 1}
+KINDS = {
+    "worker": "ray::RayTrainWorker",
+    "relay": "ray::Relay",
+    "broker": "ray::Broker",
+    "controller": "ray::TrainController",
+}
+WEIGHTS = {"worker": 6, "relay": 3, "broker": 3, "controller": 2, "driver": 1}
 PAUSE_SECONDS, QUICK_PAUSE_SECONDS = (4.0, 12.0), (0.5, 2.0)  # between two kills
 PATIENCE_SECONDS = 3600.0  # for the study to finish once the kills are over
 FOLD_FILES = ("result.json", "oof.parquet", "history.parquet")  # weights go when a trial is not among the best

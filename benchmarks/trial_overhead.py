@@ -23,9 +23,11 @@ from ray.train.torch import TorchTrainer
 from consilia.cluster.connection import connect
 from consilia.config.records import EpochReport, TrialOutcome, TrialTask
 from consilia.config.study import ClusterProfile
-from consilia.tune.capacity import Share
-from consilia.tune.slot import SlotOptions
+from consilia.tune.capacity import Capacity, Share
+from consilia.tune.live import LiveSlots
+from consilia.tune.nodes import living_nodes
 from consilia.tune.tuner import run_in_slots
+from consilia.tune.worker_groups import WorkerGroups
 from shared.figures import print_figures
 from shared.numbered_tasks import NumberedTasks
 
@@ -51,9 +53,12 @@ def measure_slots(folder: Path, n_trials: int) -> list[float]:
     stamps = folder / "slots"
     stamps.mkdir()
     controller = NumberedTasks(n_trials)
-    share = Share(cpus=1, gpus=0, memory=0)
-    options = SlotOptions(run_trial=partial(_run_trial, stamps), n_folds=1, share=share, storage=str(folder / "ray"))
-    run_in_slots(controller, n_slots=lambda: 1, options=options, storage=folder / "ray")
+    capacity = Capacity(n_slots=1, workers=1, share=Share(cpus=1, gpus=0, memory=0), exclusive=None)
+    with WorkerGroups(storage=str(folder / "ray")) as groups:
+        groups.settle(capacity, LiveSlots(capacity, living_nodes, limit=1, seen=living_nodes()))
+        run_in_slots(
+            controller, groups=groups, run_trial=partial(_run_trial, stamps), n_folds=1, storage=folder / "ray"
+        )
     return [_stamp(stamps, number) - assigned for number, assigned in sorted(controller.assigned.items())]
 
 

@@ -3,7 +3,7 @@
 import time
 from pathlib import Path
 
-OURS = {"Broker", "Slot", "RayTrainWorker", "TrainController"}
+OURS = {"Broker", "Relay", "RayTrainWorker", "TrainController"}
 
 
 def processes_of(folder: Path) -> list[int]:

@@ -396,11 +396,11 @@ def unknown_timm_name(place):
     return lambda: read_space(str(path), place.folder)
 
 
-@case(PlanError, "space.yaml: architectures.net", "'block_sizes'")
+@case(PlanError, "own: architectures.net", "'block_sizes'")
 def unknown_timm_argument(place):
     architecture = {"timm": "test_resnet", "arguments": {"block_sizes": 3}}
     path = place.yaml(SPACE, "space.yaml", architectures={"net": architecture})
-    return lambda: read_space(str(path), place.folder)
+    return place.study(spaces=[str(path)])
 
 
 @case(PlanError, "space.yaml: parameters.mixup", "the range is empty", "low=1.0, high=0.5")
@@ -451,7 +451,7 @@ def folder_that_is_no_study(place):
 @case(StudyError, "may need", "0.0 GB are free", "search.keep_weights")
 def disk_too_small_for_a_study(place):
     study = OpenStudy(plan=place.plan(), folder=StudyFolder(place.folder), stores=place.folder)
-    return lambda: check_disk(study, free_bytes=lambda _: 1000)
+    return lambda: check_disk(study, n_slots=2, largest_network=1, free_bytes=lambda _: 1000)
 
 
 @case(DataError, "stores", "needs", "0.0 MB are free", "size")

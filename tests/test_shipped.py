@@ -15,7 +15,7 @@ ROOT = Path(__file__).parent.parent
 
 
 @pytest.mark.parametrize("name", names("search_spaces"))
-def test_a_search_space_is_read_with_every_architecture_built(name, tmp_path):
+def test_a_search_space_is_stored_under_the_name_of_its_file(name, tmp_path):
     assert read_space(name, tmp_path).family == name
 
 

@@ -63,7 +63,7 @@ class ProcessTree:
     def sample(self) -> tuple[float, int, int]:
         """Return CPU-seconds so far, bytes of memory and number of processes."""
         living = self.living()
-        return sum(self._cpu.values()), sum(_memory(pid) for pid, _ in living), len(living)
+        return sum(self._cpu.values()), sum(memory_of(pid) for pid, _ in living), len(living)
 
     def living(self) -> list[Identity]:
         """Return the processes of the tree that run now, and remember them with their CPU-seconds."""
@@ -167,7 +167,7 @@ def _processes() -> Iterator[tuple[Identity, tuple[int, float]]]:
             yield (int(entry.name), int(fields[19])), (int(fields[1]), (int(fields[11]) + int(fields[12])) / _TICKS)
 
 
-def _memory(pid: int) -> int:
+def memory_of(pid: int) -> int:
     """Return a process's share of memory (PSS), or what it holds resident where the kernel does not tell its share."""
     with contextlib.suppress(OSError):
         for line in (PROC / str(pid) / "smaps_rollup").read_text(encoding="ascii").splitlines():

@@ -34,10 +34,11 @@ def test_trial_overhead_prints_both_sides_and_their_ratio(short_tmp: Path):
 
 
 @pytest.mark.ray
-def test_slot_memory_prints_the_helpers_the_worker_and_their_sum(short_tmp: Path):
-    figures = run("slot_memory.py", ray_folder=short_tmp)
-    assert figures["sum_mib"] == pytest.approx(figures["helpers_mib"] + figures["worker_beyond_probe_mib"])
-    assert figures["helpers_mib"] > 0
+def test_startup_prints_the_seconds_of_both_sides_and_what_runs_beside_the_workers(short_tmp: Path):
+    figures = run("startup.py", ray_folder=short_tmp)
+    assert 0 < figures["loop_s"] < figures["last_slot_s"]
+    assert figures["kinds"]["RayTrainWorker"][0] == 2
+    assert figures["helpers_mib_per_slot"] > 0
 
 
 @pytest.mark.ray

@@ -49,12 +49,13 @@ def test_a_search_that_was_not_ended_by_a_limit_says_why_and_is_not_over(
 def test_a_search_that_was_over_is_not_while_failed_trials_are_tried_again(
     study: OpenStudy, trained: Any, monkeypatch: pytest.MonkeyPatch
 ):
-    def interrupt(study: OpenStudy, starts: object, *, retry_failed: bool) -> None:
+    def interrupt(study: OpenStudy, slots: object, starts: object, *, retry_failed: bool) -> None:
         asked.append(retry_failed)
         raise InterruptedStudyError("Ctrl-C")
 
     asked: list[bool] = []
     monkeypatch.setattr("consilia.study.run._run_trials", interrupt)
+    monkeypatch.setattr("consilia.study.slots.LazySlots.begin", lambda slots, *, n_tasks: None)
     study = OpenStudy(plan=study.plan, folder=study.folder, stores=trained.stores)
     settle_end(study, ended("all 2 trials are done"))
     write_text(study.folder.plan, yaml.safe_dump(plan_to_yaml(study.plan)))

@@ -6,7 +6,8 @@ import textwrap
 
 import pytest
 
-from consilia.errors import StudyError
+from consilia.config.study_folder import StudyFolder
+from consilia.errors import PlanError, StudyError
 from consilia.study.folder import claim_folder, find_study
 from consilia.study.plan import read_plan
 
@@ -42,6 +43,35 @@ def test_a_study_may_move_to_another_cluster_between_two_starts(plan, tmp_path):
     elsewhere = plan.model_copy(update={"cluster": plan.cluster.model_copy(update={"address": "auto"})})
     with claim_folder(elsewhere, tmp_path) as folder:
         assert folder.root == tmp_path / "tiny"
+
+
+def end_wrong(plan, studies, *, made="ray") -> StudyFolder:
+    """Begin a study, of which a network turns out to be wrong only once it has made a folder."""
+    folder = StudyFolder(studies / plan.name)
+
+    def begin() -> None:
+        with claim_folder(plan, studies):
+            (folder.root / made).mkdir()
+            raise PlanError("the network cannot take these images")
+
+    with pytest.raises(PlanError, match="cannot take"):
+        begin()
+    return folder
+
+
+def test_a_new_study_whose_network_is_wrong_leaves_its_name_to_the_corrected_one(plan, tmp_path):
+    end_wrong(plan, tmp_path)
+    assert list(tmp_path.iterdir()) == []
+    corrected = plan.model_copy(update={"seed": 9})
+    with claim_folder(corrected, tmp_path) as folder:
+        assert read_plan(folder.plan, networks=False) == corrected
+
+
+def test_a_study_is_kept_that_has_trials_or_ends_otherwise(plan, tmp_path):
+    assert end_wrong(plan, tmp_path / "with trials", made="trials").plan.is_file()
+    with pytest.raises(KeyboardInterrupt), claim_folder(plan, tmp_path / "interrupted") as folder:
+        raise KeyboardInterrupt
+    assert folder.plan.is_file()
 
 
 def test_a_second_opening_is_refused_until_the_first_has_ended(plan, tmp_path):

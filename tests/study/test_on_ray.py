@@ -32,7 +32,7 @@ PLAN = {
     "folds": {"k": 2},
     "spaces": ["tiny"],
     "search": {"trials": 4, "keep_weights": 4},  # the defaults of three architectures, and one that is drawn
-    "training": {"epochs": 4, "batch_size": 16},
+    "training": {"epochs": 12, "batch_size": 16},  # a fold outlasts the time that Ctrl-C takes to reach its worker
     "ensemble": {"name": "votes", "selection": {"kind": "soft_vote", "members": 2}},
 }
 
@@ -83,8 +83,9 @@ def test_an_interrupted_search_whose_workers_die_goes_on_to_the_bundle_and_gives
     assert "Traceback" not in output + errors
     assert list(folder.trials.glob("*/fold-*/checkpoint.pt")), "the checkpoint to go on from is gone"
 
+    finished = set(folder.trials.glob("*/fold-*/result.json"))
     second = start(tmp_path, short_tmp, "-W", "ignore", "-c", GO_ON)
-    wait_for(lambda: bool(list(folder.trials.glob("*/fold-*/result.json"))), second)
+    wait_for(lambda: bool(set(folder.trials.glob("*/fold-0/result.json")) - finished), second)  # of a trial that goes on
     for pid in actors_of(short_tmp, {"RayTrainWorker"}):
         os.kill(pid, signal.SIGKILL)
     output, errors = second.communicate(timeout=400)

@@ -175,6 +175,24 @@ def test_a_configuration_that_cannot_be_trained_is_refused_before_it_starts(file
         read_single_plan(file, settings=settings)
 
 
+# --- networks
+
+
+def test_a_name_that_timm_does_not_know_is_refused_even_where_no_network_is_built(file, tmp_path):
+    space = {"family": "mine", "architectures": {"net": {"timm": "resnet1"}}, "start_with": ["net"]}
+    (tmp_path / "files" / "space.yaml").write_text(yaml.safe_dump({**space, "parameters": {}}))
+    file.write_text(STUDY.replace("[tiny]", "[./space.yaml]"))
+    with pytest.raises(PlanError, match=r"architectures\.net\.timm.*'resnet1'.*(?i:did you mean)"):
+        read_plan(file, networks=False)
+
+
+def test_an_image_size_is_refused_where_networks_are_built_and_left_to_a_worker_where_not(file):
+    small = ["training.image_size=8"]
+    assert read_plan(file, settings=small, networks=False).image_size == 8
+    with pytest.raises(PlanError, match="cannot take images of 8 px: its smallest is"):
+        read_plan(file, settings=small)
+
+
 # --- changes
 
 

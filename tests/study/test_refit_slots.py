@@ -8,14 +8,16 @@ from safetensors.torch import load_file
 
 from consilia.config.record_files import read_trial
 from consilia.config.records import RefitProgress, TrialTask
-from consilia.config.study import ClusterProfile
 from consilia.config.study_folder import StudyFolder
 from consilia.study.opened import OpenStudy
 from consilia.train.context import TrainingContext
 from consilia.tune.capacity import Capacity, Share
 from consilia.tune.ledger import read_ledger
+from consilia.tune.live import LiveSlots
 from consilia.tune.nodes import living_nodes
+from consilia.tune.refit_controller import RefitController
 from consilia.tune.refitting import refit_here, refit_in_slots
+from consilia.tune.worker_groups import WorkerGroups
 from processes import wait_until_idle
 
 pytestmark = [
@@ -27,7 +29,6 @@ pytestmark = [
     ),
 ]
 
-PROFILE = ClusterProfile(gpus_per_slot=0)
 CAPACITY = Capacity(n_slots=1, workers=1, share=Share(cpus=1, gpus=0, memory=0), exclusive=None)
 
 
@@ -45,6 +46,12 @@ class View:
         self.notes.append(text)
 
 
+def refit_on_ray(tasks: list[TrialTask], context: TrainingContext, folder: StudyFolder, view: View) -> RefitController:
+    with WorkerGroups(storage=str(folder.ray / "train")) as groups:
+        groups.settle(CAPACITY, LiveSlots(CAPACITY, living_nodes, limit=1, seen=living_nodes()))
+        return refit_in_slots(tasks, context, folder, view, capacity=CAPACITY, groups=groups)
+
+
 def test_refits_in_slots_have_the_weights_of_those_in_one_process_and_leave_nothing_and_are_not_repeated(
     trained, tmp_path, ray_folder
 ):
@@ -60,7 +67,7 @@ def test_refits_in_slots_have_the_weights_of_those_in_one_process_and_leave_noth
 
     (folder, context), (other, here) = copy("slots"), copy("here")
     view = View()
-    controller = refit_in_slots(tasks, context, folder, view, profile=PROFILE, capacity=CAPACITY, nodes=living_nodes())
+    controller = refit_on_ray(tasks, context, folder, view)
     assert (sorted(controller.finished), controller.failed, controller.n_open) == ([0, 4], {}, 0)
     assert view.seen[-1].n_finished == 2
     heard = {(task.number, said.epoch) for progress in view.seen for task, said in progress.running if said is not None}
@@ -74,6 +81,6 @@ def test_refits_in_slots_have_the_weights_of_those_in_one_process_and_leave_noth
     assert sorted(ledger.loc[ledger["purpose"] == "refit", "trial"]) == [0, 4]
 
     stamps = [folder.trial(number).refit.weights.stat().st_mtime_ns for number in (0, 4)]
-    refit_in_slots(tasks, context, folder, View(), profile=PROFILE, capacity=CAPACITY, nodes=living_nodes())
+    refit_on_ray(tasks, context, folder, View())
     assert [folder.trial(number).refit.weights.stat().st_mtime_ns for number in (0, 4)] == stamps
     assert wait_until_idle(ray_folder) == (set(), [], {})

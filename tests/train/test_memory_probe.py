@@ -1,9 +1,7 @@
-"""A step's memory is measured as training would take it, in a process of its own."""
+"""A step's memory is measured as training would take it, by the worker that is to train."""
 
-import os
-import signal
-import stat
-from pathlib import Path
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -13,11 +11,22 @@ from consilia.config.network import ModelSpec, Preprocessing
 from consilia.config.space import Architecture, Hyperparameters
 from consilia.errors import ClusterError
 from consilia.train.faults import is_out_of_memory
-from consilia.train.memory_probe import StepCase, StepMemory, estimate_step, measure_step
-from consilia.train.memory_probe_process import measure_in_process
+from consilia.train.memory_probe import estimate_step, measure_step, most_demanding, network_bytes
 from consilia.train.networks.factory import build_model
+from consilia.train.step_case import StepCase, StepMemory
+from consilia.tune.measuring import largest_network, measure_steps
 
 ONE_GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+NO_GPU = pytest.mark.skipif(torch.cuda.is_available(), reason="steps are measured on the GPU")
+
+# Main memory's peak is that of a process: each of these has one of its own.
+IN_PROCESS = """
+import sys
+from consilia.train.step_case import StepCase
+from consilia.tune.measuring import measure_steps
+for step in measure_steps([StepCase.model_validate_json(line) for line in sys.stdin]):
+    print(step.model_dump_json())
+"""
 
 
 def case(architecture: str = "test_resnet", *, side: int = 32, batch: int = 8, **changes: object) -> StepCase:
@@ -30,32 +39,68 @@ def case(architecture: str = "test_resnet", *, side: int = 32, batch: int = 8, *
     )
 
 
-def measured(**arguments: object) -> StepMemory:
-    (found,) = measure_in_process([case(**arguments)], device="cpu", n_threads=1)
-    return found
+def measured_in_process(*cases: StepCase) -> list[StepMemory]:
+    lines = "\n".join(each.model_dump_json() for each in cases)
+    done = subprocess.run(
+        [sys.executable, "-c", IN_PROCESS], input=lines, stdout=subprocess.PIPE, text=True, check=True
+    )
+    return [StepMemory.model_validate_json(line) for line in done.stdout.splitlines()]
+
+
+def host_bytes(**arguments: object) -> int:
+    (found,) = measured_in_process(case(**arguments))
+    return found.host_bytes
 
 
 @pytest.fixture(scope="module")
-def small() -> StepMemory:
-    return measured()
+def small() -> int:
+    return host_bytes()
 
 
+@NO_GPU
 @pytest.mark.slow("measures large steps; the last of several steps is found to need more than the first as well")
-def test_more_images_need_more_memory_and_so_do_larger_ones(small: StepMemory):
-    more, larger = measured(batch=256, side=64), measured(batch=64, side=128)
+def test_more_images_need_more_memory_and_so_do_larger_ones(small: int):
     activations = estimate_step(case(batch=256, side=64))
-    assert more.host_bytes - small.host_bytes > activations / 2  # some of them are never alive together
-    assert larger.host_bytes - small.host_bytes > activations / 2
+    for larger in ({"batch": 256, "side": 64}, {"batch": 64, "side": 128}):
+        assert host_bytes(**larger) - small > activations / 2  # some of them are never alive together
 
 
-def test_a_larger_network_needs_more_memory_for_weights_gradients_moments_and_average(small: StepMemory):
-    weights = sum(each.numel() for each in build_model(case("resnet18").spec).parameters())
-    assert measured(architecture="resnet18").host_bytes - small.host_bytes > 0.9 * 5 * 4 * weights
+@NO_GPU
+def test_a_larger_network_needs_more_memory_for_weights_gradients_moments_and_average(small: int):
+    assert host_bytes(architecture="resnet18") - small > 0.9 * 5 * network_bytes(case("resnet18").spec)
 
 
-def test_a_measured_step_says_what_it_was(small: StepMemory):
-    assert small.title == "one step of test_resnet at 32 px and 8 images"
-    assert (small.device_bytes, small.device_total_bytes) == (0, 0)
+@NO_GPU
+def test_several_steps_are_measured_in_one_process_the_largest_last():
+    found = measured_in_process(case(batch=128, side=64), case(), case(batch=96, side=64))
+    assert [step.title for step in found] == [case(batch=batch, side=64).title for batch in (96, 128)]
+    assert found[0].host_bytes <= found[1].host_bytes
+
+
+@NO_GPU
+def test_a_large_parent_does_not_make_its_child_seem_large(small: int):
+    _ballast = np.ones(400 * 2**20, np.uint8)
+    assert abs(host_bytes() - small) < 50 * 2**20
+
+
+@NO_GPU
+def test_a_measured_step_says_what_it_was():
+    (found,) = measure_steps([case()])
+    assert found.title == "one step of test_resnet at 32 px and 8 images"
+    assert (found.device_bytes, found.device_total_bytes) == (0, 0)
+
+
+def test_a_step_that_fails_is_refused_with_its_architecture_batch_and_image_size():
+    wrong = case().model_copy(update={"spec": ModelSpec(**{**dict(case().spec), "channels": 3})})
+    with pytest.raises(ClusterError, match=r"(?s)^One step of test_resnet at 32 px and 8 images fails on c.*channels"):
+        measure_steps([wrong])
+
+
+def test_of_several_steps_the_one_that_finds_no_memory_is_refused_with_what_to_lower():
+    with pytest.raises(ClusterError) as refusal:
+        measure_steps([case(), case(side=64, batch=2**34)])  # images of 16 TB
+    assert str(refusal.value).startswith("One step of test_resnet at 64 px and 17179869184 images runs out of memory")
+    assert "Lower training.batch_size or training.image_size" in str(refusal.value)
 
 
 def test_the_estimate_puts_larger_steps_first():
@@ -64,48 +109,17 @@ def test_the_estimate_puts_larger_steps_first():
     assert estimate_step(case("resnet50")) > estimate_step(case("resnet18")) > estimate_step(case())
 
 
-def test_a_step_that_fails_is_refused_with_its_architecture_batch_and_image_size():
-    with pytest.raises(ClusterError, match=r"(?s)^One step of test_resnet at 32 px and 8 images fails on no_device"):
-        measure_in_process([case()], device="no_device", n_threads=1)
+def test_the_most_demanding_steps_are_the_three_largest_that_come_near_the_largest():
+    cases = [case(side=64, batch=batch) for batch in (200, 90, 110, 180, 120)]
+    assert [each.batch_size for each in most_demanding(cases)] == [120, 180, 200]
+    assert [each.batch_size for each in most_demanding(cases[:3])] == [110, 200]
+    assert most_demanding([case(), case("resnet50")]) == (case("resnet50"),)
 
 
-def test_of_several_steps_the_one_that_finds_no_memory_is_refused_with_what_to_lower():
-    with pytest.raises(ClusterError) as refusal:
-        measure_in_process([case(), case(side=64, batch=2**34)], device="cpu", n_threads=1)  # images of 16 TB
-    assert str(refusal.value).startswith("One step of test_resnet at 64 px and 17179869184 images runs out of memory")
-    assert "Lower training.batch_size or training.image_size" in str(refusal.value)
-
-
-def test_several_steps_are_measured_in_one_process_which_a_large_parent_does_not_make_seem_large(small: StepMemory):
-    _ballast = np.ones(200 * 2**20, np.uint8)
-    first, second = measure_in_process([case(), case(batch=256, side=64)], device="cpu", n_threads=1)
-    assert (first.title, second.title) == (small.title, case(batch=256, side=64).title)
-    assert abs(first.host_bytes - small.host_bytes) < 50 * 2**20
-    assert second.host_bytes > first.host_bytes
-
-
-def test_a_process_that_the_system_ends_is_taken_to_have_run_out_of_memory(tmp_path: Path):
-    with pytest.raises(ClusterError, match=r"runs out of memory.*the system ended the process"):
-        measure_in_process([case()], device="cpu", n_threads=1, python=script(tmp_path, f"kill -{signal.SIGKILL} $$"))
-
-
-def test_a_step_that_takes_too_long_is_refused_with_the_keys_that_spare_it(tmp_path: Path):
-    slow = script(tmp_path, "exec sleep 60")
-    with pytest.raises(ClusterError, match=r"(?s)test_resnet at 32 px.*longer than 0.2 s.*cluster.memory_per_slot"):
-        measure_in_process([case()], device="cpu", n_threads=1, seconds=0.2, python=slow)
-
-
-def test_a_process_that_gives_no_figures_is_refused(tmp_path: Path):
-    with pytest.raises(ClusterError, match="gave no figures"):
-        measure_in_process([case()], device="cpu", n_threads=1, python=script(tmp_path, "echo nothing"))
-
-
-def script(folder: Path, line: str) -> str:
-    """Stands in place of Python."""
-    file = folder / "python"
-    file.write_text(f"#!/bin/sh\n{line}\n", encoding="ascii")
-    os.chmod(file, file.stat().st_mode | stat.S_IXUSR)
-    return str(file)
+def test_a_network_takes_the_bytes_of_all_that_is_saved_of_it():
+    state = build_model(case("resnet18").spec).state_dict()
+    assert network_bytes(case("resnet18").spec) == sum(each.nbytes for each in state.values())
+    assert largest_network([case(), case("resnet18")]) == network_bytes(case("resnet18").spec)
 
 
 @pytest.mark.parametrize(
@@ -142,6 +156,8 @@ def test_on_a_gpu_a_step_of_several_workers_holds_the_buckets_of_their_gradients
 
 
 @ONE_GPU
-def test_a_step_larger_than_the_gpu_is_refused_with_its_architecture():
+def test_a_step_larger_than_the_gpu_is_refused_with_its_architecture_and_leaves_the_gpu_free():
     with pytest.raises(ClusterError, match="resnet50 at 2048 px and 4096 images runs out of memory"):
-        measure_in_process([case("resnet50", side=2048, batch=4096)], device="cuda", n_threads=1)
+        measure_steps([case("resnet50", side=2048, batch=4096)])
+    (found,) = measure_steps([case()])
+    assert found.device_bytes < 2**30

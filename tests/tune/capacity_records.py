@@ -1,6 +1,6 @@
 """Made-up clusters and measured steps."""
 
-from consilia.train.memory_probe import StepMemory
+from consilia.train.step_case import StepMemory
 from consilia.tune.capacity import Node
 
 GB = 10**9

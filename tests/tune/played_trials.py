@@ -4,7 +4,6 @@ A trial has two folds of three epochs. Every epoch that is computed to its end i
 was repeated.
 """
 
-import contextlib
 import json
 import os
 import random
@@ -14,6 +13,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import ray
 from search_records import METRICS, Listener
@@ -24,17 +24,23 @@ from consilia.config.space import SearchSpace
 from consilia.config.study import Budget, SearchPlan
 from consilia.config.study_folder import StudyFolder
 from consilia.files import write_json, write_text
-from consilia.tune.capacity import Share
+from consilia.tune.broker import BrokerLost
+from consilia.tune.capacity import Capacity, Share
 from consilia.tune.controller import TrialController
 from consilia.tune.ledger import Ledger
 from consilia.tune.limits import Limits
+from consilia.tune.live import LiveSlots
+from consilia.tune.nodes import living_nodes
 from consilia.tune.racing import EveryFold
-from consilia.tune.slot import Slot, SlotOptions
+from consilia.tune.relay import Relay
 from consilia.tune.space import join_spaces
 from consilia.tune.suggester import OptunaSuggester
 from consilia.tune.tuner import run_in_slots
+from consilia.tune.worker_groups import WorkerGroups
 
 K, EPOCHS = 2, 3
+SHARE = Share(cpus=1, gpus=0, memory=0)
+CAPACITY = Capacity(n_slots=1, workers=1, share=SHARE, exclusive=SHARE, n_exclusive=1)
 ROOT = Path(__file__).parents[2]
 
 Report = Callable[[EpochReport], None]
@@ -71,8 +77,17 @@ class PlayedStudy:
     n_trials: int = 4
     notes_node: bool = False  # writes the node's address beside each epoch
 
-    def search(self, listener: Listener, *, slots: Callable[[], int], **options: object) -> TrialController:
-        """Run the study's trials, or what is left of them."""
+    def search(
+        self, listener: Listener, *, slots: int, live: LiveSlots | None = None, hang_seconds: float = 900.0
+    ) -> TrialController:
+        """Run the study's trials, or what is left of them.
+
+        Args:
+            listener: Told of everything.
+            slots: Trials at a time.
+            live: Counts the slots of a cluster whose nodes come and go.
+            hang_seconds: As of WorkerGroups.
+        """
         space = join_spaces([load("search_spaces", "tiny", SearchSpace, base=ROOT)], weights="none")
         controller = TrialController(
             SearchPlan(trials=self.n_trials),
@@ -84,15 +99,13 @@ class PlayedStudy:
             limits=Limits(Budget(), Ledger(self.folder.ledger)),
             has_exclusive_slots=True,
         )
-        settings = SlotOptions(
-            run_trial=partial(play, self),
-            n_folds=K,
-            share=Share(cpus=1, gpus=0, memory=0),
-            exclusive=Share(cpus=1, gpus=0, memory=0),
-            storage=str(self.folder.ray / "train"),
-        )
+        storage = str(self.folder.ray / "train")
         try:
-            run_in_slots(controller, n_slots=slots, options=replace(settings, **options), storage=self.folder.ray)
+            with WorkerGroups(storage=storage, hang_seconds=hang_seconds, noted=listener.noted) as groups:
+                groups.settle(CAPACITY, live or LiveSlots(CAPACITY, living_nodes, limit=slots, seen=living_nodes()))
+                run_in_slots(
+                    controller, groups=groups, run_trial=partial(play, self), n_folds=K, storage=self.folder.ray
+                )
         finally:
             controller.close("the search was interrupted")
         return controller
@@ -103,18 +116,16 @@ class PlayedStudy:
         return [(int(number), int(fold), int(epoch)) for number, fold, epoch, *_ in map(str.split, lines)]
 
 
-class FrailSlot(Slot):
-    """Its broker dies while the slot starts with trial 0 for the first time, and before it takes up trial 1."""
+class FrailRelay(Relay):
+    """The broker dies while the relay starts with trial 0 for the first time, and before it takes up trial 1."""
 
     marks = Path("/nowhere")  # a test sets its own
 
-    def _assign(self, task: TrialTask) -> None:
-        if task.number < 2 and Place(self.marks, task.number, 0, 0).first_time():
-            ray.kill(self._broker)
-            with contextlib.suppress(ray.exceptions.RayActorError):
-                while True:
-                    ray.get(self._broker.silent_seconds.remote(), timeout=60)
-        super()._assign(task)
+    def _assign(self, config: dict[str, Any]) -> None:
+        super()._assign(config)
+        if config["number"] < 2 and Place(self.marks, config["number"], 0, 0).first_time():
+            ray.kill(self._broker, no_restart=False)
+            self._loss = BrokerLost()
 
 
 def score_of(task: TrialTask, fold: int, epoch: int) -> float:

@@ -7,7 +7,16 @@ from hypothesis import strategies as st
 
 from consilia.config.study import ClusterProfile
 from consilia.errors import ClusterError
-from consilia.tune.capacity import Capacity, Node, Share, describe_capacity, most_slots, places, plan_capacity
+from consilia.tune.capacity import (
+    Capacity,
+    Node,
+    Share,
+    describe_capacity,
+    first_demand,
+    most_slots,
+    places,
+    plan_capacity,
+)
 from consilia.tune.demand import Demand
 
 
@@ -144,6 +153,37 @@ def test_without_gpus_an_exclusive_slot_has_twice_the_memory_if_some_node_has_it
 
 def test_no_slot_is_exclusive_than_a_whole_gpu():
     assert plan(cluster(node(gpus=4, memory=100)), gpus=1, memory=3).exclusive is None
+
+
+def test_as_many_exclusive_slots_are_counted_as_could_run_at_a_time():
+    gpus = cluster(node(cpus=8, gpus=2, memory=20), node(cpus=8, gpus=1, memory=5))
+    shared = plan(gpus, gpus=0.25, memory=3)
+    assert (shared.exclusive, shared.n_exclusive) == (Share(cpus=1, gpus=1, memory=6 * GB), 2)
+    assert plan(cluster(node(cpus=8, memory=13)), memory=3).n_exclusive == 2
+    assert plan(cluster(node(cpus=8, memory=13)), memory=3, workers_per_trial=2).n_exclusive == 1
+    assert plan(cluster(node(memory=5)), memory=3).n_exclusive == 0
+
+
+def first(*nodes: Node, **profile: object) -> Demand:
+    return first_demand(ClusterProfile.model_validate(profile), cluster(*nodes))
+
+
+def test_workers_that_start_before_a_step_is_measured_have_a_whole_gpu_where_there_is_one():
+    assert first(node(), node(gpus=2)).gpus == 1
+    assert first(node(gpus=2, busy_gpus=1)).gpus == 1
+    assert first(node()) == Demand(gpus=0, memory=GB)
+
+
+def test_numbers_in_the_profile_stand_before_a_step_is_measured():
+    assert first(node(gpus=1), gpus_per_slot=0.5, memory_per_slot=2.5) == Demand(gpus=0.5, memory=2_500_000_000)
+    assert first(node(gpus=1, busy_gpus=0.5), gpus_per_slot=0.5) == Demand(gpus=0.5, memory=GB)
+    assert first(node(gpus=1, busy_gpus=1), gpus_per_slot=0) == Demand(gpus=0, memory=GB)
+
+
+def test_a_cluster_that_has_no_whole_gpu_free_to_measure_on_is_refused_with_the_numbers():
+    busy = node(gpus=2, busy_gpus=1.5), node(cpus=4, name="10.0.0.2")
+    with pytest.raises(ClusterError, match=r"(?s)10\.0\.0\.1 0\.5 of 2, 10\.0\.0\.2 0 of 0.*Wait until"):
+        first(*busy)
 
 
 def test_what_is_only_busy_is_refused_with_the_advice_to_wait():

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from consilia.config.study import ClusterProfile
 from consilia.errors import ClusterError
-from consilia.train.memory_probe import StepMemory
+from consilia.train.step_case import StepMemory
 from consilia.tune.demand import HELPER_BYTES, Demand, needs_measuring, trials_per_gpu, worker_demand
 
 

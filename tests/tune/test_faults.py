@@ -13,7 +13,7 @@ import pytest
 import ray
 from played_trials import (
     EPOCHS,
-    FrailSlot,
+    FrailRelay,
     JumpingClock,
     K,
     PlayedStudy,
@@ -56,7 +56,7 @@ def struck(ray_on_loopback: None, tmp_path_factory: pytest.TempPathFactory) -> t
         n_trials=5,
     )
     listener = Listener()
-    study.search(listener, slots=lambda: 1)
+    study.search(listener, slots=1)
     return study, listener
 
 
@@ -65,7 +65,7 @@ def starved(ray_on_loopback: None, tmp_path_factory: pytest.TempPathFactory) -> 
     """One search in one slot, of which one trial runs out of memory once and one always."""
     faults = {0: once(run_out_of_memory), 1: always(run_out_of_memory)}
     study, listener = make_study(tmp_path_factory.mktemp("starved"), faults=faults, n_trials=3), Listener()
-    study.search(listener, slots=lambda: 1)
+    study.search(listener, slots=1)
     return study, listener
 
 
@@ -78,7 +78,7 @@ def hanging(ray_on_loopback: None, tmp_path_factory: pytest.TempPathFactory) -> 
         n_trials=5,
     )
     listener = Listener()
-    study.search(listener, slots=lambda: 2, hang_seconds=4.0)
+    study.search(listener, slots=2, hang_seconds=4.0)
     return study, listener
 
 
@@ -123,25 +123,25 @@ def test_a_trial_goes_on_after_the_loss_of(struck: tuple[PlayedStudy, Listener],
     assert bool(notes) == bool(what)
 
 
-@pytest.mark.slow("starts two slots; a broker that dies ends its slot too, and the controller hears of both alike")
-def test_a_trial_goes_on_in_another_slot_after_the_death_of_its_own(ray_on_loopback: None, tmp_path: Path):
-    study, listener = make_study(tmp_path, faults={1: once(partial(kill_actor, "Slot"))}, n_trials=3), Listener()
-    study.search(listener, slots=lambda: 1)
+@pytest.mark.slow("starts workers; the controller hears of a relay that dies as of a broker")
+def test_a_trial_goes_on_after_the_death_of_its_relay(ray_on_loopback: None, tmp_path: Path):
+    study, listener = make_study(tmp_path, faults={1: once(partial(kill_actor, "Relay"))}, n_trials=3), Listener()
+    study.search(listener, slots=1)
     for number in range(3):
         assert_finished(study, number)
-    assert "its process died" in notes_of(listener, 1)
+    assert "its relay died" in notes_of(listener, 1)
 
 
-@pytest.mark.slow("starts three slots; make test kills a broker in the middle of a trial")
-def test_a_broker_that_dies_while_its_slot_starts_or_takes_a_task_costs_only_the_slot(
+@pytest.mark.slow("starts workers; make test kills a broker in the middle of a trial")
+def test_a_broker_that_dies_while_a_relay_starts_or_takes_a_task_costs_only_the_relay(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    class Frail(FrailSlot):
+    class Frail(FrailRelay):
         marks = tmp_path
 
-    monkeypatch.setattr("consilia.tune.tuner.Slot", Frail)
+    monkeypatch.setattr("consilia.tune.tuner.Relay", Frail)
     study, listener = make_study(tmp_path, n_trials=3), Listener()
-    study.search(listener, slots=lambda: 1)
+    study.search(listener, slots=1)
     for number in range(3):
         assert_finished(study, number)
         assert ("its broker is gone" in notes_of(listener, number)) == (number < 2)
@@ -248,7 +248,7 @@ def test_a_clock_that_jumps_by_hours_changes_nothing(
     study = make_study(tmp_path, faults=dict.fromkeys(range(4), always(jump_clock, fold=0, epoch=1)))
     started = time.monotonic()
     monkeypatch.setattr(time, "time", JumpingClock(seed=100))
-    study.search(Listener(), slots=lambda: 2)
+    study.search(Listener(), slots=2)
     monkeypatch.undo()
     elapsed = time.monotonic() - started
     for number in range(4):
@@ -302,14 +302,14 @@ def test_a_full_disk_halts_the_search_and_with_more_room_it_goes_on(
     plan = read_plan(study_file)
     study = make_study(small_disk, n_trials=3, marks=small_disk.parent)
     listener = FillsDisk(small_disk, place)
-    controller = study.search(listener, slots=lambda: 1)
+    controller = study.search(listener, slots=1)
     assert "No space left on device" in controller.halted
     with pytest.raises(RunError, match="the disk is full"):
         settle_end(OpenStudy(plan=plan, folder=study.folder, stores=small_disk), controller)
     assert {record.state for record in listener.ended} <= {"finished", "paused"}
 
     listener.filler.unlink()
-    study.search(Listener(), slots=lambda: 1)
+    study.search(Listener(), slots=1)
     for number in range(3):
         assert_finished(study, number)
     assert optuna_states(study) == ["COMPLETE"] * 3

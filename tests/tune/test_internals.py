@@ -15,12 +15,13 @@ from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock
 from optuna.trial import TrialState
 from packaging.requirements import Requirement
 from ray.core.generated.gcs_pb2 import PlacementGroupTableData
+from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
 from consilia.tune.optuna_internals import journal_file, lock_file, reseed, set_state, set_user_attribute
 
-HOLD_PRIVATE_USES = {"tune/ray_internals.py", "tune/optuna_internals.py"}
+HOLD_PRIVATE_USES = {"tune/ray_internals.py", "tune/train_internals.py", "tune/optuna_internals.py"}
 LOOKS_PRIVATE = re.compile(
-    r"ray\._|ray\.core\.|__ray_\w+__\.remote|from ray\.\S+ import _|optuna[\w.]*\._|from optuna\S* import _"
+    r"\bray[\w.]*\._|ray\.core\.|__ray_\w+__\.remote|from ray\.\S+ import _|optuna[\w.]*\._|from optuna\S* import _"
     r"|(?<!self)\._(storage|study_id|trial_id|rng|random_sampler|file_path)\b"
 )
 
@@ -33,6 +34,19 @@ LOOKS_PRIVATE = re.compile(
         "ray._raylet:GlobalStateAccessor.get_placement_group_table",
         "ray.core.generated.gcs_pb2:PlacementGroupTableData.FromString",
         "ray.core.generated.gcs_pb2:PlacementGroupTableData.REMOVED",
+        "ray.train.backend:Backend.has_replica_groups",
+        "ray.train.v2._internal.callbacks.datasets:DatasetsCallback",
+        "ray.train.v2._internal.callbacks.placement_group_callback:PlacementGroupCleanerCallback",
+        "ray.train.v2._internal.exceptions:WorkerGroupStartupTimeoutError",
+        "ray.train.v2._internal.exceptions:WorkerHealthCheckFailedError",
+        "ray.train.v2._internal.execution.controller:TrainController.get_result",
+        "ray.train.v2._internal.execution.controller:TrainController.run",
+        "ray.train.v2._internal.execution.scaling_policy.fixed:FixedScalingPolicy._maybe_send_resource_request",
+        "ray.train.v2._internal.execution.scaling_policy.fixed:FixedScalingPolicy.after_controller_start",
+        "ray.train.v2._internal.execution.scaling_policy.fixed:FixedScalingPolicy.before_controller_abort",
+        "ray.train.v2._internal.execution.scaling_policy.fixed:FixedScalingPolicy.before_controller_shutdown",
+        "ray.train.v2._internal.execution.worker_group.worker_group:WorkerGroup.replace_replica_group",
+        "ray.train.v2.api.callback:UserCallback.after_exception",
         "optuna.storages.journal._file:LOCK_FILE_SUFFIX",
         "optuna.storages:BaseStorage.get_trial_id_from_study_id_trial_number",
         "optuna.storages:BaseStorage.set_trial_state_values",
@@ -64,6 +78,17 @@ def test_ray_still_says_of_a_placement_group_its(name: str):
 def test_ray_actors_still_have_ray_call():
     actor = ray.remote(type("Anything", (), {}))
     assert callable(actor.__ray_metadata__.modified_class.__ray_call__)
+
+
+def test_ray_train_still_starts_a_groups_controller_in_a_method_of_its_own_and_with_what_we_change():
+    call = re.search(
+        r"self\._initialize_and_run_controller\((.*?)\n            \)",
+        inspect.getsource(DataParallelTrainer.fit),
+        re.DOTALL,
+    )
+    assert {"callbacks", "scaling_policy"} <= set(re.findall(r"(\w+)=", call[1]))
+    parameters = inspect.signature(DataParallelTrainer._initialize_and_run_controller).parameters.values()
+    assert [each.kind for each in parameters][1:] == [inspect.Parameter.VAR_KEYWORD]
 
 
 @pytest.mark.parametrize("argument", ["_node_ip_address", "_system_config"])
@@ -102,7 +127,7 @@ def test_optuna_journals_still_know_their_file_and_lock_it_by_a_file_beside_it(t
     assert not lock_file(journal).is_symlink()
 
 
-def test_private_parts_are_used_in_two_modules_only(root: Path):
+def test_private_parts_are_used_in_three_modules_only(root: Path):
     package = root / "platform" / "consilia"
     found = {
         f"{path.relative_to(package)}:{number}: {line.strip()}"

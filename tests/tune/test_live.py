@@ -77,6 +77,27 @@ def test_places_of_several_nodes_make_up_a_slot_of_several_workers():
     assert live.count() == 2
 
 
+def test_each_living_node_holds_its_own_workers_whatever_the_limit_is():
+    there = Cluster(node(cpus=4), node(cpus=2))
+    live = there.live(limit=3)
+    assert live.by_node() == {"id0": 4, "id1": 2}
+    del there.nodes["id0"]
+    there.nodes["full"] = node(cpus=1, busy_cpus=1)
+    there.nodes["new"] = node(cpus=1)
+    there.wait()
+    assert live.by_node() == {"id1": 2, "new": 1}
+
+
+def test_a_node_has_its_name_even_when_it_is_lost():
+    there = Cluster(node(name="10.0.0.1"))
+    live = there.live()
+    del there.nodes["id0"]
+    there.nodes["new"] = node(name="10.0.0.2")
+    there.wait()
+    assert list(live.by_node()) == ["new"]
+    assert [live.name("id0"), live.name("new")] == ["10.0.0.1", "10.0.0.2"]
+
+
 def test_no_more_slots_than_are_wanted():
     assert Cluster(node(cpus=8)).live(limit=3).count() == 3
 

@@ -126,7 +126,7 @@ def drive(address: str, root: Path) -> None:
         nodes = living_nodes()
         capacity = plan_capacity(nodes, profile, demand=Demand(gpus=0, memory=0), n_trials=N_TRIALS)
         live = LiveSlots(capacity, living_nodes, limit=N_TRIALS, seen=nodes)
-        study_in(root).search(Diary(root / "diary"), slots=live.count, restart_seconds=15.0)
+        study_in(root).search(Diary(root / "diary"), slots=N_TRIALS, live=live)
 
 
 def study_in(root: Path) -> PlayedStudy:

@@ -24,7 +24,9 @@ def test_as_many_slots_start_at_once_as_there_are(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr("ray.tune.Tuner", Tuner)
     monkeypatch.delenv(PENDING, raising=False)
     controller: Any = SimpleNamespace(must_leave=lambda: "")
-    options: Any = SimpleNamespace()
-    run_in_slots(controller, n_slots=lambda: 7, options=options, storage=tmp_path)
+    groups: Any = SimpleNamespace(count=lambda: 7, broker=None)
+    monkeypatch.setattr("ray.put", lambda value: value)
+    monkeypatch.setattr("ray.tune.with_parameters", lambda trainable, **_: SimpleNamespace(__qualname__=""))
+    run_in_slots(controller, groups=groups, run_trial=print, n_folds=1, storage=tmp_path)
     assert told == ["7"]
     assert PENDING not in os.environ

@@ -1,11 +1,18 @@
 """What a worker does with a trial that goes wrong; the rows in the dashboard are played by a stand-in."""
 
+from types import SimpleNamespace
+
 import pytest
+import ray
 import torch
 from search_records import task
 
 from consilia.config.records import TrialOutcome
+from consilia.errors import DataError
+from consilia.train.distributed import ALONE
+from consilia.train.faults import GroupLost
 from consilia.tune import worker
+from consilia.tune.broker import Job, Taken
 
 
 class Watch:
@@ -18,28 +25,77 @@ class Watch:
         return False
 
 
-def test_an_unforeseen_error_fails_the_trial_and_leaves_the_worker_alive():
+def failing(error: Exception) -> worker.RunTrial:
     def run_trial(*_: object, **__: object) -> TrialOutcome:
-        raise KeyError("no such column\nin the table")
+        raise error
 
-    outcome = worker._run(run_trial, task(7), Watch())
+    return run_trial
+
+
+def run_together(error: Exception, broker: object = None) -> TrialOutcome:
+    taken = Taken(task(7), Job(run=failing(error), n_folds=2), ticket="mine")
+    return worker._run_together(taken, Watch(), ALONE, broker)
+
+
+def test_an_unforeseen_error_fails_the_trial_and_leaves_the_worker_alive():
+    outcome = worker._run(failing(KeyError("no such column\nin the table")), task(7), Watch())
     assert (outcome.number, outcome.state) == (7, "failed")
     assert outcome.reason.startswith("KeyError: 'no such column")
     assert "\n" not in outcome.reason
-    assert 'raise KeyError("no such column' in outcome.traceback
+    assert "in run_trial\n    raise error\nKeyError" in outcome.traceback
+
+
+def test_only_the_first_line_of_another_librarys_error_is_the_reason_but_all_of_ours():
+    for error, reason in ((RuntimeError("first\nsecond"), "first"), (DataError("first\nsecond"), "first\nsecond")):
+        assert worker._run(failing(error), task(7), Watch()).reason == f"{type(error).__name__}: {reason}"
 
 
 def test_a_broken_device_ends_the_process_so_that_a_fresh_one_takes_the_trial_up():
-    def run_trial(*_: object, **__: object) -> TrialOutcome:
-        raise torch.AcceleratorError("CUDA error: an illegal memory access was encountered")
-
     with pytest.raises(torch.AcceleratorError):
-        worker._run(run_trial, task(7), Watch())
+        worker._run(failing(torch.AcceleratorError("CUDA error: an illegal memory access")), task(7), Watch())
+
+
+def test_a_trial_whose_broker_is_started_again_is_left_and_not_failed():
+    lost = ray.exceptions.ActorUnavailableError("it is being started again", None)
+    assert worker._run(failing(lost), task(7), Watch()).state == "stopped"
+
+
+def test_a_worker_whose_broker_is_gone_for_good_ends_quietly(monkeypatch: pytest.MonkeyPatch):
+    """Ray Train would start another one in the place of one that fails."""
+    with pytest.raises(ray.exceptions.ActorDiedError):
+        worker._run(failing(ray.exceptions.ActorDiedError()), task(7), Watch())
+    monkeypatch.setattr(worker, "_serve", failing(ray.exceptions.ActorDiedError()))
+    worker.serve({"work": worker.GroupWork(broker=None, group="here#1", n_threads=1)})
+
+
+def test_of_workers_that_train_together_all_end_where_one_may_have_met_an_error_alone():
+    with pytest.raises(KeyError):
+        run_together(KeyError("alone"))
+
+
+def test_an_error_that_workers_meet_together_fails_the_trial_and_leaves_them_alive():
+    outcome = run_together(DataError("image 3 is damaged"))
+    assert (outcome.number, outcome.state, outcome.reason) == (7, "failed", "DataError: image 3 is damaged")
+
+
+@pytest.mark.parametrize("outcome", [None, TrialOutcome(number=7, state="failed", reason="out of memory")])
+def test_of_workers_that_lose_each_other_the_one_that_knows_the_trials_end_tells_the_broker(
+    monkeypatch: pytest.MonkeyPatch, outcome: TrialOutcome | None
+):
+    told = []
+    broker = SimpleNamespace(finish=SimpleNamespace(remote=lambda *said: told.append(said)))
+    monkeypatch.setattr(ray, "get", lambda reference: reference)
+    lost = GroupLost("a worker is gone")
+    lost.outcome = outcome
+    with pytest.raises(GroupLost):
+        run_together(lost, broker)
+    assert told == ([] if outcome is None else [(outcome, "mine")])
 
 
 def test_a_trial_has_a_name_that_a_person_understands():
     named = task(12, architecture="densenet121", lr=3e-4)
     assert worker.trial_name(named) == "trial 12 densenet121 lr=3e-04"
+    assert worker.trial_name(named, noun="refit") == "refit 12 densenet121 lr=3e-04"
 
 
 def test_what_libraries_keep_after_the_first_trial_is_no_leak_and_what_later_ones_add_is():

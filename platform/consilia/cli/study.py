@@ -37,7 +37,7 @@ def search(
     from consilia.cli.show import show_result, watch
 
     more = [f"cluster.address={address}"] if address else []
-    plan = consilia.read_plan(study, settings=[*(settings or ()), *more])
+    plan = consilia.read_plan(study, settings=[*(settings or ()), *more], networks=False)
     with watch(plan) as view:
         done = consilia.search(plan, studies=studies, stores=stores, retry_failed=retry_failed, view=view)
     show_result(done.result())

@@ -3,6 +3,7 @@
 import fcntl
 import logging
 import os
+import shutil
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -12,7 +13,7 @@ import yaml
 
 from consilia.config.study import StudyPlan
 from consilia.config.study_folder import StudyFolder
-from consilia.errors import StudyError
+from consilia.errors import PlanError, StudyError
 from consilia.files import write_text
 from consilia.study.plan import changed_keys, plan_to_yaml, read_stored_plan, study_name
 
@@ -31,11 +32,17 @@ def claim_folder(plan: StudyPlan, studies: Path) -> Iterator[StudyFolder]:
     _check_not_foreign(folder)
     folder.root.mkdir(parents=True, exist_ok=True)
     with hold_study(folder):
-        if folder.plan.exists():
+        is_new = not folder.plan.exists()
+        if not is_new:
             _check_same_plan(plan, folder)
-        if not folder.plan.exists() or read_stored_plan(folder).search != plan.search:  # new, or more is to be searched
+        if is_new or read_stored_plan(folder).search != plan.search:  # new, or more is to be searched
             write_text(folder.plan, yaml.safe_dump(plan_to_yaml(plan), sort_keys=False, allow_unicode=True))
-        yield folder
+        try:
+            yield folder
+        except PlanError:  # of a network, which is built only now: the corrected plan may have the same name
+            if not folder.trials.exists():
+                shutil.rmtree(folder.root, ignore_errors=True)
+            raise
 
 
 @contextmanager

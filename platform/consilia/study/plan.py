@@ -31,7 +31,7 @@ class _StudyFile(Frozen):
     cluster: str | dict[str, Any] = "local"
 
 
-def read_plan(path: str | Path, *, settings: Settings = ()) -> StudyPlan:
+def read_plan(path: str | Path, *, settings: Settings = (), networks: bool = True) -> StudyPlan:
     """Read a study file and check everything that can be checked without data.
 
     A resolved plan (`studies/<name>/study.yaml`) is a study file too: its content stands in place of the names.
@@ -40,12 +40,17 @@ def read_plan(path: str | Path, *, settings: Settings = ()) -> StudyPlan:
         path: The study's YAML. Relative paths in it start from its folder.
         settings: Overrides, such as `["training.epochs=5"]` or `{"training.epochs": 5}`. Relative paths in them start
             from the working directory.
+        networks: Build every network without its weights, and pass an image through its shapes. A search does so in
+            one of its workers; importing torch and timm here takes seconds.
 
     Raises:
         PlanError: A key is unknown or wrong (with file, key and a near match), a timm model does not exist, or a
             network refuses its image size.
     """
-    return _resolve(read_yaml(Path(path)), Path(path).absolute().parent, as_texts(settings), where=str(path))
+    plan = _resolve(read_yaml(Path(path)), Path(path).absolute().parent, as_texts(settings), where=str(path))
+    if networks:
+        check_spaces(plan)
+    return plan
 
 
 def read_stored_plan(folder: StudyFolder) -> StudyPlan:
@@ -78,7 +83,9 @@ def change_plan(plan: StudyPlan, settings: Settings) -> StudyPlan:
     Raises:
         PlanError: As of `read_plan`.
     """
-    return _resolve(plan_to_yaml(plan), Path.cwd(), as_texts(settings), where=plan.name)
+    changed = _resolve(plan_to_yaml(plan), Path.cwd(), as_texts(settings), where=plan.name)
+    check_spaces(changed)
+    return changed
 
 
 def read_single_plan(path: str | Path, *, architecture: str | None = None, settings: Settings = ()) -> StudyPlan:
@@ -98,7 +105,7 @@ def read_single_plan(path: str | Path, *, architecture: str | None = None, setti
     """
     texts = as_texts(settings)
     ours = [each for each in texts if "." not in key_of(each) and key_of(each) not in StudyPlan.model_fields]
-    plan = read_plan(path, settings=[each for each in texts if each not in ours])
+    plan = read_plan(path, settings=[each for each in texts if each not in ours], networks=False)
     joint = join_plan_spaces(plan)
     changes = parse_settings(ours)
     name = str(changes.pop("architecture", None) or architecture or joint.start_with[0])
@@ -181,7 +188,7 @@ def _resolve(content: dict[str, Any], base: Path, settings: Sequence[str], *, wh
         },
         where=where,
     )
-    check_spaces(plan)
+    join_plan_spaces(plan)  # two families may contradict each other
     return plan
 
 

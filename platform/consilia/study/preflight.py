@@ -1,10 +1,11 @@
-"""What must hold before hours of training start: weights that fit their networks, a disk that is large enough."""
+"""What must hold before hours of training start: weights that fit their networks, a disk that is large enough.
+
+torch and timm are imported by what loads weights, so that a search of untrained networks starts without them.
+"""
 
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-
-import torch
 
 from consilia.config.network import ModelSpec
 from consilia.config.record_files import read_weights_notes
@@ -14,8 +15,6 @@ from consilia.config.study_folder import StudyFolder
 from consilia.errors import PlanError, StudyError
 from consilia.files import write_json
 from consilia.study.opened import OpenStudy
-from consilia.train.networks.factory import build_model
-from consilia.train.networks.pretrained import build_pretrained
 from consilia.train.networks.weights import find_weights, fingerprint, require_weights
 
 _RESERVE_BYTES = 200 * 2**20  # logs, journal, predictions
@@ -23,10 +22,10 @@ _CHECKPOINT_COPIES = 4  # network, EMA, and AdamW's two moments
 
 
 def check_weights(study: OpenStudy) -> None:
-    """Load every architecture's weights once, and note in the study which they were.
+    """Find every architecture's weights, and note in the study which they are.
 
     Raises:
-        PlanError: Some cannot be had or do not fit their network; names all that are missing.
+        PlanError: Some cannot be found; names all that are missing.
         StudyError: The study was started from other weights.
     """
     source = study.weights
@@ -37,8 +36,17 @@ def check_weights(study: OpenStudy) -> None:
         notes = dict.fromkeys(names, "timm hub")
     else:
         notes = {name: fingerprint(file) for name, file in require_weights(names, source).items()}
-    _load_each(study)
     write_json(study.folder.weights, _check_same(notes, study.folder) | notes)
+
+
+def load_weights_once(study: OpenStudy) -> None:
+    """Load every architecture's weights into its network, before a search relies on them.
+
+    Raises:
+        PlanError: Some cannot be had or do not fit their network; names all of them.
+    """
+    if study.weights.is_pretrained:
+        _load_each(study)
 
 
 def check_unchanged(study: OpenStudy) -> None:
@@ -53,32 +61,35 @@ def check_unchanged(study: OpenStudy) -> None:
     _check_same({name: fingerprint(file) for name, file in files.items() if file is not None}, study.folder)
 
 
-def check_disk(study: OpenStudy, *, free_bytes: Callable[[Path], int] | None = None) -> None:
+def check_disk(
+    study: OpenStudy, *, n_slots: int, largest_network: int, free_bytes: Callable[[Path], int] | None = None
+) -> None:
     """Compare the study's disk need with what is free.
 
     Args:
         study: Its folder exists.
+        n_slots: Trials at a time.
+        largest_network: Bytes of the weights of the study's largest network.
         free_bytes: Bytes free at a folder; replaced in tests.
 
     Raises:
         StudyError: The disk will be too full; the need, the free space and what to change are named.
     """
     plan, folder = study.plan, study.folder
-    architectures = study.space.architectures.values()
-    specs = [ModelSpec(architecture=each, n_classes=2, channels=plan.data.channels) for each in architectures]
-    need = disk_need(plan, largest_network=max(map(_network_bytes, specs))) - _stored_bytes(folder)
+    need = disk_need(plan, n_slots=n_slots, largest_network=largest_network) - _stored_bytes(folder)
     free = (free_bytes or _free_bytes)(folder.root)
     if need > free:
+        slots = "1 slot" if n_slots == 1 else f"{n_slots} slots"
         raise StudyError(
             f"The study may need {need / 1e9:.1f} GB more in {folder.root}, but {free / 1e9:.1f} GB are free: weights "
-            f"of {plan.search.keep_weights} trials with {plan.folds.k} folds each, and a checkpoint for every slot.\n"
+            f"of {plan.search.keep_weights} trials with {plan.folds.k} folds each, and a checkpoint for each of "
+            f"{slots}.\n"
             "Lower search.keep_weights, leave the largest architectures out, or give another disk with --studies."
         )
 
 
-def disk_need(plan: StudyPlan, *, largest_network: int) -> int:
+def disk_need(plan: StudyPlan, *, n_slots: int, largest_network: int) -> int:
     """Return an upper bound of the bytes a study writes, if every trial takes the largest network."""
-    n_slots = plan.cluster.max_slots or 8
     n_kept = min(plan.search.keep_weights + n_slots, plan.search.trials)
     weights = n_kept * plan.folds.k * largest_network
     bundle = weights  # an ensemble may take every kept trial
@@ -94,6 +105,8 @@ def _architectures(study: OpenStudy) -> list[Architecture]:
 
 
 def _load_each(study: OpenStudy) -> None:
+    from consilia.train.networks.pretrained import build_pretrained
+
     failures: dict[str, str] = {}
     channels = study.plan.data.channels
     for each in _architectures(study):
@@ -118,11 +131,6 @@ def _check_same(notes: dict[str, str], folder: StudyFolder) -> dict[str, str]:
             f"({before[changed[0]]}, now {notes[changed[0]]}). Restore them, or give the study another name."
         )
     return before
-
-
-def _network_bytes(spec: ModelSpec) -> int:
-    with torch.device("meta"):
-        return sum(tensor.numel() * tensor.element_size() for tensor in build_model(spec).state_dict().values())
 
 
 def _stored_bytes(folder: StudyFolder) -> int:

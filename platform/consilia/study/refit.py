@@ -11,8 +11,8 @@ from consilia.ensemble.members import chosen_trials
 from consilia.errors import RunError, StudyError
 from consilia.study.end import InterruptedStudyError
 from consilia.study.opened import OpenStudy
-from consilia.study.preflight import check_weights
-from consilia.study.slots import open_slots
+from consilia.study.preflight import check_weights, load_weights_once
+from consilia.study.slots import LazySlots
 from consilia.train.order import check_refit_workers
 from consilia.train.refit import read_refit
 from consilia.tune.refit_controller import RefitController
@@ -69,8 +69,8 @@ def refit_seconds(trials: Sequence[TrialRecord], *, k: int) -> float:
     return float(np.sum(folds)) * k / (k - 1)
 
 
-def train_refits(study: OpenStudy, missing: Sequence[TrialRecord]) -> None:
-    """Train what is missing: in slots, as the search, or here where the study had no search.
+def train_refits(study: OpenStudy, missing: Sequence[TrialRecord], slots: LazySlots) -> None:
+    """Train what is missing: in the search's slots, or here where the study had no search.
 
     Raises:
         InterruptedStudyError: Ctrl-C; the same call goes on where this one stopped.
@@ -81,16 +81,14 @@ def train_refits(study: OpenStudy, missing: Sequence[TrialRecord]) -> None:
     plan, folder, view = study.plan, study.folder, study.view
     check_refit_workers(plan.cluster.workers_per_trial, folds=study.folds, training=plan.training)
     check_weights(study)
+    load_weights_once(study)
     tasks = [TrialTask(number=record.number, hyperparameters=record.hyperparameters) for record in missing]
     study.note(f"{_count(len(tasks))} on all {len(study.folds.pool)} images outside the test split, one a member")
     if plan.search.configuration is not None:
         _settle(refit_here(tasks, study.training_context("auto"), folder, view), folder)
         return
-    with open_slots(study, n_tasks=len(tasks)) as slots:
-        controller = refit_in_slots(
-            tasks, slots.context, folder, view, profile=plan.cluster, capacity=slots.capacity, nodes=slots.nodes
-        )
-    _settle(controller, folder)
+    opened = slots.open(n_tasks=min(len(tasks), plan.cluster.max_slots or len(tasks)))
+    _settle(refit_in_slots(tasks, opened.context, folder, view, capacity=opened.capacity, groups=opened.groups), folder)
 
 
 def _settle(controller: RefitController, folder: StudyFolder) -> None:

@@ -1,8 +1,13 @@
-"""A study, every step from top to bottom; a step whose result is stored is not repeated."""
+"""A study, every step from top to bottom; a step whose result is stored is not repeated.
+
+What combines and trains imports torch, timm and scikit-learn. It is imported by the step that needs it, so that a
+search asks for its workers seconds earlier.
+"""
 
 import functools
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from consilia.cluster.connection import joins_cluster
 from consilia.cluster.tasks import ray_tasks
@@ -10,23 +15,23 @@ from consilia.config.recipe import EnsembleRecipe
 from consilia.data.folds import make_folds
 from consilia.errors import UserError
 from consilia.report.curves import Curves
-from consilia.study.combine import StudyResult, combine, is_built
 from consilia.study.end import is_over, settle_end
 from consilia.study.folder import claim_folder, hold_study, log_to
 from consilia.study.opened import OpenStudy
-from consilia.study.preflight import check_disk, check_unchanged, check_weights
-from consilia.study.refit import missing_refits, refuse_missing, train_refits
-from consilia.study.slots import open_slots
+from consilia.study.preflight import check_disk, check_unchanged, check_weights, load_weights_once
+from consilia.study.slots import LazySlots
 from consilia.study.warm_start import read_warm_start
 from consilia.train.order import check_workers
 from consilia.tune.capacity import most_slots
 from consilia.tune.contract import Audience
 from consilia.tune.search import search_trials
-from consilia.tune.single import train_one
 from consilia.tune.warm_start import Start
 
+if TYPE_CHECKING:
+    from consilia.study.combine import StudyResult
 
-def run_study(study: OpenStudy, *, retry_failed: bool = False) -> StudyResult:
+
+def run_study(study: OpenStudy, *, retry_failed: bool = False) -> "StudyResult":
     """Prepare, search, train again what a fast build ships, combine and evaluate.
 
     Args:
@@ -41,7 +46,7 @@ def run_study(study: OpenStudy, *, retry_failed: bool = False) -> StudyResult:
     study = _decoding_on_cluster(study)
     plan, folder = study.plan, study.folder
     start = read_warm_start(study)  # before the folder is made: its study.yaml would keep a name that is wrong
-    with claim_folder(plan, study.studies), log_to(folder.log):
+    with claim_folder(plan, study.studies), log_to(folder.log), LazySlots(study) as slots:
         for remark in start.remarks:
             study.note(remark)
         if retry_failed and any(record.state == "failed" for record in study.records().values()):
@@ -51,17 +56,19 @@ def run_study(study: OpenStudy, *, retry_failed: bool = False) -> StudyResult:
             check_unchanged(study)
         else:
             check_weights(study)  # before hours of decoding, while a person is watching
+        if not is_done and plan.search.configuration is None:
+            if study.workers is not None:
+                _ = study.store  # a cluster decodes before workers take its cores
+            slots.begin(n_tasks=most_slots(plan.cluster, n_trials=plan.search.trials))
+        if not is_done:
+            load_weights_once(study)
         make_missing_folds(study)
         if not is_done:
-            check_disk(study)
-            check_workers(plan.cluster.workers_per_trial, folds=study.folds, training=plan.training)
-            _run_trials(study, start.starts, retry_failed=retry_failed)
-        if not is_built(study, plan.ensemble):
-            train_refits(study, missing_refits(study, plan.ensemble))
-        return combine(study, plan.ensemble)
+            _run_trials(study, slots, start.starts, retry_failed=retry_failed)
+        return _build(study, plan.ensemble, slots, trains=True)
 
 
-def build_recipe(study: OpenStudy, recipe: EnsembleRecipe, *, refit: bool = False) -> StudyResult:
+def build_recipe(study: OpenStudy, recipe: EnsembleRecipe, *, refit: bool = False) -> "StudyResult":
     """Build a recipe's ensemble from the predictions that a study's trials have left.
 
     Args:
@@ -78,15 +85,11 @@ def build_recipe(study: OpenStudy, recipe: EnsembleRecipe, *, refit: bool = Fals
         raise UserError(
             f"--refit trains what a recipe with build: fast ships, but {recipe.name} has build: max. Leave it out."
         )
-    with hold_study(study.folder):
-        if not is_built(study, recipe):
-            missing = missing_refits(study, recipe)
-            if refit:
-                with log_to(study.folder.log):
-                    train_refits(study, missing)
-            else:
-                refuse_missing(study, missing, recipe)
-        return combine(study, recipe)
+    with hold_study(study.folder), LazySlots(study) as slots:
+        if not refit:
+            return _build(study, recipe, slots, trains=False)
+        with log_to(study.folder.log):
+            return _build(study, recipe, slots, trains=True)
 
 
 def make_missing_folds(study: OpenStudy) -> None:
@@ -126,27 +129,46 @@ def _decoding_on_cluster(study: OpenStudy) -> OpenStudy:
     return replace(study, workers=functools.partial(ray_tasks, profile))
 
 
-def _run_trials(study: OpenStudy, starts: Sequence[Start], *, retry_failed: bool) -> None:
+def _run_trials(study: OpenStudy, slots: LazySlots, starts: Sequence[Start], *, retry_failed: bool) -> None:
     plan, folder = study.plan, study.folder
+    check_workers(plan.cluster.workers_per_trial, folds=study.folds, training=plan.training)
     audience = Audience(study.view, Curves(folder, metric=plan.search.metric, noted=study.note))
     if plan.search.configuration is not None:
+        from consilia.tune.single import train_one
+
         settle_end(study, train_one(plan, study.training_context("auto"), folder, audience))
         return
     limit = most_slots(plan.cluster, n_trials=plan.search.trials)
-    with open_slots(study, n_tasks=limit) as slots:
-        if plan.cluster.max_slots is None and slots.capacity.n_slots == limit < plan.search.trials:
-            study.note(
-                f"{limit} of {plan.search.trials} trials at a time, a quarter, so that suggestions can learn from the "
-                "trials before them; cluster.max_slots allows more"
-            )
-        controller = search_trials(
-            plan,
-            slots.context,
-            folder,
-            audience,
-            capacity=slots.capacity,
-            nodes=slots.nodes,
-            starts=starts,
-            retry_failed=retry_failed,
+    opened = slots.open(n_tasks=limit)
+    if plan.cluster.max_slots is None and opened.capacity.n_slots == limit < plan.search.trials:
+        study.note(
+            f"{limit} of {plan.search.trials} trials at a time, a quarter, so that suggestions can learn from the "
+            "trials before them; cluster.max_slots allows more"
         )
+    check_disk(study, n_slots=opened.capacity.n_slots, largest_network=opened.largest_network)
+    controller = search_trials(
+        plan,
+        opened.context,
+        folder,
+        audience,
+        capacity=opened.capacity,
+        groups=opened.groups,
+        starts=starts,
+        retry_failed=retry_failed,
+    )
     settle_end(study, controller)
+
+
+def _build(study: OpenStudy, recipe: EnsembleRecipe, slots: LazySlots, *, trains: bool) -> "StudyResult":
+    """Combine the trials; where `trains`, train missing refits before."""
+    from consilia.study.combine import combine, is_built
+    from consilia.study.refit import missing_refits, refuse_missing, train_refits
+
+    if not is_built(study, recipe):
+        missing = missing_refits(study, recipe)
+        if trains:
+            train_refits(study, missing, slots)
+        else:
+            refuse_missing(study, missing, recipe)
+    slots.close()
+    return combine(study, recipe)

@@ -1,23 +1,29 @@
 """A cluster to train on: connected, its nodes known, its most demanding steps measured, and its slots counted."""
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
+from typing import Any, Self
 
-from consilia.cluster.connection import connect
+from consilia.cluster.connection import connect, joins_cluster
 from consilia.config.network import Preprocessing
 from consilia.config.space import Choice, Hyperparameters, Value
+from consilia.config.study import StudyPlan
+from consilia.errors import ConsiliaError
 from consilia.study.opened import OpenStudy
+from consilia.study.spaces import check_spaces
 from consilia.train.context import TrainingContext
-from consilia.train.memory_probe import StepCase, estimate_step
-from consilia.tune.capacity import Capacity, Node, describe_capacity, plan_capacity
-from consilia.tune.demand import worker_demand
-from consilia.tune.nodes import living_nodes, measure_steps
+from consilia.train.step_case import StepCase, StepMemory
+from consilia.tune.capacity import Capacity, Node, describe_capacity, first_demand, plan_capacity
+from consilia.tune.demand import needs_measuring, worker_demand
+from consilia.tune.live import LiveSlots
+from consilia.tune.measuring import largest_network, measure_steps
+from consilia.tune.nodes import ask_workers, living_nodes
 from consilia.tune.space import Range
+from consilia.tune.worker_groups import WorkerGroups
 
 _MORE_IS_LARGER = ("image_size", "drop_path", "head_dropout", "mixup", "augmentation")  # memory grows with these
-_MEASURED = 3  # steps at most
-_NEAR = 0.5  # of the largest estimate; on a CPU, estimates are right within about a tenth
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,47 +32,127 @@ class Slots:
 
     context: TrainingContext  # for the device of the slots
     capacity: Capacity
-    nodes: Mapping[str, Node]  # before anything of them is taken
+    groups: WorkerGroups
+    largest_network: int  # bytes of the weights of the study's largest network
 
 
-@contextmanager
-def open_slots(study: OpenStudy, *, n_tasks: int) -> Iterator[Slots]:
-    """Connect to the study's cluster for the length of a block, and measure what a slot needs.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Start:
+    """Workers that are starting, with what is known before a step is measured."""
+
+    nodes: Mapping[str, Node]  # before anything of them was taken
+    groups: WorkerGroups
+    n_tasks: int
+
+
+class LazySlots:
+    """A study's slots for the length of a block: workers that start early, are measured once, and serve refits too.
 
     Args:
         study: Its view is told where to watch, and how many slots there are.
-        n_tasks: More slots than tasks would stand idle.
-
-    Raises:
-        ClusterError: The cluster cannot be reached, or cannot hold a single slot.
     """
-    profile = study.plan.cluster
-    with connect(profile) as connection:
+
+    def __init__(self, study: OpenStudy) -> None:
+        self._study = study
+        self._stack = ExitStack()
+        self._start: _Start | None = None
+        self._slots: Slots | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self._stack.__exit__(*error)
+
+    def close(self) -> None:
+        """End them before the block does."""
+        self._stack.close()
+        self._start = self._slots = None
+
+    def begin(self, *, n_tasks: int) -> None:
+        """Connect to the study's cluster and let its workers start; nobody waits for them yet.
+
+        Args:
+            n_tasks: More slots than tasks would stand idle.
+
+        Raises:
+            ClusterError: The cluster cannot be reached, or cannot hold a single slot.
+        """
+        study, profile = self._study, self._study.plan.cluster
+        study.note("connecting to Ray" if joins_cluster(profile) else "starting Ray")
+        connection = self._stack.enter_context(connect(profile))
         study.view.connected(dashboard=connection.dashboard, token_file=connection.token_file)
         nodes = living_nodes()
+        alone = profile.model_copy(update={"workers_per_trial": 1})
+        n_workers = n_tasks if profile.workers_per_trial == 1 else 1  # those that train together start once measured
+        first = plan_capacity(nodes, alone, demand=first_demand(profile, nodes), n_trials=n_workers)
+        groups = self._stack.enter_context(
+            WorkerGroups(storage=str(study.folder.ray / "train"), hang_seconds=profile.hang_seconds, noted=study.note)
+        )
+        groups.settle(first, LiveSlots(first, living_nodes, limit=first.n_slots, seen=nodes))
+        study.note(f"starting {first.n_slots} worker{'s' if first.n_slots > 1 else ''}")
+        self._start = _Start(nodes=nodes, groups=groups, n_tasks=n_tasks)
+
+    def open(self, *, n_tasks: int) -> Slots:
+        """Return the slots: networks checked and steps measured by a worker, once.
+
+        Args:
+            n_tasks: As of `begin`, where that has not been called.
+
+        Raises:
+            PlanError: A network of the study cannot be built, or refuses an image size.
+            ClusterError: As of `begin`, or a step does not fit.
+        """
+        if self._slots is None:
+            if self._start is None:
+                self.begin(n_tasks=n_tasks)
+            assert self._start is not None, "just begun"
+            self._slots = self._measure(self._start)
+        return self._slots
+
+    def _measure(self, start: _Start) -> Slots:
+        study, profile = self._study, self._study.plan.cluster
+        look = partial(_examine, study.plan, largest_steps(study), needs_measuring(profile))
+        findings: list[_Findings] = ask_workers(start.groups, start.nodes, look)
         demand = worker_demand(
             profile,
-            [node.total for node in nodes.values()],
-            measured=measure_steps(demanding_steps(study), profile, nodes),
+            [node.total for node in start.nodes.values()],
+            measured=[step for each in findings for step in each.steps],
             images_bytes=study.store.pixels.nbytes,
         )
-        capacity = plan_capacity(nodes, profile, demand=demand, n_trials=n_tasks)
+        capacity = plan_capacity(start.nodes, profile, demand=demand, n_trials=start.n_tasks)
         study.note(describe_capacity(capacity, demand))
-        context = study.training_context("cuda" if capacity.share.gpus else "cpu")
-        yield Slots(context=context, capacity=capacity, nodes=nodes)
+        start.groups.settle(capacity, LiveSlots(capacity, living_nodes, limit=start.n_tasks, seen=start.nodes))
+        return Slots(
+            context=study.training_context("cuda" if capacity.share.gpus else "cpu"),
+            capacity=capacity,
+            groups=start.groups,
+            largest_network=findings[0].largest_network,
+        )
 
 
-def demanding_steps(study: OpenStudy) -> tuple[StepCase, ...]:
-    """Return the training steps that may take most memory, in ascending order of their estimates.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Findings:
+    """What a worker has seen of a study's networks."""
 
-    Each architecture of the study has one, at the largest image size that its space allows. At most three are
-    returned: those whose estimate (`train.memory_probe.estimate_step`) is at least half of the largest one.
-    """
+    steps: tuple[StepMemory, ...]
+    largest_network: int  # bytes
+
+
+def _examine(plan: StudyPlan, cases: Sequence[StepCase], measures: bool, worker: object) -> _Findings | ConsiliaError:
+    """Check the plan's networks in a worker, which has imported timm already, and measure their steps."""
+    try:
+        check_spaces(plan)
+        steps = measure_steps(cases) if measures else ()
+    except ConsiliaError as error:
+        return error
+    return _Findings(steps=steps, largest_network=largest_network(cases))
+
+
+def largest_steps(study: OpenStudy) -> tuple[StepCase, ...]:
+    """Return the training step of each architecture of the study at the largest image size that its space allows."""
     context = study.training_context("auto")
-    cases = [_largest_step(study, context, name) for name in study.space.architectures]
-    ranked = sorted(((estimate_step(case), case) for case in cases), key=lambda pair: pair[0])
-    enough = _NEAR * ranked[-1][0]
-    return tuple(case for estimate, case in ranked[-_MEASURED:] if estimate >= enough)
+    return tuple(_largest_step(study, context, name) for name in study.space.architectures)
 
 
 def _largest_step(study: OpenStudy, context: TrainingContext, architecture: str) -> StepCase:

@@ -10,29 +10,35 @@ from consilia.config.network import ModelSpec
 from consilia.config.space import Architecture, Choice, Hyperparameters, Parameter, SearchSpace
 from consilia.config.study import StudyPlan
 from consilia.errors import PlanError
+from consilia.train.networks.names import is_surely_known
 from consilia.tune.space import JointSpace, join_spaces
 
 
 def read_space(reference: Reference, base: Path) -> SearchSpace:
-    """Read a search space and check its architectures and parameters.
+    """Read a search space and check the names of its architectures, and its parameters.
 
     Raises:
         PlanError: An unknown timm model, an unknown hyperparameter, or a range that leaves what the
             hyperparameter allows; names the file, the key and a near match.
     """
-    from consilia.train.networks.factory import check_architecture
-
     space = load("search_spaces", reference, SearchSpace, base=base)
     where = reference if isinstance(reference, str) else space.family
+    if not is_surely_known(architecture.timm for architecture in space.architectures.values()):
+        _check_architectures(space, where)
+    for section, parameters in (("parameters", space.parameters), ("from_scratch", space.from_scratch)):
+        for name, parameter in parameters.items():
+            _check_parameter(f"{where}: {section}.{name}", name, parameter)
+    return space
+
+
+def _check_architectures(space: SearchSpace, where: str) -> None:
+    from consilia.train.networks.factory import check_architecture
+
     for name, architecture in space.architectures.items():
         try:
             check_architecture(architecture)
         except PlanError as error:
             raise PlanError(f"{where}: architectures.{name}.timm: {error}") from None
-    for section, parameters in (("parameters", space.parameters), ("from_scratch", space.from_scratch)):
-        for name, parameter in parameters.items():
-            _check_parameter(f"{where}: {section}.{name}", name, parameter)
-    return space
 
 
 def join_plan_spaces(plan: StudyPlan) -> JointSpace:
@@ -45,12 +51,15 @@ def join_plan_spaces(plan: StudyPlan) -> JointSpace:
 
 
 def check_spaces(plan: StudyPlan) -> JointSpace:
-    """Check that the plan's families fit together and that every network takes the plan's images.
+    """Check that every network of the plan can be built and takes the plan's images.
 
     Raises:
-        PlanError: Conflicting ranges, or a network that refuses an image size.
+        PlanError: Conflicting ranges, a model that timm does not know or builds otherwise, or a network that refuses an
+            image size.
     """
     joint = join_plan_spaces(plan)
+    for space in plan.spaces:
+        _check_architectures(space, space.family)
     for name, architecture in joint.architectures.items():
         sizes = _image_sizes(plan, joint.families[name].get("image_size"))
         for size in sizes:

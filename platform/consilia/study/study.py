@@ -75,7 +75,7 @@ def search(
     if isinstance(study, StudyPlan):
         plan = change_plan(study, settings) if settings else study
     else:
-        plan = read_plan(study, settings=settings)
+        plan = read_plan(study, settings=settings, networks=False)
     opened = Study.of(plan, studies=studies, stores=stores, view=view or default_view(plan))
     run_study(opened, retry_failed=retry_failed)
     return opened

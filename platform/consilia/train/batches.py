@@ -10,8 +10,8 @@ import torch
 
 from consilia.config.records import Rows
 from consilia.data.store.image_store import ImageStore
+from consilia.train.step_case import fits
 
-_DEVICE_SHARE = 0.25  # of a GPU's free memory that the images may take: the rest is for the network
 _UPLOAD_BYTES = 64 * 2**20  # that move to the device at a time, so that the store never lies in main memory as a whole
 
 
@@ -137,11 +137,6 @@ def open_images(store: ImageStore, device: torch.device) -> Images:
     if device.type == "cuda" and fits(store.pixels.nbytes, torch.cuda.mem_get_info(device)[0]):
         return DeviceImages(store.pixels, device)
     return MappedImages(store.pixels, device)
-
-
-def fits(n_bytes: int, free_bytes: int) -> bool:
-    """Say whether images of `n_bytes` may lie on a device that has `free_bytes` left."""
-    return n_bytes <= _DEVICE_SHARE * free_bytes
 
 
 def evaluation_batches(rows: Rows, batch_size: int) -> list[Rows]:

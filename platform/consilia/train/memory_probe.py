@@ -3,55 +3,28 @@
 import re
 import resource
 import sys
+from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import torch
-from pydantic import Field
 from torch import nn
 
 from consilia.config.augmentation import AugmentationPolicy
-from consilia.config.frozen import Frozen
-from consilia.config.network import ModelSpec, Preprocessing
-from consilia.config.space import Hyperparameters
+from consilia.config.network import ModelSpec
 from consilia.train.batches import Images, MappedImages
 from consilia.train.device import MEMORY_FORMAT, autocast
 from consilia.train.inference import predict_logits
 from consilia.train.losses import make_loss, mix
 from consilia.train.networks.factory import build_model
 from consilia.train.optimiser import WeightAverage, make_optimiser
+from consilia.train.step_case import StepCase, StepMemory
 from consilia.train.warp import draw_warps, training_input
 
+_MEASURED = 3  # steps at most
+_NEAR = 0.5  # of the largest estimate; on a CPU, estimates are right within about a tenth
 _COPIES = 5  # of each weight: itself, its gradient, AdamW's two moments, its average
-
-
-class StepCase(Frozen):
-    """A training step whose memory is asked for."""
-
-    hyperparameters: Hyperparameters
-    spec: ModelSpec
-    preprocessing: Preprocessing
-    batch_size: int = Field(ge=2)  # images of one worker
-    n_workers: int = Field(default=1, ge=1)  # that train together
-    precision: Literal["auto", "float32"] = "auto"
-
-    @property
-    def title(self) -> str:
-        """The step as messages call it."""
-        side = self.preprocessing.image_size
-        return f"one step of {self.hyperparameters.architecture} at {side} px and {self.batch_size} images"
-
-
-class StepMemory(Frozen):
-    """What a step took, bytes."""
-
-    title: str  # of the StepCase
-    device_bytes: int  # the most that torch reserved on the GPU; 0 on the CPU
-    context_bytes: int  # what CUDA takes beside it, for its context and kernels
-    device_total_bytes: int  # of the whole GPU; 0 on the CPU
-    host_bytes: int  # the most main memory that the process has had since it started
 
 
 def measure_step(case: StepCase, device: torch.device) -> StepMemory:
@@ -89,6 +62,16 @@ def measure_step(case: StepCase, device: torch.device) -> StepMemory:
     return _read_memory(case, device)
 
 
+def most_demanding(cases: Sequence[StepCase]) -> tuple[StepCase, ...]:
+    """Return the steps that may take most memory, in ascending order of their estimates.
+
+    At most three are returned: those whose estimate is at least half of the largest one.
+    """
+    ranked = sorted(((estimate_step(case), case) for case in cases), key=lambda pair: pair[0])
+    enough = _NEAR * ranked[-1][0]
+    return tuple(case for estimate, case in ranked[-_MEASURED:] if estimate >= enough)
+
+
 def estimate_step(case: StepCase) -> int:
     """Estimate the bytes of a step without computing it, to tell large networks from small ones.
 
@@ -109,6 +92,12 @@ def estimate_step(case: StepCase) -> int:
         model(torch.empty(1, case.spec.channels, side, side))
     n_weights = sum(each.numel() for each in model.parameters())
     return 4 * (_COPIES * n_weights + case.batch_size * n_outputs)
+
+
+def network_bytes(spec: ModelSpec) -> int:
+    """Return how many bytes a network's weights take, in a file as in memory."""
+    with torch.device("meta"):
+        return sum(each.numel() * each.element_size() for each in build_model(spec).state_dict().values())
 
 
 def _train_steps(

@@ -1,14 +1,17 @@
-"""Between one slot and its workers: tasks go in, reports come out, and a stop is a future that resolves.
+"""Between the trials that Tune runs and the workers that train them: one broker for all of a search.
 
-The broker is a Ray actor, so its calls stand in the dashboard's task table: `trial` and `fold` are long calls that a
-worker makes under a readable name and holds while it trains. Nothing here needs Ray itself.
+Tasks go in, reports come out, and a stop is a future that resolves. The broker is a Ray actor, so its calls stand in
+the dashboard's task table: `trial` and `fold` are long calls that a worker makes under a readable name and holds while
+it trains. Nothing here needs Ray itself.
 """
 
 import asyncio
 import time
-from collections.abc import Callable
+import uuid
+from collections import deque
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from consilia.config.records import EpochReport, TaskTaken, TrialOutcome, TrialTask
 
@@ -20,214 +23,322 @@ class TrialFailedError(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class WorkersLost:
-    """The slot can no longer be used; its trial must go on in another."""
+class BrokerLost:
+    """The broker has died; what it knew of the trial went with it, and the trial is to be handed out again."""
 
-    reason: str
-    is_fault: bool = True  # False: the cluster had no room for workers
-
-
-_MAX_ATTEMPTS = 4  # a trial that takes this many processes down within one epoch is at fault itself
-
-Message = TaskTaken | EpochReport | TrialOutcome | WorkersLost
+    reason: str = "its broker is gone"
 
 
-@dataclass(slots=True)
+_MAX_LOSSES = 4  # a trial that takes this many processes down within one epoch is at fault itself
+
+Message = TaskTaken | EpochReport | TrialOutcome | BrokerLost
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """What a worker needs beside the task; the same for all trials of a search, or for all its refits."""
+
+    run: (
+        Any  # a RunTrial; on its way a reference to it in Ray's object store: unpickled in the broker, it imports torch
+    )
+    n_folds: int  # named in the dashboard; 0 of a refit, which has none
+    noun: str = "trial"  # what a task is called there
+
+
+class WorkerId(NamedTuple):
+    """A place for a worker process; a process that dies is replaced by another in the same place."""
+
+    group: str
+    rank: int
+
+
+class Taken(NamedTuple):
+    """What a worker is to do."""
+
+    task: TrialTask
+    job: Job
+    ticket: str  # shown with all that the worker says of the task: another may have it by then
+
+
+class Counts(NamedTuple):
+    """Tasks that wait or are under way."""
+
+    ordinary: int
+    exclusive: int
+
+
+@dataclass(eq=False, slots=True)
 class _Assignment:
     """One task on its way through the broker; `released` ends the worker's long calls."""
 
     task: TrialTask
+    job: Job
+    key: str
+    messages: "asyncio.Queue[Message]" = field(default_factory=asyncio.Queue)
     released: asyncio.Event = field(default_factory=asyncio.Event)
     cause: StopCause = "ended"
     failure: str = ""
     attempts: int = 0
-    fruitless: int = 0  # attempts since the last new epoch
-    loss: str = ""  # why the last worker was lost, where that is known
-    watched: bool = False  # a worker has it that was not given up
+    losses: int = 0  # of workers since the last new epoch
+    loss: str = ""  # why the last one was lost, where that is known
+    ticket: str = ""  # of the worker that has it
     done: bool = False
     last_heard: tuple[int, int] = (-1, -1)  # (fold, epoch)
+    last_sign: float = 0.0  # of its worker's life
     finished_folds: set[int] = field(default_factory=set)
 
 
+@dataclass(eq=False, slots=True)
+class _Worker:
+    """A worker process that has asked for tasks."""
+
+    handle: Any
+    exclusive: bool
+    holds: _Assignment | None = None  # until it asks for the next task
+
+
 class Broker:
-    """Hands one task at a time to whichever worker asks; a worker that asks again gets the same task again.
+    """Hands each task to one worker at a time; a task whose worker is lost goes to another.
 
     Args:
         clock: Returns seconds and never jumps.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        self._current: _Assignment | None = None
-        self._changed = asyncio.Condition()
-        self._messages: asyncio.Queue[Message] = asyncio.Queue()
-        self._closed = False
         self._clock = clock
-        self._last_sign = self._last_given_up = clock()
-        self._workers: dict[int, Any] = {}  # handles by rank
-        self._lost: WorkersLost | None = None  # once no worker will come back
+        self._assignments: dict[int, _Assignment] = {}
+        self._waiting: deque[_Assignment] = deque()
+        self._workers: dict[WorkerId, _Worker] = {}
+        self._closed: set[str] = set()  # groups
+        self._changed = asyncio.Condition()
 
-    async def assign(self, task: TrialTask) -> None:
-        """Stop the current task, if one is under way, and offer `task` to the workers."""
-        async with self._changed:
-            self._release("stopped")
-            self._messages = asyncio.Queue()  # nobody needs what the previous task still says
-            if self._lost is not None:
-                await self._messages.put(self._lost)
-            self._current = _Assignment(task)
-            self._last_given_up = self._clock()
-            self._changed.notify_all()
+    async def assign(self, task: TrialTask, job: Job, key: str = "") -> None:
+        """Offer a task to the workers; an earlier assignment of the same trial is withdrawn.
 
-    async def close(self) -> None:
-        """Tell the workers to return; the task under way keeps its checkpoint."""
-        async with self._changed:
-            self._closed = True
-            self._release("closed")
-            self._changed.notify_all()
-
-    async def next_message(self) -> Message:
-        """Wait for the next report, outcome or loss."""
-        return await self._messages.get()
-
-    async def lose_workers(self, reason: str) -> None:
-        """Say that no worker will come back, to the present task and to every later one."""
-        self._lost = WorkersLost(reason)
-        await self._messages.put(self._lost)
-
-    async def join(self, rank: int, worker: Any) -> None:
-        """Record the handle of a worker process, so that one that hangs can be ended."""
-        self._workers[rank] = worker
-
-    async def workers(self) -> list[Any]:
-        """Return the handles of the present worker processes."""
-        return list(self._workers.values())
-
-    async def take(self) -> TrialTask | None:
-        """Wait for a task that is not done; None when the slot closes."""
-        async with self._changed:
-            while True:
-                await self._changed.wait_for(self._has_something_to_say)
-                current = self._current
-                if self._closed or current is None:
-                    return None
-                current.attempts += 1
-                current.fruitless += 1
-                current.watched = True
-                self._last_sign = self._clock()
-                if current.fruitless <= _MAX_ATTEMPTS:
-                    taken = TaskTaken(number=current.task.number, attempt=current.attempts, reason=current.loss)
-                    await self._messages.put(taken)
-                    return current.task
-                await self._end(_worn_out(current))
-
-    async def alive(self) -> None:
-        """Record a sign of life from the worker."""
-        self._hear_of_worker()
-
-    async def untaken(self) -> tuple[float, bool]:
-        """Return for how many seconds the current task has waited for a worker, and whether one has had it before.
-
-        It is 0 while a worker has the task, or there is none.
+        Args:
+            task: Of the trial.
+            job: What it has in common with others.
+            key: Of this assignment, to withdraw it and no later one of the same trial.
         """
-        current = self._current
-        if current is None or current.done or current.watched:
-            return 0.0, False
-        return self._clock() - self._last_given_up, current.attempts > 0
+        async with self._changed:
+            self._withdraw(task.number)
+            self._assignments[task.number] = assignment = _Assignment(task, job, key)
+            self._waiting.append(assignment)
+            self._changed.notify_all()
 
-    async def silent_seconds(self) -> float:
-        """Return for how long a worker has shown no sign of life; 0 while none has the task."""
-        current = self._current
-        if current is None or current.done or not current.watched:
-            return 0.0
-        return self._clock() - self._last_sign
+    async def withdraw(self, number: int, key: str = "") -> None:
+        """Let the worker that trains this trial leave it, at its checkpoint; a trial that has ended is forgotten."""
+        async with self._changed:
+            assignment = self._assignments.get(number)
+            if assignment is not None and assignment.key == key:
+                self._withdraw(number)
 
-    async def blame(self, reason: str) -> None:
-        """Give up the present worker and remember why; its successor will be watched again."""
-        if self._current is not None:
-            self._current.loss = reason
-            self._current.watched = False
-            self._last_given_up = self._clock()
+    async def next_message(self, number: int) -> Message:
+        """Wait for what is next to be known of this trial."""
+        assignment = self._assignments.get(number)
+        return BrokerLost() if assignment is None else await assignment.messages.get()
 
-    async def trial(self, number: int) -> StopCause:
+    async def close(self, groups: Collection[str]) -> None:
+        """Tell the workers of these groups to return; tasks under way keep their checkpoints and go to other groups."""
+        async with self._changed:
+            self._closed.update(groups)
+            for each, worker in self._workers.items():
+                if each.group in groups and worker.holds is not None and not worker.holds.done:
+                    worker.holds.attempts -= 1  # no worker is lost
+                    self._queue_again(worker.holds)  # nobody gets it before this worker has let go of it
+            self._changed.notify_all()
+
+    async def counts(self) -> Counts:
+        """Return how many tasks wait or are under way."""
+        open_ = [each.task.exclusive for each in self._assignments.values() if not each.done]
+        return Counts(ordinary=open_.count(False), exclusive=open_.count(True))
+
+    async def workers(self, groups: Collection[str]) -> dict[WorkerId, Any]:
+        """Return the handles of the worker processes of these groups that have asked for a task."""
+        return {each: worker.handle for each, worker in self._workers.items() if each.group in groups}
+
+    async def hung(self, seconds: float) -> list[Any]:
+        """Return the handles of workers that have a task and have shown no sign of life for so long.
+
+        They are to be ended; the reason is noted with their tasks.
+        """
+        now = self._clock()
+        handles = []
+        for worker in self._workers.values():
+            gap = now - worker.holds.last_sign if worker.holds is not None else 0.0
+            if worker.holds is not None and gap > seconds:
+                worker.holds.loss = f"it showed no sign of life for {gap:.0f} s"
+                worker.holds.last_sign = now
+                handles.append(worker.handle)
+        return handles
+
+    async def lose_worker(self, worker: WorkerId, reason: str = "") -> None:
+        """Note that a worker process is dead: it counts against the trial that it had."""
+        async with self._changed:
+            self._give_up(worker, reason)
+            self._changed.notify_all()
+
+    async def lose_group(self, group: str) -> None:
+        """Note that no worker of this group is left, which counts against no trial."""
+        async with self._changed:
+            for worker in [worker for worker in self._workers if worker.group == group]:
+                self._give_up(worker, counts=False)
+            self._changed.notify_all()
+
+    async def take(self, worker: WorkerId, handle: Any, *, exclusive: bool = False) -> Taken | None:
+        """Wait for a task; None when the worker's group is to end.
+
+        Args:
+            worker: Who asks. A worker that asks has let go of the task it had.
+            handle: Of its actor.
+            exclusive: Whether it shares its device with no other, as exclusive tasks want it.
+        """
+        async with self._changed:
+            self._give_up(worker)  # had it not ended the task that it had, its process was lost
+            self._workers[worker] = me = _Worker(handle, exclusive)
+            self._changed.notify_all()  # the task that it had may wait for it to let go
+            while True:
+                await self._changed.wait_for(
+                    lambda: self._is_over(worker, me) or self._next_task(exclusive) is not None
+                )
+                if self._is_over(worker, me):
+                    if self._workers.get(worker) is me:
+                        del self._workers[worker]
+                    return None
+                assignment = self._next_task(exclusive)
+                assert assignment is not None, "just seen, with the lock held"
+                self._waiting.remove(assignment)
+                me.holds = assignment
+                assignment.attempts += 1
+                assignment.last_sign = self._clock()
+                number, reason = assignment.task.number, assignment.loss
+                assignment.loss, assignment.ticket = "", uuid.uuid4().hex
+                await assignment.messages.put(TaskTaken(number=number, attempt=assignment.attempts, reason=reason))
+                return Taken(assignment.task, assignment.job, assignment.ticket)
+
+    async def alive(self, number: int, ticket: str) -> None:
+        """Record a sign of life from the worker that trains this trial."""
+        assignment = self._held(number, ticket)
+        if assignment is not None:
+            assignment.last_sign = self._clock()
+
+    async def trial(self, number: int, ticket: str) -> StopCause:
         """Return when the worker must leave this trial, or when it has ended.
 
         Raises:
             TrialFailedError: The trial failed; the dashboard shows the row as FAILED with this reason.
         """
-        return await self._hold(number, fold=None)
+        return await self._hold(number, ticket, fold=None)
 
-    async def fold(self, number: int, fold: int) -> StopCause:
+    async def fold(self, number: int, ticket: str, fold: int) -> StopCause:
         """Return when this fold has ended, or when the worker must leave its trial.
 
         Raises:
             TrialFailedError: The trial failed in this fold.
         """
-        return await self._hold(number, fold=fold)
+        return await self._hold(number, ticket, fold=fold)
 
-    async def report(self, report: EpochReport) -> None:
+    async def report(self, report: EpochReport, ticket: str) -> None:
         """Pass an epoch on, once: a worker that resumes at a checkpoint repeats earlier reports."""
-        self._hear_of_worker()
-        current = self._current
-        if current is None or current.task.number != report.number:
+        assignment = self._held(report.number, ticket)
+        if assignment is None:
             return
+        assignment.last_sign = self._clock()
         async with self._changed:
-            if (report.fold, report.epoch) > current.last_heard:
-                current.last_heard = (report.fold, report.epoch)
-                current.fruitless = 0
-                await self._messages.put(report)
+            if (report.fold, report.epoch) > assignment.last_heard:
+                assignment.last_heard = (report.fold, report.epoch)
+                assignment.losses = 0
+                await assignment.messages.put(report)
             elif report.note:
-                await self._messages.put(replace(report, is_repeat=True))
+                await assignment.messages.put(replace(report, is_repeat=True))
             if report.fold_result is not None:
-                current.finished_folds.add(report.fold)
+                assignment.finished_folds.add(report.fold)
             self._changed.notify_all()
 
-    async def finish(self, outcome: TrialOutcome) -> None:
-        """End the current task with its outcome.
-
-        A worker only says "stopped" where it was told to stop: here it means an earlier assignment of the same trial.
-        """
-        current = self._current
-        if current is None or current.task.number != outcome.number or current.done or outcome.state == "stopped":
+    async def finish(self, outcome: TrialOutcome, ticket: str) -> None:
+        """End a task with its outcome; one that its worker left unasked goes to another."""
+        assignment = self._held(outcome.number, ticket)
+        if assignment is None:
             return
         async with self._changed:
-            await self._end(outcome)
+            if outcome.state == "stopped":  # the worker took the broker for dead
+                self._queue_again(assignment)
+            else:
+                self._end(assignment, outcome)
             self._changed.notify_all()
 
-    def _hear_of_worker(self) -> None:
-        self._last_sign = self._clock()
-        if self._current is not None:
-            self._current.watched = True  # whoever was given up too early is there again
-
-    async def _hold(self, number: int, *, fold: int | None) -> StopCause:
-        current = self._current
-        if current is None or current.task.number != number:
+    async def _hold(self, number: int, ticket: str, *, fold: int | None) -> StopCause:
+        assignment = self._held(number, ticket)
+        if assignment is None:
             return "stopped"
         if fold is None:
-            await current.released.wait()
+            await assignment.released.wait()
         else:
             async with self._changed:
-                await self._changed.wait_for(lambda: current.done or fold in current.finished_folds)
-        if current.failure:
-            raise TrialFailedError(current.failure)
-        return current.cause
+                await self._changed.wait_for(lambda: assignment.done or fold in assignment.finished_folds)
+        if assignment.failure:
+            raise TrialFailedError(assignment.failure)
+        return assignment.cause
 
-    async def _end(self, outcome: TrialOutcome) -> None:
-        assert self._current is not None, "only a current task ends"
-        self._current.failure = outcome.reason if outcome.state == "failed" else ""
-        self._release("ended")
-        await self._messages.put(outcome)
+    def _held(self, number: int, ticket: str) -> _Assignment | None:
+        """Return the assignment that this ticket is for, None once another worker may have it, or it has ended."""
+        assignment = self._assignments.get(number)
+        return assignment if assignment is not None and not assignment.done and assignment.ticket == ticket else None
 
-    def _release(self, cause: StopCause) -> None:
-        if self._current is not None and not self._current.done:
-            self._current.done = True
-            self._current.cause = cause
-            self._current.released.set()
+    def _next_task(self, exclusive: bool) -> _Assignment | None:
+        """Return the first task for such a worker, none of them one that a worker told to leave still has in hand."""
+        held = {each.holds.task.number for each in self._workers.values() if each.holds is not None}
+        fitting = (each for each in self._waiting if each.task.exclusive == exclusive)
+        return next((each for each in fitting if each.task.number not in held), None)
 
-    def _has_something_to_say(self) -> bool:
-        return self._closed or (self._current is not None and not self._current.done)
+    def _is_over(self, worker: WorkerId, me: _Worker) -> bool:
+        """Say whether this worker is to end, or is known to be dead and its call left behind."""
+        return worker.group in self._closed or self._workers.get(worker) is not me
+
+    def _give_up(self, worker: WorkerId, reason: str = "", *, counts: bool = True) -> None:
+        """Forget a worker, and queue what it had, unless that has cost too many workers already."""
+        forgotten = self._workers.pop(worker, None)
+        assignment = forgotten.holds if forgotten is not None else None
+        if assignment is None or assignment.done:
+            return
+        assignment.loss = assignment.loss or reason
+        assignment.losses += counts
+        if assignment.losses == _MAX_LOSSES:
+            self._end(assignment, _worn_out(assignment))
+            return
+        self._queue_again(assignment)
+
+    def _queue_again(self, assignment: _Assignment) -> None:
+        """Put a task first in the queue for another worker; whoever has it is told to leave."""
+        again = replace(assignment, released=asyncio.Event(), ticket="")
+        self._release(assignment, "closed")
+        self._assignments[assignment.task.number] = again
+        self._waiting.appendleft(again)
+
+    def _withdraw(self, number: int) -> None:
+        assignment = self._assignments.pop(number, None)
+        if assignment is not None:
+            self._release(assignment, "stopped")
+            assignment.messages.put_nowait(BrokerLost("it was withdrawn"))  # whoever still waits for a message
+            self._changed.notify_all()
+
+    def _end(self, assignment: _Assignment, outcome: TrialOutcome) -> None:
+        assignment.failure = outcome.reason if outcome.state == "failed" else ""
+        self._release(assignment, "ended")
+        assignment.messages.put_nowait(outcome)
+
+    def _release(self, assignment: _Assignment, cause: StopCause) -> None:
+        if assignment in self._waiting:
+            self._waiting.remove(assignment)
+        if not assignment.done:
+            assignment.done = True
+            assignment.cause = cause
+            assignment.last_sign = self._clock()  # its worker has to let go of it from now on
+            assignment.released.set()
 
 
 def _worn_out(assignment: _Assignment) -> TrialOutcome:
-    reason = f"its worker process died {_MAX_ATTEMPTS} times without finishing an epoch"
+    reason = f"its worker process died {_MAX_LOSSES} times without finishing an epoch"
     if assignment.loss:
         reason += f", the last time because {assignment.loss}"
     return TrialOutcome(number=assignment.task.number, state="failed", reason=reason)

@@ -15,6 +15,7 @@ from consilia.errors import ClusterError
 from consilia.tune.demand import Demand
 
 _UNITS = 10_000  # Ray counts in ten-thousandths; so do we, or 1 / 0.1 would not be 10
+_START_BYTES = 1_000_000_000  # of a worker that has imported torch and waits for its first trial
 _SLOT_BYTES = 2**20  # of a worker's memory that it does not reserve: slots reserve a byte each, on any node
 
 
@@ -50,6 +51,27 @@ class Capacity:
     workers: int  # of each slot
     share: Share
     exclusive: Share | None  # for a trial that ran out of memory; None: no node has more for it
+    n_exclusive: int = 0  # slots of that share
+
+
+def first_demand(profile: ClusterProfile, nodes: Mapping[str, Node]) -> Demand:
+    """Return what workers take that start before a step is measured: what the profile says, else a whole GPU, if any.
+
+    Raises:
+        ClusterError: A step is to be measured on a GPU, and none is free.
+    """
+    gpus, memory = profile.gpus_per_slot, profile.memory_per_slot
+    if gpus == "auto":
+        gpus = float(any(node.total.get("GPU", 0) >= 1 for node in nodes.values()))
+        if gpus and not any(node.free.get("GPU", 0) >= 1 for node in nodes.values()):
+            found = ", ".join(
+                f"{node.name} {node.free.get('GPU', 0):g} of {node.total.get('GPU', 0):g}" for node in nodes.values()
+            )
+            raise ClusterError(
+                f"A whole GPU must be free to measure a training step on, but free are: {found}.\n"
+                "Wait until other jobs have ended, or set cluster.gpus_per_slot and cluster.memory_per_slot to numbers."
+            )
+    return Demand(gpus=gpus, memory=_START_BYTES if memory == "auto" else round(memory * 1e9))
 
 
 def plan_capacity(nodes: Mapping[str, Node], profile: ClusterProfile, *, demand: Demand, n_trials: int) -> Capacity:
@@ -70,11 +92,13 @@ def plan_capacity(nodes: Mapping[str, Node], profile: ClusterProfile, *, demand:
     n_slots = _places(nodes, share) // workers
     if n_slots == 0:
         raise ClusterError(_refusal(nodes, share, profile))
+    exclusive = next((each for each in _exclusive_or_larger(share) if _places(nodes, each) >= workers), None)
     return Capacity(
         n_slots=min(n_slots, profile.max_slots or n_slots, n_trials),
         workers=workers,
         share=share,
-        exclusive=next((each for each in _exclusive_or_larger(share) if _places(nodes, each) >= workers), None),
+        exclusive=exclusive,
+        n_exclusive=0 if exclusive is None else _places(nodes, exclusive) // workers,
     )
 
 

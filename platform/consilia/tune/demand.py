@@ -6,17 +6,16 @@ from dataclasses import dataclass
 
 from consilia.config.study import ClusterProfile
 from consilia.errors import ClusterError
-from consilia.train.batches import fits
-from consilia.train.memory_probe import StepMemory
+from consilia.train.step_case import StepMemory, fits
 
 _HEADROOM = 1.2  # over the peak of a step: torch's allocator fragments, and batches differ by an image
 _HOST_HEADROOM = 1.1  # over the peak of a process: reports, checkpoints and predictions come and go
 
-HELPER_BYTES = 1_530_000_000
-"""What a slot takes beside its step: Ray's part of the worker (164 MiB), and the seven processes that Tune and Ray
-Train start for it (1,295 MiB, shared pages divided among them). Each worker carries it, wherever they start.
+HELPER_BYTES = 400_000_000
+"""What runs beside a worker: its trial's relay, and its part of the broker and of what Ray Train keeps once a node
+(shared pages divided among the processes that share them). Each worker carries it, wherever they start.
 
-Source: benchmarks/slot_memory.py, Ray 2.60, two slots on a node with two CPU cores.
+Source: benchmarks/startup.py, Ray 2.60, two slots on a node with two CPU cores: 295 MiB a slot.
 """
 
 

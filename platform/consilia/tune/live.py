@@ -39,6 +39,7 @@ class LiveSlots:
         self._clock, self._poll_seconds = clock, poll_seconds
         self._places = {key: places(node.free, capacity.share) for key, node in seen.items()}
         self._alive = frozenset(seen)
+        self._names = {key: node.name for key, node in seen.items()}
         self._next_poll = clock() + poll_seconds
 
     def count(self) -> int:
@@ -48,9 +49,19 @@ class LiveSlots:
         n_places = sum(self._places[key] for key in self._alive)
         return min(self._limit, n_places // self._capacity.workers)
 
+    def by_node(self) -> dict[str, int]:
+        """Return how many workers each living node holds, by the node's id."""
+        self.count()
+        return {key: n for key, n in self._places.items() if key in self._alive and n > 0}
+
+    def name(self, node: str) -> str:
+        """Return the address of a node that was seen, by its id."""
+        return self._names[node]
+
     def _poll(self) -> None:
         nodes = self._nodes()
         for key, node in nodes.items():
             self._places[key] = max(self._places.get(key, 0), places(node.free, self._capacity.share))
         self._alive = frozenset(nodes)
+        self._names.update((key, node.name) for key, node in nodes.items())
         self._next_poll = self._clock() + self._poll_seconds

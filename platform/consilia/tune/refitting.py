@@ -1,21 +1,19 @@
 """Train refits: in slots on the cluster, or one after the other in this process."""
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from consilia.config.records import EpochReport, TaskTaken, TrialTask
-from consilia.config.study import ClusterProfile
 from consilia.config.study_folder import StudyFolder
 from consilia.train.context import TrainingContext
 from consilia.train.refit import refit
-from consilia.tune.capacity import Capacity, Node
+from consilia.train.tasks import train_refit
+from consilia.tune.capacity import Capacity
 from consilia.tune.interrupt import StopSignal
 from consilia.tune.ledger import Ledger
-from consilia.tune.live import LiveSlots
-from consilia.tune.nodes import living_nodes
 from consilia.tune.refit_controller import RefitController, RefitView
-from consilia.tune.slot import SlotOptions
 from consilia.tune.tuner import run_in_slots
+from consilia.tune.worker_groups import WorkerGroups
 
 
 def refit_in_slots(
@@ -24,9 +22,8 @@ def refit_in_slots(
     folder: StudyFolder,
     view: RefitView,
     *,
-    profile: ClusterProfile,
     capacity: Capacity,
-    nodes: Mapping[str, Node],
+    groups: WorkerGroups,
 ) -> RefitController:
     """Train the refits in slots, as the search trains trials. Ray must be connected.
 
@@ -35,9 +32,8 @@ def refit_in_slots(
         context: What the study's trials share.
         folder: Of the study.
         view: Told of everything.
-        profile: Of the cluster.
-        capacity: The slots that `nodes` hold.
-        nodes: The cluster's, before anything of it is taken; nodes that come later add slots.
+        capacity: The slots of the cluster.
+        groups: Workers with that capacity's share.
 
     Returns:
         The controller; some are neither finished nor failed if the user stopped them or the disk is full.
@@ -51,19 +47,15 @@ def refit_in_slots(
         n_slots=capacity.n_slots,
         has_exclusive_slots=capacity.exclusive is not None,
     )
-    options = SlotOptions(
-        run_trial=functools.partial(refit, context=context),
-        n_folds=0,
-        noun="refit",
-        share=share,
-        exclusive=capacity.exclusive,
-        n_workers=capacity.workers,
-        hang_seconds=profile.hang_seconds,
-        storage=str(folder.ray / "train"),
-    )
-    live = LiveSlots(capacity, living_nodes, limit=min(profile.max_slots or len(tasks), len(tasks)), seen=nodes)
     try:
-        run_in_slots(controller, n_slots=live.count, options=options, storage=folder.ray)
+        run_in_slots(
+            controller,
+            groups=groups,
+            run_trial=functools.partial(train_refit, context=context),
+            n_folds=0,
+            noun="refit",
+            storage=folder.ray,
+        )
     finally:
         controller.close()
     return controller

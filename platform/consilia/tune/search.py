@@ -1,27 +1,25 @@
 """The search of a study: its controller, its slots, and Ray Tune between them."""
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from consilia.config.study import StudyPlan
 from consilia.config.study_folder import StudyFolder
 from consilia.metrics.scores import METRICS
 from consilia.train.context import TrainingContext
-from consilia.train.cross_validation import cross_validate
-from consilia.tune.capacity import Capacity, Node, most_slots
+from consilia.train.tasks import train_trial
+from consilia.tune.capacity import Capacity
 from consilia.tune.contract import SearchObserver
 from consilia.tune.controller import TrialController
 from consilia.tune.ledger import Ledger
 from consilia.tune.limits import Limits, objective_noise
-from consilia.tune.live import LiveSlots
-from consilia.tune.nodes import living_nodes
 from consilia.tune.racing import make_racing
-from consilia.tune.slot import SlotOptions
 from consilia.tune.space import join_spaces
 from consilia.tune.stored import read_trials, stored_reports
 from consilia.tune.suggester import OptunaSuggester
 from consilia.tune.tuner import run_in_slots
 from consilia.tune.warm_start import Start
+from consilia.tune.worker_groups import WorkerGroups
 
 
 def search_trials(
@@ -31,7 +29,7 @@ def search_trials(
     observer: SearchObserver,
     *,
     capacity: Capacity,
-    nodes: Mapping[str, Node],
+    groups: WorkerGroups,
     starts: Sequence[Start] = (),
     retry_failed: bool = False,
 ) -> TrialController:
@@ -42,8 +40,8 @@ def search_trials(
         context: What its trials share.
         folder: Of the study.
         observer: Told of everything.
-        capacity: The slots that `nodes` hold.
-        nodes: The cluster's before the search takes any of it; nodes that come later add slots.
+        capacity: The slots of the cluster.
+        groups: Workers with that capacity's share.
         starts: Configurations of earlier studies, to be tried first.
         retry_failed: Try the configurations of failed trials again, each under a new number.
 
@@ -65,19 +63,14 @@ def search_trials(
     observer.search_started(
         n_trials=plan.search.trials, n_slots=capacity.n_slots, records=tuple(controller.records.values())
     )
-    options = SlotOptions(
-        run_trial=functools.partial(cross_validate, context=context),
-        n_folds=plan.folds.k,
-        share=share,
-        exclusive=capacity.exclusive,
-        n_workers=capacity.workers,
-        hang_seconds=plan.cluster.hang_seconds,
-        storage=str(folder.ray / "train"),
-    )
-    limit = most_slots(plan.cluster, n_trials=plan.search.trials)
-    live = LiveSlots(capacity, living_nodes, limit=limit, seen=nodes)
     try:
-        run_in_slots(controller, n_slots=live.count, options=options, storage=folder.ray)
+        run_in_slots(
+            controller,
+            groups=groups,
+            run_trial=functools.partial(train_trial, context=context),
+            n_folds=plan.folds.k,
+            storage=folder.ray,
+        )
     finally:
         controller.close("the search was interrupted")
     return controller

@@ -8,16 +8,18 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import ray
 from ray import tune
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
 from consilia.config.records import EpochReport, TaskTaken, TrialOutcome
-from consilia.tune.broker import WorkersLost
+from consilia.tune.broker import BrokerLost, Job
 from consilia.tune.contract import Controller
 from consilia.tune.interrupt import StopSignal
-from consilia.tune.placement_group_cleanup import Orphans
-from consilia.tune.slot import Slot, SlotOptions
+from consilia.tune.relay import Relay
+from consilia.tune.worker import RunTrial
+from consilia.tune.worker_groups import WorkerGroups
 
 # Tune writes a CSV, a JSON and a TensorBoard file per trial; the study folder holds the same and more.
 _ENVIRONMENT = {
@@ -32,17 +34,15 @@ _ENVIRONMENT = {
 class _ControllerSearcher(Searcher):
     """Tune asks it for configurations, several times a second; the controller answers while a slot is free."""
 
-    def __init__(self, controller: Controller, n_slots: Callable[[], int]) -> None:
+    def __init__(self, controller: Controller, groups: WorkerGroups) -> None:
         super().__init__()
         self._controller = controller
-        self._n_slots = n_slots
+        self._groups = groups
         self._numbers: dict[str, int] = {}
-        self._orphans = Orphans()
 
     def suggest(self, trial_id: str) -> Any:
         """Return a trial's configuration, None while there is none, or FINISHED."""
-        self._orphans.remove_now_and_then()
-        n_slots = self._n_slots()
+        n_slots = self._groups.count()
         self._controller.reserve(n_slots)
         if self._controller.n_running >= n_slots:
             return None
@@ -54,11 +54,14 @@ class _ControllerSearcher(Searcher):
             "number": task.number,
             "hyperparameters": task.hyperparameters.model_dump(mode="json"),
             "exclusive": task.exclusive,
+            "key": trial_id,
         }
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-        """Let a trial go that was told to leave; the scheduler hears of lost slots."""
+        """Let a trial go that was told to leave; the scheduler hears of lost relays."""
         number = self._numbers.pop(trial_id, None)
+        if number is not None:
+            self._groups.broker.withdraw.remote(number, trial_id)
         if number is not None and not error:
             self._controller.left(number)
 
@@ -72,7 +75,7 @@ class _ControllerScheduler(FIFOScheduler):
     def __init__(self, controller: Controller) -> None:
         super().__init__()  # type: ignore[no-untyped-call] # Ray's schedulers are untyped
         self._controller = controller
-        self._losses: dict[str, WorkersLost] = {}  # why slots are about to end
+        self._losses: dict[str, str] = {}  # why relays are about to end
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
         """Hand a message to the controller and return Tune's word for its decision."""
@@ -82,44 +85,55 @@ class _ControllerScheduler(FIFOScheduler):
             return TrialScheduler.STOP
         if isinstance(message, TaskTaken):
             self._controller.taken(message)
-        elif isinstance(message, WorkersLost):
-            self._losses[trial.trial_id] = message
+        elif isinstance(message, BrokerLost):
+            self._losses[trial.trial_id] = message.reason
         elif isinstance(message, EpochReport) and self._controller.hear(message) is not None:
             return TrialScheduler.STOP
         return TrialScheduler.CONTINUE
 
     def on_trial_error(self, tune_controller: Any, trial: Any) -> None:
-        """Tell the controller that a slot is gone: the controller, and not Tune, hands the trial to another."""
-        loss = self._losses.pop(trial.trial_id, WorkersLost("its process died"))
-        self._controller.lost(trial.config["number"], loss.reason, counts=loss.is_fault)
+        """Tell the controller that a relay is gone: the controller, and not Tune, hands the trial to another."""
+        reason = self._losses.pop(trial.trial_id, "its relay died")
+        self._controller.lost(trial.config["number"], reason)
 
     def __getstate__(self) -> dict[str, Any]:
         return {}
 
 
-def run_in_slots(controller: Controller, *, n_slots: Callable[[], int], options: SlotOptions, storage: Path) -> None:
-    """Let Tune run the controller's tasks in slots until it has no more, or the user asks to stop.
+def run_in_slots(
+    controller: Controller,
+    *,
+    groups: WorkerGroups,
+    run_trial: RunTrial,
+    n_folds: int,
+    storage: Path,
+    noun: str = "trial",
+) -> None:
+    """Let Tune run the controller's tasks on the workers until it has no more, or the user asks to stop.
 
     Ctrl-C ends the search in order: workers keep their checkpoints.
 
     Args:
         controller: Gives tasks and hears reports.
-        n_slots: Trials at a time; asked again and again, since nodes come and go.
-        options: What the slots share.
+        groups: The workers, and how many tasks can run at a time; asked again and again, since nodes come and go.
+        run_trial: What a worker does with a task.
+        n_folds: Of a trial, for the dashboard; 0 of a refit.
         storage: Folder for Ray's own state.
+        noun: What a task is called in the dashboard.
     """
     # Tune looks for the CSV and JSON files that were switched off, and warns of each one missing.
     logging.getLogger("ray.tune.analysis.experiment_analysis").setLevel(logging.ERROR)
-    logging.getLogger("ray.tune.tune").setLevel(logging.CRITICAL)  # it lists slots that were lost, though all is well
-    slot = tune.with_parameters(Slot, options=options)
-    slot.__qualname__ = Slot.__qualname__  # the dashboard shows it as the class of the actor
+    logging.getLogger("ray.tune.tune").setLevel(logging.CRITICAL)  # it lists relays that were lost, though all is well
+    job = Job(run=ray.put(run_trial), n_folds=n_folds, noun=noun)
+    relay = tune.with_parameters(Relay, broker=groups.broker, job=job)
+    relay.__qualname__ = Relay.__qualname__  # the dashboard shows it as the class of the actor
     stop = StopSignal()
-    together = {"TUNE_MAX_PENDING_TRIALS_PG": str(max(1, n_slots()))}  # Tune starts one slot after the other by default
+    together = {"TUNE_MAX_PENDING_TRIALS_PG": str(max(1, groups.count()))}  # else Tune starts one after the other
     with _environment({**_ENVIRONMENT, **together}), stop.listening():
         tune.Tuner(
-            slot,
+            relay,
             tune_config=tune.TuneConfig(
-                search_alg=_ControllerSearcher(controller, n_slots),
+                search_alg=_ControllerSearcher(controller, groups),
                 scheduler=_ControllerScheduler(controller),
                 num_samples=-1,
                 reuse_actors=True,

@@ -1,4 +1,7 @@
-"""The train function of a slot: it runs on every Ray Train worker for the life of the slot."""
+"""The train function of a worker group: it runs on every Ray Train worker for the life of the group.
+
+torch and timm are imported by the workers alone: who starts a group imports this module too.
+"""
 
 import gc
 import logging
@@ -6,17 +9,17 @@ import os
 import time
 import traceback
 from collections.abc import Callable
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
 
 import ray
-import torch
-from ray import train
 
 from consilia.config.records import EpochReport, TrialOutcome, TrialTask
 from consilia.errors import ConsiliaError
-from consilia.train.device import set_threads
-from consilia.train.distributed import ALONE, Group, TorchGroup
-from consilia.train.faults import GroupLost
+from consilia.tune.broker import Taken, WorkerId
+
+if TYPE_CHECKING:
+    from consilia.train.distributed import Group
 
 logger = logging.getLogger(__name__)
 
@@ -30,60 +33,111 @@ TASK_EVENTS_MILLISECONDS = 200  # how often a worker tells the dashboard of its 
 
 _SIGN_SECONDS = 5.0  # between two signs of life; far below any sensible cluster.hang_seconds
 
-_WAIT_SECONDS = 7 * 24 * 3600.0  # workers of a slot without a task wait; one that died is noticed at once
+_WAIT_SECONDS = 7 * 24 * 3600.0  # workers that train together wait for a task; one that died is noticed at once
+
+_BROKER_SECONDS = 0.5  # between two questions whether a broker that died has been started again
 
 _LEAK_BYTES = 64 * 2**20  # that a process may hold beyond what it held after its first trial
 
 
-def serve(config: dict[str, Any]) -> None:
-    """Take a task, train it, take the next, until the broker is closed.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GroupWork:
+    """What every worker of a group is told when it starts."""
 
-    Args:
-        config: `broker`, the actor; `run_trial`, a RunTrial; `n_threads`, this worker's share of the cores;
-            `n_folds` and `noun`, for the names of folds and tasks in the dashboard.
-    """
+    broker: Any
+    group: str
+    n_threads: int  # a worker's share of the cores
+    together: bool = False  # they train each trial together, and not each its own
+    exclusive: bool = False  # each has its device alone
+
+
+def serve(config: dict[str, GroupWork]) -> None:
+    """Take a task, train it, take the next, until the group is closed."""
     try:
-        _serve(config)
-    except ray.exceptions.RayActorError:
-        # Ray Train would start one worker after the other for a slot that is gone.
+        _serve(config["work"])
+    except ray.exceptions.ActorDiedError:
+        # Ray Train would start one worker after the other for a search that is gone.
         logger.warning("the broker is gone: this worker ends")
 
 
-def _serve(config: dict[str, Any]) -> None:
-    broker, run_trial = config["broker"], config["run_trial"]
-    set_threads(config["n_threads"])
-    ray.get(broker.join.remote(train.get_context().get_world_rank(), ray.get_runtime_context().current_actor))
+def _serve(work: GroupWork) -> None:
+    from consilia.train import cross_validation  # noqa: F401 # imports all that a trial needs, before one is there
+    from consilia.train.device import set_threads
+    from consilia.train.distributed import ALONE, TorchGroup
+
+    set_threads(work.n_threads)
     memory = DeviceMemory(_held_bytes)
-    group = TorchGroup(timeout_seconds=_WAIT_SECONDS) if train.get_context().get_world_size() > 1 else ALONE
-    while (task := group.from_leader(lambda: ray.get(broker.take.remote()))) is not None:
+    group = TorchGroup(timeout_seconds=_WAIT_SECONDS) if work.together else ALONE
+    tasks = _Tasks(work)
+    while (taken := group.from_leader(tasks.take)) is not None:
         leads = group.rank == 0
-        watch = _Watch(broker, task, n_folds=config["n_folds"], noun=config["noun"]) if leads else _Follower()
+        watch = _Watch(work.broker, taken) if leads else _Follower()
         if group.size > 1:
-            outcome = _run_together(run_trial, task, watch, group, broker)
+            outcome = _run_together(taken, watch, group, work.broker)
         else:
-            outcome = _run(run_trial, task, watch)
+            outcome = _run(taken.job.run, taken.task, watch)
         if leads:
-            ray.get(broker.finish.remote(outcome))
+            _finish(work.broker, outcome, taken.ticket)
         if memory.leaks():
             os._exit(1)  # the trial's outcome is stored; only the process is given up, and Ray Train starts a fresh one
     time.sleep(3 * TASK_EVENTS_MILLISECONDS / 1000)  # or the last trial would stand as RUNNING for ever
 
 
+class _Tasks:
+    """Where a worker gets its tasks from."""
+
+    def __init__(self, work: GroupWork) -> None:
+        from ray import train
+
+        self._work = work
+        self._worker = WorkerId(work.group, train.get_context().get_world_rank())
+        self._handle = ray.get_runtime_context().current_actor
+        self._runs: dict[Any, RunTrial] = {}  # the present job's, by its reference
+
+    def take(self) -> Taken | None:
+        """Wait for a task, and return it with its job's function in place of the reference; None: the group is closed.
+
+        A broker that has died is started again by Ray.
+        """
+        broker, exclusive = self._work.broker, self._work.exclusive
+        while True:
+            try:
+                taken: Taken | None = ray.get(broker.take.remote(self._worker, self._handle, exclusive=exclusive))
+            except ray.exceptions.ActorUnavailableError:
+                time.sleep(_BROKER_SECONDS)
+                continue
+            if taken is None:
+                return None
+            job = taken.job
+            if job.run not in self._runs:
+                self._runs = {job.run: ray.get(job.run)}
+            return taken._replace(job=replace(job, run=self._runs[job.run]))
+
+
+def _finish(broker: Any, outcome: TrialOutcome, ticket: str) -> None:
+    """Tell the broker how a trial ended; one that has been started again knows nothing of the trial."""
+    try:
+        ray.get(broker.finish.remote(outcome, ticket))
+    except ray.exceptions.ActorUnavailableError:
+        logger.warning("trial %d: the broker was lost; the trial is handed out again", outcome.number)
+
+
 class _Watch:
     """A trial's rows in the dashboard, which are also how the worker learns that it must stop."""
 
-    def __init__(self, broker: Any, task: TrialTask, *, n_folds: int, noun: str = "trial") -> None:
+    def __init__(self, broker: Any, taken: Taken) -> None:
         self._broker = broker
-        self._task = task
-        self._n_folds = n_folds
-        self._trial: Any = broker.trial.options(name=trial_name(task, noun=noun)).remote(task.number)
+        self._task, job, self._ticket = taken
+        self._n_folds = job.n_folds
+        row = broker.trial.options(name=trial_name(self._task, noun=job.noun))
+        self._trial: Any = row.remote(self._task.number, self._ticket)
         self._folds: dict[int, Any] = {}
         self._last_sign = time.monotonic()
         self._open_fold(0)
 
     def report(self, report: EpochReport) -> None:
         """Send an epoch on; a finished fold ends its row and opens the next one's."""
-        ray.get(self._broker.report.remote(report))
+        ray.get(self._broker.report.remote(report, self._ticket))
         if report.fold_result is not None:
             self._open_fold(report.fold + 1)
 
@@ -91,14 +145,14 @@ class _Watch:
         """Say whether Tune has stopped the trial or the slot is closing; to ask is also a sign of life."""
         if time.monotonic() - self._last_sign > _SIGN_SECONDS:
             self._last_sign = time.monotonic()
-            self._broker.alive.remote()  # nobody waits for the answer
+            self._broker.alive.remote(self._task.number, self._ticket)  # nobody waits for the answer
         ready, _ = ray.wait([self._trial], timeout=0)
         return bool(ready)
 
     def _open_fold(self, fold: int) -> None:
         if fold < self._n_folds and fold not in self._folds:
             name = f"trial {self._task.number} fold {fold + 1}/{self._n_folds}"
-            self._folds[fold] = self._broker.fold.options(name=name).remote(self._task.number, fold)
+            self._folds[fold] = self._broker.fold.options(name=name).remote(self._task.number, self._ticket, fold)
 
 
 class _Follower:
@@ -112,30 +166,37 @@ class _Follower:
         return False
 
 
-def _run_together(
-    run_trial: RunTrial, task: TrialTask, watch: _Watch | _Follower, group: Group, broker: Any
-) -> TrialOutcome:
+def _run_together(taken: Taken, watch: _Watch | _Follower, group: "Group", broker: Any) -> TrialOutcome:
     """Train with the other workers; where one of them is lost, all processes are given up.
 
     An error that all of them meet alike fails the trial. Any other leaves them in different places, and they would wait
     for each other for ever: Ray Train replaces the whole group.
     """
+    from consilia.train.faults import GroupLost
+
     try:
-        return run_trial(task, report=watch.report, stopped=watch.stopped, group=group)
+        outcome: TrialOutcome = taken.job.run(taken.task, report=watch.report, stopped=watch.stopped, group=group)
     except GroupLost as lost:
         if lost.outcome is not None:  # the one that failed knows why, whichever it is
-            ray.get(broker.finish.remote(lost.outcome))
+            _finish(broker, lost.outcome, taken.ticket)
         raise
     except ConsiliaError as error:
-        return TrialOutcome(number=task.number, state="failed", reason=f"{type(error).__name__}: {error}")
+        return TrialOutcome(number=taken.task.number, state="failed", reason=f"{type(error).__name__}: {error}")
+    return outcome
 
 
 def _run(run_trial: RunTrial, task: TrialTask, watch: _Watch | _Follower) -> TrialOutcome:
     """Turn an unforeseen error into a failed trial, unless it has broken the device for this process."""
+    import torch
+
     try:
         return run_trial(task, report=watch.report, stopped=watch.stopped)
-    except (torch.AcceleratorError, ray.exceptions.RayActorError):
-        raise  # Ray Train starts a fresh process, which takes the task up at its checkpoint; or the broker is gone
+    except torch.AcceleratorError:
+        raise  # Ray Train starts a fresh process; a worker takes the task up at its checkpoint
+    except ray.exceptions.ActorUnavailableError:  # the broker has died: the trial is handed out again
+        return TrialOutcome(number=task.number, state="stopped", reason="the broker was lost")
+    except ray.exceptions.RayActorError:
+        raise  # the broker is gone for good
     except Exception as error:
         logger.exception("trial %d failed", task.number)
         message = str(error) if isinstance(error, ConsiliaError) else str(error).strip().partition("\n")[0]
@@ -174,6 +235,8 @@ class DeviceMemory:
 
 def _held_bytes() -> int:
     """Give back what a trial has freed; return what it has not."""
+    import torch
+
     if not torch.cuda.is_available():
         return 0
     gc.collect()

@@ -4,15 +4,18 @@ import json
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
 from safetensors import SafetensorError, safe_open
 
 from consilia.config.study import WeightsSource
 from consilia.errors import PlanError
 from consilia.files import sha256_of_file
 
-State = Mapping[str, torch.Tensor]
+if TYPE_CHECKING:
+    import torch
+
+State = Mapping[str, "torch.Tensor"]
 SUFFIX = ".safetensors"
 
 
@@ -49,7 +52,7 @@ def require_weights(names: Collection[str], source: WeightsSource) -> dict[str, 
     return {name: file for name in names if (file := find_weights(name, source)) is not None}
 
 
-def read_weights_file(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
+def read_weights_file(path: Path) -> tuple[dict[str, "torch.Tensor"], dict[str, str]]:
     """Return the tensors by name, and the file's own notes.
 
     Raises:
@@ -88,9 +91,9 @@ def fit_weights(
     *,
     head: Collection[str],
     first_layers: Collection[str],
-    adapt: Callable[[torch.Tensor], torch.Tensor],
+    adapt: Callable[["torch.Tensor"], "torch.Tensor"],
     origin: Path | str,
-) -> dict[str, torch.Tensor]:
+) -> dict[str, "torch.Tensor"]:
     """Return the weights that a network is to start from: the file's, except for the head.
 
     Args:
@@ -124,7 +127,7 @@ def fit_weights(
             raise PlanError(
                 f"{origin}: {name} must have shape {tuple(network[name].shape)}, but has {tuple(tensor.shape)}."
             )
-        if not torch.isfinite(tensor).all():
+        if not tensor.isfinite().all():
             raise PlanError(f"{origin}: {name} must hold finite numbers, but some are NaN or infinite.")
     return {**network, **fitted}
 
@@ -135,8 +138,8 @@ def fingerprint(path: Path) -> str:
 
 
 def _adapted(
-    adapt: Callable[[torch.Tensor], torch.Tensor], name: str, weight: torch.Tensor, origin: Path | str
-) -> torch.Tensor:
+    adapt: Callable[["torch.Tensor"], "torch.Tensor"], name: str, weight: "torch.Tensor", origin: Path | str
+) -> "torch.Tensor":
     try:
         return adapt(weight)
     except (NotImplementedError, AssertionError) as error:

@@ -1,0 +1,342 @@
+"""The Ray Train worker groups of a search, and the broker between them and its trials.
+
+A group holds all the workers of a node, and each of them trains its own trials: they start together, and what Ray Train
+keeps beside them it keeps once a node. A worker that dies is replaced alone. Workers that train each trial together
+(`workers_per_trial`) have a group of their own, which any nodes may hold.
+"""
+
+import logging
+import time
+from collections import Counter
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+from typing import Any
+
+import ray
+from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
+
+from consilia.errors import ClusterError
+from consilia.tune.broker import Broker, Counts, WorkerId
+from consilia.tune.capacity import Capacity, Share
+from consilia.tune.live import LiveSlots
+from consilia.tune.placement_group_cleanup import Orphans, remove_orphans
+from consilia.tune.worker import TASK_EVENTS_MILLISECONDS, GroupWork, serve
+
+logger = logging.getLogger(__name__)
+
+_CALLS = 100_000  # of the broker at a time: every worker holds three, and every trial one
+_ANSWER_SECONDS = 30.0  # the broker answers in milliseconds, unless it is being started again
+_POLL_SECONDS = 0.05  # between two questions whether workers have started
+_LOOK_SECONDS = 1.0  # between two looks at the groups
+_CLOSE_SECONDS = 30.0  # workers poll for the stop between batches
+_START_SECONDS = 300.0  # a worker's start: the package may have to reach the node first
+_STARTS = 5  # of the first workers, before the search is given up
+_AGAIN_SECONDS = 5.0  # before a group that ended is started again; twice as long each time, at most a minute
+_MAX_FAILURES = 1_000_000  # of a group's workers: the broker counts those that matter, by trial
+
+
+@dataclass(eq=False, slots=True, kw_only=True)
+class _Group:
+    """A worker group that was started."""
+
+    name: str
+    node: str  # its id; "": any
+    n_workers: int
+    share: Share  # of each worker
+    exclusive: bool
+    together: bool
+    started: Any  # a StartedGroup
+    reservation: PlacementGroup | None = None  # of memory that was measured after the start
+    is_closed: bool = False
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether none of its workers is left."""
+        ready, _ = ray.wait([self.started.ended], timeout=0)
+        return bool(ready)
+
+
+@dataclass(slots=True)
+class _Setback:
+    """A node whose group ended by itself."""
+
+    n: int = 0
+    until: float = 0.0  # no other is started there before
+    why: str = ""  # the last one ended
+
+
+class WorkerGroups:
+    """Starts worker groups where there is room, looks after them, and ends them. Ray must be connected.
+
+    Args:
+        storage: Folder for Ray Train's own state.
+        hang_seconds: A worker that trains and shows no sign of life for so long is ended.
+        noted: Told what people should know.
+        clock: Monotonic seconds.
+    """
+
+    def __init__(
+        self,
+        *,
+        storage: str,
+        hang_seconds: float = 900.0,
+        noted: Callable[[str], None] = logger.info,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._storage = storage
+        self._hang_seconds = hang_seconds
+        self._noted = noted
+        self._clock = clock
+        self._groups: list[_Group] = []
+        self._names: Counter[str] = Counter()
+        self._setbacks: dict[str, _Setback] = {}
+        self._capacity: Capacity | None = None
+        self._live: LiveSlots | None = None
+        self._next_look = clock()
+        self._n_started = 0  # workers, the most that were there at a time
+        self._orphans = Orphans()
+        options = {"num_cpus": 0, "max_restarts": -1, "max_concurrency": _CALLS}
+        self.broker: Any = ray.remote(Broker).options(**options).remote()
+
+    def __enter__(self) -> "WorkerGroups":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def first_workers(self) -> dict[str, Any]:
+        """Wait until each group has a worker that can be asked for something; return one's handle by node.
+
+        Raises:
+            ClusterError: No worker stays alive, or none has started for minutes.
+        """
+        deadline = self._clock() + _START_SECONDS
+        while True:
+            self._look()
+            names = {group.name: group.node for group in self._groups if not group.is_closed}
+            workers: dict[WorkerId, Any] = self._ask_patiently("workers", list(names)) or {}
+            if names and {worker.group for worker in workers} == names.keys():
+                return {names[worker.group]: handle for worker, handle in sorted(workers.items(), reverse=True)}
+            worst = max(self._setbacks.values(), key=lambda each: each.n, default=_Setback())
+            if worst.n >= _STARTS:
+                raise ClusterError(f"Workers were started {worst.n} times, and each time they were lost: {worst.why}.")
+            if self._clock() > deadline:
+                raise ClusterError(f"No worker has started within {_START_SECONDS:g} s.")
+            time.sleep(_POLL_SECONDS)
+
+    def settle(self, capacity: Capacity, live: LiveSlots) -> None:
+        """Hold from now on as many workers as `live` counts, each with the share of `capacity`.
+
+        Groups that were started with other devices, or with more workers than their node holds, are started anew.
+        """
+        self._capacity, self._live = capacity, live
+        wanted = live.by_node()
+        self._close([group for group in self._groups if group.n_workers > wanted.get(group.node, 0)])
+        for group in self._groups:
+            if not group.is_closed:
+                self._reserve_memory(group, capacity.share)
+        self._follow(capacity, live)
+
+    def count(self) -> int:
+        """Return how many trials can run at a time now; look after the groups, now and then."""
+        assert self._live is not None, "settle comes first"
+        self._look()
+        return self._live.count()
+
+    def close(self) -> None:
+        """End all workers in good order, and then the broker."""
+        self._close(self._groups)
+        ended = [group.started.ended for group in self._groups]
+        ray.wait(ended, num_returns=len(ended), timeout=_CLOSE_SECONDS) if ended else None
+        for group in self._groups:
+            self._forget(group)
+        self._groups.clear()
+        ray.kill(self.broker)
+        remove_orphans()
+
+    def _look(self) -> None:
+        """Look after groups and workers, if it is time to."""
+        assert self._capacity is not None, "settle comes first"
+        assert self._live is not None, "settle comes first"
+        if self._clock() >= self._next_look:
+            self._follow(self._capacity, self._live)
+            self._count_workers()
+            self._end_hung_workers()
+            self._orphans.remove_now_and_then()
+            self._next_look = self._clock() + _LOOK_SECONDS
+
+    def _follow(self, capacity: Capacity, live: LiveSlots) -> None:
+        """Start the groups that are missing, and end those that are not wanted."""
+        self._drop_ended(live)
+        counts: Counts | None = self._ask_patiently("counts")
+        if counts is None:
+            return  # nobody knows yet what is wanted
+        # Exclusive tasks come last: their workers need what all others have to give back first.
+        exclusive = counts.exclusive > 0 and counts.ordinary == 0
+        self._close([group for group in self._groups if not _fits(group, capacity, exclusive=exclusive)])
+        if any(group.is_closed for group in self._groups):
+            return  # until they have given their resources back
+        if exclusive:
+            self._start_exclusive(capacity, counts.exclusive)
+        elif capacity.workers > 1:
+            for _ in range(live.count() - len(self._groups)):
+                self._start(capacity.share, capacity.workers, name="workers", together=True)
+        else:
+            self._start_on_nodes(capacity.share, live)
+
+    def _start_on_nodes(self, share: Share, live: LiveSlots) -> None:
+        n_missing = live.count() - sum(group.n_workers for group in self._groups)
+        for node, n in live.by_node().items():
+            n_here = min(n_missing, n - sum(group.n_workers for group in self._groups if group.node == node))
+            if n_here > 0:
+                self._start(share, n_here, name=live.name(node), node=node)
+                n_missing -= n_here
+
+    def _start_exclusive(self, capacity: Capacity, n_tasks: int) -> None:
+        assert capacity.exclusive is not None, "the controller asks for exclusive slots where there are some"
+        together = capacity.workers > 1
+        for _ in range(min(n_tasks, capacity.n_exclusive) - len(self._groups)):
+            self._start(capacity.exclusive, capacity.workers, name="exclusive", exclusive=True, together=together)
+
+    def _start(
+        self,
+        share: Share,
+        n_workers: int,
+        *,
+        name: str,
+        node: str = "",
+        exclusive: bool = False,
+        together: bool = False,
+    ) -> None:
+        if self._clock() < self._setbacks.get(node, _Setback()).until:
+            return
+        self._names[name] += 1
+        work = GroupWork(
+            broker=self.broker,
+            group=f"{name}#{self._names[name]}",
+            n_threads=max(1, int(share.cpus)),
+            together=together,
+            exclusive=exclusive,
+        )
+        group = _Group(
+            name=work.group,
+            node=node,
+            n_workers=n_workers,
+            share=share,
+            exclusive=exclusive,
+            together=together,
+            started=_start_training(work, share, n_workers, node=node, storage=self._storage),
+        )
+        self._groups.append(group)
+
+    def _close(self, groups: Collection[_Group]) -> None:
+        """Tell workers to return; their groups are dropped once they have ended."""
+        for group in groups:
+            group.is_closed = True
+        names = [group.name for group in self._groups if group.is_closed]
+        if names:  # again and again: a broker that is started again has forgotten it
+            self.broker.close.remote(names)
+
+    def _drop_ended(self, live: LiveSlots) -> None:
+        for group in [group for group in self._groups if group.has_ended]:
+            self._groups.remove(group)
+            self.broker.lose_group.remote(group.name)
+            if not group.is_closed:
+                self._set_back(group, live)
+            self._forget(group)
+
+    def _set_back(self, group: _Group, live: LiveSlots) -> None:
+        """Wait a while before another group is started where one has ended by itself."""
+        if group.node and group.node not in live.by_node():
+            self._noted(f"node {live.name(group.node)} is lost; its trials go on elsewhere")
+            return
+        setback = self._setbacks.setdefault(group.node, _Setback())
+        setback.n += 1
+        seconds = min(60.0, _AGAIN_SECONDS * 2 ** (min(setback.n, 9) - 1))
+        setback.until = self._clock() + seconds
+        setback.why = group.started.why_ended() or "they returned"
+        self._noted(f"the workers of {group.name} were lost ({setback.why}); others are started in {seconds:.0f} s")
+
+    def _forget(self, group: _Group) -> None:
+        if group.reservation is not None:
+            remove_placement_group(group.reservation)
+        ray.kill(group.started.controller)
+
+    def _count_workers(self) -> None:
+        """Say how many workers have started, until all have."""
+        n_wanted = sum(group.n_workers for group in self._groups)
+        if self._n_started < n_wanted:
+            n_started = len(self._ask_patiently("workers", [group.name for group in self._groups]) or ())
+            if n_started > self._n_started:
+                self._noted(f"{n_started} of {n_wanted} workers started")
+                self._n_started = n_started
+
+    def _end_hung_workers(self) -> None:
+        """End workers that show no sign of life; Ray Train starts others in their places."""
+        for handle in self._ask_patiently("hung", self._hang_seconds) or ():
+            ray.kill(handle)
+
+    def _reserve_memory(self, group: _Group, share: Share) -> None:
+        """Take the memory that was measured once the workers had started, so that no other job plans with it."""
+        missing = share.memory - group.share.memory
+        if missing > 0 and _same_devices(group.share, share):
+            from consilia.tune.train_internals import NODE_LABEL
+
+            bundle = {"memory": float(missing * group.n_workers)}
+            group.reservation = placement_group([bundle], bundle_label_selector=[{NODE_LABEL: group.node}])
+
+    def _ask(self, method: str, *arguments: Any) -> Any:
+        return ray.get(getattr(self.broker, method).remote(*arguments), timeout=_ANSWER_SECONDS)
+
+    def _ask_patiently(self, method: str, *arguments: Any) -> Any:
+        """Return the broker's answer, or None while it is being started again."""
+        try:
+            return self._ask(method, *arguments)
+        except (ray.exceptions.ActorUnavailableError, ray.exceptions.GetTimeoutError):
+            return None
+
+
+def _fits(group: _Group, capacity: Capacity, *, exclusive: bool) -> bool:
+    """Say whether a group is of the kind that is wanted now, with the devices that its workers are to have."""
+    share = capacity.exclusive if exclusive else capacity.share
+    kinds = (group.exclusive, group.together) == (exclusive, capacity.workers > 1)
+    return kinds and share is not None and _same_devices(group.share, share)
+
+
+def _same_devices(one: Share, other: Share) -> bool:
+    return (one.cpus, one.gpus) == (other.cpus, other.gpus)
+
+
+def _start_training(work: GroupWork, share: Share, n_workers: int, *, node: str, storage: str) -> Any:
+    """Start a Ray Train worker group, and return it as a StartedGroup at once."""
+    from ray.train.v2.api.config import FailureConfig, RunConfig, ScalingConfig  # takes a second: not at import
+
+    from consilia.tune.train_internals import NODE_LABEL, ApartConfig, GroupTrainer, LossNotice
+
+    environment = {name: str(work.n_threads) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")}
+    environment["RAY_task_events_report_interval_ms"] = str(TASK_EVENTS_MILLISECONDS)
+    if work.together:
+        from ray.train.torch import TorchConfig
+
+        backend: Any = TorchConfig()
+    else:
+        backend = ApartConfig()
+    place: dict[str, Any] = {"label_selector": {NODE_LABEL: node}, "placement_strategy": "STRICT_PACK"} if node else {}
+    trainer = GroupTrainer(
+        serve,
+        train_loop_config={"work": work},
+        backend_config=backend,
+        scaling_config=ScalingConfig(
+            num_workers=n_workers, use_gpu=share.gpus > 0, resources_per_worker=share.resources, **place
+        ),
+        run_config=RunConfig(
+            name=work.group,
+            storage_path=storage,
+            # Without room Ray Train would try for ever, and who started it would not learn of it.
+            failure_config=FailureConfig(max_failures=_MAX_FAILURES, controller_failure_limit=0),
+            callbacks=[LossNotice(work.broker, work.group)],
+            worker_runtime_env={"env_vars": environment},
+        ),
+        node=node,
+    )
+    return trainer.fit()

@@ -1,0 +1,94 @@
+"""A worker group on a real Ray: its workers train apart, die apart, and they alone have torch in memory."""
+
+import os
+import signal
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import ray
+from played_trials import SHARE
+from ray.util.state import list_actors
+from search_records import task
+
+from consilia.config.records import EpochReport, TaskTaken, TrialOutcome, TrialTask
+from consilia.tune.broker import Job, Message
+from consilia.tune.capacity import Capacity
+from consilia.tune.live import LiveSlots
+from consilia.tune.nodes import living_nodes
+from consilia.tune.worker_groups import WorkerGroups
+from processes import wait_until_idle
+
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(300), pytest.mark.usefixtures("ray_on_loopback")]
+
+TWO = Capacity(n_slots=2, workers=1, share=SHARE, exclusive=None)
+NO_TORCH = {"Broker", "TrainController", "SynchronizationActor"}
+
+
+def train_until(
+    marks: Path, task: TrialTask, report: Callable[[EpochReport], None], stopped: Callable[[], bool]
+) -> TrialOutcome:
+    """Note the process, and go on until the test says so."""
+    with (marks / str(task.number)).open("a") as file:
+        file.write(f"{os.getpid()}\n")
+    while not (marks / "end").exists():
+        assert not stopped(), "nobody has stopped this trial"
+        time.sleep(0.05)
+    return TrialOutcome(number=task.number, state="finished")
+
+
+def pids(marks: Path, number: int) -> list[int]:
+    """Return the processes that have begun this trial."""
+    file = marks / str(number)
+    return [int(line) for line in file.read_text().split()] if file.exists() else []
+
+
+def pids_by_class(names: set[str]) -> dict[int, str]:
+    """Return the classes of living actors by their process; a title only names the present call."""
+    ours = ray.get_runtime_context().gcs_address  # other Rays may run on this machine
+    alive = list_actors(address=ours, filters=[("state", "=", "ALIVE")])
+    return {actor.pid: actor.class_name for actor in alive if actor.class_name in names}
+
+
+def wait_for(condition: Callable[[], bool], groups: WorkerGroups) -> None:
+    deadline = time.monotonic() + 120
+    while not condition():
+        assert time.monotonic() < deadline, "it did not come"
+        groups.count()  # as Tune's loop does, which looks after the groups so
+        time.sleep(0.05)
+
+
+def messages_of(broker: Any, number: int, n: int) -> list[Message]:
+    return [ray.get(broker.next_message.remote(number), timeout=60) for _ in range(n)]
+
+
+def test_a_worker_that_dies_is_replaced_alone_and_only_workers_have_torch_in_memory(tmp_path: Path, ray_folder: Path):
+    notes: list[str] = []
+    with WorkerGroups(storage=str(tmp_path / "ray"), noted=notes.append) as groups:
+        groups.settle(TWO, LiveSlots(TWO, living_nodes, limit=2, seen=living_nodes()))
+        job = Job(run=ray.put(partial(train_until, tmp_path)), n_folds=1)
+        for number in (0, 1):
+            ray.get(groups.broker.assign.remote(task(number), job))
+        wait_for(lambda: bool(pids(tmp_path, 0) and pids(tmp_path, 1)), groups)
+        ((struck,), (neighbour,)) = pids(tmp_path, 0), pids(tmp_path, 1)
+        assert struck != neighbour
+
+        helpers = pids_by_class(NO_TORCH)
+        assert set(helpers.values()) == NO_TORCH
+        with_torch = {pid for pid in (*helpers, struck) if "libtorch" in Path(f"/proc/{pid}/maps").read_text()}
+        assert with_torch == {struck}
+
+        os.kill(struck, signal.SIGKILL)
+        wait_for(lambda: len(pids(tmp_path, 0)) == 2, groups)
+        (tmp_path / "end").touch()
+        finished = [TrialOutcome(number=number, state="finished") for number in (0, 1)]
+        taken = [TaskTaken(number=0, attempt=1), TaskTaken(number=0, attempt=2)]
+        assert messages_of(groups.broker, 0, 3) == [*taken, finished[0]]
+        assert messages_of(groups.broker, 1, 2) == [TaskTaken(number=1, attempt=1), finished[1]]
+        assert neighbour not in pids(tmp_path, 0)  # it was at work all the time
+    assert pids(tmp_path, 1) == [neighbour]
+    assert set(notes) <= {"1 of 2 workers started", "2 of 2 workers started"}  # nothing was lost
+    assert wait_until_idle(ray_folder) == (set(), [], {})
