@@ -37,5 +37,9 @@ class RunError(ConsiliaError):
     """The work was started and failed: no trial finished, say, or the disk is full."""
 
 
+class NodeFault(RunError):  # noqa: N818 # a state of the node
+    """This node cannot train, whatever the trial: it does not read the images, say, or its GPU does not answer."""
+
+
 class ClusterError(RunError):
     """A Ray cluster cannot be reached, refuses us, or can never hold the study."""

@@ -85,7 +85,9 @@ def test_an_interrupted_search_whose_workers_die_goes_on_to_the_bundle_and_gives
 
     finished = set(folder.trials.glob("*/fold-*/result.json"))
     second = start(tmp_path, short_tmp, "-W", "ignore", "-c", GO_ON)
-    wait_for(lambda: bool(set(folder.trials.glob("*/fold-0/result.json")) - finished), second)  # of a trial that goes on
+    wait_for(
+        lambda: bool(set(folder.trials.glob("*/fold-0/result.json")) - finished), second
+    )  # of a trial that goes on
     for pid in actors_of(short_tmp, {"RayTrainWorker"}):
         os.kill(pid, signal.SIGKILL)
     output, errors = second.communicate(timeout=400)

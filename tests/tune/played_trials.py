@@ -78,7 +78,13 @@ class PlayedStudy:
     notes_node: bool = False  # writes the node's address beside each epoch
 
     def search(
-        self, listener: Listener, *, slots: int, live: LiveSlots | None = None, hang_seconds: float = 900.0
+        self,
+        listener: Listener,
+        *,
+        slots: int,
+        live: LiveSlots | None = None,
+        hang_seconds: float = 900.0,
+        prove: Callable[[], None] | None = None,
     ) -> TrialController:
         """Run the study's trials, or what is left of them.
 
@@ -87,6 +93,7 @@ class PlayedStudy:
             slots: Trials at a time.
             live: Counts the slots of a cluster whose nodes come and go.
             hang_seconds: As of WorkerGroups.
+            prove: As of run_in_slots.
         """
         space = join_spaces([load("search_spaces", "tiny", SearchSpace, base=ROOT)], weights="none")
         controller = TrialController(
@@ -104,7 +111,12 @@ class PlayedStudy:
             with WorkerGroups(storage=storage, hang_seconds=hang_seconds, noted=listener.noted) as groups:
                 groups.settle(CAPACITY, live or LiveSlots(CAPACITY, living_nodes, limit=slots, seen=living_nodes()))
                 run_in_slots(
-                    controller, groups=groups, run_trial=partial(play, self), n_folds=K, storage=self.folder.ray
+                    controller,
+                    groups=groups,
+                    run_trial=partial(play, self),
+                    n_folds=K,
+                    prove=prove,
+                    storage=self.folder.ray,
                 )
         finally:
             controller.close("the search was interrupted")

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from search_records import epoch, task
 
 from consilia.config.records import EpochReport, TaskTaken, TrialOutcome, TrialTask
-from consilia.tune.broker import Broker, BrokerLost, Counts, Job, TrialFailedError, WorkerId
+from consilia.tune.broker import Broker, BrokerLost, Counts, Job, Taken, TrialFailedError, WorkerId
 
-JOB = Job(run="a reference", n_folds=2)
+JOB = Job(program="a reference", n_folds=2)
 FIRST, SECOND = WorkerId("here", 0), WorkerId("here", 1)
 ELSEWHERE = WorkerId("elsewhere", 0)
 
@@ -40,6 +40,10 @@ class Worker:
 
     async def finish(self, state: str = "finished", reason: str = "") -> None:
         await self.broker.finish(TrialOutcome(number=self.number, state=state, reason=reason), self.ticket)
+
+    async def refuse(self, reason: str = "no images", *, is_last: bool = False) -> None:
+        given = Taken(task(self.number), JOB, self.ticket)
+        await self.broker.refuse(self.place, given, reason, is_last=is_last)
 
     def trial(self) -> Call:
         return self.broker.trial(self.number, self.ticket)
@@ -783,5 +787,90 @@ def test_whatever_happens_no_trial_is_ever_in_two_hands_and_each_comes_to_its_en
                 await played.act("ask", 0, place)
         assert await played.broker.counts() == Counts(ordinary=0, exclusive=0)
         assert not played.training
+
+    run(main())
+
+
+# --- nodes that cannot train
+
+
+def test_a_task_that_a_node_refuses_goes_to_another_and_costs_the_trial_nothing():
+    async def main() -> None:
+        broker = Broker()
+        bad, good = Worker(broker, FIRST), Worker(broker, ELSEWHERE)
+        await broker.assign(task(1), JOB)
+        await bad.take()
+        taking = await begin(good.take())
+        await bad.refuse()
+        assert await taking == task(1)
+        again = await begin(bad.take())
+        await good.finish()
+        assert not again.done()
+        assert await messages(broker, 1, 3) == [taken(1), taken(1), finished(1)]
+        assert await broker.refusals() == {}
+
+    run(main())
+
+
+def test_a_task_that_a_node_has_refused_comes_back_only_while_there_is_no_other_node():
+    async def main() -> None:
+        broker = Broker()
+        bad, good = Worker(broker, FIRST), Worker(broker, ELSEWHERE)
+        await broker.assign(task(1), JOB)
+        await bad.take()
+        await bad.refuse()
+        assert await bad.take() == task(1)  # it may have been for a moment
+        await broker.assign(task(2), JOB)
+        await good.take()
+        await bad.refuse()
+        again = await begin(bad.take())
+        assert not again.done()
+        await good.finish()
+        assert await good.take() == task(1)
+
+    run(main())
+
+
+def test_a_task_that_two_nodes_refuse_fails_and_names_them():
+    async def main() -> None:
+        broker = Broker()
+        await broker.assign(task(1), JOB)
+        for place in (FIRST, ELSEWHERE):
+            worker = Worker(broker, place)
+            await worker.take()
+            await worker.refuse("its weights are missing")
+        outcome = (await messages(broker, 1, 3))[-1]
+        assert (outcome.state, outcome.reason) == (
+            "failed",
+            "it fails on two nodes, elsewhere and here: its weights are missing",
+        )
+
+    run(main())
+
+
+def test_sixty_trials_on_a_node_that_reads_no_images_beside_one_that_does_cost_no_trial():
+    async def main() -> None:
+        broker = Broker()
+        for number in range(60):
+            await broker.assign(task(number), JOB)
+
+        async def train(worker: Worker) -> None:
+            while await worker.take() is not None:
+                await worker.finish()
+
+        async def refuse(worker: Worker) -> None:
+            for n in range(2):
+                await worker.take()
+                await worker.refuse(is_last=n == 1)
+
+        good = asyncio.create_task(train(Worker(broker, ELSEWHERE)))
+        for rank in range(3):
+            await refuse(Worker(broker, WorkerId("here", rank)))
+        for number in range(60):
+            while not isinstance(said := await broker.next_message(number), TrialOutcome):
+                assert said == taken(number)
+            assert said == finished(number)
+        assert {place.rank for place in await broker.refusals()} == {0, 1, 2}
+        good.cancel()
 
     run(main())

@@ -33,7 +33,7 @@ from search_records import Listener
 
 from consilia.config.records import EpochReport, TrialRecord
 from consilia.config.study_folder import StudyFolder
-from consilia.errors import RunError
+from consilia.errors import ClusterError, NodeFault, RunError
 from consilia.study.end import settle_end
 from consilia.study.opened import OpenStudy
 from consilia.study.plan import read_plan
@@ -313,3 +313,18 @@ def test_a_full_disk_halts_the_search_and_with_more_room_it_goes_on(
     for number in range(3):
         assert_finished(study, number)
     assert optuna_states(study) == ["COMPLETE"] * 3
+
+
+@pytest.mark.slow("a whole search; test_broker plays sixty trials beside a node that cannot train")
+def test_sixty_trials_on_a_node_that_cannot_train_stop_with_its_reason_and_none_is_lost(
+    ray_on_loopback: None, tmp_path: Path
+):
+    study, listener = make_study(tmp_path, n_trials=60), Listener()
+    with pytest.raises(ClusterError, match=r"No node can train\. The last one, 127\.0\.0\.2, says: no images here"):
+        study.search(listener, slots=2, prove=refuse_to_train)
+    assert {record.state for record in read_trials(study.folder).values()} == {"paused"}
+    assert [note for note in listener.notes if "127.0.0.2 is left out, since it cannot train: no images here" in note]
+
+
+def refuse_to_train() -> None:
+    raise NodeFault("no images here")

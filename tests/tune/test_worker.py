@@ -1,5 +1,6 @@
 """What a worker does with a trial that goes wrong; the rows in the dashboard are played by a stand-in."""
 
+from collections.abc import Callable
 from types import SimpleNamespace
 
 import pytest
@@ -8,7 +9,7 @@ import torch
 from search_records import task
 
 from consilia.config.records import TrialOutcome
-from consilia.errors import DataError
+from consilia.errors import DataError, NodeFault
 from consilia.train.distributed import ALONE
 from consilia.train.faults import GroupLost
 from consilia.tune import worker
@@ -32,13 +33,20 @@ def failing(error: Exception) -> worker.RunTrial:
     return run_trial
 
 
+def taken(error: Exception, prove: Callable[[], None] | None = None) -> Taken:
+    return Taken(task(7), Job(program=worker.Program(failing(error), prove), n_folds=2), ticket="mine")
+
+
+def run(error: Exception, prove: Callable[[], None] | None = None) -> TrialOutcome:
+    return worker._run(taken(error, prove), Watch())
+
+
 def run_together(error: Exception, broker: object = None) -> TrialOutcome:
-    taken = Taken(task(7), Job(run=failing(error), n_folds=2), ticket="mine")
-    return worker._run_together(taken, Watch(), ALONE, broker)
+    return worker._run_together(taken(error), Watch(), ALONE, broker)
 
 
 def test_an_unforeseen_error_fails_the_trial_and_leaves_the_worker_alive():
-    outcome = worker._run(failing(KeyError("no such column\nin the table")), task(7), Watch())
+    outcome = run(KeyError("no such column\nin the table"))
     assert (outcome.number, outcome.state) == (7, "failed")
     assert outcome.reason.startswith("KeyError: 'no such column")
     assert "\n" not in outcome.reason
@@ -47,23 +55,33 @@ def test_an_unforeseen_error_fails_the_trial_and_leaves_the_worker_alive():
 
 def test_only_the_first_line_of_another_librarys_error_is_the_reason_but_all_of_ours():
     for error, reason in ((RuntimeError("first\nsecond"), "first"), (DataError("first\nsecond"), "first\nsecond")):
-        assert worker._run(failing(error), task(7), Watch()).reason == f"{type(error).__name__}: {reason}"
+        assert run(error).reason == f"{type(error).__name__}: {reason}"
 
 
 def test_a_broken_device_ends_the_process_so_that_a_fresh_one_takes_the_trial_up():
     with pytest.raises(torch.AcceleratorError):
-        worker._run(failing(torch.AcceleratorError("CUDA error: an illegal memory access")), task(7), Watch())
+        run(torch.AcceleratorError("CUDA error: an illegal memory access"))
+
+
+@pytest.mark.parametrize("error", [OSError("stale file handle"), DataError("the store is damaged"), KeyError("x")])
+def test_an_error_on_a_node_that_cannot_train_is_the_nodes_and_not_the_trials(error: Exception):
+    def prove() -> None:
+        raise NodeFault("the images cannot be read")
+
+    with pytest.raises(NodeFault, match="the images cannot be read"):
+        run(error, prove)
+    assert run(error, prove=lambda: None).state == "failed"
 
 
 def test_a_trial_whose_broker_is_started_again_is_left_and_not_failed():
     lost = ray.exceptions.ActorUnavailableError("it is being started again", None)
-    assert worker._run(failing(lost), task(7), Watch()).state == "stopped"
+    assert run(lost).state == "stopped"
 
 
 def test_a_worker_whose_broker_is_gone_for_good_ends_quietly(monkeypatch: pytest.MonkeyPatch):
     """Ray Train would start another one in the place of one that fails."""
     with pytest.raises(ray.exceptions.ActorDiedError):
-        worker._run(failing(ray.exceptions.ActorDiedError()), task(7), Watch())
+        run(ray.exceptions.ActorDiedError())
     monkeypatch.setattr(worker, "_serve", failing(ray.exceptions.ActorDiedError()))
     worker.serve({"work": worker.GroupWork(broker=None, group="here#1", n_threads=1)})
 

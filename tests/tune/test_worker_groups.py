@@ -19,6 +19,7 @@ from consilia.tune.broker import Job, Message
 from consilia.tune.capacity import Capacity
 from consilia.tune.live import LiveSlots
 from consilia.tune.nodes import living_nodes
+from consilia.tune.worker import Program
 from consilia.tune.worker_groups import WorkerGroups
 from processes import wait_until_idle
 
@@ -69,7 +70,7 @@ def test_a_worker_that_dies_is_replaced_alone_and_only_workers_have_torch_in_mem
     notes: list[str] = []
     with WorkerGroups(storage=str(tmp_path / "ray"), noted=notes.append) as groups:
         groups.settle(TWO, LiveSlots(TWO, living_nodes, limit=2, seen=living_nodes()))
-        job = Job(run=ray.put(partial(train_until, tmp_path)), n_folds=1)
+        job = Job(program=ray.put(Program(partial(train_until, tmp_path))), n_folds=1)
         for number in (0, 1):
             ray.get(groups.broker.assign.remote(task(number), job))
         wait_for(lambda: bool(pids(tmp_path, 0) and pids(tmp_path, 1)), groups)

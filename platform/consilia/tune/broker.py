@@ -38,9 +38,7 @@ Message = TaskTaken | EpochReport | TrialOutcome | BrokerLost
 class Job:
     """What a worker needs beside the task; the same for all trials of a search, or for all its refits."""
 
-    run: (
-        Any  # a RunTrial; on its way a reference to it in Ray's object store: unpickled in the broker, it imports torch
-    )
+    program: Any  # a Program; in the broker, where it would import torch, a reference to it in Ray's object store
     n_folds: int  # named in the dashboard; 0 of a refit, which has none
     noun: str = "trial"  # what a task is called there
 
@@ -50,6 +48,11 @@ class WorkerId(NamedTuple):
 
     group: str
     rank: int
+
+    @property
+    def node(self) -> str:
+        """Name of the node that has the group; a group's name starts with it."""
+        return self.group.partition("#")[0]
 
 
 class Taken(NamedTuple):
@@ -82,6 +85,7 @@ class _Assignment:
     losses: int = 0  # of workers since the last new epoch
     loss: str = ""  # why the last one was lost, where that is known
     ticket: str = ""  # of the worker that has it
+    refused_by: set[str] = field(default_factory=set)  # nodes
     done: bool = False
     last_heard: tuple[int, int] = (-1, -1)  # (fold, epoch)
     last_sign: float = 0.0  # of its worker's life
@@ -110,6 +114,7 @@ class Broker:
         self._waiting: deque[_Assignment] = deque()
         self._workers: dict[WorkerId, _Worker] = {}
         self._closed: set[str] = set()  # groups
+        self._refusals: dict[WorkerId, str] = {}  # why a worker takes no more tasks
         self._changed = asyncio.Condition()
 
     async def assign(self, task: TrialTask, job: Job, key: str = "") -> None:
@@ -172,6 +177,38 @@ class Broker:
                 handles.append(worker.handle)
         return handles
 
+    async def refuse(self, worker: WorkerId, taken: Taken, reason: str, *, is_last: bool) -> None:
+        """Give a task to another worker, since this one's node cannot train: that counts against no trial.
+
+        A task that workers of two nodes refuse is at fault itself.
+
+        Args:
+            worker: Who refuses.
+            taken: What it was given.
+            reason: Why, for people.
+            is_last: The worker asks for no more tasks.
+        """
+        number = taken.task.number
+        async with self._changed:
+            if is_last:
+                self._refusals[worker] = reason
+            assignment = self._held(number, taken.ticket)
+            self._workers.pop(worker, None)
+            if assignment is None:
+                return
+            assignment.refused_by.add(worker.node)
+            if len(assignment.refused_by) > 1:
+                reason = f"it fails on two nodes, {' and '.join(sorted(assignment.refused_by))}: {reason}"
+                self._end(assignment, TrialOutcome(number=number, state="failed", reason=reason))
+            else:
+                assignment.attempts -= 1
+                self._queue_again(assignment)
+            self._changed.notify_all()
+
+    async def refusals(self) -> dict[WorkerId, str]:
+        """Return which workers take no more tasks, and why."""
+        return dict(self._refusals)
+
     async def lose_worker(self, worker: WorkerId, reason: str = "") -> None:
         """Note that a worker process is dead: it counts against the trial that it had."""
         async with self._changed:
@@ -197,24 +234,21 @@ class Broker:
             self._give_up(worker)  # had it not ended the task that it had, its process was lost
             self._workers[worker] = me = _Worker(handle, exclusive)
             self._changed.notify_all()  # the task that it had may wait for it to let go
-            while True:
-                await self._changed.wait_for(
-                    lambda: self._is_over(worker, me) or self._next_task(exclusive) is not None
-                )
-                if self._is_over(worker, me):
-                    if self._workers.get(worker) is me:
-                        del self._workers[worker]
-                    return None
-                assignment = self._next_task(exclusive)
-                assert assignment is not None, "just seen, with the lock held"
-                self._waiting.remove(assignment)
-                me.holds = assignment
-                assignment.attempts += 1
-                assignment.last_sign = self._clock()
-                number, reason = assignment.task.number, assignment.loss
-                assignment.loss, assignment.ticket = "", uuid.uuid4().hex
-                await assignment.messages.put(TaskTaken(number=number, attempt=assignment.attempts, reason=reason))
-                return Taken(assignment.task, assignment.job, assignment.ticket)
+            await self._changed.wait_for(lambda: self._is_over(worker, me) or self._next_task(worker, me) is not None)
+            if self._is_over(worker, me):
+                if self._workers.get(worker) is me:
+                    del self._workers[worker]
+                return None
+            assignment = self._next_task(worker, me)
+            assert assignment is not None, "just seen, with the lock held"
+            self._waiting.remove(assignment)
+            me.holds = assignment
+            assignment.attempts += 1
+            assignment.last_sign = self._clock()
+            number, reason = assignment.task.number, assignment.loss
+            assignment.loss, assignment.ticket = "", uuid.uuid4().hex
+            await assignment.messages.put(TaskTaken(number=number, attempt=assignment.attempts, reason=reason))
+            return Taken(assignment.task, assignment.job, assignment.ticket)
 
     async def alive(self, number: int, ticket: str) -> None:
         """Record a sign of life from the worker that trains this trial."""
@@ -285,11 +319,19 @@ class Broker:
         assignment = self._assignments.get(number)
         return assignment if assignment is not None and not assignment.done and assignment.ticket == ticket else None
 
-    def _next_task(self, exclusive: bool) -> _Assignment | None:
-        """Return the first task for such a worker, none of them one that a worker told to leave still has in hand."""
+    def _next_task(self, worker: WorkerId, me: _Worker) -> _Assignment | None:
+        """Return the first task for this worker.
+
+        That is none that a worker told to leave still has in hand, and none that this node has refused while there are
+        others.
+        """
         held = {each.holds.task.number for each in self._workers.values() if each.holds is not None}
-        fitting = (each for each in self._waiting if each.task.exclusive == exclusive)
-        return next((each for each in fitting if each.task.number not in held), None)
+        has_others = any(each.node != worker.node for each in self._workers)
+        for assignment in self._waiting:
+            refused = has_others and worker.node in assignment.refused_by
+            if assignment.task.exclusive == me.exclusive and assignment.task.number not in held and not refused:
+                return assignment
+        return None
 
     def _is_over(self, worker: WorkerId, me: _Worker) -> bool:
         """Say whether this worker is to end, or is known to be dead and its call left behind."""

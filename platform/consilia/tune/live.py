@@ -39,6 +39,7 @@ class LiveSlots:
         self._clock, self._poll_seconds = clock, poll_seconds
         self._places = {key: places(node.free, capacity.share) for key, node in seen.items()}
         self._alive = frozenset(seen)
+        self._left_out: set[str] = set()
         self._names = {key: node.name for key, node in seen.items()}
         self._next_poll = clock() + poll_seconds
 
@@ -54,6 +55,11 @@ class LiveSlots:
         self.count()
         return {key: n for key, n in self._places.items() if key in self._alive and n > 0}
 
+    def leave_out(self, node: str) -> None:
+        """Count this node no more, whatever it has free."""
+        self._left_out.add(node)
+        self._alive -= self._left_out
+
     def name(self, node: str) -> str:
         """Return the address of a node that was seen, by its id."""
         return self._names[node]
@@ -62,6 +68,6 @@ class LiveSlots:
         nodes = self._nodes()
         for key, node in nodes.items():
             self._places[key] = max(self._places.get(key, 0), places(node.free, self._capacity.share))
-        self._alive = frozenset(nodes)
+        self._alive = frozenset(nodes) - self._left_out
         self._names.update((key, node.name) for key, node in nodes.items())
         self._next_poll = self._clock() + self._poll_seconds

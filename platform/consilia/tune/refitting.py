@@ -7,7 +7,7 @@ from consilia.config.records import EpochReport, TaskTaken, TrialTask
 from consilia.config.study_folder import StudyFolder
 from consilia.train.context import TrainingContext
 from consilia.train.refit import refit
-from consilia.train.tasks import train_refit
+from consilia.train.tasks import prove, train_refit
 from consilia.tune.capacity import Capacity
 from consilia.tune.interrupt import StopSignal
 from consilia.tune.ledger import Ledger
@@ -52,6 +52,7 @@ def refit_in_slots(
             controller,
             groups=groups,
             run_trial=functools.partial(train_refit, context=context),
+            prove=functools.partial(prove, context=context),
             n_folds=0,
             noun="refit",
             storage=folder.ray,

@@ -7,7 +7,7 @@ from consilia.config.study import StudyPlan
 from consilia.config.study_folder import StudyFolder
 from consilia.metrics.scores import METRICS
 from consilia.train.context import TrainingContext
-from consilia.train.tasks import train_trial
+from consilia.train.tasks import prove, train_trial
 from consilia.tune.capacity import Capacity
 from consilia.tune.contract import SearchObserver
 from consilia.tune.controller import TrialController
@@ -68,6 +68,7 @@ def search_trials(
             controller,
             groups=groups,
             run_trial=functools.partial(train_trial, context=context),
+            prove=functools.partial(prove, context=context),
             n_folds=plan.folds.k,
             storage=folder.ray,
         )

@@ -14,11 +14,12 @@ from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
 from consilia.config.records import EpochReport, TaskTaken, TrialOutcome
+from consilia.errors import ClusterError
 from consilia.tune.broker import BrokerLost, Job
 from consilia.tune.contract import Controller
 from consilia.tune.interrupt import StopSignal
 from consilia.tune.relay import Relay
-from consilia.tune.worker import RunTrial
+from consilia.tune.worker import Program, RunTrial
 from consilia.tune.worker_groups import WorkerGroups
 
 # Tune writes a CSV, a JSON and a TensorBoard file per trial; the study folder holds the same and more.
@@ -39,10 +40,15 @@ class _ControllerSearcher(Searcher):
         self._controller = controller
         self._groups = groups
         self._numbers: dict[str, int] = {}
+        self.error: ClusterError | None = None  # why no trial can run any more
 
     def suggest(self, trial_id: str) -> Any:
         """Return a trial's configuration, None while there is none, or FINISHED."""
-        n_slots = self._groups.count()
+        try:
+            n_slots = self._groups.count()
+        except ClusterError as error:
+            self.error = error
+            return None
         self._controller.reserve(n_slots)
         if self._controller.n_running >= n_slots:
             return None
@@ -106,6 +112,7 @@ def run_in_slots(
     groups: WorkerGroups,
     run_trial: RunTrial,
     n_folds: int,
+    prove: Callable[[], None] | None = None,
     storage: Path,
     noun: str = "trial",
 ) -> None:
@@ -118,22 +125,26 @@ def run_in_slots(
         groups: The workers, and how many tasks can run at a time; asked again and again, since nodes come and go.
         run_trial: What a worker does with a task.
         n_folds: Of a trial, for the dashboard; 0 of a refit.
+        prove: Called by a worker before its first task; raises NodeFault where no trial can run.
         storage: Folder for Ray's own state.
         noun: What a task is called in the dashboard.
+
+    Raises:
+        ClusterError: No node can train.
     """
     # Tune looks for the CSV and JSON files that were switched off, and warns of each one missing.
     logging.getLogger("ray.tune.analysis.experiment_analysis").setLevel(logging.ERROR)
     logging.getLogger("ray.tune.tune").setLevel(logging.CRITICAL)  # it lists relays that were lost, though all is well
-    job = Job(run=ray.put(run_trial), n_folds=n_folds, noun=noun)
+    job = Job(program=ray.put(Program(run_trial, prove)), n_folds=n_folds, noun=noun)
     relay = tune.with_parameters(Relay, broker=groups.broker, job=job)
     relay.__qualname__ = Relay.__qualname__  # the dashboard shows it as the class of the actor
-    stop = StopSignal()
+    searcher, stop = _ControllerSearcher(controller, groups), StopSignal()
     together = {"TUNE_MAX_PENDING_TRIALS_PG": str(max(1, groups.count()))}  # else Tune starts one after the other
     with _environment({**_ENVIRONMENT, **together}), stop.listening():
         tune.Tuner(
             relay,
             tune_config=tune.TuneConfig(
-                search_alg=_ControllerSearcher(controller, groups),
+                search_alg=searcher,
                 scheduler=_ControllerScheduler(controller),
                 num_samples=-1,
                 reuse_actors=True,
@@ -144,10 +155,12 @@ def run_in_slots(
                 name=f"tune-{uuid.uuid4().hex[:8]}",
                 storage_path=str(storage.absolute()),
                 checkpoint_config=tune.CheckpointConfig(checkpoint_frequency=0, checkpoint_at_end=False),
-                stop=_StopAll(lambda: stop.raised or bool(controller.must_leave())),
+                stop=_StopAll(lambda: stop.raised or searcher.error is not None or bool(controller.must_leave())),
                 verbose=0,
             ),
         ).fit()
+    if searcher.error is not None:
+        raise searcher.error
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 torch and timm are imported by the workers alone: who starts a group imports this module too.
 """
 
+import contextlib
 import gc
 import logging
 import os
@@ -10,12 +11,12 @@ import time
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import ray
 
 from consilia.config.records import EpochReport, TrialOutcome, TrialTask
-from consilia.errors import ConsiliaError
+from consilia.errors import ConsiliaError, NodeFault
 from consilia.tune.broker import Taken, WorkerId
 
 if TYPE_CHECKING:
@@ -29,6 +30,14 @@ RunTrial = Callable[..., TrialOutcome]
 Where several workers train one trial together it is also given their `group`, and all of them call it.
 """
 
+
+class Program(NamedTuple):
+    """What workers do with the tasks of a job."""
+
+    run: RunTrial
+    prove: Callable[[], None] | None = None  # called before the first task; raises NodeFault where no trial can run
+
+
 TASK_EVENTS_MILLISECONDS = 200  # how often a worker tells the dashboard of its rows; Ray's default is 1000
 
 _SIGN_SECONDS = 5.0  # between two signs of life; far below any sensible cluster.hang_seconds
@@ -36,6 +45,9 @@ _SIGN_SECONDS = 5.0  # between two signs of life; far below any sensible cluster
 _WAIT_SECONDS = 7 * 24 * 3600.0  # workers that train together wait for a task; one that died is noticed at once
 
 _BROKER_SECONDS = 0.5  # between two questions whether a broker that died has been started again
+
+_REFUSALS = 2  # tasks that a worker gives back, since its node cannot train; then it takes no more
+_RECOVERY_SECONDS = 5.0  # for a disk that was gone for a moment
 
 _LEAK_BYTES = 64 * 2**20  # that a process may hold beyond what it held after its first trial
 
@@ -69,13 +81,19 @@ def _serve(work: GroupWork) -> None:
     memory = DeviceMemory(_held_bytes)
     group = TorchGroup(timeout_seconds=_WAIT_SECONDS) if work.together else ALONE
     tasks = _Tasks(work)
-    while (taken := group.from_leader(tasks.take)) is not None:
+    n_refused = 0
+    while n_refused < _REFUSALS and (taken := group.from_leader(tasks.take)) is not None:
         leads = group.rank == 0
         watch = _Watch(work.broker, taken) if leads else _Follower()
-        if group.size > 1:
-            outcome = _run_together(taken, watch, group, work.broker)
-        else:
-            outcome = _run(taken.job.run, taken.task, watch)
+        try:
+            tasks.prove(taken, group)
+            outcome = _run_together(taken, watch, group, work.broker) if group.size > 1 else _run(taken, watch)
+        except NodeFault as fault:
+            n_refused += 1
+            if leads:
+                tasks.refuse(taken, str(fault), is_last=n_refused == _REFUSALS)
+            time.sleep(_RECOVERY_SECONDS)
+            continue
         if leads:
             _finish(work.broker, outcome, taken.ticket)
         if memory.leaks():
@@ -92,10 +110,11 @@ class _Tasks:
         self._work = work
         self._worker = WorkerId(work.group, train.get_context().get_world_rank())
         self._handle = ray.get_runtime_context().current_actor
-        self._runs: dict[Any, RunTrial] = {}  # the present job's, by its reference
+        self._programs: dict[Any, Program] = {}  # the present job's, by its reference
+        self._proven: Program | None = None  # this node can run it
 
     def take(self) -> Taken | None:
-        """Wait for a task, and return it with its job's function in place of the reference; None: the group is closed.
+        """Wait for a task, and return it with its job's program in place of the reference; None: the group is closed.
 
         A broker that has died is started again by Ray.
         """
@@ -109,9 +128,27 @@ class _Tasks:
             if taken is None:
                 return None
             job = taken.job
-            if job.run not in self._runs:
-                self._runs = {job.run: ray.get(job.run)}
-            return taken._replace(job=replace(job, run=self._runs[job.run]))
+            if job.program not in self._programs:
+                self._programs = {job.program: ray.get(job.program)}
+            return taken._replace(job=replace(job, program=self._programs[job.program]))
+
+    def prove(self, taken: Taken, group: "Group") -> None:
+        """Try once, before the first task of a job, whether this node can run it.
+
+        Raises:
+            NodeFault: It cannot; workers that train together all raise it.
+        """
+        program: Program = taken.job.program
+        if program.prove is not None and program is not self._proven:
+            group.agree(program.prove)
+        self._proven = program
+
+    def refuse(self, taken: Taken, reason: str, *, is_last: bool) -> None:
+        """Give a task back, since no trial could run here; the next one is preceded by another proof."""
+        logger.error("this node cannot train: %s", reason)
+        self._proven = None
+        with contextlib.suppress(ray.exceptions.ActorUnavailableError):
+            ray.get(self._work.broker.refuse.remote(self._worker, taken, reason, is_last=is_last))
 
 
 def _finish(broker: Any, outcome: TrialOutcome, ticket: str) -> None:
@@ -175,22 +212,27 @@ def _run_together(taken: Taken, watch: _Watch | _Follower, group: "Group", broke
     from consilia.train.faults import GroupLost
 
     try:
-        outcome: TrialOutcome = taken.job.run(taken.task, report=watch.report, stopped=watch.stopped, group=group)
+        run: RunTrial = taken.job.program.run
+        return run(taken.task, report=watch.report, stopped=watch.stopped, group=group)
     except GroupLost as lost:
         if lost.outcome is not None:  # the one that failed knows why, whichever it is
             _finish(broker, lost.outcome, taken.ticket)
         raise
     except ConsiliaError as error:
         return TrialOutcome(number=taken.task.number, state="failed", reason=f"{type(error).__name__}: {error}")
-    return outcome
 
 
-def _run(run_trial: RunTrial, task: TrialTask, watch: _Watch | _Follower) -> TrialOutcome:
-    """Turn an unforeseen error into a failed trial, unless it has broken the device for this process."""
+def _run(taken: Taken, watch: _Watch | _Follower) -> TrialOutcome:
+    """Turn an unforeseen error into a failed trial, unless it is the node's, or has broken the device for this process.
+
+    Raises:
+        NodeFault: No trial can run here any more.
+    """
     import torch
 
+    task, program = taken.task, taken.job.program
     try:
-        return run_trial(task, report=watch.report, stopped=watch.stopped)
+        outcome: TrialOutcome = program.run(task, report=watch.report, stopped=watch.stopped)
     except torch.AcceleratorError:
         raise  # Ray Train starts a fresh process; a worker takes the task up at its checkpoint
     except ray.exceptions.ActorUnavailableError:  # the broker has died: the trial is handed out again
@@ -198,6 +240,8 @@ def _run(run_trial: RunTrial, task: TrialTask, watch: _Watch | _Follower) -> Tri
     except ray.exceptions.RayActorError:
         raise  # the broker is gone for good
     except Exception as error:
+        if program.prove is not None:
+            program.prove()
         logger.exception("trial %d failed", task.number)
         message = str(error) if isinstance(error, ConsiliaError) else str(error).strip().partition("\n")[0]
         return TrialOutcome(
@@ -206,6 +250,7 @@ def _run(run_trial: RunTrial, task: TrialTask, watch: _Watch | _Follower) -> Tri
             reason=f"{type(error).__name__}: {message}",
             traceback=traceback.format_exc(),
         )
+    return outcome
 
 
 def trial_name(task: TrialTask, *, noun: str = "trial") -> str:

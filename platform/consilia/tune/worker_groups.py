@@ -94,6 +94,7 @@ class WorkerGroups:
         self._live: LiveSlots | None = None
         self._next_look = clock()
         self._n_started = 0  # workers, the most that were there at a time
+        self._refusals: dict[WorkerId, str] = {}  # why a worker takes no more tasks
         self._orphans = Orphans()
         options = {"num_cpus": 0, "max_restarts": -1, "max_concurrency": _CALLS}
         self.broker: Any = ray.remote(Broker).options(**options).remote()
@@ -138,10 +139,16 @@ class WorkerGroups:
         self._follow(capacity, live)
 
     def count(self) -> int:
-        """Return how many trials can run at a time now; look after the groups, now and then."""
+        """Return how many trials can run at a time now; look after the groups, now and then.
+
+        Raises:
+            ClusterError: Every node has been left out, since it cannot train.
+        """
         assert self._live is not None, "settle comes first"
         self._look()
-        return self._live.count()
+        names = {group.name for group in self._groups}
+        n_refused = sum(worker.group in names for worker in self._refusals)  # each of them has ended
+        return max(0, self._live.count() - n_refused)
 
     def close(self) -> None:
         """End all workers in good order, and then the broker."""
@@ -159,6 +166,7 @@ class WorkerGroups:
         assert self._capacity is not None, "settle comes first"
         assert self._live is not None, "settle comes first"
         if self._clock() >= self._next_look:
+            self._hear_refusals()
             self._follow(self._capacity, self._live)
             self._count_workers()
             self._end_hung_workers()
@@ -241,21 +249,39 @@ class WorkerGroups:
         for group in [group for group in self._groups if group.has_ended]:
             self._groups.remove(group)
             self.broker.lose_group.remote(group.name)
-            if not group.is_closed:
-                self._set_back(group, live)
+            reason = "" if group.is_closed else group.started.why_ended() or "they returned"
             self._forget(group)
+            if reason:
+                self._set_back(group, reason, live)
 
-    def _set_back(self, group: _Group, live: LiveSlots) -> None:
+    def _set_back(self, group: _Group, reason: str, live: LiveSlots) -> None:
         """Wait a while before another group is started where one has ended by itself."""
         if group.node and group.node not in live.by_node():
-            self._noted(f"node {live.name(group.node)} is lost; its trials go on elsewhere")
-            return
+            return self._noted(f"node {live.name(group.node)} is lost; its trials go on elsewhere")
         setback = self._setbacks.setdefault(group.node, _Setback())
         setback.n += 1
         seconds = min(60.0, _AGAIN_SECONDS * 2 ** (min(setback.n, 9) - 1))
         setback.until = self._clock() + seconds
-        setback.why = group.started.why_ended() or "they returned"
-        self._noted(f"the workers of {group.name} were lost ({setback.why}); others are started in {seconds:.0f} s")
+        refusals = [reason for worker, reason in self._refusals.items() if worker.group == group.name]
+        setback.why = next(iter(refusals), reason)
+        if group.node and len(refusals) == group.n_workers:
+            return self._leave_out(group.node, setback.why, live)
+        lost = f"the workers of {group.name} were lost ({setback.why})"
+        return self._noted(f"{lost}; others are started in {seconds:.0f} s")
+
+    def _leave_out(self, node: str, why: str, live: LiveSlots) -> None:
+        """Use a node no more.
+
+        Raises:
+            ClusterError: It was the last.
+        """
+        live.leave_out(node)
+        self._noted(f"node {live.name(node)} is left out, since it cannot train: {why}")
+        if not live.by_node():
+            raise ClusterError(
+                f"No node can train. The last one, {live.name(node)}, says: {why}.\nCorrect it; the same command goes "
+                "on where this one stopped, and no trial has been lost."
+            )
 
     def _forget(self, group: _Group) -> None:
         if group.reservation is not None:
@@ -264,12 +290,19 @@ class WorkerGroups:
 
     def _count_workers(self) -> None:
         """Say how many workers have started, until all have."""
-        n_wanted = sum(group.n_workers for group in self._groups)
+        n_wanted = sum(1 if group.together else group.n_workers for group in self._groups)
         if self._n_started < n_wanted:
             n_started = len(self._ask_patiently("workers", [group.name for group in self._groups]) or ())
             if n_started > self._n_started:
                 self._noted(f"{n_started} of {n_wanted} workers started")
                 self._n_started = n_started
+
+    def _hear_refusals(self) -> None:
+        """Say which workers take no more tasks."""
+        refusals: dict[WorkerId, str] = self._ask_patiently("refusals") or {}
+        for worker in sorted(refusals.keys() - self._refusals.keys()):
+            self._noted(f"a worker of {worker.node} takes no more trials, since it cannot train: {refusals[worker]}")
+        self._refusals |= refusals
 
     def _end_hung_workers(self) -> None:
         """End workers that show no sign of life; Ray Train starts others in their places."""
