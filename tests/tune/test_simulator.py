@@ -90,11 +90,19 @@ class Workers:
 class Search:
     """A study in virtual time; each `run` is a new driver."""
 
-    def __init__(self, root: Path, *, trials: int, racing: Callable[[], Racing] = EveryFold, **budget: float) -> None:
+    def __init__(
+        self,
+        root: Path,
+        *,
+        trials: int,
+        racing: Callable[[], Racing] = EveryFold,
+        keep_weights: int = 12,
+        **budget: float,
+    ) -> None:
         self.folder = StudyFolder(root / "study")
         self.folder.root.mkdir(parents=True)
         self.clock, self.numbers, self.workers, self.listener = VirtualClock(), Numbers(), Workers(), Listener()
-        self._plan = SearchPlan(trials=trials, budget=Budget.model_validate(budget))
+        self._plan = SearchPlan(trials=trials, keep_weights=keep_weights, budget=Budget.model_validate(budget))
         self._racing = racing
 
     def run(self, *, n_slots: Callable[[], int] | int, until: float = float("inf")) -> SimulatedSearch:
@@ -246,3 +254,57 @@ def test_the_same_seed_gives_the_same_search(tmp_path: Path):
         search.run(n_slots=8)
     assert first.controller.records == second.controller.records
     assert first.workers.computed == second.workers.computed
+
+
+class Disk(Workers):
+    """Writes checkpoints and weights as training does, and counts them before each epoch.
+
+    A worker that is told to leave writes the checkpoint of the epoch that it is in.
+    """
+
+    def __init__(self, folder: StudyFolder) -> None:
+        super().__init__()
+        self._folder = folder
+        self.most_checkpoints = self.most_trials_with_weights = 0
+
+    def play(self, task: TrialTask) -> Iterator[tuple[float, TaskTaken | EpochReport | TrialOutcome]]:
+        try:
+            for seconds, message in super().play(task):
+                if isinstance(message, EpochReport):
+                    self._write(message)
+                    self._count()
+                yield seconds, message
+        except GeneratorExit:
+            if isinstance(message, TrialOutcome):
+                raise
+            self._folder.trial(task.number).fold(K - 1).root.mkdir(parents=True, exist_ok=True)
+            self._folder.trial(task.number).fold(K - 1).checkpoint.touch()
+            raise
+
+    def _write(self, report: EpochReport) -> None:
+        files = self._folder.trial(report.number).fold(report.fold)
+        files.root.mkdir(parents=True, exist_ok=True)
+        files.checkpoint.touch()
+        if report.fold_result is not None:
+            files.weights.touch()
+            files.checkpoint.unlink()
+
+    def _count(self) -> None:
+        trials = self._folder.trials
+        self.most_checkpoints = max(self.most_checkpoints, len(list(trials.glob("*/fold-*/checkpoint.pt"))))
+        with_weights = {file.parts[-3] for file in trials.glob("*/fold-*/weights.safetensors")}
+        self.most_trials_with_weights = max(self.most_trials_with_weights, len(with_weights))
+
+
+@pytest.mark.parametrize("racing", [EveryFold, race])
+def test_the_disk_never_holds_more_than_the_slots_and_the_pool_need(tmp_path: Path, racing: Callable[[], Racing]):
+    n_slots, n_kept = 4, 3
+    search = Search(tmp_path, trials=60, racing=racing, keep_weights=n_kept)
+    search.workers = disk = Disk(search.folder)
+    search.run(n_slots=n_slots)
+    # A worker that has just been told to leave writes once more: one file a slot, gone with the next trial that ends.
+    assert 0 < disk.most_checkpoints <= 2 * n_slots
+    assert disk.most_trials_with_weights <= n_slots + n_kept
+    left = {file.parts[-3] for file in search.folder.trials.glob("*/fold-*/*.safetensors")}
+    assert len(left) == n_kept
+    assert not list(search.folder.trials.glob("*/fold-*/checkpoint.pt"))

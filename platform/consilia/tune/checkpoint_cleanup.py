@@ -1,13 +1,16 @@
-"""Deletes files of trials: only the best keep their weights and only open ones their checkpoints.
+"""Deletes files of trials as soon as nobody needs them: only the best keep weights, and only open ones checkpoints.
 
 Out-of-fold predictions are always kept.
 """
 
+from collections import deque
 from collections.abc import Mapping
 
 from consilia.config.records import TrialRecord
 from consilia.config.study_folder import StudyFolder
 from consilia.tune.stored import leaderboard
+
+_REMEMBERED = 64  # trials that ended last; the worker of an earlier one has long noticed
 
 
 class CheckpointCleanup:
@@ -28,19 +31,31 @@ class CheckpointCleanup:
         self._n_folds = n_folds
         self._n_best = n_best
         self._metric = metric
+        self._left_early: deque[int] = deque(maxlen=_REMEMBERED)  # trials that were stopped or have failed
         self._with_weights = {number: record for number, record in records.items() if record.state == "finished"}
 
-    def finished(self, record: TrialRecord) -> None:
-        """Keep the weights of the best trials only, now that one more is finished."""
-        self._with_weights[record.number] = record
-        for worse in leaderboard(self._with_weights, metric=self._metric)[self._n_best :]:
-            for fold in range(self._n_folds):
-                self._folder.trial(worse.number).fold(fold).weights.unlink(missing_ok=True)
-            del self._with_weights[worse.number]
+    def ended(self, record: TrialRecord) -> None:
+        """Delete what the end of a trial makes superfluous: its own files, or those of a trial that is worse."""
+        if record.state == "finished":
+            self._with_weights[record.number] = record
+            for worse in leaderboard(self._with_weights, metric=self._metric)[self._n_best :]:
+                self._delete(worse.number, weights=True)
+                del self._with_weights[worse.number]
+        for number in self._left_early:  # again: their workers may have written once more before they noticed
+            self._delete(number, weights=True)
+        if record.state != "finished":
+            self._left_early.append(record.number)
+            self._delete(record.number, weights=True)
 
     def sweep(self, records: Mapping[int, TrialRecord]) -> None:
-        """Delete checkpoints of ended trials: a stopped worker may write one more before it notices."""
+        """Delete what workers of ended trials have written since, now that none is at work."""
         for number, record in records.items():
             if record.has_ended:
-                for fold in range(self._n_folds):
-                    self._folder.trial(number).fold(fold).checkpoint.unlink(missing_ok=True)
+                self._delete(number, weights=record.state != "finished")
+
+    def _delete(self, number: int, *, weights: bool) -> None:
+        for fold in range(self._n_folds):
+            files = self._folder.trial(number).fold(fold)
+            files.checkpoint.unlink(missing_ok=True)
+            if weights:
+                files.weights.unlink(missing_ok=True)

@@ -257,8 +257,8 @@ class TrialController:
                 write_text(self._folder.trial(number).error, traceback)
             self._write(record)
             self._suggester.tell(record, metric=self._plan.metric)
-            if record.state == "finished":
-                self._cleanup.finished(record)
+            if record.has_ended:
+                self._cleanup.ended(record)
         except OSError as error:
             self._halt(error)
         if record.has_ended:
