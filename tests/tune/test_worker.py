@@ -73,6 +73,29 @@ def test_an_error_on_a_node_that_cannot_train_is_the_nodes_and_not_the_trials(er
     assert run(error, prove=lambda: None).state == "failed"
 
 
+class Follower:
+    """A Group's second worker: it hears what the leader has said."""
+
+    def __init__(self, *said: bool) -> None:
+        self._said = list(said)
+        self.n_agreed = 0
+
+    def from_leader(self, make: Callable[[], object]) -> object:
+        return self._said.pop(0)
+
+    def agree(self, make: Callable[[], None]) -> None:
+        self.n_agreed += 1
+
+
+def test_workers_that_train_together_prove_their_node_when_the_leader_does():
+    """Each task brings a follower another copy of the program; alone it would wait for the leader for ever."""
+    tasks, follower = object.__new__(worker._Tasks), Follower(True, False)
+    tasks._proven = None
+    for _ in range(2):
+        tasks.prove(taken(KeyError("unused"), prove=lambda: None), follower)
+    assert follower.n_agreed == 1
+
+
 def test_a_trial_whose_broker_is_started_again_is_left_and_not_failed():
     lost = ray.exceptions.ActorUnavailableError("it is being started again", None)
     assert run(lost).state == "stopped"

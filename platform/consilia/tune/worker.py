@@ -139,7 +139,9 @@ class _Tasks:
             NodeFault: It cannot; workers that train together all raise it.
         """
         program: Program = taken.job.program
-        if program.prove is not None and program is not self._proven:
+        # Only the leader knows: the others are sent a copy of the program with each task.
+        is_new = group.from_leader(lambda: program is not self._proven)
+        if program.prove is not None and is_new:
             group.agree(program.prove)
         self._proven = program
 
