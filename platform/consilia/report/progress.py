@@ -154,7 +154,9 @@ class StudyProgress:
         if self._live:
             self._live.start()
         if self._records:
-            _say(self._console, f"{len(self._records)} trials are stored already and are not repeated.")
+            best = self._best()
+            so_far = f" Best so far: trial {best.number}, {self._metric} {best.objective:.4f}." if best else ""
+            _say(self._console, f"{len(self._records)} trials are stored already and are not repeated.{so_far}")
         self._show()
 
     def trial_started(self, task: TrialTask) -> None:
