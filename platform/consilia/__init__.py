@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from consilia.bundle.evaluation import Evaluation
     from consilia.cluster.jobs import ClusterJobs
+    from consilia.cluster.options import JobOptions
     from consilia.config.card import DataCard
     from consilia.config.recipe import EnsembleRecipe
     from consilia.config.records import Prediction
@@ -57,6 +58,7 @@ __all__ = [
     "EnsembleRecipe",
     "Evaluation",
     "InterruptedStudyError",
+    "JobOptions",
     "PlanError",
     "Prediction",
     "Predictions",
@@ -94,6 +96,7 @@ _MODULE_OF = {
     "EnsembleRecipe": "config.recipe",
     "Evaluation": "bundle.evaluation",
     "InterruptedStudyError": "study.end",
+    "JobOptions": "cluster.options",
     "Prediction": "config.records",
     "Predictions": "predict.predictions",
     "Study": "study.study",

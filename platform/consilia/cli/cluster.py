@@ -1,5 +1,6 @@
 """Commands for a running Ray cluster: submit, status, logs, stop."""
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -25,24 +26,54 @@ def submit(
     root: Annotated[
         str, typer.Option(metavar="DIR", help="Folder on the cluster for studies and image stores.")
     ] = "~/consilia",
+    working_dir: Annotated[
+        Path | None,
+        typer.Option("--working-dir", metavar="DIR", help="Small folder here, below 100 MiB, that travels along."),
+    ] = None,
+    pip: Annotated[
+        list[str] | None,
+        typer.Option("--pip", metavar="REQUIREMENT", help="A package that the job needs besides; may be repeated."),
+    ] = None,
+    env: Annotated[
+        list[str] | None,
+        typer.Option("--env", metavar="NAME=VALUE", help="A variable of the job's processes; may be repeated."),
+    ] = None,
+    cpus: Annotated[float, typer.Option("--entrypoint-cpus", min=0, help="CPUs that the driver reserves.")] = 0,
+    memory: Annotated[
+        float, typer.Option("--entrypoint-memory", metavar="GB", min=0, help="Memory that the driver reserves, GB.")
+    ] = 0,
+    retries: Annotated[
+        int, typer.Option("--retries", metavar="N", min=0, help="Go on so often where a search was killed or crashed.")
+    ] = 0,
     follow: Annotated[bool, typer.Option("--follow", help="Show the job's output until it ends.")] = False,
 ) -> int:
     """Send a study to a Ray cluster, with consilia itself, and run it there as a job.
 
-    The data must lie on the cluster, where the study says. The token is read from the file that RAY_AUTH_TOKEN_PATH
-    names.
+    The data must lie on the cluster, where the study says, or in the folder of --working-dir. The job looks for them
+    first, and what is missing is said here. The token is read from the file that RAY_AUTH_TOKEN_PATH names.
 
-    Example: consilia submit examples/pneumonia.yaml --address http://head:8265 --follow
+    Example: consilia submit examples/pneumonia.yaml --address http://head:8265 --retries 2 --follow
     """
     import consilia
+    from consilia.cluster.options import parse_env
     from consilia.study.plan import plan_to_yaml
 
+    options = consilia.JobOptions(
+        working_dir=working_dir,
+        pip=pip or (),
+        env=parse_env(env or ()),
+        cpus=cpus,
+        memory=memory,
+        retries=retries,
+    )
     plan = consilia.read_plan(study, settings=settings or ())
-    jobs = consilia.ClusterJobs(address)
-    job = jobs.submit(plan_to_yaml(plan), root=root)
-    print(f"job {job}")
+    cluster = consilia.ClusterJobs(address)
+    job = cluster.submit(plan_to_yaml(plan), root=root, options=options)
+    print(f"job {job}", flush=True)
+    if not cluster.await_start(job):
+        print("It has not begun yet: it may wait for packages or for free CPUs. Its log will say what it misses.")
     print(f"consilia logs {job} --address {address}   shows its output; results will lie in {root}/studies/{plan.name}")
-    return _follow(jobs, job) if follow else 0
+    return _follow(cluster, job) if follow else 0
 
 
 def status(job: Job, address: Address) -> None:
@@ -67,10 +98,10 @@ def logs(
     """
     from consilia.cluster.jobs import ClusterJobs
 
-    jobs = ClusterJobs(address)
+    cluster = ClusterJobs(address)
     if follow:
-        return _follow(jobs, job)
-    print(jobs.logs(job), end="")
+        return _follow(cluster, job)
+    print(cluster.logs(job), end="")
     return 0
 
 
@@ -84,9 +115,9 @@ def stop(job: Job, address: Address) -> None:
     print(f"{job}  {'asked to stop' if ClusterJobs(address).stop(job) else 'had ended already'}")
 
 
-def _follow(jobs: "ClusterJobs", job: str) -> int:
+def _follow(cluster: "ClusterJobs", job: str) -> int:
     from consilia.cluster.jobs import succeeded
 
-    for lines in jobs.follow(job):
+    for lines in cluster.follow(job):
         print(lines, end="", flush=True)
-    return 0 if succeeded(jobs.status(job)) else 1
+    return 0 if succeeded(cluster.status(job)) else 1

@@ -15,11 +15,17 @@ from typing import Any
 import yaml
 from ray.job_submission import JobDetails, JobStatus, JobSubmissionClient
 
+from consilia.cluster.entrypoint import FOUND
 from consilia.cluster.environment import PACKAGE, RAY_ENVIRONMENT
-from consilia.errors import ClusterError, UserError
+from consilia.cluster.options import JobOptions
+from consilia.cluster.packing import STUDY_FILE, pack
+from consilia.cluster.paths import with_shipped_paths
+from consilia.errors import ClusterError, ConsiliaError, UserError
 
-_STUDY_FILE = "study.yaml"
 _AGENT_SECONDS = 60.0  # a new head answers requests before it can start jobs
+_START_SECONDS = 120.0  # the driver may have to wait for packages or for free CPUs
+_LOOK_SECONDS = 0.5
+_DEFAULTS = JobOptions()
 
 
 class ClusterJobs:
@@ -37,37 +43,69 @@ class ClusterJobs:
             raise UserError(
                 f"--address must be the dashboard's, such as http://{address.split(':')[0]}:8265, but got {address!r}."
             )
-        logging.getLogger("ray").setLevel(logging.WARNING)  # it tells of every upload
+        for name in ("ray", "ray.dashboard.modules.dashboard_sdk"):
+            logging.getLogger(name).setLevel(logging.WARNING)  # they tell of every upload
         token = _find_token()
         headers = {"Authorization": f"Bearer {token}"} if token else None
         with self._asking():
             self._client = JobSubmissionClient(address, headers=headers)
 
-    def submit(self, plan: dict[str, Any], *, root: str) -> str:
+    def submit(self, plan: dict[str, Any], *, root: str, options: JobOptions = _DEFAULTS) -> str:
         """Send a resolved study with the package itself, and start it.
 
         Args:
             plan: The study as `plan_to_yaml` gives it.
             root: Folder on the cluster for studies and image stores; "~" is the cluster's user.
+            options: What the job is given besides.
 
         Returns:
             The job's id.
+
+        Raises:
+            UserError: The working folder holds none of the study's paths, or more than a job can carry.
+            ClusterError: The cluster does not answer, or refuses the job.
         """
+        if options.working_dir is not None:
+            plan = with_shipped_paths(plan, options.working_dir)
         name = str(plan["name"])
-        with tempfile.TemporaryDirectory() as working_dir, self._asking():
-            Path(working_dir, _STUDY_FILE).write_text(
-                yaml.safe_dump(plan, sort_keys=False, allow_unicode=True), encoding="utf-8"
-            )
+        with tempfile.TemporaryDirectory() as folder, self._asking():
+            archive = Path(folder, "job.zip")
+            pack(archive, yaml.safe_dump(plan, sort_keys=False, allow_unicode=True), options.working_dir)
             return self._submit(
-                entrypoint=_entrypoint(root),
+                entrypoint=_entrypoint(root, retries=options.retries),
                 submission_id=f"{name}-{secrets.token_hex(4)}",
                 metadata={"job_name": f"consilia search {name}"},
                 runtime_env={
-                    "working_dir": working_dir,
+                    "working_dir": str(archive),
                     "py_modules": [str(PACKAGE)],
-                    "env_vars": RAY_ENVIRONMENT,
+                    "env_vars": {**RAY_ENVIRONMENT, **options.env},
+                    **({"pip": list(options.pip)} if options.pip else {}),
                 },
+                entrypoint_num_cpus=options.cpus or None,
+                entrypoint_memory=round(options.memory * 1e9) or None,
             )
+
+    def await_start(self, job: str, *, seconds: float = _START_SECONDS) -> bool:
+        """Wait until a job has found the study's files on its node.
+
+        Returns:
+            False if it has not begun after so many seconds; it may have to wait for others.
+
+        Raises:
+            UserError: A file or folder is missing there; names it, its key and the node.
+            ClusterError: The job could not be started.
+        """
+        deadline = time.monotonic() + seconds
+        while True:
+            details = self.status(job)
+            log = "" if details.status == JobStatus.PENDING else self.logs(job)
+            if FOUND in log or details.status in (JobStatus.SUCCEEDED, JobStatus.STOPPED):
+                return True
+            if details.status == JobStatus.FAILED:
+                raise _explain_start(job, log, details.message or "")
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(_LOOK_SECONDS)
 
     def status(self, job: str) -> JobDetails:
         """Return what the cluster knows of a job."""
@@ -110,7 +148,7 @@ class ClusterJobs:
         """Turn what Ray's client raises into one clear line."""
         try:
             yield
-        except ClusterError:
+        except ConsiliaError:
             raise
         except Exception as error:  # the client raises RuntimeError, ConnectionError and errors of requests and aiohttp
             raise ClusterError(_explain(self._address, error)) from error
@@ -121,11 +159,22 @@ def succeeded(details: JobDetails) -> bool:
     return bool(details.status == JobStatus.SUCCEEDED)
 
 
-def _entrypoint(root: str) -> str:
+def _entrypoint(root: str, *, retries: int = 0) -> str:
     # Quoting would keep the cluster's shell from expanding a leading ~.
     home, rest = ("~/", root[2:]) if root == "~" or root.startswith("~/") else ("", root)
     studies, stores = (home + shlex.quote(f"{rest}/{name}") for name in ("studies", "stores"))
-    return f"python -m consilia search {_STUDY_FILE} --studies {studies} --stores {stores}"
+    program = f"python -m consilia.cluster.entrypoint {STUDY_FILE} --retries {retries}"
+    return f"{program} --studies {studies} --stores {stores}"
+
+
+def _explain_start(job: str, log: str, message: str) -> ConsiliaError:
+    """Return why a job failed before its search, in one line."""
+    lines = [line.strip() for line in log.splitlines() if line.strip()]
+    said = [line.removeprefix("consilia: ") for line in lines if line.startswith("consilia: ")]
+    if said:
+        return UserError(said[-1])
+    reason = (lines or message.strip().splitlines() or ["Ray does not say why."])[-1]
+    return ClusterError(f"Job {job} could not be started: {reason}")
 
 
 def _find_token() -> str | None:
