@@ -3,6 +3,7 @@
 import os
 import secrets
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -10,7 +11,7 @@ import tempfile
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from ray.job_submission import JobSubmissionClient
 
 import consilia
 from consilia.data.phantoms import write_phantoms
+from processes import command_line, processes_of
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(420)]
 
@@ -49,6 +51,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
         command = ["ray", "start", "--head", "--block", f"--port={port}", f"--temp-dir={short}", "--num-cpus=2"]
         command += ["--node-ip-address=127.0.0.2", "--dashboard-host=127.0.0.1", f"--dashboard-port={dashboard}"]
         command += ["--disable-usage-stats", "--object-store-memory=200000000"]
+        command += [f"--dashboard-agent-listen-port={free_port()}"]  # the usual one may be another cluster's
         head = subprocess.Popen(
             command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
         )
@@ -142,20 +145,70 @@ def test_a_submitted_study_runs_to_a_bundle_and_reads_well_in_the_dashboard(clus
         assert TOKEN not in answer.stdout + answer.stderr
 
 
-def test_a_job_that_fails_says_why_and_its_command_fails_with_it(cluster: Cluster, study: Path):
+def test_a_path_that_the_cluster_does_not_have_is_said_in_one_line_at_once(cluster: Cluster, study: Path):
     here = study.parent
     shutil.rmtree(here / "phantoms")
     sent = run_cli(
         *("submit", "study.yaml", "--address", cluster.address, "--root", str(here / "remote"), "--follow"),
+        *("--env", "PASSWORD=hush-hush", "--retries", "3"),
         token_file=cluster.token_file,
         cwd=here,
     )
-    assert sent.returncode == 1, sent.stdout + sent.stderr
-    assert f"{here / 'phantoms'}" in " ".join(sent.stdout.split())
+    assert sent.returncode == 2, sent.stdout + sent.stderr
+    (line,) = sent.stderr.splitlines()
+    assert f"{socket.gethostname()}, where the job runs, does not have {here / 'phantoms'} (data.path)" in line
+    assert "--working-dir" in line
     job = sent.stdout.splitlines()[0].removeprefix("job ")
     status = run_cli("status", job, "--address", cluster.address, token_file=cluster.token_file, cwd=here)
     assert status.stdout.split()[:2] == [job, "FAILED"]
-    assert TOKEN not in sent.stdout + sent.stderr + status.stdout
+    listed = run_cli("jobs", "--address", cluster.address, token_file=cluster.token_file, cwd=here)
+    assert [job, "submitted", "FAILED"] in [line.split() for line in listed.stdout.splitlines()]
+    for answer in (sent, status, listed):
+        assert TOKEN not in answer.stdout + answer.stderr
+        assert "hush-hush" not in answer.stdout + answer.stderr
+
+
+@pytest.mark.slow("a search as a job that is killed and stopped; test_attempts plays both without Ray")
+def test_a_search_on_shipped_data_survives_a_kill_and_stops_in_order(cluster: Cluster, study: Path):
+    here = study.parent
+    shipped = here / "shipped"
+    shipped.mkdir()
+    shutil.move(here / "phantoms", shipped / "phantoms")
+    changes = ("--set", "data.path=shipped/phantoms", "--set", "training.epochs=400", "--set", "name=shipped")
+    sent = run_cli(
+        *("submit", "study.yaml", "--address", cluster.address, "--root", str(here / "remote")),
+        *("--working-dir", "shipped", "--retries", "1", *changes),
+        token_file=cluster.token_file,
+        cwd=here,
+    )
+    assert sent.returncode == 0, sent.stdout + sent.stderr
+    job = sent.stdout.splitlines()[0].removeprefix("job ")
+    checkpoints = here / "remote" / "studies" / "shipped" / "trials"
+    wait_for(lambda: any(checkpoints.glob("*/fold-*/checkpoint.pt")), "no trial has begun")
+    os.kill(search_of(here / "remote"), signal.SIGKILL)
+
+    def logs() -> str:
+        return run_cli("logs", job, "--address", cluster.address, token_file=cluster.token_file, cwd=here).stdout
+
+    wait_for(lambda: logs().count("of 2 workers started") == 2, "no second attempt")
+    assert "attempt 2 of 2: the search was ended by SIGKILL" in logs()
+    stop = run_cli("stop", job, "--address", cluster.address, token_file=cluster.token_file, cwd=here)
+    assert stop.returncode == 0
+    assert f"{job}  STOPPED  Stopped with 2 of 2 trials unfinished." in stop.stdout
+    assert any(checkpoints.glob("*/fold-*/checkpoint.pt"))
+
+
+def wait_for(holds: Callable[[], bool], otherwise: str, *, seconds: float = 150) -> None:
+    deadline = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < deadline, otherwise
+        time.sleep(0.5)
+
+
+def search_of(root: Path) -> int:
+    """Return the process of the search that writes to a folder."""
+    (found,) = [pid for pid in processes_of(root / "studies") if "\0search\0" in command_line(pid)]
+    return found
 
 
 @pytest.mark.parametrize("kind", ["wrong", "none"])

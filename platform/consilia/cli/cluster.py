@@ -1,4 +1,4 @@
-"""Commands for a running Ray cluster: submit, status, logs, stop."""
+"""Commands for a running Ray cluster: submit, jobs, status, logs, stop."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 def register(app: typer.Typer) -> None:
     """Add the commands to the program."""
     app.command()(submit)
+    app.command()(jobs)
     app.command()(status)
     app.command()(logs)
     app.command()(stop)
@@ -76,6 +77,19 @@ def submit(
     return _follow(cluster, job) if follow else 0
 
 
+def jobs(address: Address) -> None:
+    """List the jobs that were submitted, the newest first, with the best score and the number of trials done.
+
+    Both are taken from what a job has printed, and are left out where it has not printed them.
+
+    Example: consilia jobs --address http://head:8265
+    """
+    import consilia
+    from consilia.cli.show import show_jobs
+
+    show_jobs(consilia.ClusterJobs(address).searches())
+
+
 def status(job: Job, address: Address) -> None:
     """Show the state of a job.
 
@@ -106,13 +120,25 @@ def logs(
 
 
 def stop(job: Job, address: Address) -> None:
-    """Ask a job to end; what it has finished stays, and submitting the study again goes on from there.
+    """Stop a job in order, and say whether everything was stored; submitting the study again goes on from there.
+
+    Trials end after the epoch under way, for which a job is given half an hour. Ctrl-C ends the waiting alone.
 
     Example: consilia stop pneumonia-1a2b3c4d --address http://head:8265
     """
     from consilia.cluster.jobs import ClusterJobs
 
-    print(f"{job}  {'asked to stop' if ClusterJobs(address).stop(job) else 'had ended already'}")
+    cluster = ClusterJobs(address)
+    if not cluster.stop(job):
+        print(f"{job}  had ended already")
+        return
+    print(f"{job}  asked to stop; trials end after the epoch under way", flush=True)
+    details, said = cluster.await_end(job)
+    unsaid = (
+        "It ended before its search could say what is stored; submitting the study again goes on from its files, and "
+        "repeats at most the epochs under way."
+    )
+    print(f"{job}  {details.status.value}  {said or unsaid}")
 
 
 def _follow(cluster: "ClusterJobs", job: str) -> int:

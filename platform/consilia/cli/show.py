@@ -28,6 +28,7 @@ from consilia.report.trials import TrialBoard, hints, leaderboard_table
 from consilia.report.watch import TrialWatch
 
 if TYPE_CHECKING:  # what only some commands need: torch, timm and matplotlib take seconds to import
+    from consilia.cluster.listing import JobSummary
     from consilia.study.cards import AuditFiles, Preview
     from consilia.study.combine import StudyResult
     from consilia.study.measure import Comparison
@@ -112,6 +113,18 @@ def follow_trials(read: Callable[[], TrialBoard], *, every: float) -> None:
             if board.is_over:
                 return
             time.sleep(every)
+
+
+def show_jobs(jobs: "Sequence[JobSummary]") -> None:
+    """Print jobs, one a line; nothing stands where a job has not said it."""
+    table = Table(box=None, pad_edge=False)
+    for name in ("job", "study", "state", "best", "trials"):
+        table.add_column(name, no_wrap=True, overflow="ignore")
+    for each in jobs:
+        best = "" if each.best is None else f"{each.metric} {each.best:.4f}"
+        done = "" if each.n_done is None else f"{each.n_done}/{each.n_trials or '?'}"
+        table.add_row(each.job, each.study, each.state, best, done)
+    make_console().print(table, soft_wrap=True)
 
 
 def show_weights(models: Sequence[str], folder: Path) -> int:

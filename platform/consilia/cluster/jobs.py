@@ -17,6 +17,7 @@ from ray.job_submission import JobDetails, JobStatus, JobSubmissionClient
 
 from consilia.cluster.entrypoint import FOUND
 from consilia.cluster.environment import PACKAGE, RAY_ENVIRONMENT
+from consilia.cluster.listing import JobSummary, describe_study, find_farewell, summarise
 from consilia.cluster.options import JobOptions
 from consilia.cluster.packing import STUDY_FILE, pack
 from consilia.cluster.paths import with_shipped_paths
@@ -25,6 +26,9 @@ from consilia.errors import ClusterError, ConsiliaError, UserError
 _AGENT_SECONDS = 60.0  # a new head answers requests before it can start jobs
 _START_SECONDS = 120.0  # the driver may have to wait for packages or for free CPUs
 _LOOK_SECONDS = 0.5
+# Ray kills a job 3 s after it is asked to stop, unless its environment says otherwise. A trial stops after the epoch
+# under way, and a long epoch takes minutes. Source: Ray 2.60, JobSupervisor.run.
+_STOPPING = {"RAY_JOB_STOP_WAIT_TIME_S": "1800"}
 _DEFAULTS = JobOptions()
 
 
@@ -74,11 +78,11 @@ class ClusterJobs:
             return self._submit(
                 entrypoint=_entrypoint(root, retries=options.retries),
                 submission_id=f"{name}-{secrets.token_hex(4)}",
-                metadata={"job_name": f"consilia search {name}"},
+                metadata=describe_study(plan),
                 runtime_env={
                     "working_dir": str(archive),
                     "py_modules": [str(PACKAGE)],
-                    "env_vars": {**RAY_ENVIRONMENT, **options.env},
+                    "env_vars": {**RAY_ENVIRONMENT, **_STOPPING, **options.env},
                     **({"pip": list(options.pip)} if options.pip else {}),
                 },
                 entrypoint_num_cpus=options.cpus or None,
@@ -131,6 +135,35 @@ class ClusterJobs:
         """Ask a job to end; what it has finished is stored. False if it had ended before."""
         with self._asking():
             return bool(self._client.stop_job(job))
+
+    def await_end(self, job: str) -> tuple[JobDetails, str]:
+        """Wait until a job has ended.
+
+        Returns:
+            What the cluster knows of it, and what its search said when it was stopped in order: how much is left, and
+            that everything else is stored. The latter is empty if the search was killed, or did not begin.
+        """
+        while not (details := self.status(job)).status.is_terminal():
+            time.sleep(_LOOK_SECONDS)
+        return details, find_farewell(self.logs(job))
+
+    def searches(self) -> list[JobSummary]:
+        """Return the cluster's jobs that `submit` has sent, the newest first, and how far they have come."""
+        with self._asking():
+            known = self._client.list_jobs()
+        known.sort(key=lambda each: each.start_time or 0, reverse=True)
+        return [
+            summarise(each.submission_id, each.status.value, each.metadata, self._log_or_nothing(each.submission_id))
+            for each in known
+            if each.submission_id and each.metadata and "consilia_study" in each.metadata
+        ]
+
+    def _log_or_nothing(self, job: str) -> str:
+        """Return a job's log; nothing where it is not to be had, such as of a node that is gone."""
+        try:
+            return self.logs(job)
+        except ClusterError:
+            return ""
 
     def _submit(self, **job: Any) -> str:
         """Submit, and wait for a head that has only just started; the fixed id keeps a job from starting twice."""
