@@ -16,7 +16,7 @@ from search_records import task
 
 from consilia.config.records import EpochReport, TaskTaken, TrialOutcome, TrialTask
 from consilia.tune.broker import Job, Message
-from consilia.tune.capacity import Capacity
+from consilia.tune.capacity import Capacity, Share
 from consilia.tune.live import LiveSlots
 from consilia.tune.nodes import living_nodes
 from consilia.tune.worker import Program
@@ -93,3 +93,30 @@ def test_a_worker_that_dies_is_replaced_alone_and_only_workers_have_torch_in_mem
     assert pids(tmp_path, 1) == [neighbour]
     assert set(notes) <= {"1 of 2 workers started", "2 of 2 workers started"}  # nothing was lost
     assert wait_until_idle(ray_folder) == (set(), [], {})
+
+
+@pytest.mark.slow("starts a second Ray; test_capacity plans shares of GPUs without one")
+@pytest.mark.parametrize("ray_on_loopback", [{"CPU": 2, "GPU": 1}], indirect=True, ids=["one GPU on paper"])
+def test_workers_that_are_to_share_a_gpu_are_started_anew_once_that_is_known(tmp_path: Path, ray_folder: Path):
+    whole, half = (Share(cpus=1, gpus=gpus, memory=10**9) for gpus in (1.0, 0.5))
+    first, second = (
+        Capacity(n_slots=n, workers=1, share=share, exclusive=None) for n, share in ((1, whole), (2, half))
+    )
+    nodes = living_nodes()
+    with WorkerGroups(storage=str(tmp_path / "ray")) as groups:
+        groups.settle(first, LiveSlots(first, living_nodes, limit=1, seen=nodes))
+        (alone,) = groups.first_workers().values()
+        groups.settle(second, LiveSlots(second, living_nodes, limit=2, seen=nodes))
+        job = Job(program=ray.put(Program(partial(train_until, tmp_path))), n_folds=1)
+        for number in (0, 1):
+            ray.get(groups.broker.assign.remote(task(number), job))
+        wait_for(lambda: bool(pids(tmp_path, 0) and pids(tmp_path, 1)), groups)
+        assert groups.count() == 2
+        with pytest.raises(ray.exceptions.RayActorError):
+            ray.get(alone.get_metadata.remote(), timeout=60)
+        (node,) = living_nodes().values()
+        assert (node.free.get("GPU", 0), node.free.get("CPU", 0)) == (0, 0)
+        (tmp_path / "end").touch()
+    assert wait_until_idle(ray_folder) == (set(), [], {})
+    (node,) = living_nodes().values()
+    assert (node.free["GPU"], node.free["CPU"]) == (1, 2)
