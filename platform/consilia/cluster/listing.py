@@ -5,6 +5,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from consilia.metrics.scores import METRICS
+
 _STORED = re.compile(r"(\d+) trials are stored already and are not repeated\.(.*)")
 _BEST = re.compile(r" Best so far: trial \d+, \S+ (-?[\d.]+)\.")
 _ENDED = re.compile(r"trial +(\d+)  (finished|stopped|failed) ")
@@ -55,7 +57,7 @@ def summarise(job: str, state: str, metadata: Mapping[str, str], log: str) -> Jo
         study=metadata["consilia_study"],
         state=state,
         metric=metric,
-        best=None if not scores else min(scores) if metric == "log_loss" else max(scores),
+        best=None if not scores else max(scores) if METRICS[metric].higher_is_better else min(scores),
         n_done=n_before + len(ended) if known or ended else None,
         n_trials=int(trials) if trials.isdecimal() else None,
     )
