@@ -39,7 +39,7 @@ lint: setup ## Check style, format, types and the order of imports.
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-test: lint ## Lint, every fast test, and one pass through a real Ray: eleven minutes on two cores.
+test: lint ## Lint, every fast test, and one pass through a real Ray: eight minutes on two cores.
 	$(PYTEST) -m "not slow and not ray" $(PARALLEL)
 	$(PYTEST) -m "not slow and ray" $(ON_RAY)
 
