@@ -154,7 +154,8 @@ class WorkerGroups:
         """End all workers in good order, and then the broker."""
         self._close(self._groups)
         ended = [group.started.ended for group in self._groups]
-        ray.wait(ended, num_returns=len(ended), timeout=_CLOSE_SECONDS) if ended else None
+        if ended:
+            ray.wait(ended, num_returns=len(ended), timeout=_CLOSE_SECONDS)
         for group in self._groups:
             self._forget(group)
         self._groups.clear()
