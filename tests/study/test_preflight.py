@@ -6,8 +6,9 @@ from consilia.config.study import StudyPlan
 from consilia.config.study_folder import StudyFolder
 from consilia.errors import StudyError
 from consilia.study.opened import OpenStudy
-from consilia.study.plan import read_plan
+from consilia.study.plan import read_plan, read_single_plan
 from consilia.study.preflight import check_disk, disk_need
+from consilia.study.study import search
 
 GIGABYTE = 10**9
 NETWORK = GIGABYTE // 10
@@ -77,3 +78,12 @@ def test_more_kept_weights_folds_slots_and_larger_networks_need_more(plan):
     assert need(trials=1) < need()
     assert need(keep_weights=1000) == need(keep_weights=100)
     assert need(n_slots=1000) == need(n_slots=100)  # no more than there are trials
+
+
+def test_a_single_configuration_is_not_trained_onto_a_disk_that_will_be_full(
+    study_file, tmp_path, silent_view, monkeypatch
+):
+    monkeypatch.setattr("consilia.study.preflight._free_bytes", lambda folder: 1000)
+    with pytest.raises(StudyError, match=r"0\.0 GB are free"):
+        search(read_single_plan(study_file), studies=tmp_path / "studies", view=silent_view)
+    assert silent_view.epochs == []

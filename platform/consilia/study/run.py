@@ -19,7 +19,7 @@ from consilia.study.end import is_over, settle_end
 from consilia.study.folder import claim_folder, hold_study, log_to
 from consilia.study.opened import OpenStudy
 from consilia.study.preflight import check_disk, check_unchanged, check_weights, load_weights_once
-from consilia.study.slots import LazySlots
+from consilia.study.slots import LazySlots, largest_steps
 from consilia.study.warm_start import read_warm_start
 from consilia.train.order import check_workers
 from consilia.tune.capacity import most_slots
@@ -134,8 +134,10 @@ def _run_trials(study: OpenStudy, slots: LazySlots, starts: Sequence[Start], *, 
     check_workers(plan.cluster.workers_per_trial, folds=study.folds, training=plan.training)
     audience = Audience(study.view, Curves(folder, metric=plan.search.metric, noted=study.note))
     if plan.search.configuration is not None:
+        from consilia.tune.measuring import largest_network
         from consilia.tune.single import train_one
 
+        check_disk(study, n_slots=1, largest_network=largest_network(largest_steps(study)))
         settle_end(study, train_one(plan, study.training_context("auto"), folder, audience))
         return
     limit = most_slots(plan.cluster, n_trials=plan.search.trials)

@@ -152,7 +152,9 @@ def _examine(plan: StudyPlan, cases: Sequence[StepCase], measures: bool, worker:
 def largest_steps(study: OpenStudy) -> tuple[StepCase, ...]:
     """Return the training step of each architecture of the study at the largest image size that its space allows."""
     context = study.training_context("auto")
-    return tuple(_largest_step(study, context, name) for name in study.space.architectures)
+    configuration = study.plan.search.configuration
+    names = list(study.space.architectures) if configuration is None else [configuration.architecture]
+    return tuple(_largest_step(study, context, name) for name in names)
 
 
 def _largest_step(study: OpenStudy, context: TrainingContext, architecture: str) -> StepCase:
