@@ -24,7 +24,7 @@ IN_PROCESS = """
 import sys
 from consilia.train.step_case import StepCase
 from consilia.tune.measuring import measure_steps
-for step in measure_steps([StepCase.model_validate_json(line) for line in sys.stdin]):
+for step in measure_steps([StepCase.model_validate_json(line) for line in sys.stdin], device_name="cpu"):
     print(step.model_dump_json())
 """
 
@@ -85,7 +85,7 @@ def test_a_large_parent_does_not_make_its_child_seem_large(small: int):
 
 @NO_GPU
 def test_a_measured_step_says_what_it_was():
-    (found,) = measure_steps([case()])
+    (found,) = measure_steps([case()], device_name="cpu")
     assert found.title == "one step of test_resnet at 32 px and 8 images"
     assert (found.device_bytes, found.device_total_bytes) == (0, 0)
 
@@ -93,12 +93,12 @@ def test_a_measured_step_says_what_it_was():
 def test_a_step_that_fails_is_refused_with_its_architecture_batch_and_image_size():
     wrong = case().model_copy(update={"spec": ModelSpec(**{**dict(case().spec), "channels": 3})})
     with pytest.raises(ClusterError, match=r"(?s)^One step of test_resnet at 32 px and 8 images fails on c.*channels"):
-        measure_steps([wrong])
+        measure_steps([wrong], device_name="cpu")
 
 
 def test_of_several_steps_the_one_that_finds_no_memory_is_refused_with_what_to_lower():
     with pytest.raises(ClusterError) as refusal:
-        measure_steps([case(), case(side=64, batch=2**34)])  # images of 16 TB
+        measure_steps([case(), case(side=64, batch=2**34)], device_name="cpu")  # images of 16 TB
     assert str(refusal.value).startswith("One step of test_resnet at 64 px and 17179869184 images runs out of memory")
     assert "Lower training.batch_size or training.image_size" in str(refusal.value)
 
@@ -158,6 +158,12 @@ def test_on_a_gpu_a_step_of_several_workers_holds_the_buckets_of_their_gradients
 @ONE_GPU
 def test_a_step_larger_than_the_gpu_is_refused_with_its_architecture_and_leaves_the_gpu_free():
     with pytest.raises(ClusterError, match="resnet50 at 2048 px and 4096 images runs out of memory"):
-        measure_steps([case("resnet50", side=2048, batch=4096)])
-    (found,) = measure_steps([case()])
+        measure_steps([case("resnet50", side=2048, batch=4096)], device_name="cuda")
+    (found,) = measure_steps([case()], device_name="cuda")
     assert found.device_bytes < 2**30
+
+
+@NO_GPU
+def test_a_gpu_that_does_not_answer_is_an_error_and_never_measured_on_the_cpu():
+    with pytest.raises(ClusterError, match=r"^One step of test_resnet at 32 px and 8 images fails on cuda"):
+        measure_steps([case()], device_name="cuda")

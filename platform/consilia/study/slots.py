@@ -15,7 +15,7 @@ from consilia.study.opened import OpenStudy
 from consilia.study.spaces import check_spaces
 from consilia.train.context import TrainingContext
 from consilia.train.step_case import StepCase, StepMemory
-from consilia.tune.capacity import Capacity, Node, describe_capacity, first_demand, plan_capacity
+from consilia.tune.capacity import Capacity, Node, Share, describe_capacity, first_demand, plan_capacity
 from consilia.tune.demand import needs_measuring, worker_demand
 from consilia.tune.live import LiveSlots
 from consilia.tune.measuring import largest_network, measure_steps
@@ -42,6 +42,7 @@ class _Start:
 
     nodes: Mapping[str, Node]  # before anything of them was taken
     groups: WorkerGroups
+    share: Share  # of each worker
     n_tasks: int
 
 
@@ -91,7 +92,7 @@ class LazySlots:
         )
         groups.settle(first, LiveSlots(first, living_nodes, limit=first.n_slots, seen=nodes))
         study.note(f"starting {first.n_slots} worker{'s' if first.n_slots > 1 else ''}")
-        self._start = _Start(nodes=nodes, groups=groups, n_tasks=n_tasks)
+        self._start = _Start(nodes=nodes, groups=groups, share=first.share, n_tasks=n_tasks)
 
     def open(self, *, n_tasks: int) -> Slots:
         """Return the slots: networks checked and steps measured by a worker, once.
@@ -112,7 +113,8 @@ class LazySlots:
 
     def _measure(self, start: _Start) -> Slots:
         study, profile = self._study, self._study.plan.cluster
-        look = partial(_examine, study.plan, largest_steps(study), needs_measuring(profile))
+        device = "cuda" if start.share.gpus else "cpu"
+        look = partial(_examine, study.plan, largest_steps(study), device if needs_measuring(profile) else "")
         findings: list[_Findings] = ask_workers(start.groups, start.nodes, look)
         demand = worker_demand(
             profile,
@@ -139,11 +141,14 @@ class _Findings:
     largest_network: int  # bytes
 
 
-def _examine(plan: StudyPlan, cases: Sequence[StepCase], measures: bool, worker: object) -> _Findings | ConsiliaError:
-    """Check the plan's networks in a worker, which has imported timm already, and measure their steps."""
+def _examine(plan: StudyPlan, cases: Sequence[StepCase], device: str, worker: object) -> _Findings | ConsiliaError:
+    """Check the plan's networks in a worker, which has imported timm already, and measure their steps on the device.
+
+    Without a device nothing is measured.
+    """
     try:
         check_spaces(plan)
-        steps = measure_steps(cases) if measures else ()
+        steps = measure_steps(cases, device_name=device) if device else ()
     except ConsiliaError as error:
         return error
     return _Findings(steps=steps, largest_network=largest_network(cases))

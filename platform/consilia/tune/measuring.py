@@ -9,8 +9,12 @@ _SET_YOURSELF = "Set cluster.gpus_per_slot and cluster.memory_per_slot to number
 _SMALLER = "Lower training.batch_size or training.image_size, or leave this architecture out."
 
 
-def measure_steps(cases: Sequence[StepCase]) -> tuple[StepMemory, ...]:
-    """Measure the most demanding of these steps on this process's device.
+def measure_steps(cases: Sequence[StepCase], *, device_name: str) -> tuple[StepMemory, ...]:
+    """Measure the most demanding of these steps in this process.
+
+    Args:
+        cases: What may be trained.
+        device_name: Of torch; a GPU that does not answer is an error, and the CPU no stand-in for it.
 
     Raises:
         ClusterError: A step does not fit into memory or fails otherwise; names architecture, image size and batch.
@@ -21,12 +25,12 @@ def measure_steps(cases: Sequence[StepCase]) -> tuple[StepMemory, ...]:
     from consilia.train.faults import is_out_of_memory
     from consilia.train.memory_probe import measure_step, most_demanding
 
-    device = resolve_device("auto")
+    device = resolve_device(device_name)
     measured = []
     for case in most_demanding(cases):  # the largest last: main memory's peak is that of all so far
         try:
             measured.append(measure_step(case, device))
-        except (MemoryError, RuntimeError) as error:
+        except (AssertionError, MemoryError, RuntimeError) as error:  # torch asserts that it was built for the device
             title = case.title[0].upper() + case.title[1:]
             words = (str(error).strip() or type(error).__name__).splitlines()[0]
             if is_out_of_memory(error):
