@@ -848,6 +848,20 @@ def test_a_task_that_two_nodes_refuse_fails_and_names_them():
     run(main())
 
 
+def test_two_groups_of_one_node_are_one_node_to_a_trial_that_both_refuse():
+    async def main() -> None:
+        broker = Broker()
+        await broker.assign(task(1), JOB)
+        for name in ("workers#1", "workers#2", "exclusive#1"):
+            place = WorkerId(name, 0)
+            given = await broker.take(place, None, node="10.0.0.1")
+            assert given is not None
+            await broker.refuse(place, given, "no images", is_last=True)
+        assert await Worker(broker, ELSEWHERE).take() == task(1)
+
+    run(main())
+
+
 def test_sixty_trials_on_a_node_that_reads_no_images_beside_one_that_does_cost_no_trial():
     async def main() -> None:
         broker = Broker()

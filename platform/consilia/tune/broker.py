@@ -97,6 +97,7 @@ class _Worker:
     """A worker process that has asked for tasks."""
 
     handle: Any
+    node: str
     exclusive: bool
     holds: _Assignment | None = None  # until it asks for the next task
 
@@ -193,10 +194,10 @@ class Broker:
             if is_last:
                 self._refusals[worker] = reason
             assignment = self._held(number, taken.ticket)
-            self._workers.pop(worker, None)
+            forgotten = self._workers.pop(worker, None)
             if assignment is None:
                 return
-            assignment.refused_by.add(worker.node)
+            assignment.refused_by.add(worker.node if forgotten is None else forgotten.node)
             if len(assignment.refused_by) > 1:
                 reason = f"it fails on two nodes, {' and '.join(sorted(assignment.refused_by))}: {reason}"
                 self._end(assignment, TrialOutcome(number=number, state="failed", reason=reason))
@@ -222,24 +223,25 @@ class Broker:
                 self._give_up(worker, counts=False)
             self._changed.notify_all()
 
-    async def take(self, worker: WorkerId, handle: Any, *, exclusive: bool = False) -> Taken | None:
+    async def take(self, worker: WorkerId, handle: Any, *, node: str = "", exclusive: bool = False) -> Taken | None:
         """Wait for a task; None when the worker's group is to end.
 
         Args:
             worker: Who asks. A worker that asks has let go of the task it had.
             handle: Of its actor.
+            node: Where it runs; left out, the one that its group is named after.
             exclusive: Whether it shares its device with no other, as exclusive tasks want it.
         """
         async with self._changed:
             self._give_up(worker)  # had it not ended the task that it had, its process was lost
-            self._workers[worker] = me = _Worker(handle, exclusive)
+            self._workers[worker] = me = _Worker(handle, node or worker.node, exclusive)
             self._changed.notify_all()  # the task that it had may wait for it to let go
-            await self._changed.wait_for(lambda: self._is_over(worker, me) or self._next_task(worker, me) is not None)
+            await self._changed.wait_for(lambda: self._is_over(worker, me) or self._next_task(me) is not None)
             if self._is_over(worker, me):
                 if self._workers.get(worker) is me:
                     del self._workers[worker]
                 return None
-            assignment = self._next_task(worker, me)
+            assignment = self._next_task(me)
             assert assignment is not None, "just seen, with the lock held"
             self._waiting.remove(assignment)
             me.holds = assignment
@@ -319,16 +321,16 @@ class Broker:
         assignment = self._assignments.get(number)
         return assignment if assignment is not None and not assignment.done and assignment.ticket == ticket else None
 
-    def _next_task(self, worker: WorkerId, me: _Worker) -> _Assignment | None:
+    def _next_task(self, me: _Worker) -> _Assignment | None:
         """Return the first task for this worker.
 
         That is none that a worker told to leave still has in hand, and none that this node has refused while there are
         others.
         """
         held = {each.holds.task.number for each in self._workers.values() if each.holds is not None}
-        has_others = any(each.node != worker.node for each in self._workers)
+        has_others = any(each.node != me.node for each in self._workers.values())
         for assignment in self._waiting:
-            refused = has_others and worker.node in assignment.refused_by
+            refused = has_others and me.node in assignment.refused_by
             if assignment.task.exclusive == me.exclusive and assignment.task.number not in held and not refused:
                 return assignment
         return None

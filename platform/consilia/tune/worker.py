@@ -110,6 +110,7 @@ class _Tasks:
         self._work = work
         self._worker = WorkerId(work.group, train.get_context().get_world_rank())
         self._handle = ray.get_runtime_context().current_actor
+        self._node = str(ray.util.get_node_ip_address())
         self._programs: dict[Any, Program] = {}  # the present job's, by its reference
         self._proven: Program | None = None  # this node can run it
 
@@ -118,10 +119,10 @@ class _Tasks:
 
         A broker that has died is started again by Ray.
         """
-        broker, exclusive = self._work.broker, self._work.exclusive
+        broker, place = self._work.broker, {"node": self._node, "exclusive": self._work.exclusive}
         while True:
             try:
-                taken: Taken | None = ray.get(broker.take.remote(self._worker, self._handle, exclusive=exclusive))
+                taken: Taken | None = ray.get(broker.take.remote(self._worker, self._handle, **place))
             except ray.exceptions.ActorUnavailableError:
                 time.sleep(_BROKER_SECONDS)
                 continue

@@ -267,6 +267,8 @@ class WorkerGroups:
         setback.why = next(iter(refusals), reason)
         if group.node and len(refusals) == group.n_workers:
             return self._leave_out(group.node, setback.why, live)
+        if refusals and not group.node and setback.n >= _STARTS:  # any node may have it, so none can be left out
+            raise ClusterError(f"{_STARTS} groups of workers could not train, the last because: {setback.why}.")
         lost = f"the workers of {group.name} were lost ({setback.why})"
         return self._noted(f"{lost}; others are started in {seconds:.0f} s")
 
