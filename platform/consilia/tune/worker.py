@@ -110,7 +110,7 @@ class _Tasks:
         self._work = work
         self._worker = WorkerId(work.group, train.get_context().get_world_rank())
         self._handle = ray.get_runtime_context().current_actor
-        self._node = str(ray.util.get_node_ip_address())
+        self._node = str(ray.util.get_node_ip_address())  # type: ignore[no-untyped-call] # Ray's
         self._programs: dict[Any, Program] = {}  # the present job's, by its reference
         self._proven: Program | None = None  # this node can run it
 
