@@ -57,8 +57,7 @@ def run_study(study: OpenStudy, *, retry_failed: bool = False) -> "StudyResult":
         else:
             check_weights(study)  # before hours of decoding, while a person is watching
         if not is_done and plan.search.configuration is None:
-            if study.workers is not None:
-                _ = study.store  # a cluster decodes before workers take its cores
+            _ = study.store  # wrong data are said before Ray starts, and decoding takes all cores
             slots.begin(n_tasks=most_slots(plan.cluster, n_trials=plan.search.trials))
         if not is_done:
             load_weights_once(study)

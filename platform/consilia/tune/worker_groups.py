@@ -152,8 +152,11 @@ class WorkerGroups:
 
     def close(self) -> None:
         """End all workers in good order, and then the broker."""
+        workers: dict[WorkerId, Any] | None = self._ask_patiently("workers", [group.name for group in self._groups])
+        names = None if workers is None else {worker.group for worker in workers}
         self._close(self._groups)
-        ended = [group.started.ended for group in self._groups]
+        # Workers that have not started yet have nothing to end in order.
+        ended = [group.started.ended for group in self._groups if names is None or group.name in names]
         if ended:
             ray.wait(ended, num_returns=len(ended), timeout=_CLOSE_SECONDS)
         for group in self._groups:
