@@ -54,7 +54,7 @@ def measure_slots(folder: Path, n_trials: int) -> list[float]:
     stamps.mkdir()
     controller = NumberedTasks(n_trials)
     capacity = Capacity(n_slots=1, workers=1, share=Share(cpus=1, gpus=0, memory=0), exclusive=None)
-    with WorkerGroups(storage=str(folder / "ray")) as groups:
+    with WorkerGroups() as groups:
         groups.settle(capacity, LiveSlots(capacity, living_nodes, limit=1, seen=living_nodes()))
         run_in_slots(
             controller, groups=groups, run_trial=partial(_run_trial, stamps), n_folds=1, storage=folder / "ray"

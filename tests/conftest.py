@@ -17,7 +17,7 @@ from consilia.config.study import StudyPlan
 from consilia.config.study_folder import StudyFolder
 from processes import wait_until_gone, wait_until_idle
 
-pytest_plugins = ["finished_study"]
+pytest_plugins = ["finished_study", "toy_training"]
 
 ROOT = Path(__file__).parent.parent
 

@@ -21,6 +21,7 @@ from consilia.data.phantoms import write_phantoms
 from consilia.study.folder import claim_folder
 from consilia.study.opened import OpenStudy
 from consilia.study.plan import read_plan
+from consilia.tune.scratch import SCRATCH
 from processes import actors_of
 from whole_study import facts_of_search, search_here
 
@@ -50,7 +51,7 @@ def start(root: Path, ray_folder: Path, *arguments: str) -> subprocess.Popen[str
     return subprocess.Popen(
         [sys.executable, *arguments],
         cwd=root,
-        env={**environment, "RAY_TMPDIR": str(ray_folder), "OMP_NUM_THREADS": "1"},
+        env={**environment, "RAY_TMPDIR": str(ray_folder), "TMPDIR": str(ray_folder), "OMP_NUM_THREADS": "1"},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -75,13 +76,13 @@ def test_an_interrupted_search_whose_workers_die_goes_on_to_the_bundle_and_gives
     folder = StudyFolder(tmp_path / "studies" / "honest")
 
     first = start(tmp_path, short_tmp, "-m", "consilia", "search", "study.yaml", "--set", "cluster.max_slots=1")
-    wait_for(lambda: bool(list(folder.trials.glob("*/fold-*/checkpoint.pt"))), first)
+    wait_for(lambda: bool(list(short_tmp.glob(f"{SCRATCH}-*/*/*/fold-*/checkpoint.pt"))), first)
     first.send_signal(signal.SIGINT)
     output, errors = first.communicate(timeout=120)
     assert first.returncode == 130, output + errors
     assert "the same command goes on" in output + errors
     assert "Traceback" not in output + errors
-    assert list(folder.trials.glob("*/fold-*/checkpoint.pt")), "the checkpoint to go on from is gone"
+    assert list(folder.trials.glob("*/fold-*/checkpoint.pt")), "the checkpoint to go on from was not sent"
 
     finished = set(folder.trials.glob("*/fold-*/result.json"))
     second = start(tmp_path, short_tmp, "-W", "ignore", "-c", GO_ON)

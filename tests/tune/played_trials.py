@@ -36,6 +36,7 @@ from consilia.tune.relay import Relay
 from consilia.tune.space import join_spaces
 from consilia.tune.suggester import OptunaSuggester
 from consilia.tune.tuner import run_in_slots
+from consilia.tune.worker import Prove
 from consilia.tune.worker_groups import WorkerGroups
 
 K, EPOCHS = 2, 3
@@ -84,7 +85,7 @@ class PlayedStudy:
         slots: int,
         live: LiveSlots | None = None,
         hang_seconds: float = 900.0,
-        prove: Callable[[], None] | None = None,
+        prove: Prove | None = None,
     ) -> TrialController:
         """Run the study's trials, or what is left of them.
 
@@ -106,9 +107,8 @@ class PlayedStudy:
             limits=Limits(Budget(), Ledger(self.folder.ledger)),
             has_exclusive_slots=True,
         )
-        storage = str(self.folder.ray / "train")
         try:
-            with WorkerGroups(storage=storage, hang_seconds=hang_seconds, noted=listener.noted) as groups:
+            with WorkerGroups(hang_seconds=hang_seconds, noted=listener.noted) as groups:
                 groups.settle(CAPACITY, live or LiveSlots(CAPACITY, living_nodes, limit=slots, seen=living_nodes()))
                 run_in_slots(
                     controller,

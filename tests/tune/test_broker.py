@@ -3,8 +3,10 @@
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -886,5 +888,43 @@ def test_sixty_trials_on_a_node_that_reads_no_images_beside_one_that_does_cost_n
             assert said == finished(number)
         assert {place.rank for place in await broker.refusals()} == {0, 1, 2}
         good.cancel()
+
+    run(main())
+
+
+# --- the driver's disk, and workers that have not let go yet
+
+
+def test_a_worker_has_its_task_in_hand_until_it_asks_for_the_next():
+    async def main() -> None:
+        broker = Broker()
+        worker, other = Worker(broker), Worker(broker, SECOND)
+        assert await broker.busy() == 0
+        await broker.assign(task(1), JOB)
+        await broker.assign(task(2), JOB)
+        await worker.take()
+        await other.take()
+        await worker.finish()
+        await broker.withdraw(2)
+        assert await broker.busy() == 2, "both may be writing still"
+        asking = [await begin(each.take()) for each in (worker, other)]
+        assert await broker.busy() == 0
+        for each in asking:
+            each.cancel()
+
+    run(main())
+
+
+def test_files_are_read_and_written_where_the_broker_runs_and_an_error_of_the_disk_is_an_answer(tmp_path: Path):
+    async def main() -> None:
+        broker = Broker()
+        file, part = tmp_path / "trial" / "result.json", np.frombuffer(b"{}", np.uint8)
+        assert await broker.disk("write", file, part, upload="1", offset=0, is_last=True) is None
+        assert await broker.disk("sizes", (file, tmp_path / "missing")) == {file: 2}
+        assert bytes(await broker.disk("read", file, 0)) == b"{}"
+        error = await broker.disk("write", file / "below", part, upload="1", offset=0, is_last=True)
+        assert isinstance(error, NotADirectoryError | FileExistsError)
+        await broker.disk("remove", file)
+        assert not file.exists()
 
     run(main())

@@ -326,5 +326,5 @@ def test_sixty_trials_on_a_node_that_cannot_train_stop_with_its_reason_and_none_
     assert [note for note in listener.notes if "127.0.0.2 is left out, since it cannot train: no images here" in note]
 
 
-def refuse_to_train() -> None:
+def refuse_to_train(alive: object) -> None:
     raise NodeFault("no images here")

@@ -20,6 +20,7 @@ def heavy_modules(program: str) -> str:
     [
         "consilia.study.run",
         "consilia.tune.broker",
+        "consilia.tune.far_training",
         "consilia.tune.relay",
         "consilia.tune.train_internals",
         "consilia.tune.worker",

@@ -1,13 +1,10 @@
 """A node of a two-node cluster is lost during a search, and another one comes."""
 
 import json
-import os
-import signal
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
@@ -24,7 +21,7 @@ from consilia.tune.demand import Demand
 from consilia.tune.live import LiveSlots
 from consilia.tune.nodes import living_nodes
 from consilia.tune.stored import read_trials
-from processes import command_line, processes_of, wait_until_gone
+from ray_cluster import HEAD, Cluster
 
 pytestmark = [
     pytest.mark.ray,
@@ -32,71 +29,15 @@ pytestmark = [
     pytest.mark.slow("three Rays; test_live and test_simulator lose nodes and test_controller slots without one"),
 ]
 
-HEAD, SECOND, THIRD = "127.0.0.2", "127.0.0.3", "127.0.0.4"
+SECOND, THIRD = "127.0.0.3", "127.0.0.4"
 N_TRIALS = 8
 
 
-@dataclass
-class Cluster:
-    """A head on loopback and more nodes, each with one CPU for a slot."""
-
-    folder: Path
-    port: int
-    started: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
-
-    @property
-    def environment(self) -> dict[str, str]:
-        """Of its nodes and of drivers: no token, and the modules that workers import."""
-        kept = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
-        path = os.pathsep.join([str(Path(__file__).parent), *sys.path])
-        return {**kept, "RAY_AUTH_MODE": "disabled", "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
-
-    def add(self, address: str) -> None:
-        """Start a node; the first is the head."""
-        command = [str(Path(sys.executable).with_name("ray")), "start", "--block", f"--node-ip-address={address}"]
-        command += ["--num-cpus=1", "--disable-usage-stats", "--object-store-memory=100000000"]
-        if address == HEAD:
-            command += ["--head", f"--port={self.port}", f"--temp-dir={self.folder}", "--include-dashboard=false"]
-            command += ["--system-config", json.dumps({"worker_maximum_startup_concurrency": 16})]
-        else:
-            command += [f"--address={HEAD}:{self.port}"]
-        quiet = subprocess.DEVNULL
-        self.started[address] = subprocess.Popen(
-            command, env=self.environment, stdout=quiet, stderr=quiet, start_new_session=True
-        )
-
-    def lose(self, address: str) -> None:
-        """Kill every process of a node, as a machine does that loses its power."""
-        raylets = [pid for pid in processes_of(self.folder) if f"--node_ip_address={address}" in command_line(pid)]
-        assert raylets, f"no node at {address}"
-        for pid in raylets:
-            os.kill(pid, signal.SIGKILL)  # its workers end with it
-
-    def end(self) -> None:
-        """Kill what is left."""
-        for process in self.started.values():
-            process.kill()
-            process.wait()
-        for pid in processes_of(self.folder):
-            os.kill(pid, signal.SIGKILL)
-        assert wait_until_gone(self.folder) == []
-
-
 @pytest.fixture
-def cluster(tmp_path: Path, short_tmp: Path) -> Iterator[Cluster]:
-    from socket import socket
-
-    with socket() as probe:
-        probe.bind((HEAD, 0))
-        port = probe.getsockname()[1]
-    (short_tmp / "n").mkdir()
-    cluster = Cluster(short_tmp / "n", port)
-    try:
-        cluster.add(HEAD)
+def cluster(short_tmp: Path) -> Iterator[Cluster]:
+    with Cluster.at(short_tmp) as cluster:
         cluster.add(SECOND)
         yield cluster
-    finally:
-        cluster.end()
 
 
 class Diary(Listener):
@@ -152,7 +93,7 @@ def nodes_of_epochs(root: Path) -> list[str]:
 
 
 def test_a_lost_nodes_trials_go_on_elsewhere_and_a_new_node_is_used(cluster: Cluster, tmp_path: Path):
-    code = f"import test_lost_node as t; t.drive({HEAD + ':' + str(cluster.port)!r}, t.Path({str(tmp_path)!r}))"
+    code = f"import test_lost_node as t; t.drive({cluster.address!r}, t.Path({str(tmp_path)!r}))"
     with (tmp_path / "log").open("wb") as log:
         driver = subprocess.Popen([sys.executable, "-c", code], env=cluster.environment, stdout=log, stderr=log)
     try:

@@ -77,7 +77,7 @@ def listener(earlier_rows: set[str], marks: Path, tmp_path_factory: pytest.TempP
         observer=listener,
         limits=Limits(Budget(), Ledger()),
     )
-    with WorkerGroups(storage=str(folder.ray), noted=listener.noted) as groups:
+    with WorkerGroups(noted=listener.noted) as groups:
         groups.settle(CAPACITY, LiveSlots(CAPACITY, living_nodes, limit=1, seen=living_nodes()))
         run_in_slots(controller, groups=groups, run_trial=partial(_play, marks), n_folds=2, storage=folder.ray)
     return listener

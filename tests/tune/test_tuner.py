@@ -24,7 +24,7 @@ def test_as_many_slots_start_at_once_as_there_are(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr("ray.tune.Tuner", Tuner)
     monkeypatch.delenv(PENDING, raising=False)
     controller: Any = SimpleNamespace(must_leave=lambda: "")
-    groups: Any = SimpleNamespace(count=lambda: 7, broker=None)
+    groups: Any = SimpleNamespace(count=lambda: 7, broker=None, wait_until_idle=lambda: None)
     monkeypatch.setattr("ray.put", lambda value: value)
     monkeypatch.setattr("ray.tune.with_parameters", lambda trainable, **_: SimpleNamespace(__qualname__=""))
     run_in_slots(controller, groups=groups, run_trial=print, n_folds=1, storage=tmp_path)

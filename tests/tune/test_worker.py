@@ -33,11 +33,11 @@ def failing(error: Exception) -> worker.RunTrial:
     return run_trial
 
 
-def taken(error: Exception, prove: Callable[[], None] | None = None) -> Taken:
+def taken(error: Exception, prove: worker.Prove | None = None) -> Taken:
     return Taken(task(7), Job(program=worker.Program(failing(error), prove), n_folds=2), ticket="mine")
 
 
-def run(error: Exception, prove: Callable[[], None] | None = None) -> TrialOutcome:
+def run(error: Exception, prove: worker.Prove | None = None) -> TrialOutcome:
     return worker._run(taken(error, prove), Watch())
 
 
@@ -65,12 +65,12 @@ def test_a_broken_device_ends_the_process_so_that_a_fresh_one_takes_the_trial_up
 
 @pytest.mark.parametrize("error", [OSError("stale file handle"), DataError("the store is damaged"), KeyError("x")])
 def test_an_error_on_a_node_that_cannot_train_is_the_nodes_and_not_the_trials(error: Exception):
-    def prove() -> None:
+    def prove(alive: Callable[[], object]) -> None:
         raise NodeFault("the images cannot be read")
 
     with pytest.raises(NodeFault, match="the images cannot be read"):
         run(error, prove)
-    assert run(error, prove=lambda: None).state == "failed"
+    assert run(error, prove=lambda alive: None).state == "failed"
 
 
 class Follower:
@@ -92,7 +92,7 @@ def test_workers_that_train_together_prove_their_node_when_the_leader_does():
     tasks, follower = object.__new__(worker._Tasks), Follower(True, False)
     tasks._proven = None
     for _ in range(2):
-        tasks.prove(taken(KeyError("unused"), prove=lambda: None), follower)
+        tasks.prove(taken(KeyError("unused"), prove=lambda alive: None), follower, Watch())
     assert follower.n_agreed == 1
 
 

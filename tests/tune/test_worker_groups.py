@@ -68,7 +68,7 @@ def messages_of(broker: Any, number: int, n: int) -> list[Message]:
 
 def test_a_worker_that_dies_is_replaced_alone_and_only_workers_have_torch_in_memory(tmp_path: Path, ray_folder: Path):
     notes: list[str] = []
-    with WorkerGroups(storage=str(tmp_path / "ray"), noted=notes.append) as groups:
+    with WorkerGroups(noted=notes.append) as groups:
         groups.settle(TWO, LiveSlots(TWO, living_nodes, limit=2, seen=living_nodes()))
         job = Job(program=ray.put(Program(partial(train_until, tmp_path))), n_folds=1)
         for number in (0, 1):
@@ -103,7 +103,7 @@ def test_workers_that_are_to_share_a_gpu_are_started_anew_once_that_is_known(tmp
         Capacity(n_slots=n, workers=1, share=share, exclusive=None) for n, share in ((1, whole), (2, half))
     )
     nodes = living_nodes()
-    with WorkerGroups(storage=str(tmp_path / "ray")) as groups:
+    with WorkerGroups() as groups:
         groups.settle(first, LiveSlots(first, living_nodes, limit=1, seen=nodes))
         (alone,) = groups.first_workers().values()
         groups.settle(second, LiveSlots(second, living_nodes, limit=2, seen=nodes))

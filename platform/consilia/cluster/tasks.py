@@ -1,8 +1,10 @@
 """Decoding on a Ray cluster: each block of images is one task on any node."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
+import joblib
 import ray
 
 from consilia.cluster.connection import connect
@@ -10,7 +12,7 @@ from consilia.config.reading import Reading
 from consilia.config.study import ClusterProfile
 from consilia.data.decode.block import Block, Decoded, decode_block
 from consilia.data.decode.process import IMAGE_SECONDS, DecodeProcess, end_after
-from consilia.data.decode.workers import DecodeWorkers
+from consilia.data.decode.workers import DecodeWorkers, LocalWorkers
 from consilia.data.store.key import decoder_versions
 from consilia.errors import ClusterError
 
@@ -18,22 +20,45 @@ _Versions = tuple[tuple[str, str], ...]
 
 
 @contextmanager
-def ray_tasks(profile: ClusterProfile) -> Iterator[DecodeWorkers]:
-    """Connect to a cluster and yield workers that decode on all its CPUs.
+def ray_tasks(profile: ClusterProfile, data: Path, noted: Callable[[str], None]) -> Iterator[DecodeWorkers]:
+    """Connect to a cluster and yield workers that decode on all its CPUs, or on this machine's.
 
-    Every node must see the images at the same path as this one, on a shared disk, and must have the same versions of
-    the packages that decode. Both are checked: another pixel, or an image lost on one node alone, would go unseen.
+    They decode on the cluster where every node sees the images at the same path as this one, on a shared disk. Every
+    node must also have the same versions of the packages that decode. Both are checked again with each block: another
+    pixel, or an image lost on one node alone, would go unseen.
+
+    Args:
+        profile: Names the cluster.
+        data: Folder or file of the images.
+        noted: Told why this machine decodes alone.
 
     Raises:
         ClusterError: The cluster cannot be used.
     """
     with connect(profile):
+        if blind := _nodes_without(data):
+            noted(f"this machine decodes the images, since {', '.join(blind)} does not see {data}")
+            with LocalWorkers(joblib.cpu_count()) as workers:
+                yield workers
+            return
         resources = ray.cluster_resources()  # type: ignore[no-untyped-call] # Ray's
-        workers = TaskWorkers(max(1, int(resources.get("CPU", 1))))
+        tasks = TaskWorkers(max(1, int(resources.get("CPU", 1))))
         try:
-            yield workers
+            yield tasks
         finally:
-            workers.close()
+            tasks.close()
+
+
+def _nodes_without(data: Path) -> list[str]:
+    """Return the addresses of living nodes that do not see a path."""
+    nodes = [node for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call] # Ray's
+    look = ray.remote(num_cpus=0)(_sees)
+    answers = [look.options(label_selector={"ray.io/node-id": node["NodeID"]}).remote(data) for node in nodes]
+    return [str(node["NodeManagerAddress"]) for node, sees in zip(nodes, ray.get(answers), strict=True) if not sees]
+
+
+def _sees(data: Path) -> bool:
+    return data.exists()
 
 
 class TaskWorkers:

@@ -7,6 +7,7 @@ search asks for its workers seconds earlier.
 import functools
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from consilia.cluster.connection import joins_cluster
@@ -121,11 +122,11 @@ def _begin_again(study: OpenStudy) -> None:
 
 
 def _decoding_on_cluster(study: OpenStudy) -> OpenStudy:
-    """Let a cluster decode on all its nodes, which must share a disk for the search in any case."""
-    profile = study.plan.cluster
-    if study.plan.search.configuration is not None or not joins_cluster(profile):
+    """Let a cluster decode, if all its nodes see the images."""
+    profile, data = study.plan.cluster, study.plan.data.path
+    if study.plan.search.configuration is not None or not joins_cluster(profile) or data is None:
         return study
-    return replace(study, workers=functools.partial(ray_tasks, profile))
+    return replace(study, workers=functools.partial(ray_tasks, profile, Path(data), study.note))
 
 
 def _run_trials(study: OpenStudy, slots: LazySlots, starts: Sequence[Start], *, retry_failed: bool) -> None:

@@ -87,9 +87,7 @@ class LazySlots:
         alone = profile.model_copy(update={"workers_per_trial": 1})
         n_workers = n_tasks if profile.workers_per_trial == 1 else 1  # those that train together start once measured
         first = plan_capacity(nodes, alone, demand=first_demand(profile, nodes), n_trials=n_workers)
-        groups = self._stack.enter_context(
-            WorkerGroups(storage=str(study.folder.ray / "train"), hang_seconds=profile.hang_seconds, noted=study.note)
-        )
+        groups = self._stack.enter_context(WorkerGroups(hang_seconds=profile.hang_seconds, noted=study.note))
         groups.settle(first, LiveSlots(first, living_nodes, limit=first.n_slots, seen=nodes))
         study.note(f"starting {first.n_slots} worker{'s' if first.n_slots > 1 else ''}")
         self._start = _Start(nodes=nodes, groups=groups, share=first.share, n_tasks=n_tasks)

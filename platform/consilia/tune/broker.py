@@ -1,6 +1,7 @@
 """Between the trials that Tune runs and the workers that train them: one broker for all of a search.
 
-Tasks go in, reports come out, and a stop is a future that resolves. The broker is a Ray actor, so its calls stand in
+Tasks go in, reports come out, and a stop is a future that resolves. Files come to the driver's disk through it, since
+it runs on the driver's node. The broker is a Ray actor, so its calls stand in
 the dashboard's task table: `trial` and `fold` are long calls that a worker makes under a readable name and holds while
 it trains. Nothing here needs Ray itself.
 """
@@ -14,6 +15,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal, NamedTuple
 
 from consilia.config.records import EpochReport, TaskTaken, TrialOutcome, TrialTask
+from consilia.tune.driver_disk import LocalDisk
 
 StopCause = Literal["stopped", "closed", "ended"]
 
@@ -111,6 +113,7 @@ class Broker:
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
+        self._disk = LocalDisk()
         self._assignments: dict[int, _Assignment] = {}
         self._waiting: deque[_Assignment] = deque()
         self._workers: dict[WorkerId, _Worker] = {}
@@ -143,6 +146,17 @@ class Broker:
         """Wait for what is next to be known of this trial."""
         assignment = self._assignments.get(number)
         return BrokerLost() if assignment is None else await assignment.messages.get()
+
+    async def disk(self, method: str, *arguments: Any, **named: Any) -> Any:
+        """Read or write on this node's disk, as of `driver_disk.Disk`; return an error of the disk."""
+        try:
+            return await asyncio.to_thread(getattr(self._disk, method), *arguments, **named)
+        except OSError as error:
+            return error
+
+    async def busy(self) -> int:
+        """Return how many workers have a task in hand, be it one that they were told to leave."""
+        return sum(worker.holds is not None for worker in self._workers.values())
 
     async def close(self, groups: Collection[str]) -> None:
         """Tell the workers of these groups to return; tasks under way keep their checkpoints and go to other groups."""

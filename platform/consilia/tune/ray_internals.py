@@ -12,6 +12,8 @@ from ray._private.state import available_resources_per_node, state
 from ray.core.generated.gcs_pb2 import PlacementGroupTableData  # type: ignore[attr-defined] # a generated module
 from ray.util.placement_group import PlacementGroup
 
+NODE_LABEL = "ray.io/node-id"  # Ray gives it to every node
+
 
 def free_resources() -> Mapping[str, Mapping[str, float]]:
     """Return what is free on each living node of the connected cluster, by the node's id.

@@ -1,14 +1,15 @@
 """Train refits: in slots on the cluster, or one after the other in this process."""
 
-import functools
 from collections.abc import Sequence
 
-from consilia.config.records import EpochReport, TaskTaken, TrialTask
+from consilia.config.records import ALL_FOLDS, EpochReport, TaskTaken, TrialTask
 from consilia.config.study_folder import StudyFolder
 from consilia.train.context import TrainingContext
 from consilia.train.refit import refit
-from consilia.train.tasks import prove, train_refit
+from consilia.train.tasks import train_refit
 from consilia.tune.capacity import Capacity
+from consilia.tune.driver_disk import BrokerDisk
+from consilia.tune.far_training import FarTraining, weights_files
 from consilia.tune.interrupt import StopSignal
 from consilia.tune.ledger import Ledger
 from consilia.tune.refit_controller import RefitController, RefitView
@@ -47,12 +48,19 @@ def refit_in_slots(
         n_slots=capacity.n_slots,
         has_exclusive_slots=capacity.exclusive is not None,
     )
+    training = FarTraining(
+        train=train_refit,
+        context=context,
+        folds=(ALL_FOLDS,),
+        weights=weights_files(context, folder),
+        disk=BrokerDisk(groups.broker),
+    )
     try:
         run_in_slots(
             controller,
             groups=groups,
-            run_trial=functools.partial(train_refit, context=context),
-            prove=functools.partial(prove, context=context),
+            run_trial=training.run,
+            prove=training.prove,
             n_folds=0,
             noun="refit",
             storage=folder.ray,

@@ -7,10 +7,12 @@ from consilia.config.study import StudyPlan
 from consilia.config.study_folder import StudyFolder
 from consilia.metrics.scores import METRICS
 from consilia.train.context import TrainingContext
-from consilia.train.tasks import prove, train_trial
+from consilia.train.tasks import train_trial
 from consilia.tune.capacity import Capacity
 from consilia.tune.contract import SearchObserver
 from consilia.tune.controller import TrialController
+from consilia.tune.driver_disk import BrokerDisk
+from consilia.tune.far_training import FarTraining, weights_files
 from consilia.tune.ledger import Ledger
 from consilia.tune.limits import Limits, objective_noise
 from consilia.tune.racing import make_racing
@@ -63,12 +65,19 @@ def search_trials(
     observer.search_started(
         n_trials=plan.search.trials, n_slots=capacity.n_slots, records=tuple(controller.records.values())
     )
+    training = FarTraining(
+        train=train_trial,
+        context=context,
+        folds=tuple(range(plan.folds.k)),
+        weights=weights_files(context, folder),
+        disk=BrokerDisk(groups.broker),
+    )
     try:
         run_in_slots(
             controller,
             groups=groups,
-            run_trial=functools.partial(train_trial, context=context),
-            prove=functools.partial(prove, context=context),
+            run_trial=training.run,
+            prove=training.prove,
             n_folds=plan.folds.k,
             storage=folder.ray,
         )

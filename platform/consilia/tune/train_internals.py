@@ -21,9 +21,9 @@ from ray.train.v2.api.callback import UserCallback
 from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
 from consilia.tune.broker import WorkerId
+from consilia.tune.ray_internals import NODE_LABEL
 
 _UNUSED = (DatasetsCallback, PlacementGroupCleanerCallback)
-NODE_LABEL = "ray.io/node-id"  # Ray gives it to every node
 
 
 class ApartBackend(Backend):

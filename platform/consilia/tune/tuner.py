@@ -19,7 +19,7 @@ from consilia.tune.broker import BrokerLost, Job
 from consilia.tune.contract import Controller
 from consilia.tune.interrupt import StopSignal
 from consilia.tune.relay import Relay
-from consilia.tune.worker import Program, RunTrial
+from consilia.tune.worker import Program, Prove, RunTrial
 from consilia.tune.worker_groups import WorkerGroups
 
 # Tune writes a CSV, a JSON and a TensorBoard file per trial; the study folder holds the same and more.
@@ -112,7 +112,7 @@ def run_in_slots(
     groups: WorkerGroups,
     run_trial: RunTrial,
     n_folds: int,
-    prove: Callable[[], None] | None = None,
+    prove: Prove | None = None,
     storage: Path,
     noun: str = "trial",
 ) -> None:
@@ -125,7 +125,7 @@ def run_in_slots(
         groups: The workers, and how many tasks can run at a time; asked again and again, since nodes come and go.
         run_trial: What a worker does with a task.
         n_folds: Of a trial, for the dashboard; 0 of a refit.
-        prove: Called by a worker before its first task; raises NodeFault where no trial can run.
+        prove: As of `worker.Program`.
         storage: Folder for Ray's own state.
         noun: What a task is called in the dashboard.
 
@@ -159,6 +159,7 @@ def run_in_slots(
                 verbose=0,
             ),
         ).fit()
+        groups.wait_until_idle()
     if searcher.error is not None:
         raise searcher.error
 

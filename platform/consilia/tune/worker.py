@@ -11,6 +11,7 @@ import time
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import ray
@@ -30,12 +31,18 @@ RunTrial = Callable[..., TrialOutcome]
 Where several workers train one trial together it is also given their `group`, and all of them call it.
 """
 
+Prove = Callable[[Callable[[], object]], None]
+"""Called before the first task, and after errors; raises NodeFault where no trial can run.
+
+It is given what it is to call again and again, lest its worker be taken for hung.
+"""
+
 
 class Program(NamedTuple):
     """What workers do with the tasks of a job."""
 
     run: RunTrial
-    prove: Callable[[], None] | None = None  # called before the first task; raises NodeFault where no trial can run
+    prove: Prove | None = None
 
 
 TASK_EVENTS_MILLISECONDS = 200  # how often a worker tells the dashboard of its rows; Ray's default is 1000
@@ -86,7 +93,7 @@ def _serve(work: GroupWork) -> None:
         leads = group.rank == 0
         watch = _Watch(work.broker, taken) if leads else _Follower()
         try:
-            tasks.prove(taken, group)
+            tasks.prove(taken, group, watch)
             outcome = _run_together(taken, watch, group, work.broker) if group.size > 1 else _run(taken, watch)
         except NodeFault as fault:
             n_refused += 1
@@ -133,7 +140,7 @@ class _Tasks:
                 self._programs = {job.program: ray.get(job.program)}
             return taken._replace(job=replace(job, program=self._programs[job.program]))
 
-    def prove(self, taken: Taken, group: "Group") -> None:
+    def prove(self, taken: Taken, group: "Group", watch: "_Watch | _Follower") -> None:
         """Try once, before the first task of a job, whether this node can run it.
 
         Raises:
@@ -143,7 +150,7 @@ class _Tasks:
         # Only the leader knows: the others are sent a copy of the program with each task.
         is_new = group.from_leader(lambda: program is not self._proven)
         if program.prove is not None and is_new:
-            group.agree(program.prove)
+            group.agree(partial(program.prove, watch.stopped))
         self._proven = program
 
     def refuse(self, taken: Taken, reason: str, *, is_last: bool) -> None:
@@ -221,6 +228,8 @@ def _run_together(taken: Taken, watch: _Watch | _Follower, group: "Group", broke
         if lost.outcome is not None:  # the one that failed knows why, whichever it is
             _finish(broker, lost.outcome, taken.ticket)
         raise
+    except NodeFault:
+        raise
     except ConsiliaError as error:
         return TrialOutcome(number=taken.task.number, state="failed", reason=f"{type(error).__name__}: {error}")
 
@@ -236,6 +245,8 @@ def _run(taken: Taken, watch: _Watch | _Follower) -> TrialOutcome:
     task, program = taken.task, taken.job.program
     try:
         outcome: TrialOutcome = program.run(task, report=watch.report, stopped=watch.stopped)
+    except NodeFault:
+        raise
     except torch.AcceleratorError:
         raise  # Ray Train starts a fresh process; a worker takes the task up at its checkpoint
     except ray.exceptions.ActorUnavailableError:  # the broker has died: the trial is handed out again
@@ -244,7 +255,7 @@ def _run(taken: Taken, watch: _Watch | _Follower) -> TrialOutcome:
         raise  # the broker is gone for good
     except Exception as error:
         if program.prove is not None:
-            program.prove()
+            program.prove(watch.stopped)
         logger.exception("trial %d failed", task.number)
         message = str(error) if isinstance(error, ConsiliaError) else str(error).strip().partition("\n")[0]
         return TrialOutcome(

@@ -6,7 +6,9 @@ keeps beside them it keeps once a node. A worker that dies is replaced alone. Wo
 """
 
 import logging
+import shutil
 import time
+import uuid
 from collections import Counter
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
@@ -20,6 +22,8 @@ from consilia.tune.broker import Broker, Counts, WorkerId
 from consilia.tune.capacity import Capacity, Share
 from consilia.tune.live import LiveSlots
 from consilia.tune.placement_group_cleanup import Orphans, remove_orphans
+from consilia.tune.ray_internals import NODE_LABEL
+from consilia.tune.scratch import RAY_TRAIN, scratch_root
 from consilia.tune.worker import TASK_EVENTS_MILLISECONDS, GroupWork, serve
 
 logger = logging.getLogger(__name__)
@@ -69,7 +73,6 @@ class WorkerGroups:
     """Starts worker groups where there is room, looks after them, and ends them. Ray must be connected.
 
     Args:
-        storage: Folder for Ray Train's own state.
         hang_seconds: A worker that trains and shows no sign of life for so long is ended.
         noted: Told what people should know.
         clock: Monotonic seconds.
@@ -78,12 +81,12 @@ class WorkerGroups:
     def __init__(
         self,
         *,
-        storage: str,
         hang_seconds: float = 900.0,
         noted: Callable[[str], None] = logger.info,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._storage = storage
+        # Ray Train makes it on every node, and keeps a few hundred bytes in it.
+        self._storage = scratch_root() / RAY_TRAIN / uuid.uuid4().hex[:12]
         self._hang_seconds = hang_seconds
         self._noted = noted
         self._clock = clock
@@ -96,7 +99,8 @@ class WorkerGroups:
         self._n_started = 0  # workers, the most that were there at a time
         self._refusals: dict[WorkerId, str] = {}  # why a worker takes no more tasks
         self._orphans = Orphans()
-        options = {"num_cpus": 0, "max_restarts": -1, "max_concurrency": _CALLS}
+        here = ray.get_runtime_context().get_node_id()  # whose disk the broker reads and writes
+        options = {"num_cpus": 0, "max_restarts": -1, "max_concurrency": _CALLS, "label_selector": {NODE_LABEL: here}}
         self.broker: Any = ray.remote(Broker).options(**options).remote()
 
     def __enter__(self) -> "WorkerGroups":
@@ -163,7 +167,15 @@ class WorkerGroups:
             self._forget(group)
         self._groups.clear()
         ray.kill(self.broker)
+        shutil.rmtree(self._storage, ignore_errors=True)
         remove_orphans()
+
+    def wait_until_idle(self) -> None:
+        """Wait, for a while, until no worker has a task in hand: the files of all that have ended are stored then."""
+        deadline = self._clock() + _CLOSE_SECONDS
+        while self._ask_patiently("busy") != 0 and self._clock() < deadline:
+            self._end_hung_workers()
+            time.sleep(_POLL_SECONDS)
 
     def _look(self) -> None:
         """Look after groups and workers, if it is time to."""
@@ -237,7 +249,7 @@ class WorkerGroups:
             share=share,
             exclusive=exclusive,
             together=together,
-            started=_start_training(work, share, n_workers, node=node, storage=self._storage),
+            started=_start_training(work, share, n_workers, node=node, storage=str(self._storage)),
         )
         self._groups.append(group)
 
@@ -319,8 +331,6 @@ class WorkerGroups:
         """Take the memory that was measured once the workers had started, so that no other job plans with it."""
         missing = share.memory - group.share.memory
         if missing > 0 and _same_devices(group.share, share):
-            from consilia.tune.train_internals import NODE_LABEL
-
             bundle = {"memory": float(missing * group.n_workers)}
             group.reservation = placement_group([bundle], bundle_label_selector=[{NODE_LABEL: group.node}])
 
@@ -350,7 +360,7 @@ def _start_training(work: GroupWork, share: Share, n_workers: int, *, node: str,
     """Start a Ray Train worker group, and return it as a StartedGroup at once."""
     from ray.train.v2.api.config import FailureConfig, RunConfig, ScalingConfig  # takes a second: not at import
 
-    from consilia.tune.train_internals import NODE_LABEL, ApartConfig, GroupTrainer, LossNotice
+    from consilia.tune.train_internals import ApartConfig, GroupTrainer, LossNotice
 
     environment = {name: str(work.n_threads) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")}
     environment["RAY_task_events_report_interval_ms"] = str(TASK_EVENTS_MILLISECONDS)
