@@ -21,7 +21,7 @@ from consilia.config.study import ClusterProfile
 from consilia.errors import ClusterError
 
 _STARTUP_CONCURRENCY = 16
-_OBJECT_STORE_BYTES = 256 * 2**20  # only plans and reports pass through it; images are memory-mapped files
+_OBJECT_STORE_BYTES = 256 * 2**20  # plans, reports, and files in parts of 16 MiB
 
 
 @dataclass(frozen=True, slots=True)
