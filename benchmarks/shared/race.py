@@ -64,22 +64,22 @@ def race(curves: Curves, racing: racing.Racing, order: Sequence[int], *, n_slots
     while waiting or running:
         while waiting and len(running) < n_slots:
             number, row = waiting.popleft()
-            running.append((row, _reports(number, curves[row])))
+            running.append((row, reports(number, curves[row])))
         goes_on = []
-        for row, reports in running:
-            report = next(reports)
+        for row, coming in running:
+            report = next(coming)
             trained[row] += 1
             if racing.hear(report) is not None:
                 continue
             if report.fold_result is not None and report.fold + 1 == curves.shape[1]:
                 finished.append(row)
             else:
-                goes_on.append((row, reports))
+                goes_on.append((row, coming))
         running = goes_on
     return Race(trained=trained, finished=tuple(finished))
 
 
-def _reports(number: int, scores: npt.NDArray[np.float64]) -> Iterator[EpochReport]:
+def reports(number: int, scores: npt.NDArray[np.float64]) -> Iterator[EpochReport]:
     """Yield a worker's reports of a trial with these scores, (k, epochs)."""
     epochs = scores.shape[1]
     for fold, curve in enumerate(scores.tolist()):

@@ -96,6 +96,18 @@ def test_racing_prints_what_each_method_saves_and_costs(tmp_path: Path):
             assert (row["saved_quantiles"], row["rank_1"], parts) == ([1.0] * 3, 1.0, row["epochs_full"])
 
 
+def test_stopped_trials_prints_each_way_of_telling_and_its_difference_to_the_first(tmp_path: Path):
+    figures = run("stopped_trials.py", "--replays=2", "--trials=14", "--slots", "2", ray_folder=tmp_path)
+    (comparison,) = figures["comparisons"]
+    assert list(comparison["ways"]) == ["COMPLETE", "PRUNED", "random"]
+    assert comparison["ways"]["COMPLETE"]["n_differing"] == 0
+    for found in comparison["ways"].values():
+        mean, low, high = found["regret"]["difference"]
+        assert low <= mean <= high
+        assert mean == pytest.approx(found["regret"]["mean"] - comparison["ways"]["COMPLETE"]["regret"]["mean"])
+        assert found["regret"]["mean"] >= 0
+
+
 @pytest.mark.ray
 @pytest.mark.timeout(900)
 def test_search_efficiency_prints_sides_that_all_reach_the_target_and_their_ratios(short_tmp: Path):

@@ -87,7 +87,7 @@ def test_the_dashboard_follows_a_search_that_is_running(tmp_path: Path, space: J
     assert (study["study_name"], study["directions"]) == ("mine", ["minimize"])
     trials = get(f"/api/studies/{study['study_id']}")["trials"]
     assert [trial["number"] for trial in trials] == [0, 1, 2, 3]
-    assert [trial["state"] for trial in trials] == ["Complete", "Complete", "Fail", "Running"]
+    assert [trial["state"] for trial in trials] == ["Complete", "Pruned", "Fail", "Running"]
     assert [trial.get("values") for trial in trials] == [[0.375], [0.875], None, None]
     assert [attributes(trial).get("fold_scores") for trial in trials] == ["[0.5, 0.25]", "[0.875]", "[]", None]
     assert [attributes(trial).get("n_folds") for trial in trials] == ["2", "1", "0", None]

@@ -17,7 +17,14 @@ from packaging.requirements import Requirement
 from ray.core.generated.gcs_pb2 import PlacementGroupTableData
 from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
-from consilia.tune.optuna_internals import journal_file, lock_file, reseed, set_state, set_user_attribute
+from consilia.tune.optuna_internals import (
+    journal_file,
+    lock_file,
+    report_value,
+    reseed,
+    set_state,
+    set_user_attribute,
+)
 
 HOLD_PRIVATE_USES = {"tune/ray_internals.py", "tune/train_internals.py", "tune/optuna_internals.py"}
 LOOKS_PRIVATE = re.compile(
@@ -113,8 +120,19 @@ def test_optuna_storages_still_take_states_and_attributes_by_number():
     number = study.ask().number
     set_state(study, number, TrialState.WAITING)
     set_user_attribute(study, number, "reason", "paused")
+    report_value(study, number, step=1, value=0.5)
     (trial,) = study.trials
     assert (trial.state, trial.user_attrs) == (TrialState.WAITING, {"reason": "paused"})
+    assert trial.intermediate_values == {1: 0.5}
+
+
+def test_optuna_gives_a_pruned_trial_its_last_intermediate_value():
+    study = optuna.create_study(storage=InMemoryStorage())
+    number = study.ask().number
+    for step, value in ((1, 0.5), (2, 0.25)):
+        report_value(study, number, step=step, value=value)
+    study.tell(number, state=TrialState.PRUNED)
+    assert study.trials[0].value == 0.25
 
 
 def test_optuna_journals_still_know_their_file_and_lock_it_by_a_file_beside_it(tmp_path: Path):

@@ -32,6 +32,13 @@ def ended(task: TrialTask, state: TrialState, objective: float | None, **more: o
     )
 
 
+def folds(*scores: float) -> tuple[FoldResult, ...]:
+    return tuple(
+        FoldResult(fold=fold, epochs=2, metrics={"log_loss": score}, n_images=5, seconds=1)
+        for fold, score in enumerate(scores)
+    )
+
+
 def load_journal(path: Path) -> optuna.Study:
     storage = optuna.storages.JournalStorage(optuna.storages.journal.JournalFileBackend(str(path)))
     return optuna.load_study(study_name="study", storage=storage)
@@ -74,20 +81,35 @@ def test_tpe_suggests_once_ten_trials_are_told_however_many_run_beside_them(
     assert sum(differ[first:]) > 0.9 * (60 - first)
 
 
-def test_a_stopped_trial_is_complete_and_a_crashed_one_failed(tmp_path: Path, space: JointSpace):
+def test_a_stopped_trial_is_pruned_and_a_crashed_one_failed(tmp_path: Path, space: JointSpace):
     suggester = open_suggester(tmp_path / "journal", space)
-    finished, stopped, failed = (suggester.ask() for _ in range(3))
-    fold = FoldResult(fold=0, epochs=2, metrics={"log_loss": 0.4}, n_images=5, seconds=1)
-    suggester.tell(ended(finished, "finished", 0.4, folds=(fold,)), metric="log_loss")
-    suggester.tell(ended(stopped, "stopped", 0.9, reason="rank 8 of 8"), metric="log_loss")
+    finished, halved, stopped, failed = (suggester.ask() for _ in range(4))
+    suggester.tell(ended(finished, "finished", 0.5, folds=folds(0.4, 0.6)), metric="log_loss")
+    suggester.tell(ended(halved, "stopped", 0.3, reason="rank 8 of 8"), metric="log_loss")
+    suggester.tell(ended(stopped, "stopped", 0.9, folds=folds(0.75)), metric="log_loss")
     suggester.tell(ended(failed, "failed", None, reason="the loss is not finite"), metric="log_loss")
-    trials = load_journal(tmp_path / "journal").trials
-    assert [trial.state.name for trial in trials] == ["COMPLETE", "COMPLETE", "FAIL"]
-    assert [trial.value for trial in trials] == [0.4, 0.9, None]
-    assert trials[0].user_attrs["fold_scores"] == [0.4]
-    assert [trial.user_attrs["n_folds"] for trial in trials] == [1, 0, 0]
+    study = load_journal(tmp_path / "journal")
+    trials = study.trials
+    assert [trial.state.name for trial in trials] == ["COMPLETE", "PRUNED", "PRUNED", "FAIL"]
+    assert [trial.value for trial in trials] == [0.5, 0.3, 0.9, None]
+    assert [trial.intermediate_values for trial in trials] == [{1: 0.4, 2: 0.5}, {0: 0.3}, {1: 0.9}, {}]
+    assert study.best_trial.number == finished.number
+    assert trials[0].user_attrs["fold_scores"] == [0.4, 0.6]
+    assert [trial.user_attrs["n_folds"] for trial in trials] == [2, 0, 1, 0]
     assert trials[1].user_attrs["stopped_by"] == "rank 8 of 8"
-    assert trials[2].user_attrs["failed_by"] == "the loss is not finite"
+    assert trials[3].user_attrs["failed_by"] == "the loss is not finite"
+
+
+def test_a_stopped_trial_that_an_earlier_version_told_as_complete_stays_so(tmp_path: Path, space: JointSpace):
+    before = open_suggester(tmp_path / "journal", space)
+    old = before.ask()
+    load_journal(tmp_path / "journal").tell(old.number, 0.7)
+    before.tell(ended(before.ask(), "stopped", 0.6), metric="log_loss")
+    after = open_suggester(tmp_path / "journal", space)
+    assert (after.unfinished(), after.n_asked) == ([], 2)
+    assert after.ask().number == 2
+    trials = load_journal(tmp_path / "journal").trials
+    assert [trial.state.name for trial in trials[:2]] == ["COMPLETE", "PRUNED"]
 
 
 def test_a_trial_whose_process_died_comes_back_with_its_number_and_configuration(tmp_path: Path, space: JointSpace):

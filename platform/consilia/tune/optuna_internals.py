@@ -32,6 +32,11 @@ def set_user_attribute(study: optuna.Study, number: int, key: str, value: Any) -
     study._storage.set_trial_user_attr(_id_of(study, number), key, value)
 
 
+def report_value(study: optuna.Study, number: int, *, step: int, value: float) -> None:
+    """Report a trial's intermediate value, also where this process did not ask for the trial."""
+    study._storage.set_trial_intermediate_value(_id_of(study, number), step, value)
+
+
 def lock_file(journal: Path) -> Path:
     """Return the file whose existence locks a journal."""
     return journal.with_name(journal.name + LOCK_FILE_SUFFIX)

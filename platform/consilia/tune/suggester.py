@@ -15,7 +15,7 @@ from optuna.trial import TrialState
 
 from consilia.config.records import TrialRecord, TrialTask
 from consilia.config.space import Hyperparameters
-from consilia.tune.optuna_internals import journal_file, lock_file, reseed, set_state, set_user_attribute
+from consilia.tune.optuna_internals import journal_file, lock_file, report_value, reseed, set_state, set_user_attribute
 from consilia.tune.space import JointSpace
 from consilia.tune.warm_start import Start
 
@@ -103,7 +103,7 @@ class OptunaSuggester:
             direction="maximize" if higher_is_better else "minimize",
             load_if_exists=True,
         )
-        self._sampler = self._study.sampler = _make_sampler()
+        self._sampler = self._study.sampler = make_sampler()
         self._queue([*(Start(values=space.defaults(name), origin="defaults") for name in space.start_with), *starts])
         trials = self._study.get_trials(deepcopy=False)
         self._n_retries = sum(_is_retry(trial) for trial in trials)
@@ -158,24 +158,31 @@ class OptunaSuggester:
         set_state(self._study, number, TrialState.RUNNING)
 
     def tell(self, record: TrialRecord, *, metric: str) -> None:
-        """Write how a trial ended: COMPLETE with its objective, also when it was stopped; FAIL when it crashed.
+        """Write how a trial ended: COMPLETE with its objective, PRUNED when it was stopped, FAIL when it crashed.
 
-        A paused trial is WAITING: only a trial that somebody trains is RUNNING.
+        A paused trial is WAITING: only a trial that somebody trains is RUNNING. Its intermediate values are its means
+        after 1, 2, ... folds; the last one of a stopped trial is its objective, which is adjusted for the folds that
+        it lacks, and is its value in Optuna. Step 0 is a stop in the first fold.
         """
-        attributes: dict[str, Any] = {
-            "n_folds": record.n_folds,
-            "fold_scores": [fold.metrics[metric] for fold in record.folds],
-        }
+        scores = [fold.metrics[metric] for fold in record.folds]
+        attributes: dict[str, Any] = {"n_folds": record.n_folds, "fold_scores": scores}
         if record.reason:
             attributes[_REASON_OF[record.state]] = record.reason
         for key, value in attributes.items():
             set_user_attribute(self._study, record.number, key, value)
         if record.state == "paused":
-            set_state(self._study, record.number, TrialState.WAITING)
-        elif record.state == "failed" or record.objective is None:
+            return set_state(self._study, record.number, TrialState.WAITING)
+        if record.state == "failed" or record.objective is None:
             self._study.tell(record.number, state=TrialState.FAIL)
+            return None
+        means = {n: float(np.mean(scores[:n])) for n in range(1, len(scores) + 1)}
+        for step, value in {**means, record.n_folds: record.objective}.items():
+            report_value(self._study, record.number, step=step, value=value)
+        if record.state == "stopped":
+            self._study.tell(record.number, state=TrialState.PRUNED)
         else:
             self._study.tell(record.number, record.objective)
+        return None
 
     def _queue(self, starts: Sequence[Start]) -> None:
         """Queue the first configurations, or those that a killed driver did not get to queue."""
@@ -237,7 +244,8 @@ class _MendingBackend(JournalFileBackend):
             raise
 
 
-def _make_sampler() -> optuna.samplers.TPESampler:
+def make_sampler() -> optuna.samplers.TPESampler:
+    """Return the sampler of a search."""
     with warnings.catch_warnings():
         # `multivariate`, `group` and `constant_liar` are marked experimental; docs/methods.md says why we use them.
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
