@@ -8,7 +8,7 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 
-from consilia.data.folds import FoldPlan, check_no_leak, load_folds, make_folds
+from consilia.data.folds import FoldPlan, check_no_leak, divide_again, load_folds, make_folds
 from consilia.errors import DataError
 from data_tables import balanced, picture, row
 
@@ -357,3 +357,47 @@ class TestCheck:
             check_no_leak(replace(folds, fold=fold), store)
         with pytest.raises(DataError, match="a fold parts them"):
             check_no_leak(replace(folds, on_leak="error"), store)
+
+
+class TestDividedAgain:
+    @pytest.mark.parametrize("seed", range(6))
+    @pytest.mark.parametrize("on_leak", ["drop_train", "keep"])
+    def test_no_group_is_split_and_what_is_locked_or_left_out_stays(self, make_store, seed, on_leak):
+        generator = np.random.default_rng(seed)
+        rows = mixed(patients=40, seed=seed)
+        for entry in rows:
+            entry["split"] = "test" if generator.random() < 0.05 else "train"
+        store = make_store(rows)
+        folds = split(store, seed=seed, on_leak=on_leak)
+        other = divide_again(folds, store, seed=seed + 100)
+        assert np.array_equal(other.fold[folds.fold < 0], folds.fold[folds.fold < 0])
+        assert np.array_equal(other.pool, folds.pool)
+        assert np.array_equal(other.group, folds.group)
+        assert (other.k, other.on_leak, other.store_digest) == (folds.k, folds.on_leak, folds.store_digest)
+        assert pd.Series(other.fold[other.pool]).groupby(other.group[other.pool]).nunique().max() == 1
+        for fold in range(folds.k):
+            assert set(store.labels[other.validation(fold)]) == set(store.labels)
+        check_no_leak(other, store)
+
+    @pytest.mark.parametrize("seed", range(12))
+    def test_it_is_another_division_and_the_same_for_the_same_seed(self, make_store, seed):
+        store = make_store([row(i, "aabb"[i], str(i)) for i in range(4)])  # there are two divisions
+        folds = split(store, k=2, test="none", seed=0)
+        other = divide_again(folds, store, seed=seed)
+        assert not all(
+            np.any([np.array_equal(other.validation(i), folds.validation(j)) for j in (0, 1)]) for i in (0, 1)
+        )
+        assert divide_again(folds, store, seed=seed) == other
+        assert other.digest != folds.digest
+
+    def test_a_division_that_is_the_only_one_is_an_error(self, make_store):
+        store = make_store([row(0, "a", "1"), row(1, "b", "1"), row(2, "a", "2"), row(3, "b", "2")])
+        folds = split(store, k=2, test="none")
+        with pytest.raises(DataError, match=r"2 groups .* set search\.confirm to 0"):
+            divide_again(folds, store, seed=1)
+
+    def test_it_comes_back_as_it_was_saved(self, make_store, tmp_path: Path):
+        store = make_store(mixed())
+        other = divide_again(split(store), store, seed=5)
+        other.save(tmp_path / "folds.parquet", store)
+        assert load_folds(tmp_path / "folds.parquet") == other

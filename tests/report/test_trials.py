@@ -69,6 +69,7 @@ def test_json_is_a_list_of_objects_in_the_order_of_the_board(board):
         "state": "finished",
         "metric": "log_loss",
         "objective": 0.5,
+        "confirmed": None,
         "fold_scores": [1 / 3, 2 / 3],
         "hyperparameters": board.rows[0].record.hyperparameters.model_dump(),
         "seconds": 12.34,

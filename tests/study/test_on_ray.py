@@ -39,7 +39,9 @@ PLAN = {
 
 GO_ON = """
 import consilia
-study = consilia.search("study.yaml", **{"cluster.max_slots": 1})
+study = consilia.search("study.yaml", **{"cluster.max_slots": 1, "search.confirm": 1})
+(confirmed,) = study.result().confirmations
+assert confirmed.number == study.result().trials[0].number and len(confirmed.folds) == 2, confirmed
 assert sorted(study.trials()["trial"]) == [0, 1, 2, 3], study.trials()
 assert study.predictor(device="cpu").classes == study.store.classes
 """

@@ -215,6 +215,13 @@ def test_another_range_of_a_space_is_a_change(file, tmp_path):
     assert changed_keys(old, read_plan(file)) == ["spaces.0.from_scratch.lr.high: 0.02 in the study folder, 0.5 now"]
 
 
+def test_what_is_confirmed_may_change_and_is_no_part_of_the_digest(file):
+    old, new = read_plan(file), read_plan(file, settings=["search.confirm=3"])
+    assert changed_keys(old, new) == []
+    assert new.digest == old.digest
+    assert new.search.confirm == 3
+
+
 def test_where_a_study_runs_and_where_its_data_lie_are_no_changes(file):
     old = read_plan(file)
     new = read_plan(file, settings=["cluster.address=auto", "cluster.max_slots=3", "data.path=/moved"])

@@ -47,9 +47,9 @@ def make_controller(view: View, numbers=(3, 7), *, ledger: Ledger | None = None,
     )
 
 
-def epoch(number: int, at: int, **values: object) -> EpochReport:
+def epoch(number: int, at: int, fold: int = ALL_FOLDS, **values: object) -> EpochReport:
     return EpochReport(
-        number=number, fold=ALL_FOLDS, epoch=at, score=math.nan, train_loss=0.7, seconds=2.0, images=90, **values
+        number=number, fold=fold, epoch=at, score=math.nan, train_loss=0.7, seconds=2.0, images=90, **values
     )
 
 
@@ -104,6 +104,24 @@ def test_the_fourth_loss_in_a_row_without_a_new_epoch_fails_it_and_one_with_an_e
     controller.lost(3, "its process died")
     assert "lost 4 times without a new epoch: its process died" in controller.failed[3]
     assert controller.next_task() is None
+
+
+def test_a_confirmation_is_called_so_and_has_a_purpose_of_its_own_in_the_ledger(view, tmp_path):
+    clock = Clock()
+    ledger = Ledger(tmp_path / "ledger.parquet", useful="confirmation", clock=clock)
+    controller = RefitController([task(3)], ledger=ledger, view=view, n_slots=1, noun="confirmation")
+    take(controller, 3)
+    controller.lost(3, "its process died")
+    take(controller, 3)
+    for fold in range(2):
+        clock.seconds += 2.0
+        assert controller.hear(epoch(3, 1, fold=fold)) is None
+    controller.end(finished(3))
+    assert [each.noun for each in view.seen] == ["confirmation"] * len(view.seen)
+    assert view.notes[0] == "confirmation 3: its slot was lost (its process died); another goes on with it"
+    assert view.notes[1].startswith("confirmation   3  finished")
+    controller.close()
+    assert seconds_by_purpose(read_ledger(tmp_path / "ledger.parquet"))["confirmation"] == 4.0
 
 
 def test_a_slot_that_was_never_there_does_not_count_against_a_refit(view):

@@ -21,6 +21,7 @@ from consilia.files import sha256_of_file
 from consilia.metrics.patients import count_in_words
 from consilia.metrics.subgroups import Subgroups
 from consilia.report.audit_tables import counts_table, print_audit, print_brief
+from consilia.report.confirmations import confirmation_lines
 from consilia.report.console import make_console
 from consilia.report.estimate_tables import comparison_table, honesty_table, subgroups_table
 from consilia.report.progress import PrepareProgress, StudyProgress
@@ -100,8 +101,8 @@ def show_trials(board: TrialBoard) -> None:
     """Print a study's trials, the best first, and how the unfinished ones go on."""
     console = make_console()
     console.print(leaderboard_table(board, width=console.width))
-    for hint in hints(board):
-        console.print(hint, soft_wrap=True)
+    for line in (*confirmation_lines(board.confirmations, metric=board.metric), *hints(board)):
+        console.print(line, soft_wrap=True, highlight=False)
 
 
 def follow_trials(read: Callable[[], TrialBoard], *, every: float) -> None:
@@ -162,6 +163,8 @@ def show_result(result: "StudyResult") -> None:
     document = result.document
     if result.ended_by:
         console.print(f"search    {result.ended_by}{_where_time_went(result.seconds)}", soft_wrap=True)
+    for line in confirmation_lines(result.confirmations, metric=result.metric):
+        console.print(f"confirmed {line}", soft_wrap=True)
     console.print(f"ensemble  {describe_members(document)}", soft_wrap=True)
     console.print(f"          {document.selection.reason}", soft_wrap=True)
     for evaluation in document.evaluations:
@@ -207,11 +210,11 @@ def _where_time_went(seconds: Mapping[str, float]) -> str:
     if reserved <= 0:
         return ""
     share = {name: amount / reserved for name, amount in seconds.items()}
-    training = sum(share.get(name, 0.0) for name in ("useful", "refit", "stopped", "failed"))
+    training = sum(share.get(name, 0.0) for name in ("useful", "refit", "confirmation", "stopped", "failed"))
     parts = [f"{training:.0%} of the slots' {reserved / 3600:.2f} hours in training"]
     parts += [
         f"{share[name]:.0%} {name}"
-        for name in ("refit", "stopped", "lost", "start-up")
+        for name in ("refit", "confirmation", "stopped", "lost", "start-up")
         if share.get(name, 0.0) >= 0.005
     ]
     return f"; {', '.join(parts)}"

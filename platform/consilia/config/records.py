@@ -84,9 +84,29 @@ class RefitResult:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class RefitProgress:
-    """How far the refits of a study are."""
+class Confirmation:
+    """What a trial scored in the search, and what it scored with other folds and seeds."""
 
+    number: int  # of the trial
+    searched: float  # its objective, by which it was among the best
+    folds: tuple[float, ...]  # score of each of the other folds
+
+    @property
+    def confirmed(self) -> float:
+        """Mean of the other folds."""
+        return float(np.mean(self.folds))
+
+    @property
+    def difference(self) -> float:
+        """By how much the score has grown; whether that is worse depends on the metric."""
+        return self.confirmed - self.searched
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RefitProgress:
+    """How far the refits of a study are, or its confirmations."""
+
+    noun: str = "refit"  # what each is called
     n_finished: int
     n_all: int  # that are to be trained now
     n_slots: int

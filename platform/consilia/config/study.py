@@ -70,6 +70,7 @@ class SearchPlan(Frozen):
     metric: Metric = "log_loss"  # what makes one configuration better: its mean over the folds
     stopping: Stopping = Racing()  # which trials are stopped early
     keep_weights: int = Field(default=12, ge=1)  # how many of the best trials keep their weights on disk
+    confirm: int = Field(default=0, ge=0)  # so many of the best are trained once more, with other folds and seeds
     warm_start: tuple[str, ...] = ()  # names or folders of earlier studies; their best are tried early
     configuration: Hyperparameters | None = None  # train this one only, without a search
 
@@ -143,8 +144,8 @@ class StudyPlan(Frozen):
 
     @property
     def digest(self) -> str:
-        """SHA-256 of the plan; where it runs and where its data lie do not count: they do not change the result."""
-        content = self.model_dump(mode="json", exclude={"cluster": True, "data": {"path"}})
+        """SHA-256 of the plan; where it runs, where its data lie and what is confirmed do not change the result."""
+        content = self.model_dump(mode="json", exclude={"cluster": True, "data": {"path"}, "search": {"confirm"}})
         content["search"]["warm_start"] = [PurePath(each).name for each in self.search.warm_start]
         if self.ensemble.build == "max":
             del content["ensemble"]["build"]  # so that studies from before the key existed keep their digest

@@ -9,6 +9,8 @@ studies/<name>/
     fold-<i>/         weights.safetensors, oof.parquet, history.parquet, result.json; checkpoint.pt while it runs
     refit/            the same without oof.parquet, of the network trained on all folds; where a recipe asked for it
   tensorboard/        curves by trial and fold: trial-<number>-<architecture>/fold-<i>/; may be deleted
+  confirm/            folds.parquet: the same images divided otherwise; where search.confirm asked for it
+    <number>/fold-<i>/  as of a trial, without weights.safetensors once all its folds are finished
   ensembles/<recipe>/ the bundle
   ledger.parquet      seconds by run, trial, fold and purpose
   search.json         which limit ended the search; missing while it is not over
@@ -108,6 +110,20 @@ class StudyFolder:
     def trials(self) -> Path:
         """Folder of the trials."""
         return self.root / "trials"
+
+    @property
+    def confirmations(self) -> Path:
+        """Folder of the trials that were trained once more with other folds and seeds."""
+        return self.root / "confirm"
+
+    @property
+    def confirming_folds(self) -> Path:
+        """Parquet: the FoldPlan of the confirmations."""
+        return self.confirmations / "folds.parquet"
+
+    def confirmation(self, number: int) -> TrialFolder:
+        """Files of one trial's confirmation."""
+        return TrialFolder(self.confirmations / str(number))
 
     @property
     def tensorboard(self) -> Path:

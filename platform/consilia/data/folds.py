@@ -147,6 +147,32 @@ def make_folds(
     return plan
 
 
+def divide_again(folds: FoldPlan, store: ImageStore, *, seed: int) -> FoldPlan:
+    """Divide the images of all folds into as many others: groups stay whole, and the test split stays as it is.
+
+    Args:
+        folds: The division to differ from.
+        store: The data set that it was made for.
+        seed: Decides the shuffle; the same seed gives the same folds.
+
+    Raises:
+        DataError: No other division was found: there are too few groups.
+    """
+    pool = folds.pool
+    for attempt in range(_SHUFFLES):
+        state = int(np.random.SeedSequence([seed, attempt]).generate_state(1)[0])
+        fold = folds.fold.copy()
+        fold[pool] = _split(store.labels[pool], folds.group[pool], k=folds.k, seed=state)
+        if len(np.unique(folds.fold[pool] * folds.k + fold[pool])) > folds.k:  # not the same folds in another order
+            plan = _plan(folds.k, seed, folds.on_leak, store.digest, _frame(store, fold, folds.group))
+            check_no_leak(plan, store)
+            return plan
+    raise DataError(
+        f"{_SHUFFLES} other shuffles of the {len(np.unique(folds.group[pool]))} groups of patients gave the same "
+        f"k = {folds.k} folds again. There is no other division to confirm trials with: set search.confirm to 0."
+    )
+
+
 def load_folds(path: Path) -> FoldPlan:
     """Read folds that `FoldPlan.save` wrote.
 

@@ -78,8 +78,8 @@ class NotebookProgress:
         self._show_search(at_once=True)
 
     def refitting(self, progress: RefitProgress) -> None:
-        """Show how many refits are finished."""
-        text = f"{progress.n_finished} of {progress.n_all} refits finished"
+        """Show how many refits, or confirmations, are finished."""
+        text = f"{progress.n_finished} of {progress.n_all} {progress.noun}s finished"
         self._show(progress.n_finished, progress.n_all, text, at_once=progress.n_finished == progress.n_all)
 
     def _show_search(self, *, at_once: bool = False) -> None:

@@ -10,7 +10,7 @@ from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
 from rich.table import Table
 
-from consilia.config.records import EpochReport, RefitProgress, TrialRecord, TrialTask
+from consilia.config.records import ALL_FOLDS, EpochReport, RefitProgress, TrialRecord, TrialTask
 from consilia.metrics.scores import METRICS
 
 _RATE_SECONDS = 60.0  # the time left is computed from the rate of the last minute
@@ -180,7 +180,7 @@ class StudyProgress:
         self._show()
 
     def refitting(self, progress: RefitProgress) -> None:
-        """Show the refits in place of the search, which has ended."""
+        """Show the refits, or confirmations, in place of the search, which has ended."""
         if self._live:
             self._live.start()
             self._live.update(_refits_picture(progress, epochs=self._epochs), refresh=True)
@@ -248,14 +248,20 @@ def _say(console: Console, line: str) -> None:
 def _refits_picture(progress: RefitProgress, *, epochs: int) -> Group:
     """Return a line of counts, and one row for each refit that is in a slot."""
     table = Table()
-    for column in ("refit of trial", "architecture", "lr", "epoch", "training loss"):
+    for column in (f"{progress.noun} of trial", "architecture", "lr", "epoch", "training loss"):
         table.add_column(column, justify="left" if column == "architecture" else "right")
     for task, report in progress.running:
-        at = ("", "starting") if report is None else (f"{report.epoch}/{epochs}", f"{report.train_loss:.4f}")
+        at = ("", "starting") if report is None else (_epoch(report, epochs), f"{report.train_loss:.4f}")
         options = task.hyperparameters
         table.add_row(str(task.number), options.architecture, f"{options.lr:.1e}", *at)
     summary = (
-        f"{progress.n_finished}/{progress.n_all} refits finished  ·  "
+        f"{progress.n_finished}/{progress.n_all} {progress.noun}s finished  ·  "
         f"{len(progress.running)} running in {progress.n_slots} slots"
     )
     return Group(summary, table)
+
+
+def _epoch(report: EpochReport, epochs: int) -> str:
+    """Return how far a refit is, or a confirmation, which has folds."""
+    epoch = f"{report.epoch}/{epochs}"
+    return epoch if report.fold == ALL_FOLDS else f"fold {report.fold + 1}, {epoch}"

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from rich.table import Table
 
-from consilia.config.records import TrialRecord
+from consilia.config.records import Confirmation, TrialRecord
 from consilia.config.space import Hyperparameters
 
 _SHOWN = ("architecture", "lr", "weight_decay", "label_smoothing", "mixup", "augmentation", "imbalance")
@@ -51,6 +51,7 @@ class TrialBoard:
     epochs: int  # a fold
     is_held: bool  # a process works in the study
     rows: tuple[TrialRow, ...] = ()
+    confirmations: tuple[Confirmation, ...] = ()  # of the best trials, as far as they are finished
 
     @property
     def n_ended(self) -> int:
@@ -70,12 +71,14 @@ class TrialBoard:
 
 def board_to_json(board: TrialBoard) -> str:
     """Return a list of objects, one per trial, with every number in full precision."""
+    confirmed = {each.number: each.confirmed for each in board.confirmations}
     rows = [
         {
             "trial": row.record.number,
             "state": row.state,
             "metric": board.metric,
             "objective": row.record.objective,
+            "confirmed": confirmed.get(row.record.number),
             "fold_scores": [_number(fold.metrics[board.metric]) for fold in row.record.folds],
             "hyperparameters": row.record.hyperparameters.model_dump(mode="json"),
             "seconds": row.record.seconds,

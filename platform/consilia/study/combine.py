@@ -17,18 +17,19 @@ from consilia.bundle.writing import record_evaluation
 from consilia.config.frozen import near_match
 from consilia.config.recipe import EnsembleRecipe
 from consilia.config.record_files import trial_to_json
-from consilia.config.records import TrialRecord
+from consilia.config.records import Confirmation, TrialRecord
 from consilia.ensemble.build import build_ensemble
 from consilia.ensemble.evaluate import evaluate
 from consilia.errors import BundleError, StudyError
 from consilia.files import write_json
 from consilia.metrics.estimates import Estimate
 from consilia.predict.loading import load_predictor
+from consilia.report.confirmations import confirmations_to_json
 from consilia.study.end import read_end
 from consilia.study.opened import OpenStudy
 from consilia.study.test_access import log_opening
 from consilia.tune.ledger import read_ledger, seconds_by_purpose
-from consilia.tune.stored import leaderboard
+from consilia.tune.stored import leaderboard, read_confirmations
 
 logger = logging.getLogger(__name__)
 
@@ -42,9 +43,11 @@ class StudyResult:
     bundle: Path
     report: Path  # JSON: the leaderboard and every ensemble's metrics
     document: BundleDocument  # what the bundle says of itself, its evaluations among it
+    metric: str  # the study's
     trials: tuple[TrialRecord, ...]  # finished ones, best first
     ended_by: str  # which limit ended the search
     seconds: Mapping[str, float]  # of the search, by purpose: see `tune.ledger`
+    confirmations: tuple[Confirmation, ...] = ()  # of the best trials, where the plan asks for them
 
 
 def combine(study: OpenStudy, recipe: EnsembleRecipe) -> StudyResult:
@@ -84,8 +87,10 @@ def read_result(study: OpenStudy, recipe: str) -> StudyResult:
         bundle=find_bundle(study, recipe),
         report=folder.report,
         document=read_bundle(folder.bundle(recipe)),
+        metric=study.plan.search.metric,
         trials=tuple(board),
         ended_by="" if end is None else end.ended_by,
+        confirmations=tuple(read_confirmations(folder, board, plan=study.plan)),
         seconds=seconds_by_purpose(read_ledger(folder.ledger)) if folder.ledger.exists() else {},
     )
 
@@ -161,6 +166,7 @@ def _write_report(study: OpenStudy, result: StudyResult) -> None:
             "seconds": dict(result.seconds),
             "ledger": str(folder.ledger),
         },
+        "confirmations": confirmations_to_json(result.confirmations, metric=plan.search.metric),
         "trials": [trial_to_json(record) for record in study.records().values()],
         "ensembles": ensembles,
     }

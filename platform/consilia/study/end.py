@@ -10,6 +10,7 @@ from consilia.errors import RunError, StudyError
 from consilia.files import write_json
 from consilia.study.opened import OpenStudy
 from consilia.tune.controller import TrialController
+from consilia.tune.refit_controller import RefitController
 
 
 class InterruptedStudyError(RunError):
@@ -63,6 +64,23 @@ def settle_end(study: OpenStudy, controller: TrialController) -> None:
             f"{study.folder.root}; the same command goes on where this one stopped."
         )
     write_json(study.folder.search_end, {"ended_by": reason, "limits": _limits(study.plan)})
+
+
+def settle_again(controller: RefitController, folder: StudyFolder, *, noun: str) -> None:
+    """Raise unless everything that was trained again has finished or failed.
+
+    Raises:
+        InterruptedStudyError: The user stopped it.
+        RunError: The disk is full.
+    """
+    if controller.halted:
+        raise RunError(f"The {noun}s stopped, since the disk is full: {controller.halted}.")
+    if controller.n_open:
+        count = f"1 {noun}" if controller.n_open == 1 else f"{controller.n_open} {noun}s"
+        raise InterruptedStudyError(
+            f"Stopped with {count} unfinished. Everything finished is stored in {folder.root}; the same command goes "
+            "on where this one stopped."
+        )
 
 
 def read_end(folder: StudyFolder) -> SearchEnd | None:

@@ -9,7 +9,7 @@ from consilia.config.records import TrialRecord, TrialTask
 from consilia.config.study_folder import StudyFolder
 from consilia.ensemble.members import chosen_trials
 from consilia.errors import RunError, StudyError
-from consilia.study.end import InterruptedStudyError
+from consilia.study.end import settle_again
 from consilia.study.opened import OpenStudy
 from consilia.study.preflight import check_weights, load_weights_once
 from consilia.study.slots import LazySlots
@@ -93,19 +93,13 @@ def train_refits(study: OpenStudy, missing: Sequence[TrialRecord], slots: LazySl
 
 def _settle(controller: RefitController, folder: StudyFolder) -> None:
     """Raise unless every refit has finished."""
-    if controller.halted:
-        raise RunError(f"The refits stopped, since the disk is full: {controller.halted}.")
-    if controller.failed:
+    if controller.failed and not controller.halted:
         number, reason = next(iter(controller.failed.items()))
         raise RunError(
             f"{len(controller.failed)} of the refits failed, so the ensemble cannot be built. The first is that of "
             f"trial {number}: {reason}.\nThe same command tries them again; a recipe with build: max needs no refit."
         )
-    if controller.n_open:
-        raise InterruptedStudyError(
-            f"Stopped with {_count(controller.n_open)} unfinished. Everything finished is stored in {folder.root}; the "
-            "same command goes on where this one stopped."
-        )
+    settle_again(controller, folder, noun="refit")
 
 
 def _count(n: int) -> str:

@@ -16,6 +16,7 @@ from consilia.config.recipe import EnsembleRecipe
 from consilia.data.folds import make_folds
 from consilia.errors import UserError
 from consilia.report.curves import Curves
+from consilia.study.confirm import confirm_best
 from consilia.study.end import is_over, settle_end
 from consilia.study.folder import claim_folder, hold_study, log_to
 from consilia.study.opened import OpenStudy
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
 
 
 def run_study(study: OpenStudy, *, retry_failed: bool = False) -> "StudyResult":
-    """Prepare, search, train again what a fast build ships, combine and evaluate.
+    """Prepare, search, confirm the best trials, train again what a fast build ships, combine and evaluate.
 
     Args:
         study: To be run.
@@ -65,6 +66,8 @@ def run_study(study: OpenStudy, *, retry_failed: bool = False) -> "StudyResult":
         make_missing_folds(study)
         if not is_done:
             _run_trials(study, slots, start.starts, retry_failed=retry_failed)
+        if plan.search.confirm and plan.search.configuration is None:
+            confirm_best(study, slots)
         return _build(study, plan.ensemble, slots, trains=True)
 
 

@@ -17,7 +17,7 @@ from consilia.metrics.scores import METRICS
 from consilia.report.trials import Place, TrialBoard, TrialRow, board_columns, board_rows
 from consilia.study.folder import is_held
 from consilia.train.tables import read_history
-from consilia.tune.stored import leaderboard
+from consilia.tune.stored import leaderboard, read_confirmations
 
 Content = TypeVar("Content")
 
@@ -58,6 +58,7 @@ class TrialReader:
             epochs=self._plan.training.epochs,
             is_held=held,
             rows=tuple(self._row(record, held) for record in (*best, *others)),
+            confirmations=tuple(read_confirmations(self._folder, best, plan=self._plan)),
         )
 
     def _row(self, record: TrialRecord, held: bool) -> TrialRow:

@@ -17,14 +17,16 @@ from consilia.files import write_atomically
 
 logger = logging.getLogger(__name__)
 
-Purpose = Literal["useful", "refit", "stopped", "failed", "lost", "start-up", "overhead", "reserved", "wall"]
+Purpose = Literal[
+    "useful", "refit", "confirmation", "stopped", "failed", "lost", "start-up", "overhead", "reserved", "wall"
+]
 """What seconds went to.
 
-useful: epochs of trials that finished, or are to go on; refit: the same of refits; stopped: of trials that racing
-stopped; failed: of failed ones; lost: computed in vain, because a process died, or waited until another had taken its
-trial up; start-up: until a worker took a trial for the first time; overhead: what lies between epochs (networks, files,
-messages). These are parts of `reserved`, the time that slots were held, summed over slots; what is missing to it is
-idle time. wall is the clock's.
+useful: epochs of trials that finished, or are to go on; refit, confirmation: the same of refits and confirmations;
+stopped: of trials that racing stopped; failed: of failed ones; lost: computed in vain, because a process died, or
+waited until another had taken its trial up; start-up: until a worker took a trial for the first time; overhead: what
+lies between epochs (networks, files, messages). These are parts of `reserved`, the time that slots were held, summed
+over slots; what is missing to it is idle time. wall is the clock's.
 """
 
 _PURPOSE_OF: Mapping[TrialState, Purpose] = {

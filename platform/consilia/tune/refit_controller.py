@@ -1,4 +1,4 @@
-"""The controller of refits, in the driver: which are handed out, heard of, lost and finished. It does not use Ray."""
+"""The controller of refits, or of confirmations: which are handed out, lost and finished. It does not use Ray."""
 
 import logging
 from collections import defaultdict, deque
@@ -33,6 +33,7 @@ class RefitController:
         ledger: Takes down their seconds.
         view: Told of everything.
         n_slots: That are there at the start.
+        noun: What each is called.
         has_exclusive_slots: One that ran out of memory may have a slot that shares its device with nobody.
     """
 
@@ -43,6 +44,7 @@ class RefitController:
         ledger: Ledger,
         view: RefitView,
         n_slots: int,
+        noun: str = "refit",
         has_exclusive_slots: bool = False,
     ) -> None:
         self._n_all = len(tasks)
@@ -54,6 +56,7 @@ class RefitController:
         self._ledger = ledger
         self._view = view
         self._n_slots = n_slots
+        self._noun = noun
         self._has_exclusive_slots = has_exclusive_slots
         self.finished: list[int] = []  # numbers of their trials
         self.failed: dict[int, str] = {}  # why
@@ -88,7 +91,7 @@ class RefitController:
         self._ledger.taken(message.number)
         if message.attempt > 1:
             reason = f" ({message.reason})" if message.reason else ""
-            self._note(f"refit {message.number}: its worker was lost{reason}; another goes on with it")
+            self._note(f"{self._noun} {message.number}: its worker was lost{reason}; another goes on with it")
 
     def hear(self, report: EpochReport) -> str | None:
         """Record an epoch; a refit always goes on."""
@@ -99,7 +102,7 @@ class RefitController:
         self._last[report.number] = report
         self._ledger.heard(report)
         if report.note:
-            self._note(f"refit {report.number}: {report.note}")
+            self._note(f"{self._noun} {report.number}: {report.note}")
         self._show()
         return None
 
@@ -115,7 +118,7 @@ class RefitController:
             self._take_out(outcome.number)
             self._ledger.end(outcome.number, "failed")
             self._exclusive.append(replace(progress.task, exclusive=True))
-            self._note(f"refit {outcome.number}: {outcome.reason}. It goes on in a slot with more memory.")
+            self._note(f"{self._noun} {outcome.number}: {outcome.reason}. It goes on in a slot with more memory.")
         elif outcome.state == "finished":
             self._finish(outcome.number, progress)
         elif outcome.state == "failed":
@@ -140,7 +143,7 @@ class RefitController:
             self._take_out(number)
             self._ledger.lost(number)
             self._waiting.append(progress.task)
-            self._note(f"refit {number}: its slot was lost ({reason}); another goes on with it")
+            self._note(f"{self._noun} {number}: its slot was lost ({reason}); another goes on with it")
         self._show()
 
     def must_leave(self) -> str:
@@ -165,13 +168,13 @@ class RefitController:
         self._ledger.end(number, "finished")
         self.finished.append(number)
         architecture = progress.task.hyperparameters.architecture
-        self._note(f"refit {number:>3}  finished  {architecture:<18}{progress.seconds:.0f} s")
+        self._note(f"{self._noun} {number:>3}  finished  {architecture:<18}{progress.seconds:.0f} s")
 
     def _fail(self, number: int, reason: str) -> None:
         self._take_out(number)
         self._ledger.end(number, "failed")
         self.failed[number] = reason
-        self._note(f"refit {number:>3}  failed    {reason}")
+        self._note(f"{self._noun} {number:>3}  failed    {reason}")
 
     def _note(self, text: str) -> None:
         logger.info("%s", text)
@@ -184,5 +187,11 @@ class RefitController:
     def _show(self) -> None:
         running = tuple((each.task, self._last.get(number)) for number, each in sorted(self._running.items()))
         self._view.refitting(
-            RefitProgress(n_finished=len(self.finished), n_all=self._n_all, n_slots=self._n_slots, running=running)
+            RefitProgress(
+                noun=self._noun,
+                n_finished=len(self.finished),
+                n_all=self._n_all,
+                n_slots=self._n_slots,
+                running=running,
+            )
         )

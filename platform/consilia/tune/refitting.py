@@ -1,12 +1,13 @@
-"""Train refits: in slots on the cluster, or one after the other in this process."""
+"""Train refits, and confirmations, in slots on the cluster; or refits one after the other in this process."""
 
 from collections.abc import Sequence
+from typing import Literal
 
 from consilia.config.records import ALL_FOLDS, EpochReport, TaskTaken, TrialTask
 from consilia.config.study_folder import StudyFolder
 from consilia.train.context import TrainingContext
 from consilia.train.refit import refit
-from consilia.train.tasks import train_refit
+from consilia.train.tasks import train_refit, train_trial
 from consilia.tune.capacity import Capacity
 from consilia.tune.driver_disk import BrokerDisk
 from consilia.tune.far_training import FarTraining, weights_files
@@ -25,16 +26,18 @@ def refit_in_slots(
     *,
     capacity: Capacity,
     groups: WorkerGroups,
+    noun: Literal["refit", "confirmation"] = "refit",
 ) -> RefitController:
-    """Train the refits in slots, as the search trains trials. Ray must be connected.
+    """Train the refits, or confirmations, in slots, as the search trains trials. Ray must be connected.
 
     Args:
         tasks: Of the trials, at least one.
-        context: What the study's trials share.
+        context: What the study's trials share; for confirmations with their own folds, seed and folder.
         folder: Of the study.
         view: Told of everything.
         capacity: The slots of the cluster.
         groups: Workers with that capacity's share.
+        noun: Refits train once, on the images of all folds; confirmations as many times as there are folds.
 
     Returns:
         The controller; some are neither finished nor failed if the user stopped them or the disk is full.
@@ -43,15 +46,16 @@ def refit_in_slots(
     devices = capacity.workers * (share.gpus or share.cpus)
     controller = RefitController(
         tasks,
-        ledger=Ledger(folder.ledger, devices=devices, useful="refit"),
+        ledger=Ledger(folder.ledger, devices=devices, useful=noun),
         view=view,
         n_slots=capacity.n_slots,
+        noun=noun,
         has_exclusive_slots=capacity.exclusive is not None,
     )
     training = FarTraining(
-        train=train_refit,
+        train=train_refit if noun == "refit" else train_trial,
         context=context,
-        folds=(ALL_FOLDS,),
+        folds=(ALL_FOLDS,) if noun == "refit" else tuple(range(context.folds.k)),
         weights=weights_files(context, folder),
         disk=BrokerDisk(groups.broker),
     )
@@ -61,8 +65,8 @@ def refit_in_slots(
             groups=groups,
             run_trial=training.run,
             prove=training.prove,
-            n_folds=0,
-            noun="refit",
+            n_folds=0 if noun == "refit" else context.folds.k,
+            noun=noun,
             storage=folder.ray,
         )
     finally:

@@ -1,10 +1,11 @@
 """Reads what the trials of a study have left on disk."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
-from consilia.config.record_files import read_trial
-from consilia.config.records import EpochReport, FoldResult, TrialRecord
+from consilia.config.record_files import read_fold_result, read_trial
+from consilia.config.records import Confirmation, EpochReport, FoldResult, TrialRecord
+from consilia.config.study import StudyPlan
 from consilia.config.study_folder import StudyFolder
 from consilia.metrics.scores import METRICS
 from consilia.train.tables import read_history
@@ -21,6 +22,27 @@ def read_trials(folder: StudyFolder) -> dict[int, TrialRecord]:
     """Read every trial.json of a study, by number."""
     paths = folder.trials.glob("*/trial.json")
     return {record.number: record for record in sorted(map(read_trial, paths), key=lambda record: record.number)}
+
+
+def read_confirmations(folder: StudyFolder, ranked: Sequence[TrialRecord], *, plan: StudyPlan) -> list[Confirmation]:
+    """Return the finished confirmations of the best `search.confirm` trials, the best trial first.
+
+    Args:
+        folder: Of the study.
+        ranked: Its leaderboard.
+        plan: Of the study.
+
+    Raises:
+        StudyError: A result is damaged; names it.
+    """
+    found = []
+    for record in ranked[: plan.search.confirm]:
+        results = [folder.confirmation(record.number).fold(fold).result for fold in range(plan.folds.k)]
+        if all(path.exists() for path in results):
+            scores = tuple(read_fold_result(path).metrics[plan.search.metric] for path in results)
+            assert record.objective is not None, "it has finished"
+            found.append(Confirmation(number=record.number, searched=record.objective, folds=scores))
+    return found
 
 
 def stored_reports(folder: StudyFolder, *, metric: str) -> Iterator[EpochReport]:
