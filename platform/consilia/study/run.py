@@ -16,7 +16,6 @@ from consilia.config.recipe import EnsembleRecipe
 from consilia.data.folds import make_folds
 from consilia.errors import UserError
 from consilia.report.curves import Curves
-from consilia.study.confirm import confirm_best
 from consilia.study.end import is_over, settle_end
 from consilia.study.folder import claim_folder, hold_study, log_to
 from consilia.study.opened import OpenStudy
@@ -67,6 +66,8 @@ def run_study(study: OpenStudy, *, retry_failed: bool = False) -> "StudyResult":
         if not is_done:
             _run_trials(study, slots, start.starts, retry_failed=retry_failed)
         if plan.search.confirm and plan.search.configuration is None:
+            from consilia.study.confirm import confirm_best
+
             confirm_best(study, slots)
         return _build(study, plan.ensemble, slots, trains=True)
 
