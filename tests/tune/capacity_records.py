@@ -6,7 +6,9 @@ from consilia.tune.capacity import Node
 GB = 10**9
 
 
-def node(*, cpus: float = 8, gpus: float = 0, memory: float = 0, name: str = "10.0.0.1", **busy: float) -> Node:
+def node(
+    *, cpus: float = 8, gpus: float = 0, memory: float = 0, name: str = "10.0.0.1", model: str = "", **busy: float
+) -> Node:
     """A node; `busy` takes some of a resource away: busy_cpus=2, busy_gpus=1, busy_memory=3 (GB)."""
     total = {"CPU": cpus, "GPU": gpus, "memory": memory * GB}
     taken = {
@@ -14,7 +16,8 @@ def node(*, cpus: float = 8, gpus: float = 0, memory: float = 0, name: str = "10
         "GPU": busy.get("busy_gpus", 0),
         "memory": busy.get("busy_memory", 0) * GB,
     }
-    return Node(name=name, free={key: total[key] - taken[key] for key in total}, total=total)
+    free = {key: total[key] - taken[key] for key in total}
+    return Node(name=name, free=free, total={**total, f"accelerator_type:{model}": 1} if model else total)
 
 
 def cluster(*nodes: Node) -> dict[str, Node]:

@@ -17,7 +17,7 @@ from consilia.tune.capacity import (
     places,
     plan_capacity,
 )
-from consilia.tune.demand import Demand
+from consilia.tune.demand import Demand, worker_demand
 
 
 def plan(
@@ -73,6 +73,63 @@ def test_the_workers_of_a_slot_may_lie_on_several_nodes():
 def test_no_more_slots_than_trials_or_than_the_profile_allows():
     assert n_slots(node(cpus=8), n_trials=3) == 3
     assert n_slots(node(cpus=8), max_slots=2) == 2
+
+
+H100 = node(cpus=128, gpus=8, memory=1000, model="H100")
+T4 = node(cpus=48, gpus=4, memory=180, model="T4")
+STEPS = {  # what the same step was measured to take; all GB
+    "H100": step(device=10, of=80, context=1, host=3),
+    "T4": step(device=10, of=16, context=1, host=3),
+    "": step(host=3),
+}
+WORKER = 3.7  # GB of main memory: 1.1 x 3 + 0.4
+
+
+@pytest.mark.parametrize(
+    ("nodes", "cpus_per_slot", "expected", "n_slots"),
+    [
+        # A GPU has memory for 80 / (1.2 x 10 + 1) = 6 trials, and CPUs for 128 / (8 x 4) = 4: 4 on each of 8.
+        pytest.param([H100], 4, {"H100": (0.25, WORKER)}, 32, id="8 H100 alone"),
+        # With CPUs to spare memory decides: 6 on each of 8.
+        pytest.param([H100], 2, {"H100": (0.1666, WORKER)}, 48, id="8 H100 alone, more CPUs a GPU"),
+        # A T4 holds 16 / 13 = 1. The H100s hold what they held: 32 and 4.
+        pytest.param([H100, T4], 4, {"H100": (0.25, WORKER), "T4": (1, WORKER)}, 36, id="8 H100 with 4 T4"),
+        # The first node counts for nothing, neither for slots nor for shares.
+        pytest.param([node(cpus=0, memory=30), H100], 4, {"H100": (0.25, WORKER)}, 32, id="head without CPUs"),
+        # CPUs allow 64 / 4 = 16, main memory 256 / 3.7 = 69.
+        pytest.param([node(cpus=64, memory=256)], 4, {"": (0, WORKER)}, 16, id="64 CPUs without GPU"),
+        # Main memory allows 100 / 3.7 = 27, CPUs 64.
+        pytest.param([node(cpus=64, memory=100)], 1, {"": (0, WORKER)}, 27, id="64 CPUs, little memory"),
+        # CPUs beside GPUs train nothing: a trial there would take a hundred times as long.
+        pytest.param([H100, node(cpus=64, memory=256)], 4, {"H100": (0.25, WORKER)}, 32, id="8 H100 with 64 CPUs"),
+    ],
+)
+def test_each_kind_of_node_has_a_share_of_its_own(
+    nodes: list[Node], cpus_per_slot: float, expected: dict[str, tuple[float, float]], n_slots: int
+):
+    profile = ClusterProfile(cpus_per_slot=cpus_per_slot)
+    demands = {
+        each.kind: worker_demand(profile, [each.total], measured=[STEPS[each.kind.gpu]], images_bytes=0)
+        for each in nodes
+        if each.kind.gpu in expected
+    }
+    capacity = plan_capacity(cluster(*nodes), profile, measured=demands, n_trials=1000)
+    assert capacity.n_slots == n_slots
+    assert {kind.gpu: (share.gpus, share.memory / GB) for kind, share in capacity.measured.items()} == expected
+    assert {share.cpus for share in capacity.measured.values()} == {cpus_per_slot}
+
+
+def test_nodes_of_a_kind_differ_neither_in_gpus_nor_in_cpus_and_hardly_in_memory():
+    assert node(cpus=8, memory=60.1).kind == node(cpus=8, memory=60.9, busy_cpus=3, name="10.0.0.2").kind
+    others = [H100, T4, node(gpus=8, cpus=128, memory=1000), node(), node(cpus=4), node(memory=60)]
+    assert len({each.kind for each in others}) == len(others)
+    assert [str(each.kind) for each in others[:4]] == ["8 H100", "4 T4", "8 GPU", "8 CPU"]
+
+
+def test_an_exclusive_slot_has_more_than_any_other_has_on_any_kind_of_node():
+    demands = {H100.kind: Demand(gpus=0.25, memory=4 * GB), T4.kind: Demand(gpus=1, memory=5 * GB)}
+    capacity = plan_capacity(cluster(H100, T4), ClusterProfile(), measured=demands, n_trials=100)
+    assert (capacity.exclusive, capacity.n_exclusive) == (Share(cpus=1, gpus=1, memory=10 * GB), 12)
 
 
 def test_ray_is_asked_for_what_a_worker_takes_and_for_nothing_else():
@@ -229,14 +286,27 @@ def test_shares_that_ray_or_nccl_cannot_give_are_refused():
 def test_a_summary_says_how_many_slots_there_are_and_which_step_made_them_so_large():
     most = step(device=6.1, of=80, title="one step of resnet50 at 224 px and 64 images")
     demand = Demand(gpus=0.5, memory=3 * GB, most=most)
-    capacity = plan_capacity(cluster(node(gpus=1, memory=64)), ClusterProfile(), demand=demand, n_trials=9)
-    assert describe_capacity(capacity, demand) == (
+    there = node(gpus=1, memory=64)
+    capacity = plan_capacity(cluster(there), ClusterProfile(), demand=demand, n_trials=9)
+    assert describe_capacity(capacity, {there.kind: demand}) == (
         "2 slots of 0.5 GPU: one step of resnet50 at 224 px and 64 images peaks at 6.1 GB of 80.0 GB"
     )
     demand = Demand(gpus=0, memory=2 * GB, most=step(host=1.3, title="one step of x at 28 px and 16 images"))
     capacity = plan_capacity(cluster(node(cpus=1, memory=64)), ClusterProfile(), demand=demand, n_trials=9)
-    assert describe_capacity(capacity, demand) == (
+    assert describe_capacity(capacity, {there.kind: demand}) == (
         "1 slot of 1 CPU and 2.0 GB of memory: one step of x at 28 px and 16 images peaks at 1.3 GB"
+    )
+
+
+def test_a_summary_names_the_kinds_of_nodes_where_slots_differ():
+    demands = {
+        kind: Demand(gpus=gpus, memory=3 * GB, most=step(device=6, of=of, title="one step of x"))
+        for kind, gpus, of in ((H100.kind, 0.25, 80), (T4.kind, 1, 16))
+    }
+    capacity = plan_capacity(cluster(H100, T4), ClusterProfile(), measured=demands, n_trials=100)
+    assert describe_capacity(capacity, demands) == (
+        "36 slots; on nodes with 8 H100 of 0.25 GPU: one step of x peaks at 6.0 GB of 80.0 GB; "
+        "on nodes with 4 T4 of 1 GPU: one step of x peaks at 6.0 GB of 16.0 GB"
     )
 
 

@@ -210,6 +210,17 @@ def test_devices_of_a_slot_multiply_its_seconds(clock: Clock, path: Path):
     assert dict(zip(useful["trial"], useful["device_seconds"], strict=True)) == {0: 2.0, 1: 8.0}
 
 
+def test_devices_of_slots_may_change_with_the_slots(clock: Clock, path: Path):
+    devices = [0.25, 0.5]
+    ledger = Ledger(path, devices=lambda: devices[0], clock=clock)
+    ledger.reserve(4)
+    clock.wait(10)
+    devices.pop(0)  # a node has joined whose slots are larger
+    ledger.reserve(6)
+    clock.wait(10)
+    assert (ledger.devices_held, ledger.device_seconds) == (3.0, 4 * 0.25 * 10 + 6 * 0.5 * 10)
+
+
 def test_slots_that_come_and_go_are_counted_while_they_are_held(clock: Clock, path: Path):
     ledger = Ledger(path, clock=clock)
     for n_slots, seconds in ((0, 7.0), (2, 10.0), (2, 10.0), (5, 1.0), (1, 3.0), (0, 100.0)):

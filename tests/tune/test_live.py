@@ -122,6 +122,43 @@ def test_a_new_node_counts_once_its_room_is_seen_although_a_waiting_slot_had_tak
     assert live.count() == 2
 
 
+SMALL, LARGE = (Share(cpus=2, gpus=gpus, memory=0) for gpus in (0.25, 1.0))
+
+
+def test_a_node_of_another_kind_counts_once_its_share_is_known_and_is_measured_only_while_slots_are_missing():
+    first, late = node(gpus=1, model="H100"), node(gpus=4, model="T4", name="10.0.0.2")
+    there, known, asked = Cluster(first), {}, []
+
+    def measure(key: str, node: Node) -> Share | None:
+        asked.append((key, node.name))
+        return known.get(key)
+
+    def counts(limit: int) -> LiveSlots:
+        capacity = Capacity(n_slots=4, workers=1, share=None, exclusive=None, measured={first.kind: SMALL})
+        clock = lambda: there.now  # noqa: E731
+        return LiveSlots(capacity, there, limit=limit, seen=dict(there.nodes), measure=measure, clock=clock)
+
+    full, live = counts(4), counts(6)
+    there.nodes["new"] = late
+    there.wait()
+    assert (full.count(), asked) == (4, [])
+    assert (live.count(), live.n_missing(), asked) == (4, 2, [("new", "10.0.0.2")])
+    assert live.devices_per_slot() == 0.25
+    known["new"] = LARGE
+    there.wait()
+    assert (live.count(), live.n_missing()) == (6, 0)
+    assert live.by_node() == {"id0": 4, "new": 4}
+    assert (live.share("id0"), live.share("new")) == (SMALL, LARGE)
+    assert live.devices_per_slot() == (4 * 0.25 + 2 * 1) / 6  # only six are wanted
+
+
+def test_a_slot_of_several_workers_holds_the_devices_of_all_of_them():
+    there = Cluster(node(cpus=8))
+    assert there.live(workers=3).devices_per_slot() == 3
+    there.nodes.clear()
+    assert there.live(workers=3).devices_per_slot() == 3
+
+
 @given(st.lists(st.tuples(st.sampled_from("abcd"), st.integers(0, 9)), max_size=20))
 def test_the_count_is_the_sum_of_the_most_that_each_living_node_ever_had(events: list[tuple[str, int]]):
     there = Cluster(node(cpus=1))

@@ -1,15 +1,20 @@
 """What planning sees of a real Ray, and what it asks of the workers that have started on its nodes."""
 
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
 from typing import NoReturn
 
 import pytest
 import ray
-from capacity_records import node
+from capacity_records import GB, node
 
 from consilia.errors import ClusterError, PlanError
 from consilia.tune import nodes
-from consilia.tune.capacity import Node
-from consilia.tune.nodes import ask_workers, living_nodes
+from consilia.tune.capacity import Node, Share
+from consilia.tune.nodes import LateKinds, ask_workers, living_nodes
+from processes import wait_until_idle
 
 # A Ray that believes in a GPU.
 SECOND_RAY = pytest.mark.slow("starts a second Ray; test_capacity plans for nodes with GPUs without one")
@@ -52,18 +57,124 @@ def answering(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
 
 
 def test_a_worker_of_each_kind_of_node_is_asked(answering: pytest.MonkeyPatch):
-    def asked(*there: str) -> list[object]:
-        return sorted(ask_workers(Groups(*there), CLUSTER, lambda worker: worker))
+    def asked(*there: str) -> dict[str, object]:
+        answers = ask_workers(Groups(*there), CLUSTER, lambda worker: worker)
+        return {str(kind): answer for kind, answer in answers.items()}
 
-    assert asked("large", "small", "without") == ["large", "small", "without"]
-    assert asked("small") == ["small"]
+    assert asked("large", "small", "without") == {"1 H100": "large", "1 T4": "small", "8 CPU": "without"}
+    assert asked("small") == {"1 T4": "small"}
     assert len(asked("small", "another")) == 1
 
 
-def test_an_error_that_a_worker_has_met_reaches_the_user(answering: pytest.MonkeyPatch):
+def test_an_error_of_the_study_reaches_the_user(answering: pytest.MonkeyPatch):
     error = PlanError("densenet121 cannot take images of 8 px")
     with pytest.raises(PlanError, match="images of 8 px"):
         ask_workers(Groups("large", "small"), CLUSTER, lambda worker: error if worker == "small" else 1)
+
+
+def test_an_error_of_one_kind_of_node_is_returned_and_raised_if_all_have_one(answering: pytest.MonkeyPatch):
+    def fails(*kinds: str) -> Callable[[object], object]:
+        return lambda worker: ClusterError(f"no step fits on {worker}") if worker in kinds else 1
+
+    answers = ask_workers(Groups("large", "small"), CLUSTER, fails("small"))
+    assert answers[CLUSTER["large"].kind] == 1
+    assert isinstance(answers[CLUSTER["small"].kind], ClusterError)
+    with pytest.raises(ClusterError, match="no step fits on large"):
+        ask_workers(Groups("large", "small"), CLUSTER, fails("small", "large"))
+
+
+FIRST = Share(cpus=1, gpus=1, memory=0)
+
+
+class Measurements:
+    """Tasks that a test ends, on nodes that have joined; and a clock that it moves."""
+
+    def __init__(self, patch: pytest.MonkeyPatch, *, share: Callable[[Node, object], Share]) -> None:
+        self.started: list[str] = []  # nodes
+        self.answer: object = None  # of all tasks; None: under way
+        self.notes: list[str] = []
+        self.now = 0.0
+        patch.setattr(ray, "wait", lambda tasks, timeout: (tasks if self.answer else [], []))
+        patch.setattr(ray, "get", self._get)
+        self.late = LateKinds(
+            FIRST,
+            lambda worker: 1,
+            share,
+            noted=self.notes.append,
+            start=lambda question, share, key: self.started.append(key),
+            clock=lambda: self.now,
+        )
+
+    def _get(self, task: object) -> object:
+        if isinstance(self.answer, ray.exceptions.RayError):
+            raise self.answer
+        return self.answer
+
+
+def halves(node: Node, answer: object) -> Share:
+    if answer == "too large":
+        raise ClusterError("two trials share a GPU, but one fits.\nSet it to 1.")
+    return replace(FIRST, gpus=0.5)
+
+
+def test_a_kind_that_joins_is_measured_once_and_then_known_on_all_its_nodes(monkeypatch: pytest.MonkeyPatch):
+    there = Measurements(monkeypatch, share=halves)
+    small, another = CLUSTER["small"], CLUSTER["another"]
+    assert [there.late("small", small), there.late("another", another), there.late("small", small)] == [None] * 3
+    there.answer = 1
+    assert [there.late("another", another), there.late("small", small)] == [replace(FIRST, gpus=0.5)] * 2
+    assert there.started == ["small"]
+    assert there.notes == ["node 10.0.0.1 has 1 T4: a training step is measured there before its slots count"]
+
+
+def test_nodes_without_what_a_measurement_takes_are_not_asked(monkeypatch: pytest.MonkeyPatch):
+    there = Measurements(monkeypatch, share=halves)
+    assert there.late("without", CLUSTER["without"]) is None
+    assert (there.started, there.notes) == ([], [])
+
+
+@pytest.mark.parametrize(
+    ("answer", "reason"),
+    [(ClusterError("it runs out of memory.\nLower it."), "memory."), ("too large", "two trials share a GPU")],
+)
+def test_a_kind_that_cannot_train_is_left_out(monkeypatch: pytest.MonkeyPatch, answer: object, reason: str):
+    there = Measurements(monkeypatch, share=halves)
+    there.late("small", CLUSTER["small"])
+    there.answer = answer
+    assert [there.late(key, CLUSTER[key]) for key in ("small", "another")] == [None, None]
+    assert there.started == ["small"]
+    assert "nodes with 1 T4, such as 10.0.0.1, are left out" in there.notes[-1]
+    assert reason in there.notes[-1]
+
+
+def test_a_measurement_that_is_lost_is_repeated_but_not_for_ever(monkeypatch: pytest.MonkeyPatch):
+    there = Measurements(monkeypatch, share=halves)
+    there.late("small", CLUSTER["small"])
+    there.now += 3600  # its node is lost, and Ray waits for it
+    assert there.late("another", CLUSTER["another"]) is None
+    assert there.started == ["small", "another"]
+    there.answer = ray.exceptions.WorkerCrashedError()
+    assert [there.late("small", CLUSTER["small"]) for _ in range(9)] == [None] * 9
+    assert len(there.started) == 5
+    assert "5 tasks that measured a training step there were lost" in there.notes[-1]
+
+
+@pytest.mark.ray
+def test_a_step_is_measured_on_the_node_with_the_devices_that_are_asked_for(ray_on_loopback: None, ray_folder: Path):
+    (key,), (found,) = living_nodes(), living_nodes().values()
+    share = Share(cpus=2, gpus=0, memory=GB)
+    late = LateKinds(share, _where, lambda node, answer: answer, noted=lambda text: None)
+    deadline = time.monotonic() + 120
+    while (answer := late(key, found)) is None:
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    assert answer == (key, {"CPU": 2, "memory": GB - 2**20}, None)
+    assert wait_until_idle(ray_folder) == (set(), [], {})
+
+
+def _where(worker: object) -> tuple[str, dict[str, float], object]:
+    context = ray.get_runtime_context()
+    return context.get_node_id(), context.get_assigned_resources(), worker
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,6 @@
 """A cluster to train on: connected, its nodes known, its most demanding steps measured, and its slots counted."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
@@ -10,16 +10,26 @@ from consilia.cluster.connection import connect, joins_cluster
 from consilia.config.network import Preprocessing
 from consilia.config.space import Choice, Hyperparameters, Value
 from consilia.config.study import StudyPlan
-from consilia.errors import ConsiliaError
+from consilia.errors import ClusterError, ConsiliaError
 from consilia.study.opened import OpenStudy
 from consilia.study.spaces import check_spaces
 from consilia.train.context import TrainingContext
 from consilia.train.step_case import StepCase, StepMemory
-from consilia.tune.capacity import Capacity, Node, Share, describe_capacity, first_demand, plan_capacity
-from consilia.tune.demand import needs_measuring, worker_demand
+from consilia.tune.capacity import (
+    Capacity,
+    Kind,
+    Node,
+    Share,
+    describe_capacity,
+    describe_share,
+    first_demand,
+    plan_capacity,
+    share_of,
+)
+from consilia.tune.demand import Demand, needs_measuring, worker_demand
 from consilia.tune.live import LiveSlots
 from consilia.tune.measuring import largest_network, measure_steps
-from consilia.tune.nodes import ask_workers, living_nodes
+from consilia.tune.nodes import LateKinds, ask_workers, living_nodes
 from consilia.tune.space import Range
 from consilia.tune.worker_groups import WorkerGroups
 
@@ -90,7 +100,7 @@ class LazySlots:
         groups = self._stack.enter_context(WorkerGroups(hang_seconds=profile.hang_seconds, noted=study.note))
         groups.settle(first, LiveSlots(first, living_nodes, limit=first.n_slots, seen=nodes))
         study.note(f"starting {first.n_slots} worker{'s' if first.n_slots > 1 else ''}")
-        self._start = _Start(nodes=nodes, groups=groups, share=first.share, n_tasks=n_tasks)
+        self._start = _Start(nodes=nodes, groups=groups, share=first.shares[0], n_tasks=n_tasks)
 
     def open(self, *, n_tasks: int) -> Slots:
         """Return the slots: networks checked and steps measured by a worker, once.
@@ -113,22 +123,59 @@ class LazySlots:
         study, profile = self._study, self._study.plan.cluster
         device = "cuda" if start.share.gpus else "cpu"
         look = partial(_examine, study.plan, largest_steps(study), device if needs_measuring(profile) else "")
-        findings: list[_Findings] = ask_workers(start.groups, start.nodes, look)
-        demand = worker_demand(
-            profile,
-            [node.total for node in start.nodes.values()],
-            measured=[step for each in findings for step in each.steps],
-            images_bytes=study.store.pixels.nbytes,
-        )
-        capacity = plan_capacity(start.nodes, profile, demand=demand, n_trials=start.n_tasks)
-        study.note(describe_capacity(capacity, demand))
-        start.groups.settle(capacity, LiveSlots(capacity, living_nodes, limit=start.n_tasks, seen=start.nodes))
+        answers = ask_workers(start.groups, start.nodes, look)
+        findings = {kind: answer for kind, answer in answers.items() if isinstance(answer, _Findings)}
+        errors = {kind: answer for kind, answer in answers.items() if isinstance(answer, ClusterError)}
+        if needs_measuring(profile) and profile.workers_per_trial == 1:
+            demands = self._demands(start, findings, errors)
+            capacity = plan_capacity(start.nodes, profile, measured=demands, n_trials=start.n_tasks)
+        else:  # one share on all kinds of nodes
+            for error in errors.values():
+                raise error
+            demand = self._demand(start.nodes.values(), *findings.values())
+            demands = dict.fromkeys(findings, demand)
+            capacity = plan_capacity(start.nodes, profile, demand=demand, n_trials=start.n_tasks)
+        study.note(describe_capacity(capacity, demands))
+        late = LateKinds(start.share, look, self._late_share, left_out=errors, noted=study.note)
+        live = LiveSlots(capacity, living_nodes, limit=start.n_tasks, seen=start.nodes, measure=late)
+        start.groups.settle(capacity, live)
         return Slots(
-            context=study.training_context("cuda" if capacity.share.gpus else "cpu"),
+            context=study.training_context("cuda" if start.share.gpus else "cpu"),
             capacity=capacity,
             groups=start.groups,
-            largest_network=findings[0].largest_network,
+            largest_network=next(iter(findings.values())).largest_network,
         )
+
+    def _demands(
+        self, start: _Start, findings: Mapping[Kind, "_Findings"], errors: dict[Kind, ClusterError]
+    ) -> dict[Kind, Demand]:
+        """Return what a worker needs on each kind of node; kinds that cannot train are added to the errors."""
+        demands = {}
+        for kind, found in findings.items():
+            try:
+                demands[kind] = self._demand([node for node in start.nodes.values() if node.kind == kind], found)
+            except ClusterError as error:
+                errors[kind] = error
+        for kind, refusal in errors.items():
+            if not demands:
+                raise refusal
+            self._study.note(f"nodes with {kind} are left out: {str(refusal).partition(chr(10))[0]}")
+        return demands
+
+    def _demand(self, nodes: Iterable[Node], *findings: "_Findings") -> Demand:
+        return worker_demand(
+            self._study.plan.cluster,
+            [node.total for node in nodes],
+            measured=[step for each in findings for step in each.steps],
+            images_bytes=self._study.store.pixels.nbytes,
+        )
+
+    def _late_share(self, node: Node, found: "_Findings") -> Share:
+        """Return each worker's share on a node whose kind has joined late."""
+        demand = self._demand([node], found)
+        share = share_of(demand, self._study.plan.cluster)
+        self._study.note(f"on nodes with {node.kind} slots of {describe_share(share, demand)}")
+        return share
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,14 +1,16 @@
 """How many slots a cluster can hold: computed before anything is started.
 
-The rule. All workers of a search take equal shares. A node holds as many as each of its resources has shares for, and
-a share below a whole GPU lies on one GPU: two GPUs hold two shares of 0.6, not three. A slot's workers may lie on
-several nodes (Ray Train's PACK puts them on as few as it can), so a cluster holds as many slots as it has places for
-workers, divided by the workers of a slot. Equal shares leave no room to arrange them badly: whichever places Ray
-chooses, this many can be scheduled and no more.
+The rule. All workers on nodes of one kind take equal shares. A node holds as many as each of its resources has shares
+for, and a share below a whole GPU lies on one GPU: two GPUs hold two shares of 0.6, not three. The workers of one slot
+may lie on several nodes (Ray Train's PACK puts them on as few as it can) and have one share on all kinds, so a cluster
+holds as many slots as it has places for workers, divided by the workers of a slot. Equal shares leave no room to
+arrange them badly: whichever places Ray chooses, this many can be scheduled and no more.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import NamedTuple
 
 from consilia.config.study import ClusterProfile
 from consilia.errors import ClusterError
@@ -16,7 +18,20 @@ from consilia.tune.demand import Demand
 
 _UNITS = 10_000  # Ray counts in ten-thousandths; so do we, or 1 / 0.1 would not be 10
 _START_BYTES = 1_000_000_000  # of a worker that has imported torch and waits for its first trial
+_MODEL = "accelerator_type:"  # how Ray names the resource that says what a node's GPUs are
 _SLOT_BYTES = 2**20  # of a worker's memory that it does not reserve: slots reserve a byte each, on any node
+
+
+class Kind(NamedTuple):
+    """A node's hardware as far as Ray tells it: a training step needs as much on all nodes of a kind."""
+
+    gpu: str  # model, such as "H100"; "" without a GPU, or where Ray does not know it
+    gpus: float
+    cpus: float
+    memory: int  # binary logarithm of the GB: what Ray finds differs a little between equal machines
+
+    def __str__(self) -> str:
+        return f"{self.gpus:g} {self.gpu or 'GPU'}" if self.gpus else f"{self.cpus:g} CPU"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,6 +42,13 @@ class Node:
     free: Mapping[str, float]
     total: Mapping[str, float]
 
+    @property
+    def kind(self) -> Kind:
+        """What it is; nodes of one kind share what was measured on one of them."""
+        models = sorted(name.removeprefix(_MODEL) for name in self.total if name.startswith(_MODEL))
+        gigabytes = max(1.0, self.total.get("memory", 0) / 1e9)
+        return Kind(" ".join(models), self.total.get("GPU", 0), self.total.get("CPU", 0), round(math.log2(gigabytes)))
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Share:
@@ -35,6 +57,11 @@ class Share:
     cpus: float
     gpus: float
     memory: int  # bytes of host memory; 0: nothing is known of it
+
+    @property
+    def devices(self) -> float:
+        """GPUs; CPUs where a worker has no GPU."""
+        return self.gpus or self.cpus
 
     @property
     def resources(self) -> dict[str, float]:
@@ -49,9 +76,20 @@ class Capacity:
 
     n_slots: int
     workers: int  # of each slot
-    share: Share
+    share: Share | None  # on nodes of any kind but those measured; None: they hold no slot until they are measured
     exclusive: Share | None  # for a trial that ran out of memory; None: no node has more for it
     n_exclusive: int = 0  # slots of that share
+    measured: Mapping[Kind, Share] = field(default_factory=dict)
+
+    def share_on(self, node: Node) -> Share | None:
+        """Return what each worker takes on this node, None where that is not known."""
+        return self.measured.get(node.kind, self.share)
+
+    @property
+    def shares(self) -> tuple[Share, ...]:
+        """All that are known, the smallest first."""
+        known = [*self.measured.values(), *([self.share] if self.share else [])]
+        return tuple(sorted(known, key=lambda share: (share.gpus, share.cpus, share.memory)))
 
 
 def first_demand(profile: ClusterProfile, nodes: Mapping[str, Node]) -> Demand:
@@ -74,32 +112,57 @@ def first_demand(profile: ClusterProfile, nodes: Mapping[str, Node]) -> Demand:
     return Demand(gpus=gpus, memory=_START_BYTES if memory == "auto" else round(memory * 1e9))
 
 
-def plan_capacity(nodes: Mapping[str, Node], profile: ClusterProfile, *, demand: Demand, n_trials: int) -> Capacity:
+def plan_capacity(
+    nodes: Mapping[str, Node],
+    profile: ClusterProfile,
+    *,
+    demand: Demand | None = None,
+    measured: Mapping[Kind, Demand] | None = None,
+    n_trials: int,
+) -> Capacity:
     """Fill the cluster with slots.
 
     Args:
         nodes: Living nodes by their ids.
         profile: CPUs and workers of a slot, and an upper bound on the number of slots.
-        demand: What a worker needs of GPU and memory.
+        demand: What a worker needs of GPU and memory, on nodes of any kind; None: only what was measured counts.
+        measured: What it needs on nodes of these kinds.
         n_trials: More slots than trials would stand idle.
 
     Raises:
         ClusterError: The cluster cannot hold a single slot, so the search would wait for ever.
     """
-    share = Share(cpus=profile.cpus_per_slot, gpus=demand.gpus, memory=demand.memory)
-    _check_gpus(share, workers=profile.workers_per_trial)
     workers = profile.workers_per_trial
-    n_slots = _places(nodes, share) // workers
-    if n_slots == 0:
-        raise ClusterError(_refusal(nodes, share, profile))
-    exclusive = next((each for each in _exclusive_or_larger(share) if _places(nodes, each) >= workers), None)
-    return Capacity(
-        n_slots=min(n_slots, profile.max_slots or n_slots, n_trials),
+    capacity = Capacity(
+        n_slots=0,
         workers=workers,
-        share=share,
+        share=None if demand is None else share_of(demand, profile),
+        exclusive=None,
+        measured={kind: share_of(each, profile) for kind, each in (measured or {}).items()},
+    )
+    shares = [(node.free, share) for node in nodes.values() if (share := capacity.share_on(node)) is not None]
+    n_slots = sum(places(free, share) for free, share in shares) // workers
+    if n_slots == 0:
+        raise ClusterError(_refusal(nodes, capacity.shares[0], profile))
+    larger = _exclusive_or_larger(capacity.shares)
+    exclusive = next((each for each in larger if _places(nodes, each) >= workers), None)
+    return replace(
+        capacity,
+        n_slots=min(n_slots, profile.max_slots or n_slots, n_trials),
         exclusive=exclusive,
         n_exclusive=0 if exclusive is None else _places(nodes, exclusive) // workers,
     )
+
+
+def share_of(demand: Demand, profile: ClusterProfile) -> Share:
+    """Return what a worker takes that needs this much.
+
+    Raises:
+        ClusterError: Ray or NCCL would refuse it later.
+    """
+    share = Share(cpus=profile.cpus_per_slot, gpus=demand.gpus, memory=demand.memory)
+    _check_gpus(share, workers=profile.workers_per_trial)
+    return share
 
 
 def most_slots(profile: ClusterProfile, *, n_trials: int) -> int:
@@ -110,20 +173,33 @@ def most_slots(profile: ClusterProfile, *, n_trials: int) -> int:
     return min(profile.max_slots or max(2, -(-n_trials // 4)), n_trials)
 
 
-def describe_capacity(capacity: Capacity, demand: Demand) -> str:
-    """Say how many slots there are and why each is as large as it is."""
-    share = capacity.share
+def describe_capacity(capacity: Capacity, demands: Mapping[Kind, Demand]) -> str:
+    """Say how many slots there are and why each is as large as it is, on each kind of node."""
+    slots = f"{capacity.n_slots} slot{'s' if capacity.n_slots > 1 else ''}"
+    of = f" of {capacity.workers} workers with " if capacity.workers > 1 else " of "
+    sizes: dict[str, list[str]] = {}  # kinds of node by what a slot takes there
+    for kind, demand in demands.items():
+        share = capacity.measured.get(kind, capacity.share)
+        assert share is not None, "each kind was measured"
+        sizes.setdefault(describe_share(share, demand), []).append(str(kind))
+    if len(sizes) == 1:
+        return slots + of + next(iter(sizes))
+    return f"{slots}; " + "; ".join(f"on nodes with {' or '.join(kinds)}{of}{size}" for size, kinds in sizes.items())
+
+
+def describe_share(share: Share, demand: Demand) -> str:
+    """Say what a worker takes and why."""
     parts = [f"{share.gpus:g} GPU"] if share.gpus else [f"{share.cpus:g} CPU"]
     parts += [f"{_gigabytes(share.memory)} GB of memory"] if share.memory and not share.gpus else []
-    slots = f"{capacity.n_slots} slot{'s' if capacity.n_slots > 1 else ''} of "
-    slots += f"{capacity.workers} workers with " if capacity.workers > 1 else ""
+    taken = " and ".join(parts)
     step = demand.most
     if step is None:
-        return f"{slots}{' and '.join(parts)}, as the profile says"
+        return f"{taken}, as the profile says"
     if not step.device_total_bytes:
-        return f"{slots}{' and '.join(parts)}: {step.title} peaks at {_gigabytes(step.host_bytes)} GB"
-    peak = f"{_gigabytes(step.device_bytes)} GB of {_gigabytes(step.device_total_bytes)} GB"
-    return f"{slots}{' and '.join(parts)}: {step.title} peaks at {peak}"
+        return f"{taken}: {step.title} peaks at {_gigabytes(step.host_bytes)} GB"
+    return (
+        f"{taken}: {step.title} peaks at {_gigabytes(step.device_bytes)} GB of {_gigabytes(step.device_total_bytes)} GB"
+    )
 
 
 def places(resources: Mapping[str, float], share: Share) -> int:
@@ -155,14 +231,15 @@ def _places(nodes: Mapping[str, Node], share: Share) -> int:
     return sum(places(node.free, share) for node in nodes.values())
 
 
-def _exclusive_or_larger(share: Share) -> list[Share]:
-    """Return what would give a trial more room than `share`, the most first."""
-    if share.gpus >= 1:
+def _exclusive_or_larger(shares: Sequence[Share]) -> list[Share]:
+    """Return what would give a trial more room than any of `shares`, the most first."""
+    smallest, memory = shares[0], max(share.memory for share in shares)
+    if smallest.gpus >= 1:
         return []
-    if share.gpus > 0:
-        alone = replace(share, gpus=1.0)
-        return [replace(alone, memory=2 * share.memory), alone]
-    return [replace(share, memory=2 * share.memory)] if share.memory else []
+    if smallest.gpus > 0:
+        alone = replace(smallest, gpus=1.0, memory=memory)
+        return [replace(alone, memory=2 * memory), alone]
+    return [replace(smallest, memory=2 * memory)] if memory else []
 
 
 def _check_gpus(share: Share, *, workers: int) -> None:

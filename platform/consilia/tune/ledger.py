@@ -58,7 +58,8 @@ class Ledger:
 
     Args:
         path: The file; None keeps the account in memory.
-        devices: GPUs that one slot holds; CPUs where it holds no GPU.
+        devices: GPUs that one slot holds, or CPUs where it holds no GPU. A function where the mean over the slots may
+            change, as nodes come and go.
         useful: What epochs of trials that finished, or are to go on, count as.
         clock: Returns seconds and never jumps; tests and simulations pass their own.
     """
@@ -67,12 +68,12 @@ class Ledger:
         self,
         path: Path | None = None,
         *,
-        devices: float = 1.0,
+        devices: float | Callable[[], float] = 1.0,
         useful: Purpose = "useful",
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._path = path
-        self._devices = devices
+        self._devices = devices if callable(devices) else lambda: devices
         self._useful = useful
         self._clock = clock
         self._earlier = read_ledger(path) if path is not None and path.exists() else pd.DataFrame(columns=_COLUMNS)
@@ -81,11 +82,11 @@ class Ledger:
         self._timelines: dict[int, _Timeline] = {}
         self._lost: set[int] = set()  # trials whose slot or driver died, until another worker has taken them up
         self._last = self._last_written = clock()
-        self._n_slots = 0
+        self._n_slots, self._devices_held = 0, 0.0
 
     def begin(self, number: int, *, devices: float | None = None) -> None:
         """A trial was given to a slot, which holds `devices`."""
-        held = self._devices if devices is None else devices
+        held = self._devices() if devices is None else devices
         self._timelines[number] = _Timeline(self._clock(), held, "lost" if number in self._lost else "start-up")
 
     def taken(self, number: int) -> None:
@@ -130,9 +131,8 @@ class Ledger:
         elapsed = now - self._last
         self._last = now
         self._increase(NOBODY, NOBODY, "wall", elapsed, 0.0)
-        held = self._n_slots * elapsed
-        self._increase(NOBODY, NOBODY, "reserved", held, held * self._devices)
-        self._n_slots = n_slots
+        self._increase(NOBODY, NOBODY, "reserved", self._n_slots * elapsed, self._devices_held * elapsed)
+        self._n_slots, self._devices_held = n_slots, n_slots * self._devices() if n_slots else 0.0
         if now - self._last_written > _WRITE_SECONDS:
             self.write()
 
@@ -150,7 +150,7 @@ class Ledger:
     @property
     def devices_held(self) -> float:
         """By all slots together, now."""
-        return self._n_slots * self._devices
+        return self._devices_held
 
     def write(self) -> None:
         """Write the account; where the disk is full it stays in memory, and the next write tries again.

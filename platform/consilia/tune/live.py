@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable, Mapping
 
-from consilia.tune.capacity import Capacity, Node, places
+from consilia.tune.capacity import Capacity, Node, Share, places
 
 _POLL_SECONDS = 2.0
 
@@ -17,10 +17,12 @@ class LiveSlots:
     back.
 
     Args:
-        capacity: Of the search: share and workers of a slot.
+        capacity: Of the search: shares and workers of a slot.
         nodes: Returns the living nodes by id.
         limit: Slots that are wanted at most.
         seen: Nodes as they were before the first slot started: what `plan_capacity` was given.
+        measure: Called with a node's id and the node while its share is not known and more slots are wanted; returns
+            the share once it is. It must not wait. Left out: such nodes hold no slot.
         clock: Monotonic seconds.
         poll_seconds: `nodes` is asked no more often.
     """
@@ -32,12 +34,15 @@ class LiveSlots:
         *,
         limit: int,
         seen: Mapping[str, Node],
+        measure: Callable[[str, Node], Share | None] = lambda key, node: None,
         clock: Callable[[], float] = time.monotonic,
         poll_seconds: float = _POLL_SECONDS,
     ) -> None:
         self._capacity, self._nodes, self._limit = capacity, nodes, limit
+        self._measure = measure
         self._clock, self._poll_seconds = clock, poll_seconds
-        self._places = {key: places(node.free, capacity.share) for key, node in seen.items()}
+        self._shares = {key: share for key, node in seen.items() if (share := capacity.share_on(node)) is not None}
+        self._places = {key: places(seen[key].free, share) for key, share in self._shares.items()}
         self._alive = frozenset(seen)
         self._left_out: set[str] = set()
         self._names = {key: node.name for key, node in seen.items()}
@@ -47,27 +52,54 @@ class LiveSlots:
         """Return the number of slots that the cluster holds, 0 while all nodes are lost."""
         if self._clock() >= self._next_poll:
             self._poll()
-        n_places = sum(self._places[key] for key in self._alive)
+        n_places = sum(self._places.get(key, 0) for key in self._alive)
         return min(self._limit, n_places // self._capacity.workers)
+
+    def n_missing(self) -> int:
+        """Return how many slots are wanted beyond those that the cluster holds."""
+        return self._limit - self.count()
 
     def by_node(self) -> dict[str, int]:
         """Return how many workers each living node holds, by the node's id."""
         self.count()
         return {key: n for key, n in self._places.items() if key in self._alive and n > 0}
 
+    def share(self, node: str) -> Share:
+        """Return what each worker takes on this node, which has held a worker."""
+        return self._shares[node]
+
+    def devices_per_slot(self) -> float:
+        """Return the GPUs that a slot holds, or the CPUs where it has no GPU: the mean over the slots there are now."""
+        n_workers = self.count() * self._capacity.workers
+        devices, left = 0.0, n_workers
+        for key, n in self.by_node().items():  # workers start in this order
+            devices += min(n, left) * self._shares[key].devices
+            left -= min(n, left)
+        return self._capacity.workers * (devices / n_workers if n_workers else self._capacity.shares[0].devices)
+
     def leave_out(self, node: str) -> None:
         """Count this node no more, whatever it has free."""
         self._left_out.add(node)
         self._alive -= self._left_out
+
+    @property
+    def left_out(self) -> frozenset[str]:
+        """The ids of nodes that `leave_out` was told of."""
+        return frozenset(self._left_out)
 
     def name(self, node: str) -> str:
         """Return the address of a node that was seen, by its id."""
         return self._names[node]
 
     def _poll(self) -> None:
+        self._next_poll = self._clock() + self._poll_seconds
         nodes = self._nodes()
-        for key, node in nodes.items():
-            self._places[key] = max(self._places.get(key, 0), places(node.free, self._capacity.share))
         self._alive = frozenset(nodes) - self._left_out
         self._names.update((key, node.name) for key, node in nodes.items())
-        self._next_poll = self._clock() + self._poll_seconds
+        for key, node in nodes.items():
+            share = self._shares.get(key) or self._capacity.share_on(node)
+            if share is None and key in self._alive and self.n_missing() > 0:
+                share = self._measure(key, node)
+            if share is not None:
+                self._shares[key] = share
+                self._places[key] = max(self._places.get(key, 0), places(node.free, share))

@@ -1,18 +1,19 @@
-"""The connected cluster, as the planning of slots sees it: its living nodes, and what workers find on them."""
+"""The connected cluster, as the planning of slots sees it: its living nodes, and what a step takes on each kind."""
 
-from collections.abc import Callable, Mapping
-from typing import TypeVar
+import time
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+from typing import Any, TypeVar
 
 import ray
 
 from consilia.errors import ClusterError, ConsiliaError
-from consilia.tune.capacity import Node
-from consilia.tune.ray_internals import call_in_actor, free_resources
+from consilia.tune.capacity import Kind, Node, Share, places
+from consilia.tune.ray_internals import NODE_LABEL, call_in_actor, free_resources
 from consilia.tune.worker_groups import WorkerGroups
 
 _ANSWER_SECONDS = 1800.0  # two steps of ResNet-50 at 224 px take a minute on one CPU core
 _TRIES = 5  # of a measurement whose worker dies
-_KIND = "accelerator_type:"  # how Ray names the resource that says what a node's GPUs are
 
 T = TypeVar("T")
 
@@ -31,20 +32,23 @@ def living_nodes() -> dict[str, Node]:
 
 def ask_workers(
     groups: WorkerGroups, nodes: Mapping[str, Node], question: Callable[[object], T | ConsiliaError]
-) -> list[T]:
-    """Let a worker of each kind of node answer before it trains: nothing runs beside it.
+) -> dict[Kind, T | ClusterError]:
+    """Let a worker on each kind of node answer before it trains: nothing runs beside it.
 
     Args:
         groups: Started, and not at work yet.
         nodes: The cluster's.
         question: Called in the worker's process with its actor; returns an error that the user must hear of.
 
+    Returns:
+        The answers, and the errors of kinds of nodes that cannot train.
+
     Raises:
-        ConsiliaError: An error that a worker returned.
+        ConsiliaError: An error that has nothing to do with the node, or those of all kinds.
         ClusterError: No worker can be started, several died over it, or the answer took too long.
     """
     for _ in range(_TRIES):
-        workers = {_kind(nodes[key]): worker for key, worker in groups.first_workers().items()}
+        workers = {nodes[key].kind: worker for key, worker in groups.first_workers().items()}
         tasks = [call_in_actor(worker, question) for worker in workers.values()]
         try:
             answers = ray.get(tasks, timeout=_ANSWER_SECONDS)
@@ -62,12 +66,101 @@ def ask_workers(
             f"{_TRIES} workers died while they measured a training step, with nothing beside it: memory may have run "
             "out.\nLower training.batch_size or training.image_size, or leave the largest architecture out."
         )
-    for answer in answers:
-        if isinstance(answer, ConsiliaError):
-            raise answer
-    return list(answers)
+    errors = [answer for answer in answers if isinstance(answer, ConsiliaError)]
+    for error in errors:
+        if len(errors) == len(answers) or not isinstance(error, ClusterError):
+            raise error
+    return dict(zip(workers, answers, strict=True))
 
 
-def _kind(node: Node) -> tuple[str, ...]:
-    """Return what a node's GPUs are, () of one without."""
-    return tuple(sorted(name for name in node.total if name.startswith(_KIND)))
+@dataclass(slots=True)
+class _Measurement:
+    """A task that measures."""
+
+    answer: Any  # a reference to it
+    deadline: float
+    n_tries: int
+
+
+class LateKinds:
+    """Measures a step on kinds of nodes that join a search, each by a task on one of its nodes.
+
+    Args:
+        first: What the task takes: a share that a step is measured with. Nodes that never have it are not asked.
+        question: As of `ask_workers`.
+        share: Turns the answer into a share, for nodes like this one; raises ClusterError where none will do.
+        left_out: Kinds on which a step is known to fail.
+        noted: Told what people should know.
+        start: Starts the task on the node with this id, and returns a reference to the answer.
+        clock: Monotonic seconds.
+    """
+
+    def __init__(
+        self,
+        first: Share,
+        question: Callable[[object], T | ConsiliaError],
+        share: Callable[[Node, T], Share],
+        *,
+        left_out: Collection[Kind] = (),
+        noted: Callable[[str], None],
+        start: Callable[[Callable[[object], Any], Share, str], Any] | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._first, self._question, self._share = first, question, share
+        self._left_out = set(left_out)
+        self._noted = noted
+        self._start = start or _start_on
+        self._clock = clock
+        self._running: dict[Kind, _Measurement] = {}
+        self._shares: dict[Kind, Share] = {}
+
+    def __call__(self, key: str, node: Node) -> Share | None:
+        """Return the share of each worker on this node, None while it is not known; as LiveSlots asks."""
+        kind = node.kind
+        if kind in self._left_out or not places(node.total, self._first):
+            return None
+        if kind not in self._shares:
+            running = self._running.get(kind)
+            if running is None or self._clock() > running.deadline:  # its node may be lost
+                self._begin(key, node)
+            elif ray.wait([running.answer], timeout=0)[0]:
+                self._hear(key, node, running.answer)
+        return self._shares.get(kind)
+
+    def _begin(self, key: str, node: Node) -> None:
+        before = self._running.get(node.kind)
+        n_tries = before.n_tries + 1 if before else 1
+        if n_tries > _TRIES:
+            return self._leave_out(node, f"{_TRIES} tasks that measured a training step there were lost")
+        if before is None:
+            self._noted(f"node {node.name} has {node.kind}: a training step is measured there before its slots count")
+        answer = self._start(self._question, self._first, key)
+        self._running[node.kind] = _Measurement(answer, self._clock() + _ANSWER_SECONDS, n_tries)
+        return None
+
+    def _hear(self, key: str, node: Node, answer: Any) -> None:
+        try:
+            found = ray.get(answer)
+            if isinstance(found, ConsiliaError):
+                raise found
+            self._shares[node.kind] = self._share(node, found)
+        except ConsiliaError as error:
+            self._leave_out(node, str(error).partition("\n")[0])
+        except ray.exceptions.RayError:
+            self._begin(key, node)
+
+    def _leave_out(self, node: Node, why: str) -> None:
+        self._left_out.add(node.kind)
+        self._noted(f"nodes with {node.kind}, such as {node.name}, are left out: {why}")
+
+
+def _start_on(question: Callable[[object], Any], share: Share, node: str) -> Any:
+    """Let a process of its own answer, which gives back what it took when it ends."""
+    resources = share.resources
+    place = {"num_cpus": resources.pop("CPU"), "num_gpus": resources.pop("GPU", 0), "memory": resources.get("memory")}
+    task: Any = ray.remote(max_calls=1)(_answer)
+    return task.options(**place, max_retries=0, label_selector={NODE_LABEL: node}).remote(question)
+
+
+def _answer(question: Callable[[object], Any]) -> Any:
+    return question(None)

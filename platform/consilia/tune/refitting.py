@@ -42,11 +42,9 @@ def refit_in_slots(
     Returns:
         The controller; some are neither finished nor failed if the user stopped them or the disk is full.
     """
-    share = capacity.share
-    devices = capacity.workers * (share.gpus or share.cpus)
     controller = RefitController(
         tasks,
-        ledger=Ledger(folder.ledger, devices=devices, useful=noun),
+        ledger=Ledger(folder.ledger, devices=groups.devices_per_slot, useful=noun),
         view=view,
         n_slots=capacity.n_slots,
         noun=noun,

@@ -50,8 +50,7 @@ def search_trials(
     Returns:
         The controller of all trials; some are paused if the search ended before they did.
     """
-    share = capacity.share
-    ledger = Ledger(folder.ledger, devices=capacity.workers * (share.gpus or share.cpus))
+    ledger = Ledger(folder.ledger, devices=groups.devices_per_slot)
     has_exclusive_slots = capacity.exclusive is not None
     controller = open_controller(
         plan,

@@ -130,7 +130,7 @@ class WorkerGroups:
             time.sleep(_POLL_SECONDS)
 
     def settle(self, capacity: Capacity, live: LiveSlots) -> None:
-        """Hold from now on as many workers as `live` counts, each with the share of `capacity`.
+        """Hold from now on as many workers as `live` counts, each with the share that it says.
 
         Groups that were started with other devices, or with more workers than their node holds, are started anew.
         """
@@ -139,7 +139,7 @@ class WorkerGroups:
         self._close([group for group in self._groups if group.n_workers > wanted.get(group.node, 0)])
         for group in self._groups:
             if not group.is_closed:
-                self._reserve_memory(group, capacity.share)
+                self._reserve_memory(group, live.share(group.node))
         self._follow(capacity, live)
 
     def count(self) -> int:
@@ -153,6 +153,11 @@ class WorkerGroups:
         names = {group.name for group in self._groups}
         n_refused = sum(worker.group in names for worker in self._refusals)  # each of them has ended
         return max(0, self._live.count() - n_refused)
+
+    def devices_per_slot(self) -> float:
+        """Return the GPUs that a slot holds now, or the CPUs where it has no GPU: the mean where slots differ."""
+        assert self._live is not None, "settle comes first"
+        return self._live.devices_per_slot()
 
     def close(self) -> None:
         """End all workers in good order, and then the broker."""
@@ -197,23 +202,24 @@ class WorkerGroups:
             return  # nobody knows yet what is wanted
         # Exclusive tasks come last: their workers need what all others have to give back first.
         exclusive = counts.exclusive > 0 and counts.ordinary == 0
-        self._close([group for group in self._groups if not _fits(group, capacity, exclusive=exclusive)])
+        self._close([group for group in self._groups if not _fits(group, capacity, live, exclusive=exclusive)])
         if any(group.is_closed for group in self._groups):
             return  # until they have given their resources back
         if exclusive:
             self._start_exclusive(capacity, counts.exclusive)
         elif capacity.workers > 1:
             for _ in range(live.count() - len(self._groups)):
+                assert capacity.share is not None, "workers of one trial have one share on all kinds of nodes"
                 self._start(capacity.share, capacity.workers, name="workers", together=True)
         else:
-            self._start_on_nodes(capacity.share, live)
+            self._start_on_nodes(live)
 
-    def _start_on_nodes(self, share: Share, live: LiveSlots) -> None:
+    def _start_on_nodes(self, live: LiveSlots) -> None:
         n_missing = live.count() - sum(group.n_workers for group in self._groups)
         for node, n in live.by_node().items():
             n_here = min(n_missing, n - sum(group.n_workers for group in self._groups if group.node == node))
             if n_here > 0:
-                self._start(share, n_here, name=live.name(node), node=node)
+                self._start(live.share(node), n_here, name=live.name(node), node=node)
                 n_missing -= n_here
 
     def _start_exclusive(self, capacity: Capacity, n_tasks: int) -> None:
@@ -345,11 +351,13 @@ class WorkerGroups:
             return None
 
 
-def _fits(group: _Group, capacity: Capacity, *, exclusive: bool) -> bool:
+def _fits(group: _Group, capacity: Capacity, live: LiveSlots, *, exclusive: bool) -> bool:
     """Say whether a group is of the kind that is wanted now, with the devices that its workers are to have."""
-    share = capacity.exclusive if exclusive else capacity.share
-    kinds = (group.exclusive, group.together) == (exclusive, capacity.workers > 1)
-    return kinds and share is not None and _same_devices(group.share, share)
+    if (group.exclusive, group.together) != (exclusive, capacity.workers > 1):
+        return False
+    pinned = live.share(group.node) if group.node else capacity.share
+    share = capacity.exclusive if exclusive else pinned
+    return share is not None and _same_devices(group.share, share)
 
 
 def _same_devices(one: Share, other: Share) -> bool:
