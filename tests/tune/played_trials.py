@@ -86,6 +86,8 @@ class PlayedStudy:
         live: LiveSlots | None = None,
         hang_seconds: float = 900.0,
         prove: Prove | None = None,
+        capacity: Capacity = CAPACITY,
+        asks_for_more: bool = False,
     ) -> TrialController:
         """Run the study's trials, or what is left of them.
 
@@ -95,6 +97,8 @@ class PlayedStudy:
             live: Counts the slots of a cluster whose nodes come and go.
             hang_seconds: As of WorkerGroups.
             prove: As of run_in_slots.
+            capacity: Share of each worker.
+            asks_for_more: As of WorkerGroups.settle.
         """
         space = join_spaces([load("search_spaces", "tiny", SearchSpace, base=ROOT)], weights="none")
         controller = TrialController(
@@ -109,7 +113,8 @@ class PlayedStudy:
         )
         try:
             with WorkerGroups(hang_seconds=hang_seconds, noted=listener.noted) as groups:
-                groups.settle(CAPACITY, live or LiveSlots(CAPACITY, living_nodes, limit=slots, seen=living_nodes()))
+                live = live or LiveSlots(capacity, living_nodes, limit=slots, seen=living_nodes())
+                groups.settle(capacity, live, asks_for_more=asks_for_more)
                 run_in_slots(
                     controller,
                     groups=groups,

@@ -138,7 +138,7 @@ class LazySlots:
         study.note(describe_capacity(capacity, demands))
         late = LateKinds(start.share, look, self._late_share, left_out=errors, noted=study.note)
         live = LiveSlots(capacity, living_nodes, limit=start.n_tasks, seen=start.nodes, measure=late)
-        start.groups.settle(capacity, live)
+        start.groups.settle(capacity, live, asks_for_more=joins_cluster(profile))
         return Slots(
             context=study.training_context("cuda" if start.share.gpus else "cpu"),
             capacity=capacity,

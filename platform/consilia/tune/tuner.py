@@ -50,7 +50,8 @@ class _ControllerSearcher(Searcher):
             self.error = error
             return None
         self._controller.reserve(n_slots)
-        if self._controller.n_running >= n_slots:
+        self._groups.is_short = self._controller.n_running >= n_slots
+        if self._groups.is_short:
             return None
         task = self._controller.next_task()
         if task is None:

@@ -18,6 +18,7 @@ import ray
 from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
 
 from consilia.errors import ClusterError
+from consilia.tune.autoscaling import MissingSlots
 from consilia.tune.broker import Broker, Counts, WorkerId
 from consilia.tune.capacity import Capacity, Share
 from consilia.tune.live import LiveSlots
@@ -95,6 +96,9 @@ class WorkerGroups:
         self._setbacks: dict[str, _Setback] = {}
         self._capacity: Capacity | None = None
         self._live: LiveSlots | None = None
+        self._asks_for_more = False
+        self._missing = MissingSlots(clock=clock)
+        self.is_short = False  # who hands out tasks says so: there are more of them than slots
         self._next_look = clock()
         self._n_started = 0  # workers, the most that were there at a time
         self._refusals: dict[WorkerId, str] = {}  # why a worker takes no more tasks
@@ -129,12 +133,17 @@ class WorkerGroups:
                 raise ClusterError(f"No worker has started within {_START_SECONDS:g} s.")
             time.sleep(_POLL_SECONDS)
 
-    def settle(self, capacity: Capacity, live: LiveSlots) -> None:
+    def settle(self, capacity: Capacity, live: LiveSlots, *, asks_for_more: bool = False) -> None:
         """Hold from now on as many workers as `live` counts, each with the share that it says.
 
         Groups that were started with other devices, or with more workers than their node holds, are started anew.
+
+        Args:
+            capacity: Of the search.
+            live: Counts the slots that there are.
+            asks_for_more: Let Ray's autoscaler see which slots are missing, where there may be one.
         """
-        self._capacity, self._live = capacity, live
+        self._capacity, self._live, self._asks_for_more = capacity, live, asks_for_more
         wanted = live.by_node()
         self._close([group for group in self._groups if group.n_workers > wanted.get(group.node, 0)])
         for group in self._groups:
@@ -161,6 +170,7 @@ class WorkerGroups:
 
     def close(self) -> None:
         """End all workers in good order, and then the broker."""
+        self._missing.drop()
         workers: dict[WorkerId, Any] | None = self._ask_patiently("workers", [group.name for group in self._groups])
         names = None if workers is None else {worker.group for worker in workers}
         self._close(self._groups)
@@ -203,6 +213,8 @@ class WorkerGroups:
         # Exclusive tasks come last: their workers need what all others have to give back first.
         exclusive = counts.exclusive > 0 and counts.ordinary == 0
         self._close([group for group in self._groups if not _fits(group, capacity, live, exclusive=exclusive)])
+        if exclusive or any(group.is_closed for group in self._groups):
+            self._missing.drop()
         if any(group.is_closed for group in self._groups):
             return  # until they have given their resources back
         if exclusive:
@@ -213,6 +225,15 @@ class WorkerGroups:
                 self._start(capacity.share, capacity.workers, name="workers", together=True)
         else:
             self._start_on_nodes(live)
+        if self._asks_for_more and not exclusive:
+            self._ask_for_more(capacity, live)
+
+    def _ask_for_more(self, capacity: Capacity, live: LiveSlots) -> None:
+        """Ask for the slots that are missing, once all those that there are have their workers."""
+        n_held = sum(1 if group.together else group.n_workers for group in self._groups)
+        n_missing = live.n_missing() if self.is_short and n_held >= live.count() else 0
+        smallest = capacity.shares[0]  # larger ones would bring more nodes than are needed
+        self._missing.ask(n_missing, [smallest.resources] * capacity.workers, avoid=live.left_out)
 
     def _start_on_nodes(self, live: LiveSlots) -> None:
         n_missing = live.count() - sum(group.n_workers for group in self._groups)
