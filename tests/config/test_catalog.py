@@ -156,6 +156,9 @@ def test_every_wrong_key_gets_its_own_line():
         ),
         (ClusterProfile, {"max_slots": 0}, "max_slots: Input should be greater than or equal to 1, but got 0"),
         (ClusterProfile, {"gpus_per_slot": "all"}, "gpus_per_slot: Input should be 'auto', but got 'all'"),
+        (ClusterProfile, {"gpus": "needed"}, "gpus: Input should be 'auto', 'required' or 'none', but got 'needed'"),
+        (ClusterProfile, {"gpus": "required", "gpus_per_slot": 0}, "gpus is required, but gpus_per_slot is 0; leave"),
+        (ClusterProfile, {"gpus": "none", "gpus_per_slot": 0.5}, "gpus is none, but gpus_per_slot is 0.5; leave"),
         (DataCard, {"name": "a/b", "source": {"kind": "folder"}}, "name: "),
     ],
 )

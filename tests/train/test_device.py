@@ -1,6 +1,9 @@
+import pytest
 import torch
 
-from consilia.train.device import autocast, resolve_device, set_threads
+from consilia.config.study import ClusterProfile
+from consilia.errors import ClusterError
+from consilia.train.device import autocast, device_of, resolve_device, set_threads
 
 
 def test_a_named_device_is_taken_and_auto_takes_a_gpu_only_where_there_is_one():
@@ -20,3 +23,12 @@ def test_threads_are_set_by_whoever_asks():
     set_threads(2)
     assert torch.get_num_threads() == 2
     set_threads(before)
+
+
+def test_who_requires_a_gpu_trains_on_no_cpu(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(ClusterError, match=r"cluster\.gpus is required.*no GPU"):
+        device_of(ClusterProfile(gpus="required"))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    devices = {gpus: device_of(ClusterProfile(gpus=gpus)) for gpus in ("required", "auto", "none")}
+    assert devices == {"required": "auto", "auto": "auto", "none": "cpu"}

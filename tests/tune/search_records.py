@@ -1,5 +1,7 @@
 """A search without Ray: fakes are plain data and callables."""
 
+from pathlib import Path
+
 from consilia.config.records import EpochReport, FoldResult, TrialRecord, TrialTask
 from consilia.config.space import Hyperparameters
 
@@ -29,6 +31,26 @@ class Listener:
 
     def noted(self, text: str) -> None:
         self.notes.append(text)
+
+
+class Diary(Listener):
+    """Writes down for the test what happens, while it happens."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self._path = path
+
+    def trial_started(self, task: TrialTask) -> None:
+        super().trial_started(task)
+        self._write(f"trial {task.number}")
+
+    def noted(self, text: str) -> None:
+        super().noted(text)
+        self._write(text)
+
+    def _write(self, line: str) -> None:
+        with self._path.open("a") as file:
+            file.write(line + "\n")
 
 
 def task(number: int = 0, **values: object) -> TrialTask:

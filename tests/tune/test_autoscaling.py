@@ -1,12 +1,31 @@
 """Missing slots are asked for where Ray's autoscaler sees it, and what is asked for keeps no worker group waiting."""
 
-from collections.abc import Collection
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
+from socket import socket
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from played_trials import Place, PlayedStudy, always
+from search_records import Diary
 
+from consilia.cluster.connection import connect
+from consilia.config.study import ClusterProfile
+from consilia.config.study_folder import StudyFolder
 from consilia.tune.autoscaling import Bundles, MissingSlots
+from consilia.tune.capacity import first_demand, plan_capacity
+from consilia.tune.live import LiveSlots
+from consilia.tune.nodes import living_nodes, wait_for_gpus
+from consilia.tune.stored import read_trials
+from processes import processes_of, wait_until_gone
 
 SLOT = ({"CPU": 1.0, "GPU": 1.0},)
 QUIET = 10.0
@@ -95,3 +114,147 @@ def test_no_room_is_held_beyond_the_next_look(steps: list[tuple[int, int, float]
         if n_rooms:
             ray.find_room(n_rooms)
         ray.now += seconds
+
+
+HEAD = "127.0.0.2"
+HEAD_TYPE = "ray.head.default"  # the fake provider knows no other name for it
+N_TRIALS = 4
+
+
+@dataclass
+class Cluster:
+    """A head without GPUs, and an autoscaler that starts up to two nodes with a GPU that exists on paper."""
+
+    folder: Path
+    port: int
+
+    @property
+    def address(self) -> str:
+        return f"{HEAD}:{self.port}"
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """Of the head, of what it starts, and of drivers."""
+        kept = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+        path = os.pathsep.join([str(Path(__file__).parent), *sys.path])
+        fake = {"RAY_FAKE_CLUSTER": "1", "AUTOSCALER_UPDATE_INTERVAL_S": "1"}
+        loopback = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}  # for nodes that the autoscaler starts
+        ours = {"RAY_AUTH_MODE": "disabled", "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
+        return {**kept, **fake, **loopback, **ours}
+
+    def start(self) -> "subprocess.Popen[bytes]":
+        """Start the head as `ray.cluster_utils.AutoscalingCluster` does, which would stop every other Ray here."""
+        file = self.folder.parent / "autoscaling.json"
+        file.write_text(json.dumps(self._config()))
+        command = [str(Path(sys.executable).with_name("ray")), "start", "--head", "--block", f"--port={self.port}"]
+        command += [f"--node-ip-address={HEAD}", f"--temp-dir={self.folder}", "--include-dashboard=false"]
+        command += ["--num-cpus=1", "--num-gpus=0", "--object-store-memory=100000000", "--disable-usage-stats"]
+        command += [f"--autoscaling-config={file}"]
+        quiet = subprocess.DEVNULL
+        return subprocess.Popen(command, env=self.environment, stdout=quiet, stderr=quiet, start_new_session=True)
+
+    def _config(self) -> dict[str, object]:
+        resources = {"CPU": 1, "GPU": 1, "object_store_memory": 100_000_000}
+        none: list[str] = []
+        return {
+            "cluster_name": "fake",
+            "max_workers": 2,
+            "provider": {
+                "type": "fake_multinode",
+                "gcs_address": self.address,
+                "use_node_id_as_ip": True,
+                "disable_node_updaters": True,
+                "disable_launch_config_check": True,
+            },
+            "available_node_types": {
+                HEAD_TYPE: {"resources": {"CPU": 1}, "node_config": {}, "max_workers": 0},
+                "gpu": {"resources": resources, "node_config": {}, "min_workers": 0, "max_workers": 2},
+            },
+            "head_node_type": HEAD_TYPE,
+            "auth": {},
+            "docker": {},
+            "file_mounts": {},
+            "idle_timeout_minutes": 10,
+            "upscaling_speed": 1.0,
+            **dict.fromkeys(("initialization_commands", "setup_commands", "head_setup_commands"), none),
+            **dict.fromkeys(("worker_setup_commands", "head_start_ray_commands", "worker_start_ray_commands"), none),
+            **dict.fromkeys(("cluster_synced_files", "rsync_exclude", "rsync_filter"), none),
+            "file_mounts_sync_continuously": False,
+        }
+
+
+@pytest.fixture
+def cluster(short_tmp: Path) -> Iterator[Cluster]:
+    with socket() as probe:
+        probe.bind((HEAD, 0))
+        port = probe.getsockname()[1]
+    (short_tmp / "a").mkdir()
+    cluster = Cluster(short_tmp / "a", port)
+    process = cluster.start()
+    try:
+        yield cluster
+    finally:
+        process.kill()
+        process.wait()
+        for pid in processes_of(cluster.folder):
+            os.kill(pid, signal.SIGKILL)
+        assert wait_until_gone(cluster.folder) == []
+
+
+def drive(address: str, root: Path) -> None:
+    """Search on GPUs that are not there yet; two trials wait for each other, so that two nodes must come."""
+    from ray.util import placement_group_table
+
+    profile = ClusterProfile(address=address, gpus="required", gpus_per_slot=1, memory_per_slot=0)
+    diary = Diary(root / "diary")
+    study = study_in(root)
+    with connect(profile):
+        wait_for_gpus(profile, diary.noted)
+        nodes = living_nodes()
+        capacity = plan_capacity(nodes, profile, demand=first_demand(profile, nodes), n_trials=2)
+        live = LiveSlots(capacity, living_nodes, limit=2, seen=nodes)
+        study.search(diary, slots=2, live=live, capacity=capacity, asks_for_more=True)
+        left = [group["state"] for group in placement_group_table().values() if group["state"] != "REMOVED"]
+        (root / "left").write_text(
+            json.dumps({"groups": left, "gpus": sorted(n.total.get("GPU", 0) for n in nodes.values())})
+        )
+
+
+def study_in(root: Path) -> PlayedStudy:
+    meet: Callable[[Place], None] = always(meet_another_node, fold=0, epoch=1)
+    faults = dict.fromkeys(range(N_TRIALS), meet)
+    return PlayedStudy(folder=StudyFolder(root / "study"), marks=root, faults=faults, n_trials=N_TRIALS)
+
+
+def meet_another_node(place: Place) -> None:
+    """Write down the node and its GPUs, and return once another node has done so."""
+    import ray
+
+    context = ray.get_runtime_context()
+    (place.marks / f"node-{context.get_node_id()}").write_text(json.dumps(context.get_accelerator_ids()["GPU"]))
+    while len(list(place.marks.glob("node-*"))) < 2:
+        time.sleep(0.1)
+
+
+@pytest.mark.ray
+@pytest.mark.timeout(400)
+@pytest.mark.slow("an autoscaler and three nodes; the tests above ask for slots without Ray")
+def test_a_search_that_requires_gpus_waits_until_the_autoscaler_has_brought_them(cluster: Cluster, tmp_path: Path):
+    code = f"import test_autoscaling as t; t.drive({cluster.address!r}, t.Path({str(tmp_path)!r}))"
+    with (tmp_path / "log").open("wb") as log:
+        command = [sys.executable, "-c", code]
+        deadline = time.monotonic() + 300
+        while True:  # the head takes a moment
+            driver = subprocess.run(command, env=cluster.environment, stdout=log, stderr=log, timeout=300)
+            said = (tmp_path / "log").read_text()
+            if driver.returncode == 0 or "cannot be used" not in said or time.monotonic() > deadline:
+                break
+            time.sleep(1)
+    assert driver.returncode == 0, said
+    assert [record.state for record in read_trials(StudyFolder(tmp_path / "study")).values()] == ["finished"] * N_TRIALS
+    notes = (tmp_path / "diary").read_text().splitlines()
+    assert "waiting for a GPU, since cluster.gpus is required" in notes[0]
+    assert f"{HEAD} 0 of 0" in notes[0]
+    nodes = [json.loads(file.read_text()) for file in tmp_path.glob("node-*")]
+    assert nodes == [["0"], ["0"]]  # two nodes have trained, each on its GPU; the head has none
+    assert json.loads((tmp_path / "left").read_text()) == {"groups": [], "gpus": [0, 1]}

@@ -231,6 +231,11 @@ def test_workers_that_start_before_a_step_is_measured_have_a_whole_gpu_where_the
     assert first(node()) == Demand(gpus=0, memory=GB)
 
 
+def test_no_worker_has_a_gpu_where_none_is_to_be_used():
+    assert first(node(gpus=2, busy_gpus=2), gpus="none") == Demand(gpus=0, memory=GB)
+    assert first(node(gpus=2), gpus="required").gpus == 1
+
+
 def test_numbers_in_the_profile_stand_before_a_step_is_measured():
     assert first(node(gpus=1), gpus_per_slot=0.5, memory_per_slot=2.5) == Demand(gpus=0.5, memory=2_500_000_000)
     assert first(node(gpus=1, busy_gpus=0.5), gpus_per_slot=0.5) == Demand(gpus=0.5, memory=GB)

@@ -61,6 +61,12 @@ def test_without_gpus_none_is_asked_for():
     assert demand(step(host=2), gpus=0).gpus == 0
 
 
+def test_no_gpu_is_taken_where_none_is_to_be_used():
+    profile = ClusterProfile(gpus="none")
+    assert worker_demand(profile, [{"CPU": 8, "GPU": 4}], measured=[step(host=2)], images_bytes=0).gpus == 0
+    assert not needs_measuring(ClusterProfile(gpus="none", memory_per_slot=1))
+
+
 def test_numbers_in_the_profile_stand_and_nothing_is_measured_for_them():
     assert demand(gpus_per_slot=0.3, memory_per_slot=2.5) == Demand(gpus=0.3, memory=2_500_000_000)
     assert not needs_measuring(ClusterProfile(gpus_per_slot=0.3, memory_per_slot=2.5))

@@ -10,10 +10,9 @@ from pathlib import Path
 
 import pytest
 from played_trials import EPOCHS, K, PlayedStudy, always, score_of, wait_for_nodes
-from search_records import Listener
+from search_records import Diary
 
 from consilia.cluster.connection import connect
-from consilia.config.records import TrialTask
 from consilia.config.study import ClusterProfile
 from consilia.config.study_folder import StudyFolder
 from consilia.tune.capacity import plan_capacity
@@ -38,26 +37,6 @@ def cluster(short_tmp: Path) -> Iterator[Cluster]:
     with Cluster.at(short_tmp) as cluster:
         cluster.add(SECOND)
         yield cluster
-
-
-class Diary(Listener):
-    """Writes down for the test what happens, while it happens."""
-
-    def __init__(self, path: Path) -> None:
-        super().__init__()
-        self._path = path
-
-    def trial_started(self, task: TrialTask) -> None:
-        super().trial_started(task)
-        self._write(f"trial {task.number}")
-
-    def noted(self, text: str) -> None:
-        super().noted(text)
-        self._write(text)
-
-    def _write(self, line: str) -> None:
-        with self._path.open("a") as file:
-            file.write(line + "\n")
 
 
 def drive(address: str, root: Path) -> None:

@@ -10,10 +10,11 @@ import pytest
 import ray
 from capacity_records import GB, node
 
+from consilia.config.study import ClusterProfile
 from consilia.errors import ClusterError, PlanError
 from consilia.tune import nodes
 from consilia.tune.capacity import Node, Share
-from consilia.tune.nodes import LateKinds, ask_workers, living_nodes
+from consilia.tune.nodes import LateKinds, ask_workers, living_nodes, wait_for_gpus
 from processes import wait_until_idle
 
 # A Ray that believes in a GPU.
@@ -81,6 +82,59 @@ def test_an_error_of_one_kind_of_node_is_returned_and_raised_if_all_have_one(ans
     assert isinstance(answers[CLUSTER["small"].kind], ClusterError)
     with pytest.raises(ClusterError, match="no step fits on large"):
         ask_workers(Groups("large", "small"), CLUSTER, fails("small", "large"))
+
+
+class Wait:
+    """A Ray on which a GPU comes after some seconds of a clock that sleep moves."""
+
+    def __init__(self, patch: pytest.MonkeyPatch, *, seconds: float) -> None:
+        self.now, self.asked, self.notes = 0.0, [], []
+        patch.setattr(nodes, "ask_for", self._ask)
+        patch.setattr(nodes, "is_placed_now", lambda group: self.now >= seconds)
+        patch.setattr(nodes, "remove_placement_group", self.asked.remove)
+        patch.setattr(nodes.time, "sleep", self._sleep)
+        self._there = node(gpus=4, name="10.0.0.2")
+
+    def __call__(self, **profile: object) -> None:
+        found = ClusterProfile.model_validate(profile)
+        wait_for_gpus(
+            found, self.notes.append, nodes=lambda: {"head": node(), "gpu": self._there}, clock=lambda: self.now
+        )
+
+    def _ask(self, bundles: object) -> object:
+        self.asked.append(bundles)
+        return bundles
+
+    def _sleep(self, seconds: float) -> None:
+        self.now += seconds
+        if self.now > 1e6:
+            raise KeyboardInterrupt
+
+
+def test_who_requires_a_gpu_waits_and_hears_so_now_and_then(monkeypatch: pytest.MonkeyPatch):
+    wait = Wait(monkeypatch, seconds=700)
+    wait(gpus="required", cpus_per_slot=4)
+    assert (wait.now, wait.asked) == (pytest.approx(700, abs=1), [])
+    assert len(wait.notes) == 3
+    assert wait.notes[0] == (
+        "waiting for a GPU, since cluster.gpus is required: Ray is asked for 1 GPU with 4 CPU, and GPUs are free on: "
+        "10.0.0.1 0 of 0, 10.0.0.2 4 of 4"
+    )
+
+
+@pytest.mark.parametrize("gpus", ["auto", "none"])
+def test_nobody_else_waits(monkeypatch: pytest.MonkeyPatch, gpus: str):
+    wait = Wait(monkeypatch, seconds=700)
+    wait(gpus=gpus)
+    assert (wait.now, wait.notes) == (0, [])
+
+
+def test_an_interrupted_wait_leaves_nothing_asked_for(monkeypatch: pytest.MonkeyPatch):
+    wait = Wait(monkeypatch, seconds=1e9)
+    with pytest.raises(KeyboardInterrupt):
+        wait(gpus="required", workers_per_trial=2)
+    assert wait.asked == []
+    assert "Ray is asked for 2 times 1 GPU" in wait.notes[0]
 
 
 FIRST = Share(cpus=1, gpus=1, memory=0)

@@ -4,7 +4,7 @@ import difflib
 from pathlib import Path, PurePath
 from typing import Annotated, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from consilia.config.card import DataCard
 from consilia.config.frozen import Frozen
@@ -121,12 +121,25 @@ class ClusterProfile(Frozen):
     name: str = "local"  # the profile's name
     address: str | None = None  # left out: a Ray of our own on this machine; `auto` or `host:port`: a running one
     cpus_per_slot: float = Field(default=1, gt=0)  # CPUs of each worker of a slot, and its number of threads
+    gpus: Literal["auto", "required", "none"] = "auto"  # `required`: wait for a GPU; `none`: train on CPUs
     gpus_per_slot: float | Literal["auto"] = "auto"  # GPUs of a worker; `auto`: as few as the networks leave
     memory_per_slot: float | Literal["auto"] = "auto"  # main memory of each worker, GB; `auto`: measured
     workers_per_trial: int = Field(default=1, ge=1)  # above 1: so many workers train one trial together
     max_slots: int | None = Field(default=None, ge=1)  # left out: what the cluster holds, up to a quarter of the trials
     hang_seconds: float = Field(default=900.0, gt=0)  # a worker that shows no sign of life for so long is replaced
     weights: str | None = None  # folder of ImageNet weights that all nodes see; left out: that of CONSILIA_WEIGHTS
+
+    @model_validator(mode="after")
+    def _gpus_must_agree(self) -> "ClusterProfile":
+        fixed = None if self.gpus_per_slot == "auto" else self.gpus_per_slot > 0
+        if fixed is not None and self.gpus != "auto" and fixed != (self.gpus == "required"):
+            raise ValueError(f"gpus is {self.gpus}, but gpus_per_slot is {self.gpus_per_slot:g}; leave one of them out")
+        return self
+
+    @property
+    def gpus_of_worker(self) -> float | Literal["auto"]:
+        """GPUs that a worker takes: `gpus_per_slot`, but 0 where no GPU is to be used."""
+        return 0.0 if self.gpus == "none" else self.gpus_per_slot
 
 
 class StudyPlan(Frozen):

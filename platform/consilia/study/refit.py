@@ -13,6 +13,7 @@ from consilia.study.end import settle_again
 from consilia.study.opened import OpenStudy
 from consilia.study.preflight import check_weights, load_weights_once
 from consilia.study.slots import LazySlots
+from consilia.train.device import device_of
 from consilia.train.order import check_refit_workers
 from consilia.train.refit import read_refit
 from consilia.tune.refit_controller import RefitController
@@ -85,7 +86,7 @@ def train_refits(study: OpenStudy, missing: Sequence[TrialRecord], slots: LazySl
     tasks = [TrialTask(number=record.number, hyperparameters=record.hyperparameters) for record in missing]
     study.note(f"{_count(len(tasks))} on all {len(study.folds.pool)} images outside the test split, one a member")
     if plan.search.configuration is not None:
-        _settle(refit_here(tasks, study.training_context("auto"), folder, view), folder)
+        _settle(refit_here(tasks, study.training_context(device_of(plan.cluster)), folder, view), folder)
         return
     opened = slots.open(n_tasks=min(len(tasks), plan.cluster.max_slots or len(tasks)))
     _settle(refit_in_slots(tasks, opened.context, folder, view, capacity=opened.capacity, groups=opened.groups), folder)

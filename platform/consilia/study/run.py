@@ -138,11 +138,12 @@ def _run_trials(study: OpenStudy, slots: LazySlots, starts: Sequence[Start], *, 
     check_workers(plan.cluster.workers_per_trial, folds=study.folds, training=plan.training)
     audience = Audience(study.view, Curves(folder, metric=plan.search.metric, noted=study.note))
     if plan.search.configuration is not None:
+        from consilia.train.device import device_of
         from consilia.tune.measuring import largest_network
         from consilia.tune.single import train_one
 
         check_disk(study, n_slots=1, largest_network=largest_network(largest_steps(study)))
-        settle_end(study, train_one(plan, study.training_context("auto"), folder, audience))
+        settle_end(study, train_one(plan, study.training_context(device_of(plan.cluster)), folder, audience))
         return
     limit = most_slots(plan.cluster, n_trials=plan.search.trials)
     opened = slots.open(n_tasks=limit)

@@ -29,7 +29,7 @@ from consilia.tune.capacity import (
 from consilia.tune.demand import Demand, needs_measuring, worker_demand
 from consilia.tune.live import LiveSlots
 from consilia.tune.measuring import largest_network, measure_steps
-from consilia.tune.nodes import LateKinds, ask_workers, living_nodes
+from consilia.tune.nodes import LateKinds, ask_workers, living_nodes, wait_for_gpus
 from consilia.tune.space import Range
 from consilia.tune.worker_groups import WorkerGroups
 
@@ -93,7 +93,10 @@ class LazySlots:
         study.note("connecting to Ray" if joins_cluster(profile) else "starting Ray")
         connection = self._stack.enter_context(connect(profile))
         study.view.connected(dashboard=connection.dashboard, token_file=connection.token_file)
+        wait_for_gpus(profile, study.note)
         nodes = living_nodes()
+        if joins_cluster(profile) and profile.gpus == profile.gpus_per_slot == "auto" and not _has_gpus(nodes):
+            study.note("no node has a GPU, so trials train on CPUs; cluster.gpus=required would wait for a GPU")
         alone = profile.model_copy(update={"workers_per_trial": 1})
         n_workers = n_tasks if profile.workers_per_trial == 1 else 1  # those that train together start once measured
         first = plan_capacity(nodes, alone, demand=first_demand(profile, nodes), n_trials=n_workers)
@@ -176,6 +179,10 @@ class LazySlots:
         share = share_of(demand, self._study.plan.cluster)
         self._study.note(f"on nodes with {node.kind} slots of {describe_share(share, demand)}")
         return share
+
+
+def _has_gpus(nodes: Mapping[str, Node]) -> bool:
+    return any(node.total.get("GPU", 0) for node in nodes.values())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

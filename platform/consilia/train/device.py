@@ -4,6 +4,9 @@ from typing import Literal
 
 import torch
 
+from consilia.config.study import ClusterProfile
+from consilia.errors import ClusterError
+
 MEMORY_FORMAT = torch.channels_last
 """Of models and batches: measured faster than contiguous, on GPUs and, by 10-50 %, on CPUs."""
 
@@ -13,6 +16,17 @@ def resolve_device(name: str) -> torch.device:
     if name != "auto":
         return torch.device(name)
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def device_of(profile: ClusterProfile) -> str:
+    """Return what `resolve_device` is to be called with for training in this process.
+
+    Raises:
+        ClusterError: The profile requires a GPU, and torch finds none.
+    """
+    if profile.gpus == "required" and not torch.cuda.is_available():
+        raise ClusterError("cluster.gpus is required, but torch finds no GPU here. Set it to auto to train on the CPU.")
+    return "cpu" if profile.gpus == "none" else "auto"
 
 
 def set_threads(n: int) -> None:

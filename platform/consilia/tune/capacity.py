@@ -98,7 +98,7 @@ def first_demand(profile: ClusterProfile, nodes: Mapping[str, Node]) -> Demand:
     Raises:
         ClusterError: A step is to be measured on a GPU, and none is free.
     """
-    gpus, memory = profile.gpus_per_slot, profile.memory_per_slot
+    gpus, memory = profile.gpus_of_worker, profile.memory_per_slot
     if gpus == "auto":
         gpus = float(any(node.total.get("GPU", 0) >= 1 for node in nodes.values()))
         if gpus and not any(node.free.get("GPU", 0) >= 1 for node in nodes.values()):

@@ -30,7 +30,7 @@ class Demand:
 
 def needs_measuring(profile: ClusterProfile) -> bool:
     """Say whether the profile leaves something to be measured."""
-    return "auto" in (profile.gpus_per_slot, profile.memory_per_slot)
+    return "auto" in (profile.gpus_of_worker, profile.memory_per_slot)
 
 
 def worker_demand(
@@ -53,7 +53,7 @@ def worker_demand(
     """
     if needs_measuring(profile) and not measured:
         raise ValueError("the profile says auto, so a step must have been measured")
-    gpus = profile.gpus_per_slot
+    gpus = profile.gpus_of_worker
     if gpus == "auto":
         gpus = _automatic_gpus(profile, list(totals), measured, images_bytes)
     else:

@@ -6,14 +6,21 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import ray
+from ray.util.placement_group import remove_placement_group
 
+from consilia.config.study import ClusterProfile
 from consilia.errors import ClusterError, ConsiliaError
+from consilia.tune.autoscaling import ask_for, is_placed_now
 from consilia.tune.capacity import Kind, Node, Share, places
 from consilia.tune.ray_internals import NODE_LABEL, call_in_actor, free_resources
 from consilia.tune.worker_groups import WorkerGroups
 
 _ANSWER_SECONDS = 1800.0  # two steps of ResNet-50 at 224 px take a minute on one CPU core
 _TRIES = 5  # of a measurement whose worker dies
+
+_POLL_SECONDS = 0.2  # between two looks whether a GPU has come
+_PATIENCE_SECONDS = 2.0  # before the first word about it
+_NOTE_SECONDS = 300.0  # between two words
 
 T = TypeVar("T")
 
@@ -28,6 +35,52 @@ def living_nodes() -> dict[str, Node]:
         for node in ray.nodes()  # type: ignore[no-untyped-call] # Ray's is untyped
         if node["Alive"] and node["NodeID"] in free
     }
+
+
+def wait_for_gpus(
+    profile: ClusterProfile,
+    noted: Callable[[str], None],
+    *,
+    nodes: Callable[[], Mapping[str, Node]] = living_nodes,
+    clock: Callable[[], float] = time.monotonic,
+) -> None:
+    """Wait until the GPUs of one slot are free, where the profile requires them; Ray's autoscaler may bring them.
+
+    Args:
+        profile: Says what a slot takes.
+        noted: Told what is waited for, and again now and then.
+        nodes: Returns the living nodes by id.
+        clock: Monotonic seconds.
+    """
+    if profile.gpus != "required":
+        return
+    gpus = 1.0 if profile.gpus_per_slot == "auto" else profile.gpus_per_slot
+    share = Share(cpus=profile.cpus_per_slot, gpus=gpus, memory=0)
+    group = ask_for([share.resources] * profile.workers_per_trial)
+    try:
+        next_note = clock() + _PATIENCE_SECONDS
+        while not is_placed_now(group):
+            if clock() >= next_note:
+                noted(_describe_wait(share, profile.workers_per_trial, nodes()))
+                next_note = clock() + _NOTE_SECONDS
+            time.sleep(_POLL_SECONDS)
+    finally:
+        remove_placement_group(group)
+    # Nodes say what is free some time later.
+    deadline = clock() + _PATIENCE_SECONDS
+    while clock() < deadline and not any(places(node.free, share) for node in nodes().values()):
+        time.sleep(_POLL_SECONDS)
+
+
+def _describe_wait(share: Share, workers: int, nodes: Mapping[str, Node]) -> str:
+    free = ", ".join(
+        f"{node.name} {node.free.get('GPU', 0):g} of {node.total.get('GPU', 0):g}" for node in nodes.values()
+    )
+    times = f"{workers} times " if workers > 1 else ""
+    return (
+        f"waiting for a GPU, since cluster.gpus is required: Ray is asked for {times}{share.gpus:g} GPU with "
+        f"{share.cpus:g} CPU, and GPUs are free on: {free}"
+    )
 
 
 def ask_workers(
