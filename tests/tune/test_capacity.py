@@ -130,6 +130,8 @@ def test_an_exclusive_slot_has_more_than_any_other_has_on_any_kind_of_node():
     demands = {H100.kind: Demand(gpus=0.25, memory=4 * GB), T4.kind: Demand(gpus=1, memory=5 * GB)}
     capacity = plan_capacity(cluster(H100, T4), ClusterProfile(), measured=demands, n_trials=100)
     assert (capacity.exclusive, capacity.n_exclusive) == (Share(cpus=1, gpus=1, memory=10 * GB), 12)
+    del demands[T4.kind]  # a step does not fit there
+    assert plan_capacity(cluster(H100, T4), ClusterProfile(), measured=demands, n_trials=100).n_exclusive == 8
 
 
 def test_ray_is_asked_for_what_a_worker_takes_and_for_nothing_else():

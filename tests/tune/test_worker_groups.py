@@ -4,6 +4,7 @@ import os
 import signal
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,9 +17,9 @@ from search_records import task
 
 from consilia.config.records import EpochReport, TaskTaken, TrialOutcome, TrialTask
 from consilia.tune.broker import Job, Message
-from consilia.tune.capacity import Capacity, Share
+from consilia.tune.capacity import Capacity, Kind, Share
 from consilia.tune.live import LiveSlots
-from consilia.tune.nodes import living_nodes
+from consilia.tune.nodes import LateKinds, living_nodes
 from consilia.tune.worker import Program
 from consilia.tune.worker_groups import WorkerGroups
 from processes import wait_until_idle
@@ -93,6 +94,31 @@ def test_a_worker_that_dies_is_replaced_alone_and_only_workers_have_torch_in_mem
     assert pids(tmp_path, 1) == [neighbour]
     assert set(notes) <= {"1 of 2 workers started", "2 of 2 workers started"}  # nothing was lost
     assert wait_until_idle(ray_folder) == (set(), [], {})
+
+
+@pytest.mark.slow("half a minute; test_live and test_nodes measure kinds of nodes without Ray")
+def test_workers_leave_a_node_of_an_unknown_kind_and_come_back_once_it_is_measured(tmp_path: Path, ray_folder: Path):
+    nodes = living_nodes()
+    elsewhere = Kind("H100", 8, 128, 10)
+    capacity = Capacity(n_slots=1, workers=1, share=None, exclusive=None, measured={elsewhere: SHARE})
+    late = LateKinds(SHARE, two_cpus, lambda node, answer: replace(SHARE, cpus=answer), noted=lambda text: None)
+    with WorkerGroups(storage=str(tmp_path / "ray")) as groups:
+        groups.settle(TWO, LiveSlots(TWO, living_nodes, limit=2, seen=nodes))
+        (before,) = groups.first_workers().values()
+        groups.settle(capacity, LiveSlots(capacity, living_nodes, limit=2, seen=nodes, measure=late))
+        assert groups.count() == 0
+        wait_for(lambda: groups.count() == 1, groups)
+        (after,) = groups.first_workers().values()
+        assert before != after
+        assert groups.devices_per_slot() == 2
+        (node,) = living_nodes().values()
+        assert node.free.get("CPU", 0) == 0
+    assert wait_until_idle(ray_folder) == (set(), [], {})
+
+
+def two_cpus(worker: object) -> int:
+    """Stand in for a measurement: a slot is to have two CPUs."""
+    return 2
 
 
 @pytest.mark.slow("starts a second Ray; test_capacity plans shares of GPUs without one")

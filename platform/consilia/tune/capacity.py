@@ -140,17 +140,18 @@ def plan_capacity(
         exclusive=None,
         measured={kind: share_of(each, profile) for kind, each in (measured or {}).items()},
     )
-    shares = [(node.free, share) for node in nodes.values() if (share := capacity.share_on(node)) is not None]
-    n_slots = sum(places(free, share) for free, share in shares) // workers
+    shares = {key: share for key, node in nodes.items() if (share := capacity.share_on(node)) is not None}
+    n_slots = sum(places(nodes[key].free, share) for key, share in shares.items()) // workers
     if n_slots == 0:
         raise ClusterError(_refusal(nodes, capacity.shares[0], profile))
     larger = _exclusive_or_larger(capacity.shares)
-    exclusive = next((each for each in larger if _places(nodes, each) >= workers), None)
+    known = {key: nodes[key] for key in shares}
+    exclusive = next((each for each in larger if _places(known, each) >= workers), None)
     return replace(
         capacity,
         n_slots=min(n_slots, profile.max_slots or n_slots, n_trials),
         exclusive=exclusive,
-        n_exclusive=0 if exclusive is None else _places(nodes, exclusive) // workers,
+        n_exclusive=0 if exclusive is None else _places(known, exclusive) // workers,
     )
 
 

@@ -218,11 +218,11 @@ class WorkerGroups:
         if any(group.is_closed for group in self._groups):
             return  # until they have given their resources back
         if exclusive:
-            self._start_exclusive(capacity, counts.exclusive)
+            self._start_exclusive(capacity, live, counts.exclusive)
         elif capacity.workers > 1:
             for _ in range(live.count() - len(self._groups)):
                 assert capacity.share is not None, "workers of one trial have one share on all kinds of nodes"
-                self._start(capacity.share, capacity.workers, name="workers", together=True)
+                self._start(capacity.share, capacity.workers, name="workers", among=live.by_node(), together=True)
         else:
             self._start_on_nodes(live)
         if self._asks_for_more and not exclusive:
@@ -243,11 +243,12 @@ class WorkerGroups:
                 self._start(live.share(node), n_here, name=live.name(node), node=node)
                 n_missing -= n_here
 
-    def _start_exclusive(self, capacity: Capacity, n_tasks: int) -> None:
+    def _start_exclusive(self, capacity: Capacity, live: LiveSlots, n_tasks: int) -> None:
         assert capacity.exclusive is not None, "the controller asks for exclusive slots where there are some"
-        together = capacity.workers > 1
-        for _ in range(min(n_tasks, capacity.n_exclusive) - len(self._groups)):
-            self._start(capacity.exclusive, capacity.workers, name="exclusive", exclusive=True, together=together)
+        share, workers, nodes = capacity.exclusive, capacity.workers, live.by_node()
+        n_wanted = min(n_tasks, capacity.n_exclusive) if nodes else 0
+        for _ in range(n_wanted - len(self._groups)):
+            self._start(share, workers, name="exclusive", among=nodes, exclusive=True, together=workers > 1)
 
     def _start(
         self,
@@ -256,6 +257,7 @@ class WorkerGroups:
         *,
         name: str,
         node: str = "",
+        among: Collection[str] = (),
         exclusive: bool = False,
         together: bool = False,
     ) -> None:
@@ -276,7 +278,7 @@ class WorkerGroups:
             share=share,
             exclusive=exclusive,
             together=together,
-            started=_start_training(work, share, n_workers, node=node, storage=str(self._storage)),
+            started=_start_training(work, share, n_workers, node=node, among=among, storage=str(self._storage)),
         )
         self._groups.append(group)
 
@@ -374,8 +376,8 @@ class WorkerGroups:
 
 def _fits(group: _Group, capacity: Capacity, live: LiveSlots, *, exclusive: bool) -> bool:
     """Say whether a group is of the kind that is wanted now, with the devices that its workers are to have."""
-    if (group.exclusive, group.together) != (exclusive, capacity.workers > 1):
-        return False
+    if group.is_closed or (group.exclusive, group.together) != (exclusive, capacity.workers > 1):
+        return False  # the share on a closed one's node may not be known
     pinned = live.share(group.node) if group.node else capacity.share
     share = capacity.exclusive if exclusive else pinned
     return share is not None and _same_devices(group.share, share)
@@ -385,8 +387,10 @@ def _same_devices(one: Share, other: Share) -> bool:
     return (one.cpus, one.gpus) == (other.cpus, other.gpus)
 
 
-def _start_training(work: GroupWork, share: Share, n_workers: int, *, node: str, storage: str) -> Any:
-    """Start a Ray Train worker group, and return it as a StartedGroup at once."""
+def _start_training(
+    work: GroupWork, share: Share, n_workers: int, *, node: str, among: Collection[str], storage: str
+) -> Any:
+    """Start a Ray Train worker group on a node, or anywhere among some; return it as a StartedGroup at once."""
     from ray.train.v2.api.config import FailureConfig, RunConfig, ScalingConfig  # takes a second: not at import
 
     from consilia.tune.train_internals import ApartConfig, GroupTrainer, LossNotice
@@ -399,7 +403,9 @@ def _start_training(work: GroupWork, share: Share, n_workers: int, *, node: str,
         backend: Any = TorchConfig()
     else:
         backend = ApartConfig()
-    place: dict[str, Any] = {"label_selector": {NODE_LABEL: node}, "placement_strategy": "STRICT_PACK"} if node else {}
+    place: dict[str, Any] = {"label_selector": {NODE_LABEL: f"in({','.join(sorted(among))})"}}
+    if node:
+        place = {"label_selector": {NODE_LABEL: node}, "placement_strategy": "STRICT_PACK"}
     trainer = GroupTrainer(
         serve,
         train_loop_config={"work": work},
