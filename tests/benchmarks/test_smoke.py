@@ -96,6 +96,14 @@ def test_racing_prints_what_each_method_saves_and_costs(tmp_path: Path):
             assert (row["saved_quantiles"], row["rank_1"], parts) == ([1.0] * 3, 1.0, row["epochs_full"])
 
 
+@pytest.mark.ray
+def test_scaling_prints_what_tune_and_the_driver_take_for_each_size(short_tmp: Path):
+    (size,) = run("scaling.py", "--sizes=8", "--workers=4", ray_folder=short_tmp)["sizes"]
+    assert (size["trials"], size["workers"]) == (8, 4)
+    assert size["answers"] > 8 * 12, "each trial has a fold of twelve epochs at least"
+    assert size["busy"] == pytest.approx(size["driver_s"] / size["search_s"])
+
+
 def test_stopped_trials_prints_each_way_of_telling_and_its_difference_to_the_first(tmp_path: Path):
     figures = run("stopped_trials.py", "--replays=2", "--trials=14", "--slots", "2", ray_folder=tmp_path)
     (comparison,) = figures["comparisons"]

@@ -14,7 +14,7 @@ from consilia.config.records import TrialTask
 from consilia.config.space import Hyperparameters
 from consilia.tune.broker import BrokerLost, Job, Message
 
-_HEARTBEAT_SECONDS = 1.0  # how long a step waits before it lets Tune speak to the relay again
+HEARTBEAT_SECONDS = 10.0  # how long a step waits; one that is to stop is woken, since its task is withdrawn
 _ANSWER_SECONDS = 30.0  # the broker answers in milliseconds, unless it is gone
 _NO_ANSWER = (ray.exceptions.RayActorError, ray.exceptions.GetTimeoutError)
 
@@ -41,7 +41,7 @@ class Relay(tune.Trainable):
         return True
 
     def step(self) -> dict[str, Any]:
-        """Return the next message, or a heartbeat when none comes soon, so that Tune can stop the relay.
+        """Return the next message, or a heartbeat when none comes soon.
 
         Raises:
             RuntimeError: The broker is gone, as the previous message said.
@@ -80,7 +80,7 @@ class Relay(tune.Trainable):
         assert self._task is not None, "Tune asks for no more after the outcome"
         if self._message is None:
             self._message = self._broker.next_message.remote(self._task.number)
-        ready, _ = ray.wait([self._message], timeout=_HEARTBEAT_SECONDS)
+        ready, _ = ray.wait([self._message], timeout=HEARTBEAT_SECONDS)
         if not ready:
             return None
         message: Message = ray.get(self._message)
