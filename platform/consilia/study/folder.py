@@ -6,8 +6,9 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -21,17 +22,25 @@ _ATTEMPTS, _ATTEMPT_SECONDS = 5, 0.05
 
 
 @contextmanager
-def claim_folder(plan: StudyPlan, studies: Path) -> Iterator[StudyFolder]:
+def claim_folder(
+    plan: StudyPlan, studies: Path, *, work: AbstractContextManager[Any] | None = None
+) -> Iterator[StudyFolder]:
     """Make `studies/<name>`, or check that it belongs to the plan, and hold it for the length of a block.
+
+    Args:
+        plan: The study.
+        studies: Folder of all studies.
+        work: As of `hold_study`.
 
     Raises:
         StudyError: The folder belongs to another plan (the keys that differ are named), holds something else, or
             another process works in it.
     """
     folder = StudyFolder(studies.absolute() / plan.name)
-    _check_not_foreign(folder)
+    if work is None:  # else the folder is what it finds at its URI
+        _check_not_foreign(folder)
     folder.root.mkdir(parents=True, exist_ok=True)
-    with hold_study(folder):
+    with hold_study(folder, work=work):
         is_new = not folder.plan.exists()
         if not is_new:
             _check_same_plan(plan, folder)
@@ -46,11 +55,17 @@ def claim_folder(plan: StudyPlan, studies: Path) -> Iterator[StudyFolder]:
 
 
 @contextmanager
-def hold_study(folder: StudyFolder, *, wait: Callable[[float], None] = time.sleep) -> Iterator[StudyFolder]:
+def hold_study(
+    folder: StudyFolder,
+    *,
+    work: AbstractContextManager[Any] | None = None,
+    wait: Callable[[float], None] = time.sleep,
+) -> Iterator[StudyFolder]:
     """Hold a study's folder alone; the kernel lets go when the process ends, however it ends.
 
     Args:
         folder: The study's; it exists.
+        work: Entered once the folder is held, and left before it is let go: `Mirror.at_work`.
         wait: Waits so many seconds; tests pass their own.
 
     Raises:
@@ -66,7 +81,8 @@ def hold_study(folder: StudyFolder, *, wait: Callable[[float], None] = time.slee
                 if attempt + 1 == _ATTEMPTS:
                     raise StudyError(f"Another process is working in {folder.root}; wait for it or stop it.") from None
                 wait(_ATTEMPT_SECONDS)
-        yield folder
+        with work or nullcontext():
+            yield folder
     finally:
         os.close(descriptor)
 
