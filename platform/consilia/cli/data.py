@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from consilia.cli.options import STORES, Card, Settings, Stores
+from consilia.cli.options import STORES, Card, CardStores, Settings
 
 app = typer.Typer(help="Make, check and prepare labelled images.", no_args_is_help=True)
 
@@ -28,7 +28,7 @@ def phantoms(
 
 
 @app.command()
-def prepare(card: Card, settings: Settings = None, stores: Stores = STORES) -> None:
+def prepare(card: Card, settings: Settings = None, stores: CardStores = STORES) -> None:
     """Decode every image of a card once into a store that all trials read, and say in brief what is wrong with it.
 
     Example: consilia data prepare pneumoniamnist --set path=pneumoniamnist_28.npz
@@ -46,7 +46,7 @@ def prepare(card: Card, settings: Settings = None, stores: Stores = STORES) -> N
 def audit(
     card: Card,
     settings: Settings = None,
-    stores: Stores = STORES,
+    stores: CardStores = STORES,
     out: Annotated[
         Path | None, typer.Option("--out", metavar="DIR", help="Folder of the two files; default: below the stores.")
     ] = None,
@@ -80,7 +80,7 @@ def preview(
     out: Annotated[
         Path | None, typer.Option("--out", metavar="FILE.png", help="The picture; default: below the stores.")
     ] = None,
-    stores: Stores = STORES,
+    stores: CardStores = STORES,
 ) -> None:
     """Draw one image as 16 draws of its augmentation show it to a network, and say what the card's policy allows.
 

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from consilia.cli.options import STORES, STUDIES, Bundle, Card, Device, Settings, Stores, Studies, StudyName
+from consilia.cli.options import STORES, STUDIES, Bundle, Card, CardStores, Device, Settings, Stores, Studies, StudyName
 
 OnUnknownKind = Literal["refuse", "as_displayed"]  # of `predict.images`, which a command may not import up here
 UnknownKind = Annotated[
@@ -34,7 +34,7 @@ def ensemble(
         str | None, typer.Option("--address", help="A running Ray cluster for --refit. Without it, the study's own.")
     ] = None,
     studies: Studies = STUDIES,
-    stores: Stores = STORES,
+    stores: Stores = None,
 ) -> None:
     """Build another ensemble from a study's stored predictions, without training.
 
@@ -63,7 +63,7 @@ def evaluate(
         list[str] | None,
         typer.Option(metavar="COLUMN", help="Measure groups of images too: sex, or age=18,40,65; may be repeated."),
     ] = None,
-    stores: Stores = STORES,
+    stores: CardStores = STORES,
     device: Device = "auto",
 ) -> None:
     """Measure an ensemble on a card's test split, or on all images of a card that has none.
@@ -84,7 +84,7 @@ def compare(
     second: Annotated[Path, typer.Argument(metavar="B", help="Folder of the one that it is compared with.")],
     card: Card,
     settings: Settings = None,
-    stores: Stores = STORES,
+    stores: CardStores = STORES,
     device: Device = "auto",
 ) -> None:
     """Say whether one ensemble is better than another on the same images, or whether that cannot be told.
@@ -174,7 +174,7 @@ def figures(
     card: Card,
     out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder for the figures and their numbers.")],
     settings: Settings = None,
-    stores: Stores = STORES,
+    stores: CardStores = STORES,
     device: Device = "auto",
 ) -> None:
     """Draw an ensemble on a card's test split, or on all images of a card that has none: SVG, PNG, and the numbers.

@@ -11,8 +11,18 @@ Settings = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Override a key, such as training.epochs=5; may be repeated."),
 ]
-Studies = Annotated[Path, typer.Option("--studies", metavar="DIR", help="Folder of the studies.")]
-Stores = Annotated[Path, typer.Option("--stores", metavar="DIR", help="Folder of the prepared image stores.")]
+Studies = Annotated[
+    str, typer.Option("--studies", metavar="DIR", help="Folder of the studies, or a URI such as s3://bucket/studies.")
+]
+Stores = Annotated[
+    str | None,
+    typer.Option(
+        "--stores",
+        metavar="DIR",
+        help="Folder of the prepared image stores, or a URI; default: stores, beside the studies.",
+    ),
+]
+CardStores = Annotated[str, typer.Option("--stores", metavar="DIR", help="Folder of the image stores, or a URI.")]
 Bundle = Annotated[Path, typer.Argument(metavar="BUNDLE", help="Folder of an ensemble.")]
 Card = Annotated[str, typer.Argument(metavar="CARD", help="Name of a shipped card, or a file of your own.")]
 Device = Annotated[str, typer.Option("--device", help="A torch device such as cpu or cuda:0; auto takes the best.")]
@@ -21,5 +31,5 @@ Address = Annotated[
     str, typer.Option("--address", metavar="URL", help="The cluster's dashboard, such as http://head:8265.")
 ]
 
-STUDIES = Path("studies")
-STORES = Path("stores")
+STUDIES = "studies"
+STORES = "stores"

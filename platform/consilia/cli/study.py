@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from consilia.cli.options import STORES, STUDIES, Settings, Stores, Studies, StudyFile, StudyName
+from consilia.cli.options import STUDIES, Settings, Stores, Studies, StudyFile, StudyName
 
 
 def register(app: typer.Typer) -> None:
@@ -27,7 +27,7 @@ def search(
         bool, typer.Option("--retry-failed", help="Try the configurations of failed trials again, under new numbers.")
     ] = False,
     studies: Studies = STUDIES,
-    stores: Stores = STORES,
+    stores: Stores = None,
 ) -> None:
     """Search, cross-validate, combine and evaluate. Started again, it goes on where it stopped.
 
@@ -50,7 +50,7 @@ def train(
     ] = None,
     settings: Settings = None,
     studies: Studies = STUDIES,
-    stores: Stores = STORES,
+    stores: Stores = None,
 ) -> None:
     """Cross-validate one configuration in this process, with no search and no Ray.
 
@@ -108,7 +108,7 @@ def suspects(
     study: StudyName,
     out: Annotated[Path | None, typer.Option("--out", metavar="DIR", help="Folder; default: the study's own.")] = None,
     studies: Studies = STUDIES,
-    stores: Stores = STORES,
+    stores: Stores = None,
 ) -> None:
     """List the images whose label a finished study doubts: suspects.csv, and a sheet of pictures.
 

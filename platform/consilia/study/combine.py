@@ -101,6 +101,7 @@ def find_bundle(study: OpenStudy, recipe: str) -> Path:
     Raises:
         StudyError: The study has no such ensemble; those that it has are named.
     """
+    study.refresh(bundle=recipe)
     bundle = study.folder.bundle(recipe)
     if not bundle.is_dir():
         known = sorted(path.name for path in bundle.parent.glob("*") if path.is_dir())

@@ -15,7 +15,6 @@ from consilia.config.frozen import Frozen
 from consilia.config.records import Probabilities, Rows
 from consilia.config.study_folder import StudyFolder
 from consilia.data.store.image_store import ImageStore
-from consilia.data.store.prepare import prepare
 from consilia.ensemble.by_column import read_groups
 from consilia.ensemble.evaluate import NO_PATIENTS, evaluate_groups
 from consilia.errors import DataError
@@ -28,6 +27,7 @@ from consilia.predict.loading import load_predictor
 from consilia.predict.predictor import BATCH_SIZE, EnsemblePredictor
 from consilia.report.figures import Drawing, Shown, draw_figures
 from consilia.study.opened import OpenStudy
+from consilia.study.shared_stores import prepare_at
 from consilia.study.test_access import log_opening
 
 
@@ -70,7 +70,7 @@ def evaluate_on_card(
         bundle: Folder of the ensemble.
         card: Of the images.
         by: Columns to group by, such as "sex" or "age=18,40,65".
-        stores: Folder of the image stores.
+        stores: Folder of the image stores, or its URI.
         device: A torch device such as "cpu" or "cuda:0"; "auto" takes the best one.
 
     Raises:
@@ -78,7 +78,7 @@ def evaluate_on_card(
         DataError: The classes differ, images were trained on, or a column cannot be grouped by.
     """
     predictor = load_predictor(bundle, device=device)
-    store = prepare(card, root=Path(stores).absolute())
+    store = prepare_at(card, stores)
     rows = rows_to_measure(store)
     groups = [read_groups(store, rows, each) for each in by]  # a wrong name must not open the test split
     split, remark = open_split(Path(bundle), predictor, store)
@@ -98,7 +98,7 @@ def compare_on_card(
         first: Folder of the ensemble that is judged.
         second: Folder of the one that it is compared with.
         card: Of the images.
-        stores: Folder of the image stores.
+        stores: Folder of the image stores, or its URI.
         device: As of `evaluate_on_card`.
 
     Raises:
@@ -108,7 +108,7 @@ def compare_on_card(
     bundles = (Path(first), Path(second))
     predictors = [load_predictor(bundle, device=device) for bundle in bundles]
     _refuse_unlike(*predictors)
-    store = prepare(card, root=Path(stores).absolute())
+    store = prepare_at(card, stores)
     rows = rows_to_measure(store)
     for bundle, predictor in zip(bundles, predictors, strict=True):
         try:
@@ -141,7 +141,7 @@ def write_figures(
         bundle: Folder of the ensemble.
         card: Of the images. An image that was trained on is refused; opening a locked test split is written down.
         out: Folder for NAME.svg, NAME.png and, with the numbers behind them, NAME.parquet.
-        stores: Folder of the image stores.
+        stores: Folder of the image stores, or its URI.
         device: As of `evaluate_on_card`.
 
     Raises:
@@ -149,7 +149,7 @@ def write_figures(
         DataError: The classes differ, or images were trained on.
     """
     predictor = load_predictor(bundle, device=device)
-    store = prepare(card, root=Path(stores).absolute())
+    store = prepare_at(card, stores)
     rows = rows_to_measure(store)
     refuse_seen(predictor.seen, store, rows)
     split, remark = open_split(Path(bundle), predictor, store)

@@ -1,6 +1,7 @@
 """What everything after planning takes: a study's plan and files, and what they lead to, opened once."""
 
 import logging
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -13,6 +14,9 @@ from consilia.data.folds import FoldPlan, check_no_leak, load_folds
 from consilia.data.store.image_store import ImageStore
 from consilia.data.store.prepare import OpenWorkers, prepare
 from consilia.errors import StudyError
+from consilia.study.mirror import Mirror
+from consilia.study.remote import Place, Remote, open_place
+from consilia.study.shared_stores import SharedStores
 from consilia.study.spaces import join_plan_spaces
 from consilia.study.view import SILENT, StudyView
 from consilia.study.weights import resolve_weights
@@ -36,6 +40,8 @@ class OpenStudy:
     stores: Path  # folder of the image stores
     view: StudyView = SILENT  # told of everything that happens
     workers: OpenWorkers | None = None  # decode images that are not prepared yet; None: processes on this machine
+    remote_studies: Remote | None = None  # all studies at their URI; None: they lie on a disk alone
+    remote_stores: Remote | None = None  # the stores, likewise
 
     @classmethod
     def of(
@@ -45,18 +51,38 @@ class OpenStudy:
 
         Args:
             plan: The resolved study.
-            studies: Folder of all studies.
-            stores: Folder of the image stores; None: `stores`, beside the folder of the studies.
+            studies: Folder of all studies, or its URI.
+            stores: Folder of the image stores, or its URI; None: `stores`, beside the studies.
             view: Told of everything that happens.
         """
-        root = Path(studies).absolute()
-        place = root.parent / "stores" if stores is None else Path(stores).absolute()
-        return cls(plan=plan, folder=StudyFolder(root / plan.name), stores=place, view=view)
+        place = open_place(studies)
+        return cls.at(plan, StudyFolder(place.local / plan.name), place=place, stores=stores, view=view)
+
+    @classmethod
+    def at(
+        cls, plan: StudyPlan, folder: StudyFolder, *, place: Place, stores: str | Path | None, view: StudyView
+    ) -> Self:
+        """Return the study in a folder; the others are as of `of`."""
+        beside = place.sibling("stores") if stores is None else open_place(stores)
+        return cls(
+            plan=plan,
+            folder=folder,
+            stores=beside.local,
+            view=view,
+            remote_studies=place.remote,
+            remote_stores=beside.remote,
+        )
 
     @property
     def studies(self) -> Path:
         """Folder of all studies, this one among them."""
         return self.folder.root.parent
+
+    @cached_property
+    def mirror(self) -> Mirror | None:
+        """The study at its URI; None: it lies on a disk alone."""
+        remote = self.remote_studies
+        return None if remote is None else Mirror(self.folder, remote.child(self.folder.root.name))
 
     @cached_property
     def space(self) -> JointSpace:
@@ -79,7 +105,10 @@ class OpenStudy:
         Raises:
             DataError: The data cannot be used.
         """
-        return prepare(self.plan.data, root=self.stores, progress=self.view.preparing, workers=self.workers)
+        shared = None if self.remote_stores is None else SharedStores(self.remote_stores, self.note)
+        return prepare(
+            self.plan.data, root=self.stores, progress=self.view.preparing, workers=self.workers, shared=shared
+        )
 
     @cached_property
     def folds(self) -> FoldPlan:
@@ -100,6 +129,15 @@ class OpenStudy:
             )
         check_no_leak(folds, self.store)
         return folds
+
+    def at_work(self) -> AbstractContextManager[None] | None:
+        """Return what holds the study at its URI while this process writes it; None where it has no URI."""
+        return None if self.mirror is None else self.mirror.at_work(self.note)
+
+    def refresh(self, *, bundle: str = "") -> None:
+        """Bring the folder to what lies at the study's URI; see `Mirror.refresh`."""
+        if self.mirror is not None:
+            self.mirror.refresh(bundle=bundle)
 
     def note(self, text: str) -> None:
         """Log what people should know, and tell the view."""

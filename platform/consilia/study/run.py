@@ -46,8 +46,10 @@ def run_study(study: OpenStudy, *, retry_failed: bool = False) -> "StudyResult":
     """
     study = _decoding_on_cluster(study)
     plan, folder = study.plan, study.folder
+    if study.mirror is not None and study.mirror.exists():
+        study.refresh()  # trials that it has already need no start
     start = read_warm_start(study)  # before the folder is made: its study.yaml would keep a name that is wrong
-    with claim_folder(plan, study.studies), log_to(folder.log), LazySlots(study) as slots:
+    with claim_folder(plan, study.studies, work=study.at_work()), log_to(folder.log), LazySlots(study) as slots:
         for remark in start.remarks:
             study.note(remark)
         if retry_failed and any(record.state == "failed" for record in study.records().values()):
@@ -89,7 +91,7 @@ def build_recipe(study: OpenStudy, recipe: EnsembleRecipe, *, refit: bool = Fals
         raise UserError(
             f"--refit trains what a recipe with build: fast ships, but {recipe.name} has build: max. Leave it out."
         )
-    with hold_study(study.folder), LazySlots(study) as slots:
+    with hold_study(study.folder, work=study.at_work()), LazySlots(study) as slots:
         if not refit:
             return _build(study, recipe, slots, trains=False)
         with log_to(study.folder.log):

@@ -3,6 +3,7 @@
 torch, timm, scikit-learn and matplotlib are imported by what needs them, so that a study opens in a second.
 """
 
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -16,9 +17,11 @@ from consilia.config.recipe import EnsembleRecipe
 from consilia.config.study import StudyPlan
 from consilia.errors import UserError
 from consilia.report.trials import TrialBoard
-from consilia.study.folder import find_study
+from consilia.study.folder import find_study, hold_study
+from consilia.study.mirror import find_remote_study
 from consilia.study.opened import OpenStudy
 from consilia.study.plan import change_plan, read_plan
+from consilia.study.remote import open_place
 from consilia.study.trials import TrialReader, history_frame, trials_frame
 from consilia.study.view import StudyView, default_view
 
@@ -53,8 +56,9 @@ def search(
 
     Args:
         study: A study file, or a plan that was read before.
-        studies: Folder of all studies; this one's is `<studies>/<name>`.
-        stores: Folder of the prepared images; None: `stores`, beside the folder of the studies.
+        studies: Folder of all studies; this one's is `<studies>/<name>`. Or a URI such as "s3://bucket/studies": the
+            study is then worked on in a folder of this machine, and any other machine can go on with it.
+        stores: Folder of the prepared images, or a URI; None: `stores`, beside the studies.
         retry_failed: Try the configurations of failed trials again, each under a new number.
         view: Told of everything that happens, in place of the progress bar.
         **settings: Override keys of the study; dotted keys are passed as above. Relative paths start from the working
@@ -86,17 +90,20 @@ def open_study(study: str | Path, *, studies: str | Path = "studies", stores: st
 
     Args:
         study: Its folder, its name, or the study file that it was started with.
-        studies: Folder of all studies, where a name is looked up.
-        stores: Folder of the prepared images; None: `stores`, beside the folder of the studies. Images that are not
-            there are prepared again when they are first needed.
+        studies: Folder of all studies, where a name is looked up, or a URI.
+        stores: Folder of the prepared images, or a URI; None: `stores`, beside the studies. Images that are not there
+            are prepared again when they are first needed.
 
     Raises:
         StudyError: There is no such study; those that exist are named.
     """
-    plan, folder = find_study(str(study), Path(studies))
-    beside = folder.root.parent.parent / "stores"
-    place = beside if stores is None else Path(stores).absolute()
-    return Study(plan=plan, folder=folder, stores=place, view=default_view(plan))
+    place = open_place(studies)
+    if place.remote is not None:
+        find_remote_study(str(study), place.local, place.remote)
+    plan, folder = find_study(str(study), place.local)
+    if place.remote is None:
+        place = open_place(folder.root.parent)
+    return Study.at(plan, folder, place=place, stores=stores, view=default_view(plan))
 
 
 class Study(OpenStudy):
@@ -140,6 +147,7 @@ class Study(OpenStudy):
         Raises:
             StudyError: A trial's file is damaged; names it.
         """
+        self.refresh()
         return self._reader()
 
     def history(self, trial: int) -> pd.DataFrame:
@@ -154,6 +162,7 @@ class Study(OpenStudy):
         Raises:
             StudyError: There is no such trial, or one of its files is damaged; names it.
         """
+        self.refresh()
         return history_frame(self.plan, self.folder, trial)
 
     def fit(self, recipe: Recipe | None = None, *, refit: bool = False, device: str = "auto") -> "EnsemblePredictor":
@@ -296,11 +305,13 @@ class Study(OpenStudy):
         """
         from consilia.study.suspects import write_suspects
 
-        return write_suspects(self, None if out is None else Path(out))
+        self.refresh()
+        with self._writing() if out is None else nullcontext():
+            return write_suspects(self, None if out is None else Path(out))
 
     @cached_property
     def _reader(self) -> TrialReader:
-        return TrialReader(self.plan, self.folder)
+        return TrialReader(self.plan, self.folder, elsewhere=None if self.mirror is None else self.mirror.is_held)
 
     @cached_property
     def _shown(self) -> "dict[str, Shown]":
@@ -314,8 +325,13 @@ class Study(OpenStudy):
         provenance = predictor.document.provenance
         identity = f"{predictor.document.name} {provenance.created}"
         if identity not in self._shown:
-            self._shown[identity] = show_on_test(self, predictor)
+            with self._writing():  # the opening is written down
+                self._shown[identity] = show_on_test(self, predictor)
         return self._shown[identity]
+
+    def _writing(self) -> AbstractContextManager[Any]:
+        """Hold a study that lies at a URI while something is added to it."""
+        return nullcontext() if self.mirror is None else hold_study(self.folder, work=self.at_work())
 
     def _name_of(self, recipe: Recipe | None) -> str:
         if recipe is None:

@@ -30,11 +30,13 @@ class TrialReader:
     Args:
         plan: The study's.
         folder: Where it lies.
+        elsewhere: Says whether a process on another machine works in it; None: none can.
     """
 
-    def __init__(self, plan: StudyPlan, folder: StudyFolder) -> None:
+    def __init__(self, plan: StudyPlan, folder: StudyFolder, *, elsewhere: Callable[[], bool] | None = None) -> None:
         self._plan = plan
         self._folder = folder
+        self._elsewhere = elsewhere or (lambda: False)
         self._read: dict[Path, tuple[tuple[int, ...], object]] = {}  # by file: what told its version, its content
 
     def __call__(self) -> TrialBoard:
@@ -43,7 +45,8 @@ class TrialReader:
         Raises:
             StudyError: A trial.json is damaged; names it.
         """
-        held = is_held(self._folder)  # asked before files are read: a search that ends in between has written them all
+        # Asked before files are read: a search that ends in between has written them all.
+        held = is_held(self._folder) or self._elsewhere()
         paths = self._folder.trials.glob("*/trial.json")
         found = [record for record in (self._fresh(path, read_trial) for path in paths) if record is not None]
         records = {record.number: record for record in sorted(found, key=lambda record: record.number)}

@@ -1,12 +1,15 @@
 """Find the earlier studies that a study starts from, and read their best trials."""
 
 from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 
 from consilia.config.study_folder import StudyFolder
 from consilia.errors import PlanError, StudyError
 from consilia.study.folder import find_study
+from consilia.study.mirror import find_remote_study
 from consilia.study.opened import OpenStudy
+from consilia.study.remote import Remote
 from consilia.study.spaces import join_plan_spaces
 from consilia.tune.stored import leaderboard, read_trials
 from consilia.tune.warm_start import EarlierStudy, WarmStart, warm_start
@@ -27,8 +30,20 @@ def read_warm_start(study: OpenStudy) -> WarmStart:
             raise PlanError(f"search.warm_start: {reference!r} is this study itself; name earlier ones.")
     if not plan.search.warm_start or study.records():
         return WarmStart()
-    earlier = [_read_earlier(reference, study.studies) for reference in dict.fromkeys(plan.search.warm_start)]
+    references = list(dict.fromkeys(plan.search.warm_start))
+    if study.remote_studies is not None:
+        _pull_named(references, study.studies, study.remote_studies)
+    earlier = [_read_earlier(reference, study.studies) for reference in references]
     return warm_start(earlier, study.space, n_trials=plan.search.trials)
+
+
+def _pull_named(references: Iterable[str], studies: Path, remote: Remote) -> None:
+    for reference in references:
+        if "/" not in reference:
+            try:
+                find_remote_study(reference, studies, remote)
+            except StudyError as error:
+                raise PlanError(f"search.warm_start: {error}") from None
 
 
 def _read_earlier(reference: str, studies: Path) -> EarlierStudy:

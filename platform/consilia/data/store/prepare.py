@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
+from typing import Protocol
 
 import joblib
 import numpy as np
@@ -29,6 +30,16 @@ _PARTIAL = ".partial-"
 _IN_PROCESS = 512  # fewer images are decoded before worker processes would have started
 
 
+class Shared(Protocol):
+    """Where other machines leave the stores that they have made, and find ours."""
+
+    def fetch(self, note: str, root: Path) -> None:
+        """Bring the store that the note names below `root`, and the note; nothing where there is no such note."""
+
+    def publish(self, note: str, store: Path) -> None:
+        """Give others a store and the note beside it, unless they have them."""
+
+
 class InterruptedPrepareError(RunError):
     """The user stopped the prepare; what was decoded is kept."""
 
@@ -41,6 +52,7 @@ def prepare(
     root: Path,
     progress: Progress | None = None,
     workers: OpenWorkers | None = None,
+    shared: Shared | None = None,
     free_space: Callable[[Path], int] | None = None,
 ) -> ImageStore:
     """Decode the images of `card` into a store below `root`, or open the store that holds them already.
@@ -57,6 +69,7 @@ def prepare(
             earlier call has done.
         workers: Starts what decodes, and does not change the result. Default: one process a CPU; a few PNG or JPEG
             files are decoded in this process.
+        shared: Asked before anything is decoded, and given what was decoded.
         free_space: Bytes free at a folder; replaced in tests.
 
     Raises:
@@ -70,19 +83,40 @@ def prepare(
     pixels = pixels_key(card, table)
     note = root / ".known" / f"{store_key(card, table, pixels)}.json"
     with _alone(root):
-        known = _open_known(root, note)
-        if known is not None:
-            return known
-        folder = root / f"{_PARTIAL}{card.name}-{pixels[:32]}"
-        _drop_dead(root, card, folder)
-        _check_space(card, table, folder, free_space or _free_space)
-        with PartialStore(folder, (card.size, card.size, card.channels)) as partial:
-            _decode_rest(card, table, partial, workers or _default_workers(table), progress)
-            manifest = _complete(card, table, partial)
-            partial.drop_journal()
-        published = _publish(folder, root / f"{card.name}-{manifest.digest[:16]}")
-        write_json(note, {"store": published.name})
-        return ImageStore.open(published)
+        name = note.relative_to(root).as_posix()
+        store = _open_known(root, note)
+        if store is None and shared is not None:
+            shared.fetch(name, root)
+            store = _open_known(root, note)
+        if store is None:
+            check = free_space or _free_space
+            store = _make(card, table, root, pixels=pixels, progress=progress, workers=workers, free_space=check)
+            write_json(note, {"store": store.folder.name})
+        if shared is not None:
+            shared.publish(name, store.folder)
+        return store
+
+
+def _make(
+    card: DataCard,
+    table: ImageTable,
+    root: Path,
+    *,
+    pixels: str,
+    progress: Progress | None,
+    workers: OpenWorkers | None,
+    free_space: Callable[[Path], int],
+) -> ImageStore:
+    """Decode what an earlier call has not, and publish the store; `pixels` is the key of its unfinished folder."""
+    folder = root / f"{_PARTIAL}{card.name}-{pixels[:32]}"
+    _drop_dead(root, card, folder)
+    _check_space(card, table, folder, free_space)
+    with PartialStore(folder, (card.size, card.size, card.channels)) as partial:
+        _decode_rest(card, table, partial, workers or _default_workers(table), progress)
+        manifest = _complete(card, table, partial)
+        partial.drop_journal()
+    published = _publish(folder, root / f"{card.name}-{manifest.digest[:16]}")
+    return ImageStore.open(published)
 
 
 @contextmanager
