@@ -146,10 +146,14 @@ class Driver:
     def stand_still(self) -> None:
         """Replaced while a search runs."""
 
-    def search(self) -> None:
+    def suggester(self) -> TurningSuggester:
         space = join_spaces([load("search_spaces", "tiny", SearchSpace, base=ROOT)], weights="none")
         suggester = TurningSuggester(self.folder.journal, space, name="played", seed=0, higher_is_better=False)
         suggester.turn = self.turn
+        return suggester
+
+    def search(self) -> None:
+        suggester = self.suggester()
         clock = VirtualClock()
         controller = TrialController(
             SearchPlan(trials=TRIALS, keep_weights=1),

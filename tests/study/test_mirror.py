@@ -5,6 +5,8 @@ import shutil
 import tempfile
 import time
 from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 import optuna
@@ -12,6 +14,8 @@ import pytest
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 
+from consilia.config.record_files import write_trial
+from consilia.config.records import TrialRecord
 from consilia.errors import RunError, StudyError
 from consilia.files import write_text
 from consilia.study.folder import hold_study
@@ -278,3 +282,51 @@ def test_readers_pull_no_weights_and_no_networks_but_those_of_the_bundle_they_wa
     pulled = {path.relative_to(reader.folder.root).as_posix() for path in reader.folder.root.rglob("[!.]*")}
     assert {"ensembles/one/members/0.safetensors", "ensembles/two/ensemble.json", "trials/0/trial.json"} <= pulled
     assert not [name for name in pulled if "weights" in name or name.startswith("ensembles/two/members/")]
+
+
+@pytest.mark.parametrize("stop", range(4))
+def test_a_fold_whose_weights_are_gone_lies_at_the_uri_only_once_its_trial_has_ended_there(disks, stop):
+    for death in range(stop, 10):
+        files = stopped_in_a_push(disks / str(death), before_stop=stop, before_death=death)
+        state = json.loads(files["trials/0/trial.json"])["state"]
+        has_result, has_weights = (
+            f"trials/0/fold-0/{name}" in files for name in ("result.json", "weights.safetensors")
+        )
+        assert has_weights or state == "stopped" or not has_result, f"death before change {death}"
+        assert {"trials/0/fold-0/oof.parquet", "trials/0/fold-0/history.parquet"} <= files.keys() or not has_result
+    assert (state, has_result, has_weights) == ("stopped", True, False)  # the last one lived on to the end of the push
+
+
+def stopped_in_a_push(root: Path, *, before_stop: int, before_death: int) -> dict[str, bytes]:
+    """Return what lies at the URI after a trial was stopped before some change of a push, and its driver died later.
+
+    The push brings a trial's first fold. That the trial is stopped deletes the fold's weights.
+    """
+    objects, changes = Objects(), []
+    is_watched = False
+
+    def before(name: str) -> None:
+        if not is_watched:
+            return
+        if len(changes) == before_stop:
+            write_trial(trial.record, replace(record, state="stopped", reason="worse"))
+            fold.weights.unlink(missing_ok=True)
+        if len(changes) == before_death:
+            raise DriverDiedError(name)
+        changes.append(name)
+
+    driver = Driver(root, ObjectStore(objects, before))
+    trial = driver.folder.trial(0)
+    fold = trial.fold(0)
+    with suppress(DriverDiedError), hold_study(driver.folder, work=driver.mirror.at_work(print)):
+        write_text(driver.folder.plan, "name: played\n")
+        task = driver.suggester().ask()
+        record = TrialRecord(number=task.number, state="running", hyperparameters=task.hyperparameters)
+        write_trial(trial.record, record)
+        driver.mirror.push()
+        for path in (fold.history, fold.weights, fold.oof, fold.result):
+            write_text(path, "{}")
+        is_watched = True
+        driver.mirror.push()
+        driver.mirror.push()
+    return objects.below(STUDY)

@@ -4,12 +4,13 @@ What lies at the URI can be gone on with at any moment, whatever upload was the 
 itself might have been left in by `kill -9`, because uploads go in an order:
 
 1. search.json, which says that the search is over, is deleted first where it no longer holds, and written last.
-2. Of trials that the journal at the URI knows: their files, a fold's result after its other files, then trial.json.
+2. Of trials that the journal at the URI knows: their files, a fold's result after its other files, then trial.json. A
+   fold whose weights are gone, since its trial has ended, is finished there only once trial.json says that it has.
 3. The journal, up to the first line that ends a trial whose trial.json is not there yet: it knows each trial before
    there are files of it, and says of none that it has ended before its trial.json does.
 4. Of trials that this has made known: the same as 2. Then the rest of the journal, with the next pass.
 5. Checkpoints, which only save time; bundles, ensemble.json after the files that it lists; what else there is.
-6. Deletions.
+6. Deletions, of what was gone before any trial.json was read: it says why.
 """
 
 import json
@@ -40,6 +41,8 @@ logger = logging.getLogger(__name__)
 PUSH_SECONDS = 10.0
 _STATE = ".mirror.json"
 _JOURNAL, _RECORD, _CHECKPOINT, _WEIGHTS = "optuna.journal", "trial.json", "checkpoint.pt", "weights.safetensors"
+_RESULT = "result.json"
+_ENDED = ("finished", "stopped", "failed")  # states of a trial
 _DOCUMENT = "ensemble.json"  # of a bundle; what lacks it is none
 _DERIVED = ("ray/", "tensorboard/")  # Ray's own, and curves that each fold's history.parquet holds too
 _TOGETHER = 8  # downloads at a time
@@ -259,6 +262,7 @@ class Mirror:
     def _pass(self) -> bool:
         """Push once, in the order above; say whether that was all."""
         folder = self._folder
+        gone = {name for name in self._state.files if not (folder.root / name).exists()}  # before trials are looked at
         end, journal = _content(folder.search_end), _content(folder.journal)
         numbers = _recorded(f"trials/{path.parent.name}/{_RECORD}" for path in folder.trials.glob(f"*/{_RECORD}"))
         records = {number: _content(folder.trial(number).record) for number in numbers}
@@ -284,8 +288,9 @@ class Mirror:
             self._put(path.name, _content(path) or b"")
         if end is not None:
             self._put(folder.search_end.name, end)
-        for name in [name for name in self._state.files if name not in files and not _is_told_by_content(name)]:
-            self._delete(name)
+        for name in gone - files.keys():
+            if not _is_told_by_content(name):
+                self._delete(name)
         return True
 
     def _upload_trials(
@@ -296,10 +301,13 @@ class Mirror:
             if (number := _trial_of(name)) in own and not name.endswith((_CHECKPOINT, _RECORD)):
                 own[number].append(name)
         for number, names in own.items():
-            self._upload(sorted(names, key=lambda name: (name.endswith("/result.json"), files[name][1])))
-            record = records[number]
-            if record is not None:
-                self._put(f"trials/{number}/{_RECORD}", record)
+            bare = {name for name in names if name.endswith(_RESULT) and name.replace(_RESULT, _WEIGHTS) not in files}
+            before = [name for name in names if name not in bare]
+            self._upload(sorted(before, key=lambda name: (name.endswith(_RESULT), files[name][1])))
+            record = records[number] or b"{}"
+            self._put(f"trials/{number}/{_RECORD}", record)
+            if json.loads(record).get("state") in _ENDED:
+                self._upload(sorted(bare))
 
     def _upload_checkpoints(self, numbers: set[int], files: Mapping[str, Stamp]) -> None:
         for name in [name for name in files if name.endswith(f"/{_CHECKPOINT}")]:
@@ -485,10 +493,10 @@ def _files(root: Path) -> Iterator[tuple[str, Stamp]]:
     Raises:
         _MovedError: A fold has just been finished.
     """
-    results = {path.parent for path in root.glob("trials/*/*/result.json")}
+    results = {path.parent for path in root.glob(f"trials/*/*/{_RESULT}")}
     for path in _all_files(root):
         name = path.relative_to(root).as_posix()
-        if path.name == "result.json" and path.parent not in results:
+        if path.name == _RESULT and path.parent not in results:
             raise _MovedError(name)
         try:
             yield name, _stamp(path)
