@@ -283,7 +283,8 @@ class Mirror:
             return False
         self._upload_checkpoints(old | new, files)
         self._upload_bundles(files)
-        self._upload(name for name in files if not name.startswith("trials/") and not _is_told_by_content(name))
+        others = [name for name in files if not name.startswith("trials/") and not _is_told_by_content(name)]
+        self._upload(sorted(others, key=lambda name: files[name][1]))  # a result comes after what it is the result of
         for path in folder.root.glob("*.jsonl"):
             self._put(path.name, _content(path) or b"")
         if end is not None:
