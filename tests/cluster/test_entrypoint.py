@@ -17,3 +17,9 @@ def test_a_home_folder_is_the_cluster_s_and_spaces_are_kept(root, folder):
     arguments = [argument.replace("//", "/") for argument in shell.stdout.splitlines()]
     assert arguments[arguments.index("--studies") + 1] == f"{folder}/studies"
     assert arguments[arguments.index("--stores") + 1] == f"{folder}/stores"
+
+
+def test_a_root_may_be_a_uri_with_settings():
+    command = _entrypoint("s3://bucket/ours?endpoint_override=minio:9000&scheme=http")
+    settings = "?endpoint_override=minio:9000&scheme=http"
+    assert f"--studies 's3://bucket/ours/studies{settings}' --stores 's3://bucket/ours/stores{settings}'" in command

@@ -25,7 +25,7 @@ def submit(
     address: Address,
     settings: Settings = None,
     root: Annotated[
-        str, typer.Option(metavar="DIR", help="Folder on the cluster for studies and image stores.")
+        str, typer.Option(metavar="DIR", help="Folder on the cluster for studies and image stores, or a URI.")
     ] = "~/consilia",
     working_dir: Annotated[
         Path | None,

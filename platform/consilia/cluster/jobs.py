@@ -59,7 +59,7 @@ class ClusterJobs:
 
         Args:
             plan: The study as `plan_to_yaml` gives it.
-            root: Folder on the cluster for studies and image stores; "~" is the cluster's user.
+            root: Folder on the cluster for studies and image stores, or their URI; "~" is the cluster's user.
             options: What the job is given besides.
 
         Returns:
@@ -195,7 +195,8 @@ def succeeded(details: JobDetails) -> bool:
 def _entrypoint(root: str, *, retries: int = 0) -> str:
     # Quoting would keep the cluster's shell from expanding a leading ~.
     home, rest = ("~/", root[2:]) if root == "~" or root.startswith("~/") else ("", root)
-    studies, stores = (home + shlex.quote(f"{rest}/{name}") for name in ("studies", "stores"))
+    place, mark, query = rest.partition("?")  # of a URI
+    studies, stores = (home + shlex.quote(f"{place}/{name}{mark}{query}") for name in ("studies", "stores"))
     program = f"python -m consilia.cluster.entrypoint {STUDY_FILE} --retries {retries}"
     return f"{program} --studies {studies} --stores {stores}"
 
