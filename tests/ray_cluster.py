@@ -6,6 +6,7 @@ import shlex
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -58,7 +59,7 @@ class Cluster:
         command += ["--num-cpus=1", "--disable-usage-stats", "--object-store-memory=100000000"]
         if address == HEAD:
             command += ["--head", f"--port={self.port}", f"--temp-dir={self.folder}", "--include-dashboard=false"]
-            command += ["--system-config", json.dumps({"worker_maximum_startup_concurrency": 16})]
+            command += self.head_options()
         else:
             command += [f"--address={HEAD}:{self.port}"]
         if hidden is not None:
@@ -69,6 +70,10 @@ class Cluster:
         self.started[address] = subprocess.Popen(
             command, env=environment, stdout=quiet, stderr=quiet, start_new_session=True
         )
+
+    def head_options(self) -> list[str]:
+        """Return what else `ray start` is told of the head."""
+        return ["--system-config", json.dumps({"worker_maximum_startup_concurrency": 16})]
 
     def wait_for(self, *addresses: str, seconds: float = 120) -> None:
         """Wait until these nodes have joined."""
@@ -106,8 +111,7 @@ class Cluster:
         with socket() as probe:
             probe.bind((HEAD, 0))
             port = probe.getsockname()[1]
-        (folder / "n").mkdir()
-        cluster = cls(folder / "n", port)
+        cluster = cls(Path(tempfile.mkdtemp(prefix="n", dir=folder)), port)
         try:
             cluster.add(HEAD)
             yield cluster

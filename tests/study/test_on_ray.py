@@ -6,10 +6,6 @@ bit for bit.
 
 import os
 import signal
-import subprocess
-import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -22,6 +18,7 @@ from consilia.study.folder import claim_folder
 from consilia.study.opened import OpenStudy
 from consilia.study.plan import read_plan
 from consilia.tune.scratch import SCRATCH
+from driver_process import start, wait_for
 from processes import actors_of
 from whole_study import facts_of_search, search_here
 
@@ -37,6 +34,8 @@ PLAN = {
     "ensemble": {"name": "votes", "selection": {"kind": "soft_vote", "members": 2}},
 }
 
+SEARCH = ("-m", "consilia", "search", "study.yaml", "--set", "cluster.max_slots=1")
+
 GO_ON = """
 import consilia
 study = consilia.search("study.yaml", **{"cluster.max_slots": 1, "search.confirm": 1})
@@ -47,29 +46,6 @@ assert study.predictor(device="cpu").classes == study.store.classes
 """
 
 
-def start(root: Path, ray_folder: Path, *arguments: str) -> subprocess.Popen[str]:
-    """Start Python with `arguments` in a session of its own."""
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
-    return subprocess.Popen(
-        [sys.executable, *arguments],
-        cwd=root,
-        env={**environment, "RAY_TMPDIR": str(ray_folder), "TMPDIR": str(ray_folder), "OMP_NUM_THREADS": "1"},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
-
-
-def wait_for(condition: Callable[[], bool], process: subprocess.Popen[str]) -> None:
-    deadline = time.monotonic() + 300
-    while not condition():
-        if process.poll() is not None or time.monotonic() > deadline:
-            process.kill()
-            pytest.fail(f"the search ended or hung before it was wanted:\n{process.communicate()}")
-        time.sleep(0.02)
-
-
 def test_an_interrupted_search_whose_workers_die_goes_on_to_the_bundle_and_gives_what_one_process_gives(
     tmp_path: Path, short_tmp: Path, one_thread: None
 ):
@@ -77,7 +53,7 @@ def test_an_interrupted_search_whose_workers_die_goes_on_to_the_bundle_and_gives
     (tmp_path / "study.yaml").write_text(yaml.safe_dump(PLAN))
     folder = StudyFolder(tmp_path / "studies" / "honest")
 
-    first = start(tmp_path, short_tmp, "-m", "consilia", "search", "study.yaml", "--set", "cluster.max_slots=1")
+    first = start(tmp_path, *SEARCH, RAY_TMPDIR=str(short_tmp), TMPDIR=str(short_tmp))
     wait_for(lambda: bool(list(short_tmp.glob(f"{SCRATCH}-*/*/*/fold-*/checkpoint.pt"))), first)
     first.send_signal(signal.SIGINT)
     output, errors = first.communicate(timeout=120)
@@ -87,7 +63,7 @@ def test_an_interrupted_search_whose_workers_die_goes_on_to_the_bundle_and_gives
     assert list(folder.trials.glob("*/fold-*/checkpoint.pt")), "the checkpoint to go on from was not sent"
 
     finished = set(folder.trials.glob("*/fold-*/result.json"))
-    second = start(tmp_path, short_tmp, "-W", "ignore", "-c", GO_ON)
+    second = start(tmp_path, "-W", "ignore", "-c", GO_ON, RAY_TMPDIR=str(short_tmp))
     wait_for(
         lambda: bool(set(folder.trials.glob("*/fold-0/result.json")) - finished), second
     )  # of a trial that goes on

@@ -1,12 +1,9 @@
 """A search on a real Ray whose study lies on S3: to its bundle, and from a machine that is lost to another one."""
 
 import json
-import os
 import shutil
 import signal
 import subprocess
-import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -14,8 +11,10 @@ import pytest
 import yaml
 
 import consilia
+import driver_process
 from consilia.data.phantoms import write_phantoms
 from consilia.study.remote import Remote, open_place
+from driver_process import wait_for
 from processes import wait_until_gone
 from s3_server import S3, serve_s3
 
@@ -67,28 +66,9 @@ def start(tmp_path: Path, short_tmp: Path, uri: str) -> Iterator[Start]:
 
 
 def search(root: Path, ray_folder: Path, uri: str, machine: str, *settings: str) -> subprocess.Popen[str]:
-    """Search with a cache that is the machine's own, and in a session of its own."""
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    """Search with a cache that is the machine's own."""
     arguments = ["-m", "consilia", "search", "study.yaml", "--studies", uri, "--set", "cluster.max_slots=1", *settings]
-    return subprocess.Popen(
-        [sys.executable, *arguments],
-        cwd=root,
-        env=environment
-        | {"RAY_TMPDIR": str(ray_folder), "OMP_NUM_THREADS": "1", "CONSILIA_CACHE": str(root / machine)},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        start_new_session=True,
-    )
-
-
-def wait_for(condition: Callable[[], bool], process: subprocess.Popen[str]) -> None:
-    deadline = time.monotonic() + 300
-    while not condition():
-        if process.poll() is not None or time.monotonic() > deadline:
-            process.kill()
-            pytest.fail(f"the search ended or hung before it was wanted:\n{process.communicate()[0]}")
-        time.sleep(0.2)
+    return driver_process.start(root, *arguments, RAY_TMPDIR=str(ray_folder), CONSILIA_CACHE=str(root / machine))
 
 
 def results(remote: Remote) -> dict[str, bytes]:
@@ -101,7 +81,7 @@ def results(remote: Remote) -> dict[str, bytes]:
 @pytest.mark.slow("test_uri does the same without Ray, and test_on_ray without a URI")
 def test_a_study_on_s3_is_searched_to_its_bundle(start, uri):
     process = start("one", "--set", "training.epochs=1", "--set", "search.trials=2")
-    output, _ = process.communicate(timeout=300)
+    output = "".join(process.communicate(timeout=300))
     assert process.returncode == 0, output
     study = consilia.open_study("moving", studies=uri)
     assert list(study.trials()["state"]) == ["finished"] * 2
@@ -118,7 +98,7 @@ def test_a_search_whose_machine_is_lost_goes_on_elsewhere_and_repeats_no_finishe
     wait_for(lambda: len([name for name in remote.list() if name.endswith("/result.json")]) >= 1, first)
 
     second = start("two")
-    output, _ = second.communicate(timeout=120)
+    output = "".join(second.communicate(timeout=120))
     assert second.returncode == 2, output
     assert f"Another driver works on s3://ours/{tmp_path.name}/studies/moving: process {first.pid} on" in output
 
@@ -130,7 +110,7 @@ def test_a_search_whose_machine_is_lost_goes_on_elsewhere_and_repeats_no_finishe
     assert len([name for name in before if name.endswith("/result.json")]) < K * TRIALS, "nothing is left to be done"
 
     third = start("three")
-    output, _ = third.communicate(timeout=600)
+    output = "".join(third.communicate(timeout=600))
     assert third.returncode == 0, output
     assert "waiting for a sign of life" in output
     after = results(remote)

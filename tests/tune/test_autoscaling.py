@@ -1,15 +1,12 @@
 """Missing slots are asked for where Ray's autoscaler sees it, and what is asked for keeps no worker group waiting."""
 
 import json
-import os
-import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from socket import socket
 
 import pytest
 from hypothesis import given
@@ -25,7 +22,7 @@ from consilia.tune.capacity import first_demand, plan_capacity
 from consilia.tune.live import LiveSlots
 from consilia.tune.nodes import living_nodes, wait_for_gpus
 from consilia.tune.stored import read_trials
-from processes import processes_of, wait_until_gone
+from ray_cluster import HEAD, Cluster
 
 SLOT = ({"CPU": 1.0, "GPU": 1.0},)
 QUIET = 10.0
@@ -116,42 +113,26 @@ def test_no_room_is_held_beyond_the_next_look(steps: list[tuple[int, int, float]
         ray.now += seconds
 
 
-HEAD = "127.0.0.2"
 HEAD_TYPE = "ray.head.default"  # the fake provider knows no other name for it
 N_TRIALS = 4
 
 
-@dataclass
-class Cluster:
-    """A head without GPUs, and an autoscaler that starts up to two nodes with a GPU that exists on paper."""
+class Autoscaling(Cluster):
+    """A head without GPUs, and an autoscaler that starts up to two nodes with a GPU that exists on paper.
 
-    folder: Path
-    port: int
-
-    @property
-    def address(self) -> str:
-        return f"{HEAD}:{self.port}"
+    As `ray.cluster_utils.AutoscalingCluster`, which would stop every other Ray here.
+    """
 
     @property
     def environment(self) -> dict[str, str]:
-        """Of the head, of what it starts, and of drivers."""
-        kept = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
-        path = os.pathsep.join([str(Path(__file__).parent), *sys.path])
         fake = {"RAY_FAKE_CLUSTER": "1", "AUTOSCALER_UPDATE_INTERVAL_S": "1"}
         loopback = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}  # for nodes that the autoscaler starts
-        ours = {"RAY_AUTH_MODE": "disabled", "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
-        return {**kept, **fake, **loopback, **ours}
+        return {**super().environment, **fake, **loopback}
 
-    def start(self) -> "subprocess.Popen[bytes]":
-        """Start the head as `ray.cluster_utils.AutoscalingCluster` does, which would stop every other Ray here."""
+    def head_options(self) -> list[str]:
         file = self.folder.parent / "autoscaling.json"
         file.write_text(json.dumps(self._config()))
-        command = [str(Path(sys.executable).with_name("ray")), "start", "--head", "--block", f"--port={self.port}"]
-        command += [f"--node-ip-address={HEAD}", f"--temp-dir={self.folder}", "--include-dashboard=false"]
-        command += ["--num-cpus=1", "--num-gpus=0", "--object-store-memory=100000000", "--disable-usage-stats"]
-        command += [f"--autoscaling-config={file}"]
-        quiet = subprocess.DEVNULL
-        return subprocess.Popen(command, env=self.environment, stdout=quiet, stderr=quiet, start_new_session=True)
+        return ["--num-gpus=0", f"--autoscaling-config={file}"]
 
     def _config(self) -> dict[str, object]:
         resources = {"CPU": 1, "GPU": 1, "object_store_memory": 100_000_000}
@@ -185,20 +166,8 @@ class Cluster:
 
 @pytest.fixture
 def cluster(short_tmp: Path) -> Iterator[Cluster]:
-    with socket() as probe:
-        probe.bind((HEAD, 0))
-        port = probe.getsockname()[1]
-    (short_tmp / "a").mkdir()
-    cluster = Cluster(short_tmp / "a", port)
-    process = cluster.start()
-    try:
+    with Autoscaling.at(short_tmp) as cluster:
         yield cluster
-    finally:
-        process.kill()
-        process.wait()
-        for pid in processes_of(cluster.folder):
-            os.kill(pid, signal.SIGKILL)
-        assert wait_until_gone(cluster.folder) == []
 
 
 def drive(address: str, root: Path) -> None:
