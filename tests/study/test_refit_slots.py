@@ -47,7 +47,7 @@ class View:
 
 
 def refit_on_ray(tasks: list[TrialTask], context: TrainingContext, folder: StudyFolder, view: View) -> RefitController:
-    with WorkerGroups(storage=str(folder.ray / "train")) as groups:
+    with WorkerGroups() as groups:
         groups.settle(CAPACITY, LiveSlots(CAPACITY, living_nodes, limit=1, seen=living_nodes()))
         return refit_in_slots(tasks, context, folder, view, capacity=CAPACITY, groups=groups)
 

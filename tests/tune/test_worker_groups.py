@@ -97,12 +97,12 @@ def test_a_worker_that_dies_is_replaced_alone_and_only_workers_have_torch_in_mem
 
 
 @pytest.mark.slow("half a minute; test_live and test_nodes measure kinds of nodes without Ray")
-def test_workers_leave_a_node_of_an_unknown_kind_and_come_back_once_it_is_measured(tmp_path: Path, ray_folder: Path):
+def test_workers_leave_a_node_of_an_unknown_kind_and_come_back_once_it_is_measured(ray_folder: Path):
     nodes = living_nodes()
     elsewhere = Kind("H100", 8, 128, 10)
     capacity = Capacity(n_slots=1, workers=1, share=None, exclusive=None, measured={elsewhere: SHARE})
     late = LateKinds(SHARE, two_cpus, lambda node, answer: replace(SHARE, cpus=answer), noted=lambda text: None)
-    with WorkerGroups(storage=str(tmp_path / "ray")) as groups:
+    with WorkerGroups() as groups:
         groups.settle(TWO, LiveSlots(TWO, living_nodes, limit=2, seen=nodes))
         (before,) = groups.first_workers().values()
         groups.settle(capacity, LiveSlots(capacity, living_nodes, limit=2, seen=nodes, measure=late))
