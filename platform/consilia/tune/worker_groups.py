@@ -36,7 +36,7 @@ _LOOK_SECONDS = 1.0  # between two looks at the groups
 _CLOSE_SECONDS = 30.0  # workers poll for the stop between batches
 _START_SECONDS = 300.0  # a worker's start: the package may have to reach the node first
 _STARTS = 5  # of the first workers, before the search is given up
-_AGAIN_SECONDS = 5.0  # before a group that ended is started again; twice as long each time, at most a minute
+_AGAIN_SECONDS, _MOST_AGAIN_SECONDS = 5.0, 20.0  # before a group that ended is started again; twice as long each time
 _CALM_SECONDS = 300.0  # after which a group that ends is the first again
 _MAX_FAILURES = 1_000_000  # of a group's workers: the broker counts those that matter, by trial
 
@@ -306,7 +306,7 @@ class WorkerGroups:
             return self._noted(f"node {live.name(group.node)} is lost; its trials go on elsewhere")
         setback = self._setbacks.setdefault(group.node, _Setback())
         setback.n = setback.n + 1 if self._clock() - setback.until < _CALM_SECONDS else 1
-        seconds = min(60.0, _AGAIN_SECONDS * 2 ** (min(setback.n, 9) - 1))
+        seconds = min(_MOST_AGAIN_SECONDS, _AGAIN_SECONDS * 2 ** (min(setback.n, 9) - 1))
         setback.until = self._clock() + seconds
         refusals = [reason for worker, reason in self._refusals.items() if worker.group == group.name]
         setback.why = next(iter(refusals), reason)
