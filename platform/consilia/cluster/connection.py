@@ -86,7 +86,7 @@ def _start() -> Any:
         dashboard_host="127.0.0.1",
         include_dashboard=True,
         object_store_memory=_OBJECT_STORE_BYTES,
-        # A slot is five processes; on a small machine Ray would warn of so many starting at once.
+        # Workers, relays and their helpers start together; on a small machine Ray would warn of so many at once.
         _system_config={"worker_maximum_startup_concurrency": _STARTUP_CONCURRENCY},
         log_to_driver=False,
         logging_level=logging.ERROR,

@@ -127,7 +127,7 @@ class ClusterProfile(Frozen):
     workers_per_trial: int = Field(default=1, ge=1)  # above 1: so many workers train one trial together
     max_slots: int | None = Field(default=None, ge=1)  # left out: what the cluster holds, up to a quarter of the trials
     hang_seconds: float = Field(default=900.0, gt=0)  # a worker that shows no sign of life for so long is replaced
-    weights: str | None = None  # folder of ImageNet weights that all nodes see; left out: that of CONSILIA_WEIGHTS
+    weights: str | None = None  # folder of ImageNet weights, where the search runs; left out: that of CONSILIA_WEIGHTS
 
     @model_validator(mode="after")
     def _gpus_must_agree(self) -> "ClusterProfile":

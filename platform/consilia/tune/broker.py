@@ -1,9 +1,8 @@
 """Between the trials that Tune runs and the workers that train them: one broker for all of a search.
 
 Tasks go in, reports come out, and a stop is a future that resolves. Files come to the driver's disk through it, since
-it runs on the driver's node. The broker is a Ray actor, so its calls stand in
-the dashboard's task table: `trial` and `fold` are long calls that a worker makes under a readable name and holds while
-it trains. Nothing here needs Ray itself.
+it runs on the driver's node. The broker is a Ray actor, so its calls stand in the dashboard's task table: `trial` and
+`fold` are long calls that a worker makes under a readable name and holds while it trains. Nothing here needs Ray.
 """
 
 import asyncio
