@@ -36,8 +36,9 @@ class NumberedTasks:
         """Stop no trial."""
         return None
 
-    def left(self, number: int) -> None:
-        """Do nothing: no trial is told to leave."""
+    def left(self, number: int) -> bool:
+        """Return False: no trial is told to leave."""
+        return False
 
     def end(self, outcome: TrialOutcome) -> None:
         """Forget a finished task, and end the benchmark with any other."""

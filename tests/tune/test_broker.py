@@ -209,6 +209,20 @@ def test_withdrawing_a_trial_tells_its_worker_to_leave_and_forgets_it():
     run(main())
 
 
+def test_a_worker_learns_that_nobody_will_go_on_with_its_trial():
+    async def main() -> None:
+        broker = Broker()
+        worker = Worker(broker)
+        await broker.assign(task(1), JOB)
+        await worker.take()
+        row = await begin(worker.trial())
+        await broker.withdraw(1, is_over=True)
+        await broker.withdraw(1)  # as its relay does too
+        assert await row == "over"
+
+    run(main())
+
+
 def test_a_trial_that_is_assigned_again_is_nobodys_before_its_worker_has_let_go_of_it():
     async def main() -> None:
         broker = Broker()

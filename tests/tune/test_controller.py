@@ -200,7 +200,7 @@ def test_stored_histories_come_back_as_reports_so_that_racing_remembers(folder: 
     controller = open_controller(folder, listener, racing=StopAll())
     controller.next_task()
     controller.hear(epoch(0, 0, 1, 0.7))
-    controller.left(0)
+    assert controller.left(0)
     row = {"epoch": 1, "train_loss": 0.9, "log_loss": 0.7, "macro_auc": 0.6, "lr": 1e-3, "seconds": 2.0, "images": 20}
     write_history(folder.trial(0).fold(0).history, [row, {**row, "epoch": 2, "log_loss": 0.65}])
     reports = list(stored_reports(folder, metric="log_loss"))
@@ -435,7 +435,7 @@ def test_a_paused_trial_goes_on_when_a_late_gain_lets_the_search_go_on(folder: S
     play(controller, 0.6)
     controller.hear(epoch(late.number, 0, 2, 0.3, ends_fold=False))
     assert controller.hear(epoch(paused.number, 0, 2, 0.4, ends_fold=True)) is not None
-    controller.left(paused.number)
+    assert not controller.left(paused.number)
     assert controller.next_task() is None
     for fold in range(K):
         controller.hear(replace(epoch(late.number, fold, 2, 0.3, ends_fold=True), is_repeat=True))

@@ -105,6 +105,20 @@ def test_it_leaves_the_same_files_as_training_beside_them_however_it_is_disturbe
     assert (n_repeated > 0) == (disturbance is not None)
 
 
+def test_a_trial_that_is_over_leaves_no_checkpoint_and_no_weights(far: FarTraining, driver: Path, make_task):
+    class Withdrawn(Listener):
+        def stopped(self) -> str | None:
+            return "over" if super().stopped() else None
+
+    assert run(far, make_task(), Withdrawn(polls=30)).state == "stopped"
+    assert set(files_below(driver / "trials")) == {
+        "0/fold-0/history.parquet",
+        "0/fold-0/oof.parquet",
+        "0/fold-0/result.json",
+        "0/fold-1/history.parquet",
+    }
+
+
 def test_a_refit_leaves_the_same_files_too(far: FarTraining, driver: Path, make_context, make_task):
     context, near = make_context(trials=driver.parent / "near"), Listener()
     train_refit(make_task(), context=context, report=near.report, stopped=near.stopped)

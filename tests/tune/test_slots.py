@@ -16,6 +16,7 @@ from search_records import Listener, epoch, task
 from consilia.config.records import EpochReport, TrialOutcome, TrialTask
 from consilia.config.study import Budget, SearchPlan
 from consilia.config.study_folder import StudyFolder
+from consilia.tune.broker import StopCause
 from consilia.tune.controller import TrialController
 from consilia.tune.ledger import Ledger
 from consilia.tune.limits import Limits
@@ -29,6 +30,7 @@ from processes import wait_until_idle
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(600), pytest.mark.usefixtures("ray_on_loopback")]
 
 Report = Callable[[EpochReport], None]
+IN_TIME = "the search has waited for the worker of its last trial"
 LR = 0.7  # as no other trial on this Ray has: the dashboard shows all of them
 
 
@@ -65,33 +67,38 @@ def earlier_rows(ray_on_loopback: None) -> set[str]:
 
 @pytest.fixture(scope="module")
 def listener(earlier_rows: set[str], marks: Path, tmp_path_factory: pytest.TempPathFactory) -> Listener:
-    """One search of four trials in one slot; its broker is killed in the middle of trial 3."""
+    """One search of five trials in one slot; its broker is killed in the middle of trial 3."""
     listener = Listener()
     folder = StudyFolder(tmp_path_factory.mktemp("slots") / "study")
     controller = TrialController(
-        SearchPlan(trials=4),
+        SearchPlan(trials=5),
         folder=folder,
         n_folds=2,
         suggester=Numbers(),
-        racing=_StopSecond(),
+        racing=_StopTwo(),
         observer=listener,
         limits=Limits(Budget(), Ledger()),
     )
     with WorkerGroups(noted=listener.noted) as groups:
         groups.settle(CAPACITY, LiveSlots(CAPACITY, living_nodes, limit=1, seen=living_nodes()))
         run_in_slots(controller, groups=groups, run_trial=partial(_play, marks), n_folds=2, storage=folder.ray)
+        if (marks / "left-4").exists():
+            listener.notes.append(IN_TIME)
     return listener
 
 
-class _StopSecond(EveryFold):
-    """Stops trial 1 after its first epoch."""
+class _StopTwo(EveryFold):
+    """Stops trials 1 and 4 after their first epoch."""
 
     def hear(self, report: EpochReport) -> str | None:
-        return "not among the best" if report.number == 1 else None
+        return "not among the best" if report.number in (1, 4) else None
 
 
-def _play(marks: Path, task: TrialTask, report: Report, stopped: Callable[[], bool]) -> TrialOutcome:
-    """Two folds of one epoch; trial 1 goes on until it is stopped, 2 fails, 3 kills the broker once."""
+def _play(marks: Path, task: TrialTask, report: Report, stopped: Callable[[], StopCause | None]) -> TrialOutcome:
+    """Two folds of one epoch; 1 and 4 go on until they are stopped, and 4 then takes its time; 2 fails.
+
+    Trial 3 kills the broker once.
+    """
     import torch
 
     with (marks / f"trial-{task.number}").open("a") as file:
@@ -101,10 +108,11 @@ def _play(marks: Path, task: TrialTask, report: Report, stopped: Callable[[], bo
     for fold in range(2):
         report(epoch(task.number, fold, 1, 0.5, ends_fold=True))
         deadline = time.monotonic() + 60
-        while task.number == 1 and time.monotonic() < deadline:
-            if stopped():
-                (marks / "stopped").touch()
-                return TrialOutcome(number=1, state="stopped")
+        while task.number in (1, 4) and time.monotonic() < deadline:
+            if cause := stopped():
+                time.sleep(2 * (task.number == 4))
+                (marks / f"left-{task.number}").write_text(cause)
+                return TrialOutcome(number=task.number, state="stopped")
             time.sleep(0.01)
         if task.number == 3 and not (marks / "killed").exists():
             (marks / "killed").touch()
@@ -134,12 +142,17 @@ def rows(earlier: set[str]) -> dict[str, set[str]]:
 
 def test_every_trial_ends_in_the_state_that_its_worker_or_the_racing_gave_it(listener: Listener):
     states = {record.number: record.state for record in listener.ended}
-    assert states == {0: "finished", 1: "stopped", 2: "failed", 3: "finished"}
-    assert [record.n_folds for record in sorted(listener.ended, key=lambda record: record.number)] == [2, 1, 0, 2]
+    assert states == {0: "finished", 1: "stopped", 2: "failed", 3: "finished", 4: "stopped"}
+    assert [record.n_folds for record in sorted(listener.ended, key=lambda record: record.number)] == [2, 1, 0, 2, 1]
 
 
-def test_a_stop_reaches_the_worker_in_the_middle_of_a_trial(listener: Listener, marks: Path):
-    assert (marks / "stopped").exists()
+def test_a_stop_reaches_the_worker_in_the_middle_of_a_trial_that_nobody_goes_on_with(listener: Listener, marks: Path):
+    assert (marks / "left-1").read_text() == "over"
+
+
+def test_a_search_ends_when_its_last_worker_has_written_what_it_had_to(listener: Listener, marks: Path):
+    assert (marks / "left-4").read_text() == "over"
+    assert IN_TIME in listener.notes
 
 
 def test_trials_share_one_worker_process(listener: Listener, marks: Path):

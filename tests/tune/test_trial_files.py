@@ -166,6 +166,19 @@ def test_a_failed_trial_leaves_no_checkpoint_there(setting: Setting):
     assert names(setting.there.fold(0).root) == ["history.parquet"]
 
 
+def test_of_a_trial_that_is_over_only_what_it_has_told_is_kept_there(setting: Setting):
+    write(setting.there.fold(1), history="1", checkpoint="1")
+    setting.files.fetch(lambda: None)
+    setting.end_fold(0)
+    write(setting.here.fold(1), history="2", checkpoint="2")
+    setting.files.leave(is_over=True)
+    assert names(setting.there.fold(0).root) == sorted(set(FINISHED) - {"weights.safetensors"})
+    assert names(setting.there.fold(1).root) == ["history.parquet"]
+    assert setting.there.fold(1).history.read_text() == "2"
+    assert "fold-1/checkpoint.pt" not in setting.disk.events, "it was not sent"
+    assert not setting.here.root.exists()
+
+
 def test_a_checkpoint_that_vanishes_while_it_is_sent_is_no_error(setting: Setting):
     class Slow(Journal):
         def write(self, path: Path, part: Part, **named: object) -> None:

@@ -16,7 +16,11 @@ from typing import Any, Literal, NamedTuple
 from consilia.config.records import EpochReport, TaskTaken, TrialOutcome, TrialTask
 from consilia.tune.driver_disk import LocalDisk
 
-StopCause = Literal["stopped", "closed", "ended"]
+StopCause = Literal["stopped", "over", "closed", "ended"]
+"""Why a worker leaves a trial.
+
+stopped: it was withdrawn; over: and nobody will go on with it; closed: another worker will; ended: it came to its end.
+"""
 
 
 class TrialFailedError(Exception):
@@ -134,12 +138,18 @@ class Broker:
             self._waiting.append(assignment)
             self._changed.notify_all()
 
-    async def withdraw(self, number: int, key: str = "") -> None:
-        """Let the worker that trains this trial leave it, at its checkpoint; a trial that has ended is forgotten."""
+    async def withdraw(self, number: int, key: str = "", *, is_over: bool = False) -> None:
+        """Let the worker that trains this trial leave it, at its checkpoint; a trial that has ended is forgotten.
+
+        Args:
+            number: Of the trial.
+            key: Of the assignment.
+            is_over: Nobody will go on with it: no checkpoint of it is needed.
+        """
         async with self._changed:
             assignment = self._assignments.get(number)
             if assignment is not None and assignment.key == key:
-                self._withdraw(number)
+                self._withdraw(number, "over" if is_over else "stopped")
 
     async def next_message(self, number: int) -> Message:
         """Wait for what is next to be known of this trial."""
@@ -372,10 +382,10 @@ class Broker:
         self._assignments[assignment.task.number] = again
         self._waiting.appendleft(again)
 
-    def _withdraw(self, number: int) -> None:
+    def _withdraw(self, number: int, cause: StopCause = "stopped") -> None:
         assignment = self._assignments.pop(number, None)
         if assignment is not None:
-            self._release(assignment, "stopped")
+            self._release(assignment, cause)
             assignment.messages.put_nowait(BrokerLost("it was withdrawn"))  # whoever still waits for a message
             self._changed.notify_all()
 

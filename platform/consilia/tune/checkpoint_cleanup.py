@@ -3,14 +3,11 @@
 Out-of-fold predictions are always kept.
 """
 
-from collections import deque
 from collections.abc import Mapping
 
 from consilia.config.records import TrialRecord
 from consilia.config.study_folder import StudyFolder
 from consilia.tune.stored import leaderboard
-
-_REMEMBERED = 64  # trials that ended last; the worker of an earlier one has long noticed
 
 
 class CheckpointCleanup:
@@ -31,7 +28,6 @@ class CheckpointCleanup:
         self._n_folds = n_folds
         self._n_best = n_best
         self._metric = metric
-        self._left_early: deque[int] = deque(maxlen=_REMEMBERED)  # trials that were stopped or have failed
         self._with_weights = {number: record for number, record in records.items() if record.state == "finished"}
 
     def ended(self, record: TrialRecord) -> None:
@@ -41,14 +37,11 @@ class CheckpointCleanup:
             for worse in leaderboard(self._with_weights, metric=self._metric)[self._n_best :]:
                 self._delete(worse.number, weights=True)
                 del self._with_weights[worse.number]
-        for number in self._left_early:  # again: their workers may have written once more before they noticed
-            self._delete(number, weights=True)
-        if record.state != "finished":
-            self._left_early.append(record.number)
+        else:  # what its worker writes before it notices, the worker deletes
             self._delete(record.number, weights=True)
 
     def sweep(self, records: Mapping[int, TrialRecord]) -> None:
-        """Delete what workers of ended trials have written since, now that none is at work."""
+        """Delete what ended trials have left all the same, since a worker or a driver was killed; none is at work."""
         for number, record in records.items():
             if record.has_ended:
                 self._delete(number, weights=record.state != "finished")

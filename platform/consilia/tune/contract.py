@@ -24,8 +24,8 @@ class Controller(Protocol):
     def hear(self, report: EpochReport) -> str | None:
         """Take a report; return why the trial leaves its slot, or None."""
 
-    def left(self, number: int) -> None:
-        """Note that a trial which `hear` told to leave has left."""
+    def left(self, number: int) -> bool:
+        """Note that a trial which `hear` told to leave has left; say whether it has ended for good."""
 
     def end(self, outcome: TrialOutcome) -> None:
         """Record how a trial ended."""

@@ -149,15 +149,16 @@ class TrialController:
             return
         self._leave(outcome.number, outcome.state, outcome.reason, traceback=outcome.traceback)
 
-    def left(self, number: int) -> None:
-        """End a trial that `hear` has told to leave."""
+    def left(self, number: int) -> bool:
+        """End a trial that `hear` has told to leave; say whether it has ended for good."""
         if number not in self._leaving:
-            return
+            return False
         state, reason = self._leaving.pop(number)
         task = self._running[number].task
         self._leave(number, state, reason)
         if state == "paused":  # and a late gain may let the search go on after all
             self._resumable.append(task)
+        return state != "paused"
 
     def lost(self, number: int, reason: str, *, counts: bool = True) -> None:
         """Hand the trial of a lost slot to another slot, unless several have already brought nothing.
@@ -169,16 +170,18 @@ class TrialController:
         """
         progress = self._running.get(number)
         if progress is None or number in self._leaving:
-            return self.left(number)
+            self.left(number)
+            return
         losses = self._losses[number]
         if counts:
             losses.add(progress)
         if losses.are_too_many:
-            return self._leave(number, "failed", f"its slot was lost {losses.n} times without a new epoch: {reason}")
+            self._leave(number, "failed", f"its slot was lost {losses.n} times without a new epoch: {reason}")
+            return
         del self._running[number]
         self._limits.ledger.lost(number)
         self._resumable.append(progress.task)
-        return self._observer.noted(f"trial {number}: its slot was lost ({reason}); another goes on with it")
+        self._observer.noted(f"trial {number}: its slot was lost ({reason}); another goes on with it")
 
     def close(self, reason: str) -> None:
         """Pause every trial that still runs, delete files that nobody needs, and write the ledger.

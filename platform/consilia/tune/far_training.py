@@ -21,6 +21,7 @@ from consilia.files import sha256_of_json
 from consilia.train.context import TrainingContext
 from consilia.train.networks.weights import find_weights, fingerprint
 from consilia.train.tasks import prove
+from consilia.tune.broker import StopCause
 from consilia.tune.driver_disk import Disk
 from consilia.tune.scratch import SCRATCH, Scratch
 from consilia.tune.trial_files import TrialFiles
@@ -88,7 +89,7 @@ class FarTraining:
         task: TrialTask,
         *,
         report: Callable[..., None],
-        stopped: Callable[[], bool],
+        stopped: Callable[[], StopCause | None],
         group: "Group | None" = None,
     ) -> TrialOutcome:
         """Train a task on this node, and send its files to the driver's disk.
@@ -96,14 +97,15 @@ class FarTraining:
         Args:
             task: Of the trial.
             report: As of the trainer; it hears of a fold once the driver has its files.
-            stopped: As of the trainer.
+            stopped: Why the trial is to be left, or None; of one that is over, nothing is kept but what its finished
+                folds and epochs have told.
             group: The workers that train it together; None: this one alone.
 
         Raises:
             NodeFault: This node's disk is full.
         """
         here = self._here = self._here or self._on_this_node(stopped)
-        named: dict[str, Any] = {"context": here, "stopped": stopped}
+        named: dict[str, Any] = {"context": here, "stopped": lambda: bool(stopped())}
         if group is not None:
             named["group"] = group
         if group is not None and group.rank > 0:  # it writes no file
@@ -116,7 +118,7 @@ class FarTraining:
         except BaseException:
             _leave(files, task)
             raise
-        return _of_this_node(_leave(files, task) or outcome)
+        return _of_this_node(_leave(files, task, is_over=stopped() == "over") or outcome)
 
     def _on_this_node(self, alive: Alive) -> TrainingContext:
         scratch, trials = _scratch()
@@ -165,12 +167,12 @@ def _copy(scratch: Scratch, digest: str, files: Mapping[str, Path], disk: Disk, 
         raise NodeFault(f"{', '.join(map(str, files.values()))} cannot be fetched: {error}") from error
 
 
-def _leave(files: TrialFiles, task: TrialTask) -> TrialOutcome | None:
+def _leave(files: TrialFiles, task: TrialTask, *, is_over: bool = False) -> TrialOutcome | None:
     """Send the rest of a trial's files; where that fails, return the outcome that the trial has for it."""
     from consilia.train.faults import DiskFullError
 
     try:
-        files.leave()
+        files.leave(is_over=is_over)
     except DiskFullError as error:
         return TrialOutcome(number=task.number, state="paused", reason=str(error), fault="disk")
     return None

@@ -106,8 +106,9 @@ class RefitController:
         self._show()
         return None
 
-    def left(self, number: int) -> None:
-        """Do nothing: a refit is never told to leave."""
+    def left(self, number: int) -> bool:
+        """Return False: a refit is never told to leave."""
+        return False
 
     def end(self, outcome: TrialOutcome) -> None:
         """Record how a refit ended on its worker."""

@@ -84,8 +84,11 @@ class TrialFiles:
 
         return send_and_report
 
-    def leave(self) -> None:
+    def leave(self, *, is_over: bool = False) -> None:
         """Send what has not been sent, so that any worker can go on from here, and delete all of it.
+
+        Args:
+            is_over: No worker will: histories are kept there, checkpoints and weights are not.
 
         Raises:
             DiskFullError: The driver's disk is full.
@@ -93,8 +96,12 @@ class TrialFiles:
         """
         try:
             self._await_background()
-            for fold, (mine, _) in self._folds.items():
-                if mine.root.exists():
+            for fold, (mine, theirs) in self._folds.items():
+                if is_over:
+                    self._send(mine.history, theirs.history)
+                    self._disk.remove(theirs.checkpoint)
+                    self._disk.remove(theirs.weights)
+                elif mine.root.exists():
                     self._send_fold(fold)
         finally:
             self._background.shutdown()

@@ -68,9 +68,8 @@ class _ControllerSearcher(Searcher):
         """Let a trial go that was told to leave; the scheduler hears of lost relays."""
         number = self._numbers.pop(trial_id, None)
         if number is not None:
-            self._groups.broker.withdraw.remote(number, trial_id)
-        if number is not None and not error:
-            self._controller.left(number)
+            is_over = not error and self._controller.left(number)
+            self._groups.broker.withdraw.remote(number, trial_id, is_over=is_over)
 
     def __getstate__(self) -> dict[str, Any]:
         return {}  # Tune pickles searchers to restore them; a study resumes from its own files

@@ -18,7 +18,7 @@ import ray
 
 from consilia.config.records import EpochReport, TrialOutcome, TrialTask
 from consilia.errors import ConsiliaError, NodeFault
-from consilia.tune.broker import Taken, WorkerId
+from consilia.tune.broker import StopCause, Taken, WorkerId
 
 if TYPE_CHECKING:
     from consilia.train.distributed import Group
@@ -26,7 +26,9 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 RunTrial = Callable[..., TrialOutcome]
-"""Trains one trial: (task, *, report, stopped) -> outcome. `stopped` is polled between batches.
+"""Trains one trial: (task, *, report, stopped) -> outcome.
+
+`stopped` is polled between batches, and returns why the worker must leave the trial, or None.
 
 Where several workers train one trial together it is also given their `group`, and all of them call it.
 """
@@ -188,13 +190,19 @@ class _Watch:
         if report.fold_result is not None:
             self._open_fold(report.fold + 1)
 
-    def stopped(self) -> bool:
-        """Say whether Tune has stopped the trial or the slot is closing; to ask is also a sign of life."""
+    def stopped(self) -> StopCause | None:
+        """Return why the worker must leave the trial, or None; to ask is also a sign of life."""
         if time.monotonic() - self._last_sign > _SIGN_SECONDS:
             self._last_sign = time.monotonic()
             self._broker.alive.remote(self._task.number, self._ticket)  # nobody waits for the answer
         ready, _ = ray.wait([self._trial], timeout=0)
-        return bool(ready)
+        if not ready:
+            return None
+        try:
+            cause: StopCause = ray.get(self._trial)
+        except ray.exceptions.RayError:  # the broker is gone, or has failed the trial
+            return "stopped"
+        return cause
 
     def _open_fold(self, fold: int) -> None:
         if fold < self._n_folds and fold not in self._folds:
@@ -208,9 +216,9 @@ class _Follower:
     def report(self, report: EpochReport) -> None:
         """Only the first worker reports."""
 
-    def stopped(self) -> bool:
+    def stopped(self) -> StopCause | None:
         """Only the first worker hears of a stop."""
-        return False
+        return None
 
 
 def _run_together(taken: Taken, watch: _Watch | _Follower, group: "Group", broker: Any) -> TrialOutcome:

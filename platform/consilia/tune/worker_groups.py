@@ -63,12 +63,19 @@ class _Group:
 
 
 @dataclass(slots=True)
-class _Setback:
-    """A node whose group ended by itself."""
+class Setback:
+    """A node on which groups end by themselves."""
 
-    n: int = 0
+    n: int = 0  # in a row
     until: float = 0.0  # no other is started there before
     why: str = ""  # the last one ended
+
+    def add(self, now: float) -> float:
+        """Note that a group has ended; return for how many seconds no other is to be started."""
+        self.n = self.n + 1 if now - self.until < _CALM_SECONDS else 1
+        seconds = min(_MOST_AGAIN_SECONDS, _AGAIN_SECONDS * 2.0 ** min(self.n - 1, 9))
+        self.until = now + seconds
+        return seconds
 
 
 class WorkerGroups:
@@ -94,7 +101,7 @@ class WorkerGroups:
         self._clock = clock
         self._groups: list[_Group] = []
         self._names: Counter[str] = Counter()
-        self._setbacks: dict[str, _Setback] = {}
+        self._setbacks: dict[str, Setback] = {}
         self._capacity: Capacity | None = None
         self._live: LiveSlots | None = None
         self._asks_for_more = False
@@ -127,7 +134,7 @@ class WorkerGroups:
             workers: dict[WorkerId, Any] = self._ask_patiently("workers", list(names)) or {}
             if names and {worker.group for worker in workers} == names.keys():
                 return {names[worker.group]: handle for worker, handle in sorted(workers.items(), reverse=True)}
-            worst = max(self._setbacks.values(), key=lambda each: each.n, default=_Setback())
+            worst = max(self._setbacks.values(), key=lambda each: each.n, default=Setback())
             if worst.n >= _STARTS:
                 raise ClusterError(f"Workers were started {worst.n} times, and each time they were lost: {worst.why}.")
             if self._clock() > deadline:
@@ -262,7 +269,7 @@ class WorkerGroups:
         exclusive: bool = False,
         together: bool = False,
     ) -> None:
-        if self._clock() < self._setbacks.get(node, _Setback()).until:
+        if self._clock() < self._setbacks.get(node, Setback()).until:
             return
         self._names[name] += 1
         work = GroupWork(
@@ -304,10 +311,8 @@ class WorkerGroups:
         """Wait a while before another group is started where one has ended by itself."""
         if group.node and group.node not in live.by_node():
             return self._noted(f"node {live.name(group.node)} is lost; its trials go on elsewhere")
-        setback = self._setbacks.setdefault(group.node, _Setback())
-        setback.n = setback.n + 1 if self._clock() - setback.until < _CALM_SECONDS else 1
-        seconds = min(_MOST_AGAIN_SECONDS, _AGAIN_SECONDS * 2 ** (min(setback.n, 9) - 1))
-        setback.until = self._clock() + seconds
+        setback = self._setbacks.setdefault(group.node, Setback())
+        seconds = setback.add(self._clock())
         refusals = [reason for worker, reason in self._refusals.items() if worker.group == group.name]
         setback.why = next(iter(refusals), reason)
         if group.node and len(refusals) == group.n_workers:
