@@ -3,7 +3,7 @@ import torch
 
 from consilia.config.study import ClusterProfile
 from consilia.errors import ClusterError
-from consilia.train.device import autocast, device_of, resolve_device, set_threads
+from consilia.train.device import autocast, device_of, limit_memory, resolve_device, set_threads
 
 
 def test_a_named_device_is_taken_and_auto_takes_a_gpu_only_where_there_is_one():
@@ -32,3 +32,13 @@ def test_who_requires_a_gpu_trains_on_no_cpu(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     devices = {gpus: device_of(ClusterProfile(gpus=gpus)) for gpus in ("required", "auto", "none")}
     assert devices == {"required": "auto", "auto": "auto", "none": "cpu"}
+
+
+def test_a_process_that_shares_a_gpu_takes_its_share_of_the_memory(monkeypatch: pytest.MonkeyPatch):
+    fractions = []
+    monkeypatch.setattr(torch.cuda, "set_per_process_memory_fraction", fractions.append)
+    for available in (False, True):
+        monkeypatch.setattr(torch.cuda, "is_available", lambda available=available: available)
+        for gpus in (0.0, 0.25, 1.0, 2.0):
+            limit_memory(gpus)
+    assert fractions == [0.25]

@@ -26,6 +26,42 @@ class Watch:
         return False
 
 
+class Rows:
+    """A broker whose rows end when they are told to; nobody is asked twice within a moment."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now, self.n_looks, self.cause = 0.0, 0, ""
+        self.signs: list[float] = []
+        row = SimpleNamespace(options=lambda **_: SimpleNamespace(remote=lambda *_: "row"))
+        self.trial = self.fold = row
+        self.alive = SimpleNamespace(remote=lambda *_: self.signs.append(self.now))
+        monkeypatch.setattr(worker.time, "monotonic", lambda: self.now)
+        monkeypatch.setattr(ray, "wait", self.wait)
+        monkeypatch.setattr(ray, "get", self.get)
+
+    def wait(self, rows: list[str], *, timeout: float) -> tuple[list[str], list[str]]:
+        self.n_looks += 1
+        return (rows, []) if self.cause else ([], rows)
+
+    def get(self, row: str) -> str:
+        if self.cause == "gone":
+            raise ray.exceptions.ActorDiedError
+        return self.cause
+
+
+def test_a_worker_may_ask_at_every_batch_and_looks_now_and_then(monkeypatch: pytest.MonkeyPatch):
+    rows = Rows(monkeypatch)
+    watch = worker._Watch(rows, taken(KeyError("unused")))
+    for batch in range(1, 7001):
+        rows.now = batch / 1000
+        assert watch.stopped() is None
+    assert 130 <= rows.n_looks <= 140
+    assert rows.signs == [pytest.approx(5.0, abs=0.1)]
+    for cause, told in (("over", "over"), ("closed", "closed"), ("gone", "stopped")):
+        rows.cause, rows.now = cause, rows.now + 0.1
+        assert watch.stopped() == told
+
+
 def failing(error: Exception) -> worker.RunTrial:
     def run_trial(*_: object, **__: object) -> TrialOutcome:
         raise error

@@ -7,6 +7,8 @@ import torch
 from consilia.config.study import ClusterProfile
 from consilia.errors import ClusterError
 
+Precision = Literal["auto", "float32"]
+
 MEMORY_FORMAT = torch.channels_last
 """Of models and batches: measured faster than contiguous, on GPUs and, by 10-50 %, on CPUs."""
 
@@ -34,7 +36,21 @@ def set_threads(n: int) -> None:
     torch.set_num_threads(n)
 
 
-def autocast(device: torch.device, precision: Literal["auto", "float32"]) -> torch.autocast:
+def limit_memory(gpus: float) -> None:
+    """Let this process take no more of a GPU's memory than its share of the GPU, so that it starves no neighbour.
+
+    Args:
+        gpus: The share; from 1 on, and at 0, there is no neighbour.
+    """
+    if 0 < gpus < 1 and torch.cuda.is_available():
+        torch.cuda.set_per_process_memory_fraction(gpus)
+
+
+def computes_in_bf16(device: torch.device, precision: Precision) -> bool:
+    """Say whether networks compute in bfloat16: for "auto", on a GPU that has it."""
+    return precision == "auto" and device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+
+
+def autocast(device: torch.device, precision: Precision) -> torch.autocast:
     """Return bf16 autocast for "auto" on a GPU that computes in bf16, else one that does nothing."""
-    enabled = precision == "auto" and device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
-    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=enabled)
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=computes_in_bf16(device, precision))

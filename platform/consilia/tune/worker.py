@@ -49,6 +49,7 @@ class Program(NamedTuple):
 
 TASK_EVENTS_MILLISECONDS = 200  # how often a worker tells the dashboard of its rows; Ray's default is 1000
 
+_ASK_SECONDS = 0.05  # between two looks whether the trial is to be left, which go through Ray
 _SIGN_SECONDS = 5.0  # between two signs of life; far below any sensible cluster.hang_seconds
 
 _WAIT_SECONDS = 7 * 24 * 3600.0  # workers that train together wait for a task; one that died is noticed at once
@@ -68,6 +69,7 @@ class GroupWork:
     broker: Any
     group: str
     n_threads: int  # a worker's share of the cores
+    gpus: float = 0.0  # and of a GPU, or how many
     together: bool = False  # they train each trial together, and not each its own
     exclusive: bool = False  # each has its device alone
 
@@ -83,10 +85,11 @@ def serve(config: dict[str, GroupWork]) -> None:
 
 def _serve(work: GroupWork) -> None:
     from consilia.train import cross_validation  # noqa: F401 # imports all that a trial needs, before one is there
-    from consilia.train.device import set_threads
+    from consilia.train.device import limit_memory, set_threads
     from consilia.train.distributed import ALONE, TorchGroup
 
     set_threads(work.n_threads)
+    limit_memory(work.gpus)
     memory = DeviceMemory(_held_bytes)
     group = TorchGroup(timeout_seconds=_WAIT_SECONDS) if work.together else ALONE
     tasks = _Tasks(work)
@@ -181,7 +184,7 @@ class _Watch:
         row = broker.trial.options(name=trial_name(self._task, noun=job.noun))
         self._trial: Any = row.remote(self._task.number, self._ticket)
         self._folds: dict[int, Any] = {}
-        self._last_sign = time.monotonic()
+        self._last_sign = self._last_look = time.monotonic()
         self._open_fold(0)
 
     def report(self, report: EpochReport) -> None:
@@ -191,9 +194,16 @@ class _Watch:
             self._open_fold(report.fold + 1)
 
     def stopped(self) -> StopCause | None:
-        """Return why the worker must leave the trial, or None; to ask is also a sign of life."""
-        if time.monotonic() - self._last_sign > _SIGN_SECONDS:
-            self._last_sign = time.monotonic()
+        """Return why the worker must leave the trial, or None; to ask is also a sign of life.
+
+        It looks for the answer now and then, so that it may be asked at every batch.
+        """
+        now = time.monotonic()
+        if now - self._last_look < _ASK_SECONDS:
+            return None
+        self._last_look = now
+        if now - self._last_sign > _SIGN_SECONDS:
+            self._last_sign = now
             self._broker.alive.remote(self._task.number, self._ticket)  # nobody waits for the answer
         ready, _ = ray.wait([self._trial], timeout=0)
         if not ready:

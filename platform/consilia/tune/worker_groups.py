@@ -276,6 +276,7 @@ class WorkerGroups:
             broker=self.broker,
             group=f"{name}#{self._names[name]}",
             n_threads=max(1, int(share.cpus)),
+            gpus=share.gpus,
             together=together,
             exclusive=exclusive,
         )
