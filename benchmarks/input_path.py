@@ -1,14 +1,15 @@
 """Does the input keep the device busy? Images per second of training steps with the same network, in one run.
 
-limit        the step alone, on one batch that is on the device: nothing can be faster
-consilia     images of a prepared store through memory map or device store, its augmentation, and the step
-torchvision  what a script does: ImageFolder, DataLoader with its best number of workers, transforms.v2, and the step
+limit        consilia's step without augmentation, on one batch that is on the device: nothing can be faster
+consilia     images of a prepared store through memory map or device store, and its step with augmentation
+torchvision  what a script does: ImageFolder, DataLoader with its best number of workers, transforms.v2, a plain step
 
 The files are decoded once before the training (consilia) or at each step (torchvision): `stored` are PNG files of 320
 pixels, `large` JPEG files of 1024, as exports of a hospital's archive are. All are in the page cache, and batches in a
 queue are used up before the clock starts; both favour torchvision. Each side may use the same cores, the workers of a
 DataLoader included: without a GPU one core, which is a trial's share of a search, and with a GPU all. Augmentation's
-share is the time of drawing, warping and normalising a batch over that of the step. On a GPU the step runs in bf16.
+share is the time of drawing, warping and normalising a batch over that of the step. On a GPU steps run in bf16, and
+consilia's are captured.
 
     python benchmarks/input_path.py [--quick] [--data DIR]
 """
@@ -18,12 +19,11 @@ import os
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator
 from contextlib import closing
 from dataclasses import asdict, dataclass, field
-from functools import partial
-from itertools import islice
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -33,21 +33,21 @@ from torch.utils.data import DataLoader, RandomSampler
 from torchvision.datasets import ImageFolder
 from torchvision.transforms import v2
 
-from consilia.config.augmentation import POLICIES
 from consilia.config.card import DataCard, FolderSource
-from consilia.config.network import ModelSpec, Preprocessing
+from consilia.config.network import ModelSpec
 from consilia.config.space import Architecture
 from consilia.data.store.image_store import ImageStore
 from consilia.data.store.prepare import prepare
 from consilia.train.batches import DeviceImages, Images, MappedImages, open_images
 from consilia.train.device import MEMORY_FORMAT, autocast, resolve_device, set_threads
 from consilia.train.networks.factory import build_model
-from consilia.train.warp import draw_warps, training_input
+from consilia.train.warp import Warps, draw_warps, training_input
 from shared.figures import print_figures
+from shared.steps import MEAN, POLICY, STD, STRENGTH, Network, Training, wait_for
 
-MEAN, STD, STRENGTH = 0.5, 0.25, 0.5
+T = TypeVar("T")
+
 QUEUE = 2  # batches that a DataLoader's worker holds ready: its default
-POLICY = POLICIES["xray"]
 SIDES = {"stored": 320, "large": 1024}  # longer side of the files, pixels
 
 
@@ -87,7 +87,7 @@ CPU_CASES = (
     *(Case(data, 224, "resnet18", 8) for data in SIDES),
 )
 QUICK = {
-    "cuda": (GPU_CASES[0], GPU_CASES[2]),
+    "cuda": (GPU_CASES[0], GPU_CASES[1], GPU_CASES[-1]),
     "cpu": (*CPU_CASES[:2], Case("stored", 224, "resnet18", 4)),
 }
 STEPS = {"cuda": (40, 100), "cpu": (3, 6)}  # that a round times of each side: quick, else
@@ -163,92 +163,92 @@ class Files:
         return Image.fromarray(noisy.clip(0, 255).astype(np.uint8))
 
 
-class Trainer:
-    """The step that every side takes: consilia's precision, optimiser and memory format."""
+class PlainStep:
+    """The step of a script: no augmentation, no average; kernel by kernel."""
 
     def __init__(self, case: Case, device: torch.device) -> None:
         torch.manual_seed(0)
         spec = ModelSpec(architecture=Architecture(timm=case.architecture), n_classes=2, channels=1)
-        self.device = device
+        self._device = device
         self._model = build_model(spec).to(device)
         self._model.to(memory_format=MEMORY_FORMAT).train()
         self._optimiser = torch.optim.AdamW(self._model.parameters(), lr=1e-4, fused=True)
         self._labels = torch.arange(case.batch_size, device=device) % 2
 
-    def step(self, inputs: torch.Tensor) -> None:
+    def __call__(self, inputs: torch.Tensor) -> None:
         """Train on float32 (b, 1, side, side)."""
-        with autocast(self.device, "auto"):
+        with autocast(self._device, "auto"):
             logits = self._model(inputs.contiguous(memory_format=MEMORY_FORMAT))
         loss = F.cross_entropy(logits.float(), self._labels)
         self._optimiser.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call] # torch ships it untyped
         self._optimiser.step()
 
-    def steps(self, inputs: Iterator[torch.Tensor], n_steps: int) -> None:
-        """Train on `n_steps` batches."""
-        for batch in islice(inputs, n_steps):
-            self.step(batch)
 
-    def time(self, work: Callable[[], object]) -> float:
-        """Return the seconds until the device has done the work."""
-        self._wait()
-        started = time.perf_counter()
-        work()
-        self._wait()
-        return time.perf_counter() - started
-
-    def _wait(self) -> None:
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
+def timed(work: Callable[[], object], device: torch.device) -> float:
+    """Return the seconds until the device has done the work."""
+    wait_for(device)
+    started = time.perf_counter()
+    work()
+    wait_for(device)
+    return time.perf_counter() - started
 
 
 def measure(case: Case, files: Files, device: torch.device, cores: int, n_steps: int, n_rounds: int) -> Figures:
     """Measure all sides of a case in turn."""
-    trainer, figures = Trainer(case, device), Figures(case)
+    figures = Figures(case)
+    network = Network(case.architecture, case.side, case.batch_size)
+    bare, augmented = (Training(network, device, capture=True) for _ in range(2))  # a capture knows one kind of batch
+    plain = PlainStep(case, device)
     store, folder = files.store(case.data, case.side), files.folder(case.data)
     chosen = open_images(store, device)
     ways: dict[str, Images] = {"consilia": chosen}
     if isinstance(chosen, DeviceImages):
         ways["consilia, mapped"] = MappedImages(store.pixels, device)
-    inputs = torch.randn(case.batch_size, 1, case.side, case.side, device=device)
-    inputs = inputs.contiguous(memory_format=MEMORY_FORMAT)
+    ready, _ = bare.draw(case.batch_size)
 
-    def turn(batches: Callable[[int], Generator[torch.Tensor]], n_warm: int, n: int) -> float:
-        with closing(batches(n_warm + n)) as source:
+    def turn(source: Generator[T], step: Callable[[T], object], n_warm: int, n: int) -> float:
+        with closing(source):
             for _ in range(n_warm):
-                trainer.step(next(source))
-            seconds = trainer.time(lambda: trainer.steps(source, n))
-        return n * case.batch_size / seconds
+                step(next(source))
+            return n * case.batch_size / timed(lambda: [step(next(source)) for _ in range(n)], device)
+
+    def limit(n: int) -> float:
+        return turn(((ready, None) for _ in range(n + 3)), lambda taken: bare.step(*taken), 3, n)
+
+    def ours(images: Images, n: int) -> float:
+        batches = consilia_batches(case, store, images, device, n + 3)
+        return turn(batches, lambda taken: augmented.step(*taken), 3, n)
 
     def loader(n_workers: int, n: int) -> float:
-        return turn(lambda m: torchvision_batches(case, folder, device, n_workers, m), 1 + QUEUE * n_workers, n)
+        n_warm = 1 + QUEUE * n_workers
+        return turn(torchvision_batches(case, folder, device, n_workers, n_warm + n), plain, n_warm, n)
 
-    turn(lambda n: (inputs for _ in range(n)), 3, 1)
+    limit(1)
     figures.workers_tried = {n: loader(n, max(1, n_steps // 4)) for n in (0, 1, 2, 4, 8, 16) if n <= cores}
     best = max(figures.workers_tried, key=lambda n: figures.workers_tried[n])
     for _ in range(n_rounds):
-        sides = {"limit": turn(lambda n: (inputs for _ in range(n)), 1, n_steps)}
+        sides = {"limit": limit(n_steps)}
         for name, images in ways.items():
-            sides[name] = turn(partial(consilia_batches, case, store, images, device), 1, n_steps)
+            sides[name] = ours(images, n_steps)
         sides["torchvision"] = loader(best, n_steps)
         for name, speed in sides.items():
             figures.speeds.setdefault(name, []).append(speed)
     figures.step_seconds = case.batch_size / statistics.median(figures.speeds["limit"])
-    figures.warp_seconds = time_warp(case, trainer, n_steps)
+    figures.warp_seconds = time_warp(case, device, n_steps)
     return figures
 
 
 def consilia_batches(
     case: Case, store: ImageStore, images: Images, device: torch.device, n_batches: int
-) -> Generator[torch.Tensor]:
-    """Yield what consilia's training loop gives to the network."""
+) -> Generator[tuple[torch.Tensor, Warps]]:
+    """Yield what consilia's training loop gives to its step."""
     rng = np.random.default_rng(0)
     rows = [rng.integers(0, len(store), case.batch_size) for _ in range(n_batches)]
     warps = draw_warps(rng, n_batches * case.batch_size, policy=POLICY, strength=STRENGTH).to(device)
     with closing(images.batches(rows)) as batches:
         for number, batch in enumerate(batches):
-            part = slice(number * case.batch_size, (number + 1) * case.batch_size)
-            yield training_input(batch, warps[part], preprocessing(case))
+            yield batch, warps[number * case.batch_size : (number + 1) * case.batch_size]
 
 
 def torchvision_batches(
@@ -288,22 +288,18 @@ def load_grey(path: str) -> Image.Image:
         return image.convert("L")
 
 
-def preprocessing(case: Case) -> Preprocessing:
-    return Preprocessing(size=case.side, channels=1, image_size=case.side, mean=(MEAN,), std=(STD,))
-
-
-def time_warp(case: Case, trainer: Trainer, n: int) -> float:
+def time_warp(case: Case, device: torch.device, n: int) -> float:
     """Return the seconds that a batch's augmentation takes: draws, warp, normalisation."""
-    rng, recipe = np.random.default_rng(0), preprocessing(case)
+    rng, recipe = np.random.default_rng(0), Network(case.architecture, case.side, case.batch_size).preprocessing
     shape = (case.batch_size, case.side, case.side, 1)
-    images = torch.randint(0, 256, shape, dtype=torch.uint8, device=trainer.device)
+    images = torch.randint(0, 256, shape, dtype=torch.uint8, device=device)
 
     def augment() -> None:
-        warps = draw_warps(rng, case.batch_size, policy=POLICY, strength=STRENGTH).to(trainer.device)
+        warps = draw_warps(rng, case.batch_size, policy=POLICY, strength=STRENGTH).to(device)
         training_input(images, warps, recipe)
 
     augment()
-    return statistics.median(trainer.time(augment) for _ in range(max(n, 20)))
+    return statistics.median(timed(augment, device) for _ in range(max(n, 20)))
 
 
 def report(measured: list[Figures], device: torch.device, cores: int, n_steps: int, n_rounds: int) -> None:

@@ -20,7 +20,6 @@ from collections import Counter, defaultdict
 from collections.abc import Callable
 from pathlib import Path
 
-import pandas as pd
 import yaml
 
 from consilia.config.study_folder import StudyFolder
@@ -28,6 +27,7 @@ from consilia.data.phantoms import write_phantoms
 from consilia.data.store.prepare import prepare
 from consilia.study.plan import read_plan
 from shared.figures import print_figures
+from shared.first_batches import Batches, first_batches
 from shared.process_tree import PROC, ProcessTree, memory_of
 
 SIDES = Path(__file__).parent / "shared" / "search_sides.py"
@@ -38,8 +38,6 @@ OF_RAY = ("raylet", "gcs_server", "dashboard", "log_monitor", "monitor.py", "Das
 _LIMIT_SECONDS = 240.0
 _SETTLE_SECONDS = 3.0  # until every helper is there
 _POLL_SECONDS = 0.02
-
-Batches = dict[int, float]  # seconds from the command to a trial's first batch, by trial
 
 
 def main() -> None:
@@ -157,7 +155,7 @@ def _run(
     batches: Batches = {}
     try:
         while len(batches) < n:
-            batches |= _first_batches(study, started, known=batches)
+            batches |= first_batches(study, started, known=batches)
             if process.poll() is not None or time.time() - started > _LIMIT_SECONDS:
                 raise SystemExit(f"{' '.join(command)} did not train:\n{(folder / 'log').read_text()[-4000:]}")
             time.sleep(_POLL_SECONDS)
@@ -170,18 +168,6 @@ def _run(
         while tree.living():
             tree.kill()
             time.sleep(0.1)
-
-
-def _first_batches(study: StudyFolder, started: float, *, known: Batches) -> Batches:
-    """Return when trials that are not known yet have trained their first batch."""
-    found = {}
-    for file in study.trials.glob("*/fold-0/history.parquet"):
-        number = int(file.parts[-3])
-        if number not in known:
-            written = file.stat().st_mtime - started
-            history = pd.read_parquet(file)
-            found[number] = written - float(history["seconds"].sum())
-    return found
 
 
 def _processes(root: int) -> dict[str, tuple[int, float]]:
