@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import torch
 from hypothesis import HealthCheck, settings
 
 from consilia.config.records import EpochReport, RefitProgress, TrialRecord, TrialTask
@@ -43,7 +44,10 @@ ensemble: best_single
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Refuse a slow test that does not say why, and put those on the session's Ray last: it runs beside no other."""
+    without_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA GPU")
     for item in items:
+        if item.get_closest_marker("gpu"):
+            item.add_marker(without_gpu)
         for mark in item.iter_markers("slow"):
             if len(mark.args) != 1 or not isinstance(mark.args[0], str):
                 raise pytest.UsageError(f'{item.nodeid} must say why `make test` leaves it out: slow("...").')

@@ -6,7 +6,7 @@ from torchvision.ops import sigmoid_focal_loss
 
 from consilia.config.space import Hyperparameters
 from consilia.errors import DataError
-from consilia.train.losses import focal_loss, make_loss, mix, smooth
+from consilia.train.losses import focal_loss, make_loss, mix, partners_shares, smooth
 
 CPU = torch.device("cpu")
 COUNTS = np.array([70, 20, 10])
@@ -71,9 +71,8 @@ def test_focal_loss_without_gamma_is_cross_entropy_and_smoothing_reaches_it(batc
 def test_mixing_takes_one_share_for_images_and_targets_alike(batch):
     _, _, targets = batch
     images = torch.arange(12.0).view(12, 1, 1, 1)
-    mixed, mixed_targets = mix(images, targets, alpha=0.4, rng=np.random.default_rng(3))
-    share = float(np.random.default_rng(3).beta(0.4, 0.4))
-    assert 0.01 < share < 0.99
+    share = 0.7
+    mixed, mixed_targets = mix(images, targets, partners=1 - share, n_own=12)
     torch.testing.assert_close(mixed, share * images + (1 - share) * images.flip(0))
     torch.testing.assert_close(mixed_targets, share * targets + (1 - share) * targets.flip(0))
     torch.testing.assert_close(mixed_targets.sum(dim=1), torch.ones(12))
@@ -83,15 +82,15 @@ def test_mixing_takes_one_share_for_images_and_targets_alike(batch):
 def test_a_part_of_a_batch_with_its_partners_is_mixed_as_the_whole_batch_mixes_it(batch, own):
     _, _, targets = batch
     images = torch.randn(12, 2, 3, 3, generator=torch.Generator().manual_seed(1))
-    whole = mix(images, targets, alpha=0.4, rng=np.random.default_rng(3))
+    whole = mix(images, targets, partners=0.3, n_own=12)
     loaded = [torch.cat([each[own], each.flip(0)[own]]) for each in (images, targets)]
     n_own = own.stop - own.start
-    part = mix(*loaded, alpha=0.4, rng=np.random.default_rng(3), n_own=n_own)
+    part = mix(*loaded, partners=0.3, n_own=n_own)
     assert all(torch.equal(mine, theirs[own]) for mine, theirs in zip(part, whole, strict=True))
 
 
-def test_alpha_0_mixes_nothing(batch):
-    logits, _, targets = batch
-    images, same = mix(logits, targets, alpha=0.0, rng=np.random.default_rng(0))
-    assert images is logits
-    assert same is targets
+def test_shares_are_drawn_for_an_epoch_as_they_would_be_batch_by_batch():
+    shares, rng = partners_shares(np.random.default_rng(3), 5, alpha=0.4), np.random.default_rng(3)
+    assert shares.tolist() == [1 - rng.beta(0.4, 0.4) for _ in range(5)]
+    assert ((shares > 0) & (shares < 1)).all()
+    assert partners_shares(rng, 5, alpha=0.0).tolist() == [0.0] * 5

@@ -1,4 +1,5 @@
 import copy
+import statistics
 from itertools import pairwise
 
 import pytest
@@ -9,7 +10,7 @@ from torch.optim.swa_utils import AveragedModel
 from consilia.config.network import ModelSpec
 from consilia.config.space import Architecture, Hyperparameters
 from consilia.train.networks.factory import build_model
-from consilia.train.optimiser import WeightAverage, layer_scales, lr_factor, make_optimiser, parameter_groups, set_lr
+from consilia.train.optimiser import WeightAverage, layer_scales, lr_factor, parameter_groups, restore_optimiser
 
 OPTIONS = Hyperparameters(
     architecture="densenet121", lr=1e-3, smallest_layer_lr=0.3, head_lr_factor=3.0, weight_decay=0.02
@@ -23,14 +24,34 @@ def densenet():
         return build_model(spec)
 
 
-def test_scales_of_a_densenet_rise_by_one_ratio_from_the_smallest_to_the_heads_factor(densenet):
+def test_scales_of_a_densenet_rise_in_three_levels_by_one_ratio_and_the_head_has_its_factor(densenet):
     scales = [scale for scale, _ in layer_scales(densenet, OPTIONS)]
     assert len(scales) > 50
-    assert scales[0] == pytest.approx(0.3)
-    assert scales[-1] == pytest.approx(3.0)
+    assert scales[-1] == 3.0
     body = scales[:-1]
-    ratios = [later / earlier for earlier, later in pairwise(body)]
-    assert ratios == pytest.approx([0.3 ** (-1 / (len(scales) - 1))] * len(ratios))
+    levels = sorted(set(body))
+    assert body == sorted(body)
+    assert all(abs(body.count(level) - len(body) / 3) < 1 for level in levels)
+    # Each level has the geometric mean of what its layers would have had one by one.
+    one_by_one = [0.3 ** ((len(body) - depth) / len(body)) for depth in range(len(body))]
+    for level in levels:
+        members = [each for each, mine in zip(one_by_one, body, strict=True) if mine == level]
+        assert level == pytest.approx(statistics.geometric_mean(members))
+
+
+@pytest.mark.parametrize("name", ["densenet121", "resnet18", "efficientnet_b0", "test_resnet"])
+def test_no_network_has_more_than_eight_groups(name):
+    spec = ModelSpec(architecture=Architecture(timm=name), n_classes=2, channels=1)
+    with torch.device("meta"):
+        assert 4 < len(parameter_groups(build_model(spec), OPTIONS)) <= 8
+
+
+def test_scales_of_a_small_network_by_hand():
+    spec = ModelSpec(architecture=Architecture(timm="test_resnet"), n_classes=2, channels=1)
+    with torch.device("meta"):
+        scales = [scale for scale, _ in layer_scales(build_model(spec), OPTIONS)]
+    # Five layers below the head: powers 1, .8, .6, .4 and .2 in three levels.
+    assert scales == pytest.approx([0.3**0.9, 0.3**0.9, 0.3**0.5, 0.3**0.5, 0.3**0.2, 3.0])
 
 
 def test_every_parameter_is_optimised_once_and_only_matrices_decay(densenet):
@@ -47,13 +68,23 @@ def test_equal_scales_share_a_group(densenet):
     assert len(parameter_groups(densenet, options)) == 2
 
 
-def test_a_scheduled_rate_reaches_every_group_at_its_scale():
-    spec = ModelSpec(architecture=Architecture(timm="test_resnet"), n_classes=2, channels=1)
-    optimiser = make_optimiser(build_model(spec), OPTIONS)
-    set_lr(optimiser, 0.01)
-    rates = sorted({group["lr"] for group in optimiser.param_groups})
-    assert rates[0] == pytest.approx(0.003)
-    assert rates[-1] == pytest.approx(0.03)
+def test_a_checkpoints_moments_are_gone_on_from_and_its_options_are_not():
+    model = network()
+    first, second = (make_optimiser_of(model, lr) for lr in (0.1, 0.2))
+    model(torch.randn(8, 1, 8, 8)).pow(2).mean().backward()
+    first.step()
+    stored = first.state_dict()
+    stored["param_groups"][0]["capturable"] = True  # as on a GPU
+    restore_optimiser(second, stored)
+    assert [group["lr"] for group in second.param_groups] == [0.2]
+    assert not second.param_groups[0]["capturable"]
+    for parameter in model.parameters():
+        assert torch.equal(second.state[parameter]["exp_avg"], first.state[parameter]["exp_avg"])
+        assert second.state[parameter]["step"] == 1
+
+
+def make_optimiser_of(model: nn.Module, lr: float) -> torch.optim.AdamW:
+    return torch.optim.AdamW(model.parameters(), lr=lr, fused=True)
 
 
 def test_after_the_warm_up_the_factor_is_torchs_cosine():
@@ -88,7 +119,8 @@ def network() -> nn.Module:
     return nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(4 * 36, 2))
 
 
-def test_the_average_equals_torchs_averaged_model_with_the_same_decays():
+@pytest.mark.parametrize("numbers", [True, False])
+def test_the_average_equals_torchs_averaged_model_with_the_same_decays(numbers: bool):
     model = network()
     ours = WeightAverage(model, steps_per_epoch=5)
     taken = 0
@@ -107,8 +139,9 @@ def test_the_average_equals_torchs_averaged_model_with_the_same_decays():
         optimiser.zero_grad()
         model(torch.randn(8, 1, 8, 8)).pow(2).mean().backward()
         optimiser.step()
-        ours.update(taken)
+        ours.update(1 - ours.decay(taken) if numbers else torch.tensor(1 - ours.decay(taken)))
         theirs.update_parameters(model)
+    ours.copy_counts()
     for name, tensor in theirs.module.state_dict().items():
         torch.testing.assert_close(ours.module.state_dict()[name], tensor, msg=name)
     assert (ours.module[1].running_mean != model[1].running_mean).any()  # averaged, not copied
@@ -121,7 +154,7 @@ def test_a_short_training_forgets_its_random_first_weights():
     with torch.no_grad():
         model[3].weight.fill_(1.0)
     for step in range(100):
-        average.update(step)
+        average.update(1 - average.decay(step))
     left = (average.module[3].weight - 1).abs().max() / (first - 1).abs().max()
     assert left < 1e-6
 

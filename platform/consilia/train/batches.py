@@ -2,7 +2,7 @@
 
 from collections.abc import Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -128,12 +128,29 @@ class _PinnedBuffers(_Buffers):
         return images
 
 
+class _Kept(NamedTuple):
+    store: ImageStore
+    device: torch.device
+    images: Images
+
+
+_kept: list[_Kept] = []  # at most one: what the process has opened last
+
+
 def open_images(store: ImageStore, device: torch.device) -> Images:
     """Choose how the store's images reach the device: all at once where they fit, else batch by batch.
 
-    The CPU always reads the memory map, whose pages all workers of a node share. Slots that share a GPU each hold
-    images of their own; every later one takes its share of what the earlier ones have left.
+    A process keeps the images that it has opened last: its trials share one store. The CPU always reads the memory map,
+    whose pages all workers of a node share. Slots that share a GPU each hold images of their own; every later one takes
+    its share of what the earlier ones have left.
     """
+    if not (_kept and _kept[0].store is store and _kept[0].device == device):
+        _kept.clear()  # before others are uploaded
+        _kept.append(_Kept(store, device, _open_images(store, device)))
+    return _kept[0].images
+
+
+def _open_images(store: ImageStore, device: torch.device) -> Images:
     if device.type == "cuda" and fits(store.pixels.nbytes, torch.cuda.mem_get_info(device)[0]):
         return DeviceImages(store.pixels, device)
     return MappedImages(store.pixels, device)

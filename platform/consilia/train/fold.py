@@ -1,5 +1,6 @@
 """One fold of one trial, or its refit: the state while it is trained, and the fold's files at the end."""
 
+from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,15 +11,19 @@ from torch import nn
 from consilia.config.record_files import write_fold_result
 from consilia.config.records import FoldResult, Logits
 from consilia.metrics.scores import score, softmax
+from consilia.train.checkpoints import Checkpoints
 from consilia.train.device import MEMORY_FORMAT
 from consilia.train.faults import TrainingError, writing
 from consilia.train.job import FoldJob
-from consilia.train.network_files import UnusableCheckpointError, load_checkpoint, save_checkpoint, write_weights
+from consilia.train.network_files import UnusableCheckpointError, load_checkpoint, write_weights
 from consilia.train.networks.factory import build_model
 from consilia.train.networks.pretrained import build_pretrained
-from consilia.train.optimiser import WeightAverage, make_optimiser
+from consilia.train.optimiser import WeightAverage, make_optimiser, restore_optimiser
 from consilia.train.seeds import Purpose, seed_torch
+from consilia.train.step import Step
 from consilia.train.tables import HistoryRow, write_history, write_out_of_fold
+
+_WORTH_CAPTURING = 40  # steps of one size of batch: to capture one takes about five eager ones
 
 
 @dataclass(slots=True, kw_only=True)
@@ -28,6 +33,8 @@ class FoldState:
     model: nn.Module
     average: WeightAverage
     optimiser: torch.optim.Optimizer
+    step: Step
+    checkpoints: Checkpoints
     history: list[HistoryRow]
     note: str = ""  # why the fold starts again although it had a checkpoint; for the next report
 
@@ -38,19 +45,39 @@ def open_fold(job: FoldJob) -> FoldState:
     model = job.group.agree(lambda: _build(job, has_checkpoint=checkpoint is not None))
     with job.group.lockstep():
         job.group.prepare(model)
-        state = FoldState(
-            model=model,
-            average=WeightAverage(model, steps_per_epoch=len(job.batches)),
-            optimiser=make_optimiser(model, job.task.hyperparameters),
-            history=[],
-            note=note,
-        )
+        average = WeightAverage(model, steps_per_epoch=len(job.batches))
+        optimiser = make_optimiser(model, job.task.hyperparameters)
         if checkpoint is not None:
             model.load_state_dict(checkpoint["model"])
-            state.average.module.load_state_dict(checkpoint["average"])
-            state.optimiser.load_state_dict(checkpoint["optimiser"])
-            state.history = checkpoint["history"]
-    return state
+            average.module.load_state_dict(checkpoint["average"])
+            restore_optimiser(optimiser, checkpoint["optimiser"])
+        history = checkpoint["history"] if checkpoint is not None else []
+        step = Step(
+            model=model,
+            average=average,
+            optimiser=optimiser,
+            loss=job.loss,
+            preprocessing=job.preprocessing,
+            precision=job.context.training.precision,
+            mixes=job.task.hyperparameters.mixup > 0,
+            group=job.group,
+            often=_frequent_sizes(job, n_epochs=job.context.training.epochs - len(history)),
+        )
+        return FoldState(
+            model=model,
+            average=average,
+            optimiser=optimiser,
+            step=step,
+            checkpoints=Checkpoints(job.folder.checkpoint),
+            history=history,
+            note=note,
+        )
+
+
+def _frequent_sizes(job: FoldJob, *, n_epochs: int) -> set[int]:
+    """Return the sizes of batches of which enough are to come for a capture to be worth its steps."""
+    counts = Counter(part.stop - part.start for part in job.share.batches)
+    return {size for size, n in counts.items() if n * n_epochs >= _WORTH_CAPTURING}
 
 
 def _read_checkpoint(job: FoldJob) -> tuple[dict[str, Any] | None, str]:
@@ -70,10 +97,10 @@ def _build(job: FoldJob, *, has_checkpoint: bool) -> nn.Module:
 
 
 def store_state(job: FoldJob, state: FoldState) -> None:
-    """Save the state after a complete epoch, so that a fold killed later goes on from here.
+    """Keep the state after a complete epoch: a fold that is stopped goes on from it, a killed one from not long before.
 
     Raises:
-        DiskFullError: There is no room; the state of the epoch before stays.
+        DiskFullError: There is no room; an earlier state stays.
     """
     content: dict[str, Any] = {
         "fingerprint": job.fingerprint,
@@ -84,8 +111,7 @@ def store_state(job: FoldJob, state: FoldState) -> None:
     }
     with writing(job.folder.history):  # stays when the checkpoint goes: racing compares with stopped trials
         write_history(job.folder.history, state.history)
-    with writing(job.folder.checkpoint):
-        save_checkpoint(job.folder.checkpoint, content)
+    state.checkpoints.keep(content)
 
 
 def score_epoch(job: FoldJob, logits: Logits) -> dict[str, float]:
@@ -127,5 +153,5 @@ def finish_fold(job: FoldJob, state: FoldState, logits: Logits) -> FoldResult:
         write_history(folder.history, state.history)
     with writing(folder.result):
         write_fold_result(folder.result, result)
-    folder.checkpoint.unlink(missing_ok=True)
+    state.checkpoints.drop()
     return result

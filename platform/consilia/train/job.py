@@ -72,6 +72,7 @@ class FoldJob:
             "model": self.spec.model_dump(mode="json"),
             "preprocessing": self.preprocessing.model_dump(mode="json"),
             "place": [context.folds.digest, context.seed, self.stream],
+            "order of the parameters": 2,  # of the optimiser's state; another one would be taken for it
         }
         return sha256_of_json(parts)
 

@@ -2,24 +2,27 @@
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import closing
+from dataclasses import dataclass
+from functools import partial
 
+import numpy as np
 import torch
 
-from consilia.config.records import EpochReport, FoldResult, Labels, Logits, Rows
+from consilia.config.records import EpochReport, FoldResult, Logits, Rows
 from consilia.train.batches import Images
-from consilia.train.device import MEMORY_FORMAT, autocast
 from consilia.train.faults import TrainingError
 from consilia.train.fold import FoldState, finish_fold, open_fold, score_epoch, store_state
-from consilia.train.inference import predict_logits
+from consilia.train.inference import predict_logits, scoring_batch
 from consilia.train.job import FoldJob
-from consilia.train.losses import mix
-from consilia.train.optimiser import lr_factor, set_lr
+from consilia.train.losses import partners_shares
+from consilia.train.optimiser import lr_factor
 from consilia.train.order import epoch_order, evaluation_shard, sqrt_sampled_order
 from consilia.train.seeds import Purpose, generator, seed_torch
+from consilia.train.step import Batch, Settings
 from consilia.train.tables import HistoryRow
-from consilia.train.warp import Warps, draw_warps, training_input
+from consilia.train.warp import Warps, draw_warps
 
 Report = Callable[[EpochReport], None]
 Stopped = Callable[[], bool]
@@ -49,16 +52,23 @@ def train_fold(job: FoldJob, images: Images, *, report: Report, stopped: Stopped
         GroupLost: One of several workers failed alone.
     """
     state = open_fold(job)
-    group = job.group
+    with state.checkpoints.written_on_error():
+        return _train_epochs(job, state, images, report=report, stopped=stopped)
+
+
+def _train_epochs(
+    job: FoldJob, state: FoldState, images: Images, *, report: Report, stopped: Stopped
+) -> FoldResult | None:
+    group, plan = job.group, job.context.training
     group.from_leader(lambda: repeat_epochs(job, state, report))
-    plan = job.context.training
     for epoch in range(len(state.history) + 1, plan.epochs + 1):
         started = time.perf_counter()
         with group.lockstep():
             train_loss = train_epoch(job, state, images, epoch=epoch, stopped=stopped)
         if train_loss is None:
+            group.from_leader(state.checkpoints.write)
             return None
-        logits = _validate(job, state, images, alive=stopped)
+        logits = _validate(job, state, images, is_last=epoch == plan.epochs, alive=stopped)
         scores = score_epoch(job, logits)
         state.history.append(epoch_row(job, epoch=epoch, train_loss=train_loss, started=started, scores=scores))
         if epoch < plan.epochs:
@@ -99,8 +109,11 @@ def _finish(job: FoldJob, state: FoldState, logits: Logits, report: Report) -> F
     return result
 
 
-def _validate(job: FoldJob, state: FoldState, images: Images, *, alive: Callable[[], object]) -> Logits:
-    """Return the averaged weights' logits of the validation images; each worker computes some of them."""
+def _validate(job: FoldJob, state: FoldState, images: Images, *, is_last: bool, alive: Callable[[], object]) -> Logits:
+    """Return the averaged weights' logits of the validation images; each worker computes some of them.
+
+    Those of the last epoch, which are kept, are in float32.
+    """
     group = job.group
     rows = evaluation_shard(job.validation_rows, worker=group.rank, n_workers=group.size)
     logits = group.agree(
@@ -109,7 +122,8 @@ def _validate(job: FoldJob, state: FoldState, images: Images, *, alive: Callable
             images,
             rows,
             preprocessing=job.preprocessing,
-            batch_size=job.context.training.batch_size,
+            batch_size=scoring_batch(job.context.training.batch_size, job.device),
+            precision="float32" if is_last else job.context.training.precision,
             alive=alive,
         )
     )
@@ -122,57 +136,71 @@ def train_epoch(job: FoldJob, state: FoldState, images: Images, *, epoch: int, s
     Every random number derives from the seed, the fold and the epoch, so a resumed fold repeats an
     undisturbed one.
     """
-    context, options, group, share = job.context, job.task.hyperparameters, job.group, job.share
-    rows, warps = _draw_epoch(job, epoch)
-    targets_of_epoch = torch.eye(job.spec.n_classes, device=job.device)[_to_device(job.labels[rows], job)]
-    mixup = generator(context.seed, fold=job.stream, epoch=epoch, purpose=Purpose.MIXUP)
+    context, group, share = job.context, job.group, job.share
+    drawn = _draw_epoch(job, state, epoch)
     seed_torch(context.seed, fold=job.stream, epoch=epoch, purpose=Purpose.DROPOUT, worker=group.rank)
     state.model.train()
     total = torch.zeros((), device=job.device)
-    with closing(images.batches([rows[part] for part in share.batches])) as batches:
+    with closing(images.batches([drawn.rows[part] for part in share.batches])) as batches:
         for number, (part, batch) in enumerate(zip(share.batches, batches, strict=True)):
             if group.any(stopped()):
                 return None
-            step = (epoch - 1) * len(job.batches) + number
-            lr = learning_rate(job, step)
-            set_lr(state.optimiser, lr)
-            inputs = training_input(batch, None if warps is None else warps[part], job.preprocessing)
-            targets = targets_of_epoch[part]
-            inputs, targets = mix(inputs, targets, alpha=options.mixup, rng=mixup, n_own=share.n_own[number])
-            with autocast(job.device, context.training.precision):
-                logits = state.model(inputs.contiguous(memory_format=MEMORY_FORMAT))
-            # This worker's part of the whole batch's mean: the parts are summed.
-            loss = job.loss(logits.float(), targets) * (share.n_own[number] / share.n_whole[number])
-            state.optimiser.zero_grad(set_to_none=True)
-            loss.backward()  # type: ignore[no-untyped-call] # torch ships it untyped
-            group.sum_gradients(state.model)
-            state.optimiser.step()
-            state.average.update(step)
-            total += loss.detach() * share.n_whole[number]
+            warps = None if drawn.warps is None else drawn.warps[part]
+            taken = Batch(batch, warps, drawn.targets[part], drawn.settings[number])
+            total += state.step(taken, n_own=share.n_own[number]) * share.n_whole[number]
             if (number + 1) % _STEPS_BETWEEN_CHECKS == 0 or number + 1 == len(share.batches):
                 sum_of_losses = group.sum(total).item()
+                lr = learning_rate(job, (epoch - 1) * len(job.batches) + number)
                 _check_finite(sum_of_losses, job, epoch=epoch, lr=lr)
+    state.average.copy_counts()
     return sum_of_losses / len(job.training_rows)
 
 
-def _draw_epoch(job: FoldJob, epoch: int) -> tuple[Rows, Warps | None]:
-    """Return the images that this worker loads in the epoch, in order, and what is done to each.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Epoch:
+    """What an epoch draws, in one go: what lies on the device need not be waited for step by step."""
 
-    Every worker draws for all of them, from the same streams, and takes its share.
-    """
-    places = job.share.places
-    context, options = job.context, job.task.hyperparameters
-    rng = generator(context.seed, fold=job.stream, epoch=epoch, purpose=Purpose.ORDER)
+    rows: Rows  # that this worker loads, in order
+    warps: Warps | None  # one an image
+    targets: torch.Tensor  # (m, n_classes)
+    settings: Sequence[Settings]  # one a step
+
+
+def _draw_epoch(job: FoldJob, state: FoldState, epoch: int) -> _Epoch:
+    """Draw what this worker does in an epoch: all draw the same for all, and each takes its share."""
+    places, options = job.share.places, job.task.hyperparameters
+    draw = partial(generator, job.context.seed, fold=job.stream, epoch=epoch)
     rows = job.training_rows
     if options.imbalance == "sqrt_sampling":
-        order = sqrt_sampled_order(rows, job.labels[rows], rng)
+        order = sqrt_sampled_order(rows, job.labels[rows], draw(purpose=Purpose.ORDER))
     else:
-        order = epoch_order(rows, rng)
-    if options.augmentation == 0:
-        return order[places], None
-    rng = generator(context.seed, fold=job.stream, epoch=epoch, purpose=Purpose.WARP)
-    warps = draw_warps(rng, len(order), policy=context.policy, strength=options.augmentation)
-    return order[places], warps[torch.from_numpy(places)].to(job.device)
+        order = epoch_order(rows, draw(purpose=Purpose.ORDER))
+    warps = None
+    if options.augmentation > 0:
+        rng = draw(purpose=Purpose.WARP)
+        warps = draw_warps(rng, len(order), policy=job.context.policy, strength=options.augmentation)
+        warps = warps[torch.from_numpy(places)].to(job.device)
+    labels = torch.from_numpy(job.labels[order[places]]).to(job.device)
+    return _Epoch(
+        rows=order[places],
+        warps=warps,
+        targets=torch.eye(job.spec.n_classes, device=job.device)[labels],
+        settings=_settings(job, state, epoch, draw(purpose=Purpose.MIXUP)),
+    )
+
+
+def _settings(job: FoldJob, state: FoldState, epoch: int, mixup: np.random.Generator) -> Sequence[Settings]:
+    """Return what the schedules say of each step of an epoch; in numbers on the CPU, else on the device."""
+    n, share = len(job.batches), job.share
+    partners = partners_shares(mixup, n, alpha=job.task.hyperparameters.mixup).tolist()
+    settings = []
+    for number in range(n):
+        step = (epoch - 1) * n + number
+        lr = learning_rate(job, step)
+        own = share.n_own[number] / share.n_whole[number]
+        rates = [lr * group["scale"] for group in state.optimiser.param_groups]
+        settings.append([1 - state.average.decay(step), partners[number], own, *rates])
+    return settings if job.device.type == "cpu" else torch.tensor(settings, device=job.device).unbind()
 
 
 def learning_rate(job: FoldJob, step: int) -> float:
@@ -188,7 +216,3 @@ def _check_finite(value: float, job: FoldJob, *, epoch: int, lr: float) -> None:
             f"the loss became {value} in {job.title}, epoch {epoch}, at lr {lr:.2e} "
             f"(configured: {job.task.hyperparameters.lr:.2e}); a smaller lr may help"
         )
-
-
-def _to_device(labels: Labels, job: FoldJob) -> torch.Tensor:
-    return torch.from_numpy(labels).to(job.device)

@@ -57,21 +57,21 @@ def smooth(targets: torch.Tensor, smoothing: float) -> torch.Tensor:
 
 
 def mix(
-    images: torch.Tensor, targets: torch.Tensor, *, alpha: float, rng: np.random.Generator, n_own: int | None = None
+    images: torch.Tensor, targets: torch.Tensor, *, partners: float | torch.Tensor, n_own: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Mix each image and target of a shuffled batch with the one at the mirrored place.
 
     Args:
         images: (b, ...).
         targets: (b, n_classes).
-        alpha: Of the Beta(alpha, alpha) distribution of the batch's one share; 0 leaves the batch as it is.
-        rng: Draws the share.
-        n_own: Of a worker's part of a batch: this many images are mixed, with as many partners that follow them.
-            None if the images are the whole batch.
+        partners: Share of the partner, in all images of the batch.
+        n_own: Images that are mixed, with as many partners that follow them; all of them mix among each other.
     """
-    if alpha == 0:
-        return images, targets
-    other = 1 - float(rng.beta(alpha, alpha))
-    if n_own is None or n_own == len(images):
-        return images.lerp(images.flip(0), other), targets.lerp(targets.flip(0), other)
-    return images[:n_own].lerp(images[n_own:], other), targets[:n_own].lerp(targets[n_own:], other)
+    if n_own == len(images):
+        return images.lerp(images.flip(0), partners), targets.lerp(targets.flip(0), partners)
+    return images[:n_own].lerp(images[n_own:], partners), targets[:n_own].lerp(targets[n_own:], partners)
+
+
+def partners_shares(rng: np.random.Generator, n: int, *, alpha: float) -> npt.NDArray[np.float64]:
+    """Draw the partner's share of each of n batches, (n,): 1 - Beta(alpha, alpha), or 0 where alpha is 0."""
+    return 1 - rng.beta(alpha, alpha, size=n) if alpha > 0 else np.zeros(n)

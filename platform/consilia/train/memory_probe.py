@@ -14,13 +14,14 @@ from torch import nn
 from consilia.config.augmentation import AugmentationPolicy
 from consilia.config.network import ModelSpec
 from consilia.train.batches import Images, MappedImages
-from consilia.train.device import MEMORY_FORMAT, autocast
-from consilia.train.inference import predict_logits
-from consilia.train.losses import make_loss, mix
+from consilia.train.device import MEMORY_FORMAT
+from consilia.train.inference import predict_logits, scoring_batch
+from consilia.train.losses import make_loss
 from consilia.train.networks.factory import build_model
 from consilia.train.optimiser import WeightAverage, make_optimiser
+from consilia.train.step import Batch, Settings, Step
 from consilia.train.step_case import StepCase, StepMemory
-from consilia.train.warp import draw_warps, training_input
+from consilia.train.warp import draw_warps
 
 _MEASURED = 3  # steps at most
 _NEAR = 0.5  # of the largest estimate; on a CPU, estimates are right within about a tenth
@@ -51,12 +52,13 @@ def measure_step(case: StepCase, device: torch.device) -> StepMemory:
     # Data-parallel training gathers every gradient in buckets of its own.
     buckets = [torch.empty_like(each) for each in model.parameters()] if case.n_workers > 1 else []
     _train_steps(case, model, average, images, device)
+    n_scored = scoring_batch(case.batch_size, device)
     predict_logits(
         average.module,
         images,
-        np.arange(case.batch_size),
+        np.arange(n_scored) % case.batch_size,
         preprocessing=case.preprocessing,
-        batch_size=case.batch_size,
+        batch_size=n_scored,
     )
     del buckets
     return _read_memory(case, device)
@@ -103,27 +105,30 @@ def network_bytes(spec: ModelSpec) -> int:
 def _train_steps(
     case: StepCase, model: nn.Module, average: WeightAverage, images: Images, device: torch.device
 ) -> None:
-    """Take a step for each of two batches, as `train.loop` does."""
+    """Take a step for each of two batches; on a GPU that captures steps, both are captured ones."""
     options, rng = case.hyperparameters, np.random.default_rng(0)
     rows = np.arange(case.batch_size)
     parts = [rows[:2] if device.type == "cpu" else rows, rows]
     warps = draw_warps(rng, len(rows), policy=AugmentationPolicy(), strength=options.augmentation).to(device)
     one_hot = torch.eye(case.spec.n_classes, device=device)[torch.from_numpy(rows % case.spec.n_classes).to(device)]
     optimiser = make_optimiser(model, options)
-    loss_of = make_loss(options, np.ones(case.spec.n_classes, np.int64), device)
-    model.train()
+    step = Step(
+        model=model.train(),
+        average=average,
+        optimiser=optimiser,
+        loss=make_loss(options, np.ones(case.spec.n_classes, np.int64), device),
+        preprocessing=case.preprocessing,
+        precision=case.precision,
+        mixes=options.mixup > 0,
+        often=[case.batch_size] if case.n_workers == 1 else [],
+    )
+    numbers = [0.1, 0.5, 1.0, *(options.lr for _ in optimiser.param_groups)]
+    settings: Settings = numbers if device.type == "cpu" else torch.tensor(numbers, device=device)
     with closing(images.batches(parts)) as batches:
-        for step, batch in enumerate(batches):
-            present = slice(0, len(parts[step]))
-            inputs = training_input(batch, warps[present] if options.augmentation else None, case.preprocessing)
-            inputs, targets = mix(inputs, one_hot[present], alpha=options.mixup, rng=rng)
-            with autocast(device, case.precision):
-                logits = model(inputs.contiguous(memory_format=MEMORY_FORMAT))
-            loss = loss_of(logits.float(), targets)
-            optimiser.zero_grad(set_to_none=True)
-            loss.backward()  # type: ignore[no-untyped-call] # torch ships it untyped
-            optimiser.step()
-            average.update(step)
+        for part, batch in zip(parts, batches, strict=True):
+            present = slice(0, len(part))
+            taken = Batch(batch, warps[present] if options.augmentation else None, one_hot[present], settings)
+            step(taken, n_own=len(part))
 
 
 def _read_memory(case: StepCase, device: torch.device) -> StepMemory:

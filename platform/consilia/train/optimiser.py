@@ -6,6 +6,7 @@ Acceleration of Stochastic Approximation by Averaging, 1992.
 
 import copy
 import math
+import statistics
 from typing import Any
 
 import torch
@@ -14,25 +15,37 @@ from torch import nn
 from consilia.config.space import Hyperparameters
 from consilia.train.networks.layers import layer_groups
 
+_LEVELS = 3  # of the learning rate below the head: a fused step costs a kernel or two for each group
+
 
 def make_optimiser(model: nn.Module, hyperparameters: Hyperparameters) -> torch.optim.AdamW:
     """Return AdamW over every parameter; each group carries its `scale` of the scheduled learning rate.
 
-    Fused, which at these sizes is ten times faster than one tensor at a time, on the CPU too.
+    Fused, which at these sizes is ten times faster than one tensor at a time, on the CPU too. On a GPU its steps can be
+    captured, and learning rates may be tensors there.
 
     Args:
         model: Of `train.networks.factory`.
         hyperparameters: lr, head_lr_factor, smallest_layer_lr and weight_decay decide.
     """
     groups = parameter_groups(model, hyperparameters)
-    return torch.optim.AdamW(groups, lr=hyperparameters.lr, fused=True)
+    is_cuda = next(model.parameters()).is_cuda
+    optimiser = torch.optim.AdamW(groups, lr=hyperparameters.lr, fused=True, capturable=is_cuda)
+    optimiser._warned_capturable_if_run_uncaptured = True  # not all steps are captured
+    return optimiser
+
+
+def restore_optimiser(optimiser: torch.optim.Optimizer, stored: dict[str, Any]) -> None:
+    """Go on from the moments of a checkpoint, whose device may have been another; options stay this optimiser's."""
+    optimiser.load_state_dict(stored | {"param_groups": optimiser.state_dict()["param_groups"]})
 
 
 def parameter_groups(model: nn.Module, hyperparameters: Hyperparameters) -> list[dict[str, Any]]:
-    """Group the parameters by learning-rate scale and weight decay.
+    """Group the parameters by learning-rate scale and weight decay: at most eight groups.
 
-    The scale rises geometrically with depth from `smallest_layer_lr` at the first layers to 1 at the head,
-    which takes `head_lr_factor` on top. Parameters with one dimension (biases and norms) do not decay.
+    The scale rises geometrically with depth, in three steps of equally many layers, from near `smallest_layer_lr` at
+    the first layers to near 1 at the last, and is 1 at the head, which takes `head_lr_factor` on top. Parameters with
+    one dimension (biases and norms) do not decay.
     """
     parameters = dict(model.named_parameters())
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
@@ -47,15 +60,19 @@ def layer_scales(model: nn.Module, hyperparameters: Hyperparameters) -> list[tup
     """Return each layer group's learning-rate scale and parameter names, first layers first."""
     groups = layer_groups(model)
     last = len(groups) - 1
-    scales = [hyperparameters.smallest_layer_lr ** ((last - depth) / max(1, last)) for depth in range(len(groups))]
-    scales[last] *= hyperparameters.head_lr_factor
-    return list(zip(scales, groups, strict=True))
+    scales = [hyperparameters.smallest_layer_lr**exponent for exponent in _exponents(last)]
+    return list(zip([*scales, hyperparameters.head_lr_factor], groups, strict=True))
 
 
-def set_lr(optimiser: torch.optim.Optimizer, lr: float) -> None:
-    """Give every group its scale of `lr`."""
-    for group in optimiser.param_groups:
-        group["lr"] = lr * group["scale"]
+def _exponents(n_layers: int) -> list[float]:
+    """Return the power of `smallest_layer_lr` for each layer below the head: n/n, ..., 1/n, averaged within levels."""
+    exponents = [(n_layers - depth) / n_layers for depth in range(n_layers)]
+    if n_layers <= _LEVELS:
+        return exponents
+    levels = [depth * _LEVELS // n_layers for depth in range(n_layers)]
+    return [
+        statistics.mean(each for each, its in zip(exponents, levels, strict=True) if its == level) for level in levels
+    ]
 
 
 def lr_factor(step: int, *, n_steps: int, warmup: float) -> float:
@@ -99,9 +116,22 @@ class WeightAverage:
         return min(self._largest_decay, (1 + step) / (10 + step))
 
     @torch.no_grad()
-    def update(self, step: int) -> None:
-        """Take in the model's tensors as they are after `step` 0, 1, ..."""
-        torch._foreach_lerp_(self._averages, self._current, 1 - self.decay(step))
+    def update(self, news: float | torch.Tensor) -> None:
+        """Move by the share `news`, 1 - `decay(step)`, towards the model's tensors as they are after a step.
+
+        Args:
+            news: As a number, or on the tensors' device.
+        """
+        if isinstance(news, torch.Tensor):  # there is no lerp of many tensors by one that is on the device
+            ways = torch._foreach_sub(self._current, self._averages)
+            torch._foreach_mul_(ways, news)
+            torch._foreach_add_(self._averages, ways)
+        else:
+            torch._foreach_lerp_(self._averages, self._current, news)
+
+    @torch.no_grad()
+    def copy_counts(self) -> None:
+        """Copy what is not averaged, the numbers of batches that BatchNorms have seen; nothing computes with them."""
         for mine, theirs in self._counts:
             mine.copy_(theirs)
 

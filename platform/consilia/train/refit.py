@@ -82,14 +82,16 @@ def _train(attempt: Attempt, report: Report, stopped: Stopped) -> TrialOutcome:
         return attempt.end("finished")
     images = group.agree(lambda: open_images(context.store, resolve_device(context.device)))
     job = group.agree(partial(make_job, attempt.task, ALL_FOLDS, context, group=group))
-    if not _train_epochs(job, images, report=report, stopped=stopped):
+    state = open_fold(job)
+    with state.checkpoints.written_on_error():
+        has_ended = _train_epochs(job, state, images, report=report, stopped=stopped)
+    if not has_ended:
         return attempt.end("stopped", f"stopped in {job.title}")
     return attempt.end("finished")
 
 
-def _train_epochs(job: FoldJob, images: Images, *, report: Report, stopped: Stopped) -> bool:
-    """Train from the last checkpoint, or from the start, to the last epoch; say whether it came to its end."""
-    state = open_fold(job)
+def _train_epochs(job: FoldJob, state: FoldState, images: Images, *, report: Report, stopped: Stopped) -> bool:
+    """Train on to the last epoch; say whether it came to its end."""
     group, epochs = job.group, job.context.training.epochs
     group.from_leader(lambda: repeat_epochs(job, state, report))
     for epoch in range(len(state.history) + 1, epochs + 1):
@@ -97,6 +99,7 @@ def _train_epochs(job: FoldJob, images: Images, *, report: Report, stopped: Stop
         with group.lockstep():
             train_loss = train_epoch(job, state, images, epoch=epoch, stopped=stopped)
         if train_loss is None:
+            group.from_leader(state.checkpoints.write)
             return False
         state.history.append(epoch_row(job, epoch=epoch, train_loss=train_loss, started=started))
         if epoch < epochs:
@@ -123,7 +126,7 @@ def _finish(job: FoldJob, state: FoldState, report: Report) -> None:
         write_history(folder.history, state.history)
     with writing(folder.result):
         write_refit_result(folder.result, result)
-    folder.checkpoint.unlink(missing_ok=True)
+    state.checkpoints.drop()
     report(job.report(state.history[-1], note=state.note))
 
 

@@ -1,0 +1,235 @@
+"""The training step, the same for folds, refits, the memory probe and benchmarks: stored pixels in, other weights out.
+
+On a GPU a small network's step takes longer to ask for than to compute, kernel by kernel. Steps of a batch size that
+comes often are therefore captured once as a CUDA graph and replayed: whatever changes from step to step lies in buffers
+on the device. Everything else runs the same function eagerly.
+"""
+
+import logging
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import nn
+
+from consilia.config.network import Preprocessing
+from consilia.train.device import MEMORY_FORMAT, Precision, autocast
+from consilia.train.distributed import ALONE, Group
+from consilia.train.input import channel_constants
+from consilia.train.losses import Loss, mix
+from consilia.train.optimiser import WeightAverage
+from consilia.train.warp import Warps, training_input
+
+logger = logging.getLogger(__name__)
+
+_WARM_UPS = 3  # steps before a capture, in which libraries choose and allocate what they need
+
+Settings = Sequence[float] | torch.Tensor
+"""What the schedules say of one step: weight of the average's news, mixup's share of the partners, this worker's share
+of the loss, then the learning rate of each of the optimiser's groups; as floats, or as a tensor on the device."""
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """What a step is taken on, all of it on the device."""
+
+    images: torch.Tensor  # uint8 (b, size, size, channels), as stored
+    warps: Warps | None  # one an image; None: the evaluation view
+    targets: torch.Tensor  # (b, n_classes), rows sum to 1
+    settings: Settings
+
+    @property
+    def tensors(self) -> list[torch.Tensor]:
+        """All that differs between batches of one size."""
+        assert isinstance(self.settings, torch.Tensor), "on a device that captures, settings lie there"
+        warps = self.warps
+        drawn = [] if warps is None else [warps.theta, warps.contrast, warps.brightness]
+        return [self.images, *drawn, self.targets, self.settings]
+
+
+class Capture(Protocol):
+    """Records what a function asks a device to do."""
+
+    def __call__(self, run: Callable[[], torch.Tensor]) -> Callable[[], torch.Tensor]:
+        """Return what does it again, with the present content of the same tensors, and returns the same tensor.
+
+        `run` may be called several times before it is recorded.
+        """
+
+
+class Step:
+    """Changes a network's weights, its average and the optimiser's state, batch by batch.
+
+    Args:
+        model: In training mode; on the device.
+        average: Of the model.
+        optimiser: Of the model's parameters.
+        loss: Of logits and targets.
+        preprocessing: Of the network.
+        precision: As of `device.autocast`.
+        mixes: Whether images are mixed with their partners.
+        group: The workers that train together; all of them take the step.
+        often: Sizes of batches that are worth a capture; none where nothing can be captured.
+        capture: Records a step; None: that of the model's device, where it has one.
+    """
+
+    def __init__(
+        self,
+        *,
+        model: nn.Module,
+        average: WeightAverage,
+        optimiser: torch.optim.Optimizer,
+        loss: Loss,
+        preprocessing: Preprocessing,
+        precision: Precision,
+        mixes: bool,
+        group: Group = ALONE,
+        often: Collection[int] = (),
+        capture: Capture | None = None,
+    ) -> None:
+        self._model, self._average, self._optimiser = model, average, optimiser
+        self._loss = loss
+        self._preprocessing = preprocessing
+        self._precision = precision
+        self._mixes = mixes
+        self._group = group
+        self._often = frozenset(often)
+        self._device = next(model.parameters()).device
+        self._captured: dict[int, _Captured] = {}
+        self._capture = capture
+        if capture is None and self._device.type == "cuda":
+            self._capture = CudaCapture(self._device)
+
+    def __call__(self, batch: Batch, *, n_own: int) -> torch.Tensor:
+        """Take a step; return this worker's part of the loss, detached, which the next step may overwrite.
+
+        Args:
+            batch: This worker's.
+            n_own: Images of it that the worker trains on; after them come their partners for mixup, unless the images
+                are the whole batch.
+        """
+        size = len(batch.images)
+        if self._capture is None or self._group.size > 1 or size not in self._often:
+            return self._run(batch, n_own)
+        if size not in self._captured and not self._try_to_capture(batch, n_own):
+            return self._run(batch, n_own)
+        captured = self._captured[size]
+        for buffer, given in zip(captured.buffers, batch.tensors, strict=True):
+            buffer.copy_(given)
+        return captured.replay()
+
+    @property
+    def is_captured(self) -> bool:
+        """Say whether steps of any size are replayed."""
+        return bool(self._captured)
+
+    def _run(self, batch: Batch, n_own: int) -> torch.Tensor:
+        news, partners, share, *rates = batch.settings
+        for group, rate in zip(self._optimiser.param_groups, rates, strict=True):
+            group["lr"] = rate
+        inputs, targets = training_input(batch.images, batch.warps, self._preprocessing), batch.targets
+        if self._mixes:
+            inputs, targets = mix(inputs, targets, partners=partners, n_own=n_own)
+        with autocast(self._device, self._precision):
+            logits = self._model(inputs.contiguous(memory_format=MEMORY_FORMAT))
+        # This worker's part of the whole batch's mean: the parts are summed.
+        loss = self._loss(logits.float(), targets) * share
+        self._optimiser.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call] # torch ships it untyped
+        self._group.sum_gradients(self._model)
+        self._optimiser.step()
+        self._average.update(news)
+        return loss.detach()
+
+    def _try_to_capture(self, batch: Batch, n_own: int) -> bool:
+        """Capture the step of a batch of this size, leaving no trace in weights or random streams; say whether it is.
+
+        Where it cannot be captured, no other size will be tried.
+        """
+        assert self._capture is not None, "asked for by who has looked"
+        buffers = [tensor.clone() for tensor in batch.tensors]
+        images, *drawn, targets, settings = buffers
+        static = Batch(images, Warps(*drawn) if drawn else None, targets, settings)
+        before = _Snapshot(self._model, self._average, self._optimiser)
+        try:
+            with torch.random.fork_rng([self._device] if self._device.type == "cuda" else []):
+                replay = self._capture(lambda: self._run(static, n_own))
+        except RuntimeError as error:  # of a device whose memory does not suffice too: without a graph it may
+            if isinstance(error, torch.AcceleratorError):
+                raise  # the device is lost to this process
+            reason = (str(error).strip() or type(error).__name__).partition("\n")[0]
+            logger.warning("training steps run eagerly: they cannot be captured as a CUDA graph (%s)", reason)
+            self._often = frozenset()
+            return False
+        finally:
+            before.restore()
+        constants = channel_constants(self._preprocessing, images)
+        self._captured[len(images)] = _Captured(buffers=buffers, replay=replay, kept=constants)
+        return True
+
+
+@dataclass(frozen=True, slots=True)
+class _Captured:
+    """A step of one size of batch, recorded."""
+
+    buffers: list[torch.Tensor]  # that it reads, as of `Batch.tensors`
+    replay: Callable[[], torch.Tensor]
+    kept: object  # that it reads where it lies: nobody else may let go of it
+
+
+class CudaCapture:
+    """Captures steps as CUDA graphs, which share their memory: they are replayed one at a time.
+
+    Args:
+        device: That the steps run on.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call] # torch's
+        self._pool: Any = None
+
+    def __call__(self, run: Callable[[], torch.Tensor]) -> Callable[[], torch.Tensor]:
+        """As of Capture."""
+        present = torch.cuda.current_stream(self._stream.device)
+        self._stream.wait_stream(present)
+        try:
+            with torch.cuda.stream(self._stream):
+                for _ in range(_WARM_UPS):
+                    run()
+        finally:
+            present.wait_stream(self._stream)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph, pool=self._pool, stream=self._stream):
+            loss = run()
+        self._pool = self._pool or graph.pool()
+
+        def replay() -> torch.Tensor:
+            graph.replay()
+            return loss
+
+        return replay
+
+
+class _Snapshot:
+    """Everything that a step changes, as it was."""
+
+    def __init__(self, model: nn.Module, average: WeightAverage, optimiser: torch.optim.Optimizer) -> None:
+        self._optimiser = optimiser
+        networks = [*model.state_dict().values(), *average.module.state_dict().values()]
+        self._copies = [(tensor, tensor.clone()) for tensor in (*networks, *self._moments())]
+
+    @torch.no_grad()
+    def restore(self) -> None:
+        """Put it back in place. What the optimiser has begun to keep since starts at 0, as it would have."""
+        known = {id(tensor) for tensor, _ in self._copies}
+        for tensor, copy in self._copies:
+            tensor.copy_(copy)
+        for tensor in self._moments():
+            if id(tensor) not in known:
+                tensor.zero_()
+        self._optimiser.zero_grad(set_to_none=True)
+
+    def _moments(self) -> list[torch.Tensor]:
+        states = self._optimiser.state.values()
+        return [value for state in states for value in state.values() if isinstance(value, torch.Tensor)]

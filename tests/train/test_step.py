@@ -1,0 +1,182 @@
+"""The training step: captured steps change what eager ones change, and nothing else."""
+
+import logging
+from collections.abc import Callable
+from itertools import pairwise
+
+import numpy as np
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from consilia.config.augmentation import POLICIES
+from consilia.config.network import ModelSpec, Preprocessing
+from consilia.config.space import Architecture, Hyperparameters
+from consilia.train.batches import open_images
+from consilia.train.fold import open_fold
+from consilia.train.job import make_job
+from consilia.train.loop import train_epoch
+from consilia.train.losses import make_loss
+from consilia.train.networks.factory import build_model
+from consilia.train.optimiser import WeightAverage, make_optimiser
+from consilia.train.step import Batch, Capture, Step
+from consilia.train.warp import draw_warps
+
+SIDE = 16
+SPEC = ModelSpec(
+    architecture=Architecture(timm="test_resnet"), n_classes=2, channels=1, head_dropout=0.3, drop_path=0.2
+)
+OPTIONS = Hyperparameters(architecture="test_resnet", lr=1e-3, mixup=0.4, smallest_layer_lr=0.3)
+RECIPE = Preprocessing(size=SIDE, channels=1, image_size=SIDE, mean=(0.5,), std=(0.25,))
+
+
+class Played:
+    """Stands in for a CUDA graph: a step is computed before it is recorded, and a replay reads the same tensors."""
+
+    def __init__(self, error: Exception | None = None) -> None:
+        self.n_replays, self.n_recorded = 0, 0
+        self._error = error
+
+    def __call__(self, run: Callable[[], torch.Tensor]) -> Callable[[], torch.Tensor]:
+        loss = run().clone()
+        run()
+        if self._error is not None:
+            raise self._error
+        self.n_recorded += 1
+
+        def replay() -> torch.Tensor:
+            self.n_replays += 1
+            return loss.copy_(run())
+
+        return replay
+
+
+class Training:
+    """A small network, and the batches that it is trained on."""
+
+    def __init__(self, device: str = "cpu", *, capture: Capture | None = None, often: tuple[int, ...] = ()) -> None:
+        torch.manual_seed(1)
+        self.device = torch.device(device)
+        self.model = build_model(SPEC).to(self.device, memory_format=torch.channels_last).train()
+        self.average = WeightAverage(self.model, steps_per_epoch=10)
+        self.optimiser = make_optimiser(self.model, OPTIONS)
+        self.step = Step(
+            model=self.model,
+            average=self.average,
+            optimiser=self.optimiser,
+            loss=make_loss(OPTIONS, np.array([3, 5]), self.device),
+            preprocessing=RECIPE,
+            precision="float32",
+            mixes=True,
+            often=often,
+            capture=capture,
+        )
+
+    def train(self, n_steps: int, *, on_device: bool = True) -> list[float]:
+        """Take steps on batches of 8 and 7 images in turn; return their losses."""
+        rng = np.random.default_rng(0)
+        torch.manual_seed(2)
+        losses = []
+        for number in range(n_steps):
+            b = 8 - number % 2
+            images = torch.from_numpy(rng.integers(0, 256, (b, SIDE, SIDE, 1), dtype=np.uint8)).to(self.device)
+            warps = draw_warps(rng, b, policy=POLICIES["xray"], strength=0.5).to(self.device)
+            targets = torch.eye(2)[torch.from_numpy(rng.integers(0, 2, b))].to(self.device)
+            rates = [1e-3 * group["scale"] for group in self.optimiser.param_groups]
+            numbers = [0.1, rng.random(), 1.0, *rates]
+            settings = torch.tensor(numbers, device=self.device) if on_device else numbers
+            losses.append(float(self.step(Batch(images, warps, targets, settings), n_own=b)))
+        return losses
+
+    def state(self) -> dict[str, torch.Tensor]:
+        """Return everything that training has changed."""
+        moments = {
+            f"{name} {key}": value
+            for name, parameter in self.model.named_parameters()
+            for key, value in self.optimiser.state[parameter].items()
+        }
+        average = {f"average {name}": tensor for name, tensor in self.average.module.state_dict().items()}
+        return {**self.model.state_dict(), **average, **moments, "random": torch.get_rng_state()}
+
+
+def assert_equal(one: Training, other: Training) -> None:
+    mine, theirs = one.state(), other.state()
+    assert mine.keys() == theirs.keys()
+    assert [name for name in mine if not torch.equal(mine[name], theirs[name])] == []
+
+
+def test_200_captured_steps_change_what_eager_ones_change_bit_for_bit():
+    eager, captured = Training(), Training(capture=(played := Played()), often=(7, 8))
+    losses = eager.train(200)
+    assert captured.train(200) == losses
+    assert (played.n_recorded, played.n_replays) == (2, 200)
+    assert_equal(eager, captured)
+    assert all(one != other for one, other in pairwise(losses))
+
+
+def test_settings_on_the_device_are_those_in_numbers_but_for_rounding():
+    numbers, device = Training(), Training()
+    np.testing.assert_allclose(device.train(20), numbers.train(20, on_device=False), rtol=1e-3)
+
+
+def test_only_sizes_that_come_often_are_captured():
+    eager, captured = Training(), Training(capture=(played := Played()), often=(8,))
+    assert captured.train(10) == eager.train(10)
+    assert (played.n_recorded, played.n_replays) == (1, 5)
+    assert_equal(eager, captured)
+
+
+def test_a_step_that_cannot_be_captured_is_taken_eagerly_and_the_log_says_why(caplog: pytest.LogCaptureFixture):
+    played = Played(RuntimeError("operation not permitted when stream is capturing\nsecond line"))
+    eager, captured = Training(), Training(capture=played, often=(7, 8))
+    losses = eager.train(10)
+    with caplog.at_level(logging.WARNING, "consilia.train.step"):
+        assert captured.train(10) == losses
+    assert_equal(eager, captured)
+    (message,) = caplog.messages
+    assert message.endswith("cannot be captured as a CUDA graph (operation not permitted when stream is capturing)")
+
+
+def test_a_device_that_breaks_while_a_step_is_captured_is_not_taken_for_one_without_graphs():
+    training = Training(capture=Played(torch.AcceleratorError("an illegal memory access")), often=(8,))
+    with pytest.raises(torch.AcceleratorError):
+        training.train(1)
+
+
+class ReadBacks(TorchDispatchMode):
+    """Counts how often the host asks the device for a number, each of which a GPU makes wait for all its steps."""
+
+    n = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.n += func is torch.ops.aten._local_scalar_dense.default
+        return func(*args, **(kwargs or {}))
+
+
+def test_an_epoch_reads_nothing_back_but_the_loss_now_and_then(make_context, make_task):
+    context = make_context()
+    job = make_job(make_task(mixup=0.2), 0, context)
+    state = open_fold(job)
+    images = open_images(context.store, job.device)
+    with ReadBacks() as read_backs:
+        assert train_epoch(job, state, images, epoch=1, stopped=lambda: False) is not None
+    assert len(job.batches) > 2
+    assert read_backs.n == 1
+
+
+@pytest.mark.gpu
+def test_on_a_gpu_200_captured_steps_are_those_of_200_eager_ones():
+    eager, captured = Training("cuda"), Training("cuda", often=(7, 8))
+    losses, theirs = np.array(eager.train(200)), np.array(captured.train(200))
+    assert captured.step.is_captured
+    mine, other = eager.state(), captured.state()
+    largest = max(float((mine[name].float() - other[name].float()).abs().max()) for name in mine)
+    print(f"\nlargest difference: losses {np.abs(losses - theirs).max():.1e}, state {largest:.1e}")
+    np.testing.assert_allclose(theirs, losses, atol=1e-3)
+
+
+@pytest.mark.gpu
+def test_on_a_gpu_the_same_seed_gives_the_same_numbers_again():
+    first, second = (Training("cuda", often=(7, 8)) for _ in range(2))
+    assert first.train(200) == second.train(200)
+    assert_equal(first, second)
