@@ -45,6 +45,13 @@ def test_no_more_trials_share_a_gpu_than_it_has_cpus_for():
     assert demand(step(device=1, of=80), cpus=16, gpus=2, cpus_per_slot=2).gpus == 0.25
 
 
+def test_trials_whose_steps_are_captured_share_a_gpu_by_two():
+    captured = step(device=1, of=80).model_copy(update={"is_captured": True})
+    assert demand(captured, cpus=16).gpus == 0.5
+    assert demand(captured, step(device=1, of=80), cpus=16).gpus == 0.0625
+    assert demand(captured, cpus=16, gpus_per_slot=0.25).gpus == 0.25  # as the profile says
+
+
 def test_a_gpu_holds_one_trial_even_where_its_cpus_are_fewer_than_a_slot_wants():
     assert demand(step(device=1, of=80), cpus=2, cpus_per_slot=4).gpus == 1
 

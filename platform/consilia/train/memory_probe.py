@@ -51,7 +51,7 @@ def measure_step(case: StepCase, device: torch.device) -> StepMemory:
     images = MappedImages(pixels, device)
     # Data-parallel training gathers every gradient in buckets of its own.
     buckets = [torch.empty_like(each) for each in model.parameters()] if case.n_workers > 1 else []
-    _train_steps(case, model, average, images, device)
+    is_captured = _train_steps(case, model, average, images, device)
     n_scored = scoring_batch(case.batch_size, device)
     predict_logits(
         average.module,
@@ -61,7 +61,7 @@ def measure_step(case: StepCase, device: torch.device) -> StepMemory:
         batch_size=n_scored,
     )
     del buckets
-    return _read_memory(case, device)
+    return _read_memory(case, device).model_copy(update={"is_captured": is_captured})
 
 
 def most_demanding(cases: Sequence[StepCase]) -> tuple[StepCase, ...]:
@@ -104,8 +104,8 @@ def network_bytes(spec: ModelSpec) -> int:
 
 def _train_steps(
     case: StepCase, model: nn.Module, average: WeightAverage, images: Images, device: torch.device
-) -> None:
-    """Take a step for each of two batches; on a GPU that captures steps, both are captured ones."""
+) -> bool:
+    """Take a step for each of two batches; say whether they were captured, as they are on a GPU that can."""
     options, rng = case.hyperparameters, np.random.default_rng(0)
     rows = np.arange(case.batch_size)
     parts = [rows[:2] if device.type == "cpu" else rows, rows]
@@ -129,6 +129,7 @@ def _train_steps(
             present = slice(0, len(part))
             taken = Batch(batch, warps[present] if options.augmentation else None, one_hot[present], settings)
             step(taken, n_own=len(part))
+    return step.is_captured
 
 
 def _read_memory(case: StepCase, device: torch.device) -> StepMemory:

@@ -9,6 +9,7 @@ from consilia.errors import ClusterError
 from consilia.train.step_case import StepMemory, fits
 
 _HEADROOM = 1.2  # over the peak of a step: torch's allocator fragments, and batches differ by an image
+_TURNS = 2  # trials on a GPU that captures their steps: one computes while the other scores, writes or begins
 _HOST_HEADROOM = 1.1  # over the peak of a process: reports, checkpoints and predictions come and go
 
 HELPER_BYTES = 400_000_000
@@ -90,7 +91,9 @@ def _automatic_gpus(
         return 1.0  # NCCL takes no two workers of a trial on one GPU
     by_cpus = max(int(node.get("CPU", 0) / (node["GPU"] * profile.cpus_per_slot) + 1e-9) for node in with_gpus)
     by_memory = min(trials_per_gpu(step, images_bytes=images_bytes) for step in measured)
-    n = max(1, min(by_cpus, by_memory))
+    # Processes take turns on a GPU. One whose steps are captured leaves it idle between them for moments only.
+    by_turns = _TURNS if all(step.is_captured for step in measured) else by_cpus
+    n = max(1, min(by_cpus, by_memory, by_turns))
     return (10_000 // n) / 10_000  # Ray counts in ten-thousandths; rounded up, n shares would exceed the GPU
 
 
