@@ -200,6 +200,7 @@ class CudaCapture:
         finally:
             present.wait_stream(self._stream)
         graph = torch.cuda.CUDAGraph()
+        # Other threads of this process may upload images meanwhile.
         with torch.cuda.graph(graph, pool=self._pool, stream=self._stream, capture_error_mode="thread_local"):
             loss = run()
         self._pool = self._pool or graph.pool()
