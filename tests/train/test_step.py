@@ -12,6 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from consilia.config.augmentation import POLICIES
 from consilia.config.network import ModelSpec, Preprocessing
 from consilia.config.space import Architecture, Hyperparameters
+from consilia.train import step
 from consilia.train.batches import open_images
 from consilia.train.fold import open_fold
 from consilia.train.job import make_job
@@ -126,8 +127,11 @@ def test_only_sizes_that_come_often_are_captured():
     assert_equal(eager, captured)
 
 
-def test_a_step_that_cannot_be_captured_is_taken_eagerly_and_the_log_says_why(caplog: pytest.LogCaptureFixture):
-    played = Played(RuntimeError("operation not permitted when stream is capturing\nsecond line"))
+@pytest.mark.parametrize("kind", [RuntimeError, torch.AcceleratorError, torch.OutOfMemoryError])
+def test_a_step_that_cannot_be_captured_is_taken_eagerly_and_the_log_says_why(
+    kind: type[Exception], caplog: pytest.LogCaptureFixture
+):
+    played = Played(kind("operation not permitted when stream is capturing\nsecond line"))
     eager, captured = Training(), Training(capture=played, often=(7, 8))
     losses = eager.train(10)
     with caplog.at_level(logging.WARNING, "consilia.train.step"):
@@ -137,8 +141,14 @@ def test_a_step_that_cannot_be_captured_is_taken_eagerly_and_the_log_says_why(ca
     assert message.endswith("cannot be captured as a CUDA graph (operation not permitted when stream is capturing)")
 
 
-def test_a_device_that_breaks_while_a_step_is_captured_is_not_taken_for_one_without_graphs():
-    training = Training(capture=Played(torch.AcceleratorError("an illegal memory access")), often=(8,))
+def test_a_device_that_breaks_while_a_step_is_captured_is_not_taken_for_one_without_graphs(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    def is_lost(device: torch.device) -> None:
+        raise torch.AcceleratorError("an illegal memory access")
+
+    monkeypatch.setattr(step, "_check", is_lost)
+    training = Training(capture=Played(RuntimeError("it cannot be recorded")), often=(8,))
     with pytest.raises(torch.AcceleratorError):
         training.train(1)
 

@@ -156,8 +156,7 @@ class Step:
             with torch.random.fork_rng([self._device] if self._device.type == "cuda" else []):
                 replay = self._capture(lambda: self._run(static, n_own))
         except RuntimeError as error:  # of a device whose memory does not suffice too: without a graph it may
-            if isinstance(error, torch.AcceleratorError):
-                raise  # the device is lost to this process
+            _check(self._device)
             reason = (str(error).strip() or type(error).__name__).partition("\n")[0]
             logger.warning("training steps run eagerly: they cannot be captured as a CUDA graph (%s)", reason)
             self._often = frozenset()
@@ -210,6 +209,16 @@ class CudaCapture:
             return loss
 
         return replay
+
+
+def _check(device: torch.device) -> None:
+    """Tell an operation that a graph cannot record from one that has broken the device.
+
+    Raises:
+        torch.AcceleratorError: The device is lost to this process.
+    """
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
 
 
 class _Snapshot:
