@@ -104,6 +104,32 @@ def test_predictions_are_a_sequence_and_a_frame(predictor, images, tmp_path):
     assert frame.iloc[:1].equals(predictions[:1].to_frame())
 
 
+def test_neither_a_frame_nor_probabilities_make_a_prediction_of_an_image(predictor, images, monkeypatch):
+    def refuse(**_):
+        raise AssertionError("a Prediction was made")
+
+    expected = predictor.predict(images)[2]
+    monkeypatch.setattr("consilia.decision.review.Prediction", refuse)
+    predictions = predictor.predict(images, batch_size=4)
+    frame, probabilities = predictions.to_frame(), predictor.predict_proba(images, batch_size=4)
+    assert frame["label"][2] == expected.label
+    assert frame["review"][2] == "; ".join(expected.review)
+    np.testing.assert_array_equal(frame[["probability_clear", "probability_nodule"]].to_numpy(), probabilities)
+    with pytest.raises(AssertionError, match="a Prediction was made"):
+        predictions[2]
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 11])
+def test_predictions_in_batches_are_those_of_each_image_alone(predictor, images, batch_size):
+    together = predictor.predict(images, batch_size=batch_size)
+    alone = [predictor.predict(image)[0] for image in images]
+    assert list(together) == list(predictor.iterate(images, batch_size=batch_size))
+    for found, expected in zip(together, alone, strict=True):
+        assert list(found.probabilities.values()) == pytest.approx(list(expected.probabilities.values()), abs=1e-6)
+        assert (found.label, found.prediction_set) == (expected.label, expected.prediction_set)
+        assert found.unusual.broken_rules == expected.unusual.broken_rules
+
+
 def test_no_image_gives_no_prediction(predictor):
     assert len(predictor.predict([])) == 0
     assert predictor.predict([]).to_frame().empty

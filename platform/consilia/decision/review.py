@@ -1,17 +1,19 @@
 """What a predictor promises beyond a probability, and when it asks for a person. Source: docs/methods.md section 6."""
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from typing import Any, Literal, overload
 
 import numpy as np
 import numpy.typing as npt
 
 from consilia.config.frozen import Frozen
 from consilia.config.recipe import Build
-from consilia.config.records import Probabilities
+from consilia.config.records import OodVerdict, Prediction, Probabilities
 from consilia.decision.disagreement import Disagreement
-from consilia.decision.sets import CalibrationScores, prediction_sets
+from consilia.decision.ood.inputs import InputReference, Measures, breaks_rules, find_broken_rules
+from consilia.decision.ood.verdict import judge, rank_states, reasons
+from consilia.decision.sets import CalibrationScores, Members, prediction_sets
 from consilia.metrics.clustered import Rate
 from consilia.metrics.risk_coverage import AbstentionPoint
 
@@ -20,6 +22,7 @@ WITHOUT_SET: dict[Build, str] = {
     "fast": "the networks were trained on all images, which leaves none to calibrate prediction sets on",
 }
 Goal = Literal["sensitivity", "specificity"]
+Flags = npt.NDArray[np.bool_]  # (n_images,)
 
 
 class OperatingPoint(Frozen):
@@ -53,19 +56,47 @@ class SafetyReport(Frozen):
     disagreement: float | None  # nats, above which members disagree; None: a single member
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Judgement:
-    """What is said of one image beside its probabilities."""
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Unusual:
+    """How images compare with those of the training, one row an image."""
 
-    prediction_set: tuple[str, ...] | None
-    review: tuple[str, ...]  # why a person should look at it; empty: nothing speaks for it
-    without_set: str = ""  # why there is no prediction set
+    p_values: npt.NDArray[np.float64]  # (n_images,)
+    measures: Measures  # that the rules on the input look at
 
 
-def unjudged_part(n_members: int, n_all: int) -> Judgement:
-    """Return what is said of an image that only some members of an ensemble were asked about."""
-    reason = f"only {n_members} of {n_all} members were asked: prediction sets and limits hold for all of them"
-    return Judgement(prediction_set=None, review=(reason,), without_set=reason)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class UsualImages:
+    """What images are compared with."""
+
+    inputs: InputReference
+    n_distances: int  # that a p-value is a rank among
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Columns:
+    """The numbers that images are judged by, one row an image; None: the ensemble does not judge by them."""
+
+    probabilities: Probabilities  # calibrated and pooled
+    answered: Flags  # the confidence reaches the bundle's
+    disagree: Flags  # the members do
+    members: Members | None  # of the prediction set
+    conforms: Flags | None
+    p_values: npt.NDArray[np.float64] | None
+    measures: Measures | None
+
+    def take(self, rows: slice) -> "Columns":
+        """Return some of the rows."""
+        return join([self], rows)
+
+
+def join(parts: Sequence[Columns], rows: slice = slice(None)) -> Columns:
+    """Return the columns of all parts, which are of one ensemble, one below the other; or some of their rows."""
+
+    def column(name: str) -> Any:
+        found = [getattr(part, name) for part in parts]
+        return None if found[0] is None else np.concatenate(found)[rows]
+
+    return Columns(**{field.name: column(field.name) for field in fields(Columns)})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -76,47 +107,128 @@ class Reviewer:
     sets: CalibrationScores | None  # None: refits have no prediction sets, and that alone sends no image to a person
     without_sets: str  # why there are none
     classes: Sequence[str]  # names in label order
+    usual: UsualImages | None = None  # None: there is nothing to compare images with
+    remark: str = ""  # why a person should look at every image
 
     def judge(
-        self, probabilities: Probabilities, calibrated_folds: npt.NDArray[np.float64], disagreement: Disagreement
-    ) -> list[Judgement]:
-        """Return the prediction set of each image, and why a person should look at it.
+        self,
+        probabilities: Probabilities,
+        calibrated_folds: npt.NDArray[np.float64],
+        disagreement: Disagreement,
+        unusual: Unusual | None = None,
+    ) -> "Judgements":
+        """Return the prediction of each image, with its prediction set and why a person should look at it.
 
         Args:
             probabilities: The ensemble's, calibrated and pooled, (n_images, n_classes).
             calibrated_folds: Those of each fold ensemble, (n_folds, n_images, n_classes).
             disagreement: Of the networks about each image, (n_images,).
+            unusual: Of the images; None: they were not compared.
         """
-        limit = self.report.disagreement
-        threshold = None if self.report.abstention is None else self.report.abstention.threshold
-        is_answered = answers(threshold, probabilities)
-        judgements = []
-        for number, (members, review) in enumerate(self._judge_sets(calibrated_folds)):
-            if not is_answered[number]:
-                review.append(f"confidence {probabilities[number].max():.3f} is below {threshold:.3f}")
-            if limit is not None and disagreement[number] > limit:
-                review.append("the members disagree more than about 19 of 20 images of the study")
-            without = self.without_sets if members is None else ""
-            judgements.append(Judgement(prediction_set=members, review=tuple(review), without_set=without))
-        return judgements
-
-    def _judge_sets(
-        self, calibrated_folds: npt.NDArray[np.float64]
-    ) -> Iterator[tuple[tuple[str, ...] | None, list[str]]]:
-        """Yield each image's prediction set, and what of it asks for a person."""
-        if self.sets is None:
-            yield from ((None, []) for _ in range(calibrated_folds.shape[1]))
-            return
-        found = prediction_sets(self.sets, calibrated_folds)
-        for row, conforms in zip(found.members, found.conforms, strict=True):
-            members = tuple(name for name, is_in in zip(self.classes, row, strict=True) if is_in)
-            if not conforms:
-                yield members, ["no class conforms: less typical of each class than nearly all images of the study"]
-            else:
-                yield members, [f"may be {' or '.join(members)}"] if len(members) > 1 else []
+        abstention, limit = self.report.abstention, self.report.disagreement
+        found = None if self.sets is None else prediction_sets(self.sets, calibrated_folds)
+        columns = Columns(
+            probabilities=probabilities,
+            answered=answers(None if abstention is None else abstention.threshold, probabilities),
+            disagree=np.zeros(len(probabilities), dtype=np.bool_) if limit is None else disagreement > limit,
+            members=None if found is None else found.members,
+            conforms=None if found is None else found.conforms,
+            p_values=None if unusual is None else unusual.p_values,
+            measures=None if unusual is None else unusual.measures,
+        )
+        return Judgements(columns, self)
 
 
-def answers(threshold: float | None, probabilities: Probabilities) -> npt.NDArray[np.bool_]:
+def review_part(report: SafetyReport, classes: Sequence[str], *, n_members: int, n_all: int) -> Reviewer:
+    """Return what judges images that only some members of an ensemble are asked about: each needs a person."""
+    reason = f"only {n_members} of {n_all} members were asked: prediction sets and limits hold for all of them"
+    unlimited = report.model_copy(update={"abstention": None, "disagreement": None})
+    return Reviewer(report=unlimited, sets=None, without_sets=reason, classes=classes, remark=reason)
+
+
+class Judgements(Sequence[Prediction]):
+    """Predictions of images as arrays; words are found for an image, and a `Prediction` made, when it is asked for."""
+
+    def __init__(self, columns: Columns, reviewer: Reviewer) -> None:
+        self.columns, self.reviewer = columns, reviewer
+
+    def __len__(self) -> int:
+        return len(self.columns.probabilities)
+
+    @overload
+    def __getitem__(self, index: int) -> Prediction: ...
+    @overload
+    def __getitem__(self, index: slice) -> "Judgements": ...
+    def __getitem__(self, index: "int | slice") -> "Prediction | Judgements":
+        if isinstance(index, slice):
+            return Judgements(self.columns.take(index), self.reviewer)
+        row, classes = self.columns.probabilities[index], self.reviewer.classes
+        verdict, members = self.verdict(index), self.prediction_set(index)
+        return Prediction(
+            label=classes[int(row.argmax())],
+            confidence=float(row.max()),
+            probabilities=dict(zip(classes, row.tolist(), strict=True)),
+            prediction_set=members,
+            review=self._review(index, verdict, members),
+            unusual=verdict,
+            without_set=self.reviewer.without_sets if self.columns.members is None else "",
+        )
+
+    @property
+    def states(self) -> npt.NDArray[np.int64] | None:
+        """How unusual each image is, as its place in `decision.ood.verdict.STATES`; None: not checked."""
+        p_values, measures, usual = self.columns.p_values, self.columns.measures, self.reviewer.usual
+        if p_values is None or measures is None or usual is None:
+            return None
+        return rank_states(p_values, breaks_rules(measures, usual.inputs), n_reference=usual.n_distances)
+
+    @property
+    def need_review(self) -> Flags:
+        """Whether a person should look at each image: `review` has a reason."""
+        columns, states = self.columns, self.states
+        result = ~columns.answered | columns.disagree | bool(self.reviewer.remark)
+        if columns.members is not None and columns.conforms is not None:
+            result |= ~columns.conforms | (columns.members.sum(axis=1) > 1)
+        return result if states is None else result | (states > 0)
+
+    def prediction_set(self, image: int) -> tuple[str, ...] | None:
+        """Return the classes that an image may have; None: there are no sets."""
+        if self.columns.members is None:
+            return None
+        row = self.columns.members[image]
+        return tuple(name for name, is_in in zip(self.reviewer.classes, row, strict=True) if is_in)
+
+    def verdict(self, image: int) -> OodVerdict | None:
+        """Return how an image compares with those of the training; None: not checked."""
+        p_values, measures, usual = self.columns.p_values, self.columns.measures, self.reviewer.usual
+        if p_values is None or measures is None or usual is None:
+            return None
+        broken_rules = find_broken_rules(measures[image], usual.inputs)
+        return judge(float(p_values[image]), broken_rules, n_reference=usual.n_distances)
+
+    def review(self, image: int) -> tuple[str, ...]:
+        """Return why a person should look at an image, the gravest first; nothing where nothing speaks for it."""
+        return self._review(image, self.verdict(image), self.prediction_set(image))
+
+    def _review(self, image: int, verdict: OodVerdict | None, members: tuple[str, ...] | None) -> tuple[str, ...]:
+        columns, report = self.columns, self.reviewer.report
+        found = list(reasons(verdict))
+        if self.reviewer.remark:
+            found.append(self.reviewer.remark)
+        if columns.conforms is not None and not columns.conforms[image]:
+            found.append("no class conforms: less typical of each class than nearly all images of the study")
+        elif members is not None and len(members) > 1:
+            found.append(f"may be {' or '.join(members)}")
+        if not columns.answered[image]:
+            assert report.abstention is not None
+            confidence = columns.probabilities[image].max()
+            found.append(f"confidence {confidence:.3f} is below {report.abstention.threshold:.3f}")
+        if columns.disagree[image]:
+            found.append("the members disagree more than about 19 of 20 images of the study")
+        return tuple(found)
+
+
+def answers(threshold: float | None, probabilities: Probabilities) -> Flags:
     """Say of each image, (n_images,), whether the ensemble answers by itself.
 
     Args:
@@ -125,5 +237,5 @@ def answers(threshold: float | None, probabilities: Probabilities) -> npt.NDArra
     """
     if threshold is None:
         return np.ones(len(probabilities), dtype=np.bool_)
-    result: npt.NDArray[np.bool_] = probabilities.max(axis=1) >= threshold
+    result: Flags = probabilities.max(axis=1) >= threshold
     return result

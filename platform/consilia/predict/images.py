@@ -45,6 +45,24 @@ class InputImage:
     colour: float = np.nan  # of an image that is read as grey, by `measure_colour`; NaN: not asked for
 
 
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class InputBatch:
+    """Images as the networks get them."""
+
+    pixels: npt.NDArray[np.uint8]  # (n_images, size, size, channels)
+    aspect: npt.NDArray[np.float64]  # (n_images,), as of `InputImage`
+    colour: npt.NDArray[np.float64]  # (n_images,)
+
+
+def stack(images: Sequence[InputImage]) -> InputBatch:
+    """Return images as one batch; at least one."""
+    return InputBatch(
+        pixels=np.stack([image.pixels for image in images]),
+        aspect=np.array([image.aspect for image in images]),
+        colour=np.array([image.colour for image in images]),
+    )
+
+
 def single_images(images: Images, *, channels: int) -> Iterator[tuple[str, ImageLike]]:
     """Yield each image with a name for messages, taking from an iterable one at a time.
 

@@ -3,20 +3,16 @@
 Source: docs/methods.md section 7.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-import numpy.typing as npt
-
 from consilia.bundle.array_files import OOD, OodReference, read_ood
-from consilia.config.records import OodVerdict
 from consilia.decision.ood.distance import Features, p_values, views
-from consilia.decision.ood.inputs import find_broken_rules, has_colour_limit, measure_inputs
-from consilia.decision.ood.verdict import OodReport, judge
+from consilia.decision.ood.inputs import has_colour_limit, measure_inputs
+from consilia.decision.ood.verdict import OodReport
+from consilia.decision.review import Unusual, UsualImages
 from consilia.errors import BundleError, PlanError
-from consilia.predict.images import InputImage
+from consilia.predict.images import InputBatch
 from consilia.predict.networks import FoldEnsembles, Place
 
 
@@ -28,45 +24,32 @@ class OodDetector:
     network: Place  # the one whose features the reference is made of
 
     @property
+    def usual(self) -> UsualImages:
+        """What verdicts on images are made with."""
+        return UsualImages(inputs=self.reference.inputs, n_distances=len(self.reference.features.distances))
+
+    @property
     def asks_for_colour(self) -> bool:
         """Say whether the colour of a file that is read as grey can make it unusual."""
         return has_colour_limit(self.reference.inputs)
 
-    def judge(self, features: Features, images: Sequence[InputImage]) -> list[OodVerdict]:
+    def measure(self, features: Features, images: InputBatch) -> Unusual:
         """Return how each image compares with those of the training.
 
         Args:
             features: Of the reference network, (n_images, n_features).
             images: The same ones.
         """
-        pixels = np.stack([image.pixels for image in images])
-        found = p_values(views(features, pixels), self.reference.features)
-        measures = measure_inputs(
-            pixels,
-            self.reference.inputs,
-            aspect=np.array([image.aspect for image in images]),
-            colour=np.array([image.colour for image in images]) if pixels.shape[3] == 1 else None,
+        is_grey = images.pixels.shape[3] == 1
+        return Unusual(
+            p_values=p_values(views(features, images.pixels), self.reference.features),
+            measures=measure_inputs(
+                images.pixels,
+                self.reference.inputs,
+                aspect=images.aspect,
+                colour=images.colour if is_grey else None,
+            ),
         )
-        n_reference = len(self.reference.features.distances)
-        return [
-            judge(float(p_value), find_broken_rules(each, self.reference.inputs), n_reference=n_reference)
-            for p_value, each in zip(found, measures, strict=True)
-        ]
-
-
-def look_at(
-    images: Sequence[InputImage], networks: FoldEnsembles, detector: OodDetector | None
-) -> tuple[npt.NDArray[np.float32], Sequence[OodVerdict | None]]:
-    """Return what each network says of images, and how usual they are, from one pass.
-
-    Returns:
-        Logits (n_members, n_folds, n_images, n_classes); and a verdict on each image, None without a detector.
-    """
-    pixels = np.stack([image.pixels for image in images])
-    if detector is None:
-        return networks.logits(pixels), [None] * len(images)
-    logits, features = networks.logits_and_features(pixels, of=detector.network)
-    return logits, detector.judge(features, images)
 
 
 def read_detector(bundle: Path, report: OodReport, networks: FoldEnsembles, network: Place) -> OodDetector:

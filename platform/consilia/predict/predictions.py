@@ -4,9 +4,12 @@ from collections.abc import Sequence
 from typing import Any, overload
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 
 from consilia.config.records import OodVerdict, Prediction
+from consilia.decision.ood.verdict import STATES
+from consilia.decision.review import Judgements
 from consilia.errors import UserError
 from consilia.metrics.patients import pool_images
 
@@ -15,8 +18,9 @@ class Predictions(Sequence[Prediction]):
     """One prediction an image, in the order of the images."""
 
     def __init__(self, names: Sequence[str], predictions: Sequence[Prediction]) -> None:
+        """Take names, and predictions or the judgements that they are made of when they are asked for."""
         self.names = tuple(names)  # the image's path, or "image 0" and so on
-        self._predictions = tuple(predictions)
+        self._predictions = predictions if isinstance(predictions, Judgements) else tuple(predictions)
 
     @overload
     def __getitem__(self, index: int) -> Prediction: ...
@@ -35,6 +39,8 @@ class Predictions(Sequence[Prediction]):
 
     def to_frame(self) -> pd.DataFrame:
         """Return one row an image, with the columns of `prediction_columns`; without images, none of a class."""
+        if isinstance(self._predictions, Judgements) and len(self) > 0:
+            return pd.DataFrame({"image": self.names, **_columns(self._predictions)})
         classes = tuple(self._predictions[0].probabilities) if self._predictions else ()
         rows = [prediction_row(*each) for each in zip(self.names, self._predictions, strict=True)]
         return pd.DataFrame(rows, columns=prediction_columns(classes))
@@ -62,6 +68,34 @@ def prediction_row(name: str, prediction: Prediction) -> dict[str, Any]:
         "review": "; ".join(prediction.review),
         **{f"probability_{key}": value for key, value in prediction.probabilities.items()},
     }
+
+
+def _columns(found: Judgements) -> dict[str, Any]:
+    """Return what `prediction_row` says of each image, by column, without a `Prediction` of any."""
+    probabilities, classes, states = found.columns.probabilities, found.reviewer.classes, found.states
+    review = [""] * len(found)
+    for image in np.flatnonzero(found.need_review).tolist():
+        review[image] = "; ".join(found.review(image))
+    return {
+        "label": _named(classes, probabilities.argmax(axis=1)),
+        "confidence": probabilities.max(axis=1),
+        "unusual": None if states is None else _named(STATES, states),
+        "unusual_p_value": found.columns.p_values,
+        "prediction_set": _joined_sets(found),
+        "review": review,
+        **{f"probability_{name}": probabilities[:, number] for number, name in enumerate(classes)},
+    }
+
+
+def _named(names: Sequence[str], numbers: npt.NDArray[np.int64]) -> list[str]:
+    return [names[number] for number in numbers.tolist()]
+
+
+def _joined_sets(found: Judgements) -> list[str] | None:
+    if (members := found.columns.members) is None:
+        return None
+    _, first, kind = np.unique(members, axis=0, return_index=True, return_inverse=True)
+    return _named([";".join(found.prediction_set(image) or ()) for image in first.tolist()], kind)
 
 
 def combine_patients(predictions: Predictions, patients: Sequence[str]) -> Predictions:
@@ -100,4 +134,4 @@ def combine_patients(predictions: Predictions, patients: Sequence[str]) -> Predi
 
 
 def _gravity(found: OodVerdict) -> tuple[int, float]:
-    return ("usual", "unusual", "rejected").index(found.state), -found.p_value
+    return STATES.index(found.state), -found.p_value

@@ -1,8 +1,7 @@
 """The ensemble as people use it: images in, calibrated predictions out. Neither Ray nor Optuna is needed."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -14,23 +13,21 @@ from consilia.bundle.store_check import check_store
 from consilia.config.records import Prediction, Probabilities, Rows
 from consilia.data.store.image_store import ImageStore
 from consilia.decision.calibrators import calibrate, pool_folds
-from consilia.decision.disagreement import MemberProbabilities, measure_disagreement
-from consilia.decision.ood.verdict import reasons
+from consilia.decision.disagreement import measure_disagreement
 from consilia.decision.prior import correct_prior, read_prevalence
-from consilia.decision.review import WITHOUT_SET, Judgement, Reviewer, unjudged_part
+from consilia.decision.review import WITHOUT_SET, Judgements, Reviewer, Unusual, join, review_part
 from consilia.decision.sets import CalibrationScores
 from consilia.errors import DataError, ReaderError, UserError
 from consilia.metrics.scores import softmax
 from consilia.predict.cut import cut_document, is_cut
-from consilia.predict.images import Images, InputImage, OnUnknownKind
+from consilia.predict.images import Images, InputBatch, InputImage, OnUnknownKind, stack
 from consilia.predict.networks import FoldEnsembles, Precision
-from consilia.predict.ood import OodDetector, look_at
+from consilia.predict.ood import OodDetector
 from consilia.predict.precision import run_in_precision
 from consilia.predict.predictions import Predictions, combine_patients
 from consilia.predict.prefetch import read_ahead, spare_threads
 
 BATCH_SIZE = 64
-Result = TypeVar("Result")  # what an image becomes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -86,13 +83,14 @@ class EnsemblePredictor:
                 images, batch_size=batch_size, on_unknown_kind=on_unknown_kind
             )
         names: list[str] = []
-        predictions: list[Prediction] = []
-        for name, result in self.iterate_named(images, batch_size=batch_size, on_unknown_kind=on_unknown_kind):
-            if isinstance(result, ReaderError):
-                raise result
-            names.append(name)
-            predictions.append(result)
-        return Predictions(names, predictions)
+        parts: list[Judgements] = []
+        for batch in self.read(images, batch_size=batch_size, on_unknown_kind=on_unknown_kind):
+            parts.append(self._judge(stack(_readable(batch))))
+            names += [name for name, _ in batch]
+        if not parts:
+            return Predictions((), ())
+        found = Judgements(join([part.columns for part in parts]), parts[0].reviewer)
+        return Predictions(names, found)
 
     def predict_proba(
         self, images: Images, *, batch_size: int = BATCH_SIZE, on_unknown_kind: OnUnknownKind = "refuse"
@@ -102,12 +100,10 @@ class EnsemblePredictor:
         Raises:
             ReaderError: An image cannot be read; names it.
         """
-        rows: list[npt.NDArray[np.float64]] = []
-        for _, result in self._stream(images, batch_size, on_unknown_kind, self._probabilities):
-            if isinstance(result, ReaderError):
-                raise result
-            rows.append(result)
-        return np.array(rows, dtype=np.float64).reshape(len(rows), len(self.classes))
+        parts = [np.empty((0, len(self.classes)))]
+        for batch in self.read(images, batch_size=batch_size, on_unknown_kind=on_unknown_kind):
+            parts.append(self._pool(self.networks.probabilities(stack(_readable(batch)).pixels)))
+        return np.concatenate(parts)
 
     def iterate(
         self, images: Images, *, batch_size: int = BATCH_SIZE, on_unknown_kind: OnUnknownKind = "refuse"
@@ -125,7 +121,11 @@ class EnsemblePredictor:
         self, images: Images, *, batch_size: int = BATCH_SIZE, on_unknown_kind: OnUnknownKind = "refuse"
     ) -> Iterator[tuple[str, Prediction | ReaderError]]:
         """Yield as `iterate`, each with its name: the image's path, `scan.dcm[3]` for a frame, or `image 0`."""
-        yield from self._stream(images, batch_size, on_unknown_kind, self._predictions)
+        for batch in self.read(images, batch_size=batch_size, on_unknown_kind=on_unknown_kind):
+            readable = [image for _, image in batch if not isinstance(image, ReaderError)]
+            found = iter(self._judge(stack(readable)) if readable else ())
+            for name, image in batch:
+                yield name, image if isinstance(image, ReaderError) else next(found)
 
     def predict_patients(
         self,
@@ -233,57 +233,49 @@ class EnsemblePredictor:
         batches = [rows[start : start + batch_size] for start in range(0, len(rows), batch_size)]
         return np.concatenate([self.networks.probabilities(store.pixels[batch]) for batch in batches], axis=1)
 
-    def _stream(
-        self,
-        images: Images,
-        batch_size: int,
-        on_unknown_kind: OnUnknownKind,
-        assess: Callable[[Sequence[InputImage]], Iterable[Result]],
-    ) -> Iterator[tuple[str, Result | ReaderError]]:
-        """Yield name and result, or name and error, of one image after the other; `assess` takes a batch."""
-        for batch in self.read(images, batch_size=batch_size, on_unknown_kind=on_unknown_kind):
-            readable = [image for _, image in batch if not isinstance(image, ReaderError)]
-            found = iter(assess(readable) if readable else ())
-            for name, image in batch:
-                yield name, image if isinstance(image, ReaderError) else next(found)
-
-    def _probabilities(self, images: Sequence[InputImage]) -> Probabilities:
-        return self._pool(self.networks.probabilities(np.stack([image.pixels for image in images])))
-
     def _pool(self, fold_probabilities: npt.NDArray[np.float64]) -> Probabilities:
         pooled = pool_folds(self.document.calibrator, fold_probabilities)
         if self.deployed is None:
             return pooled
         return correct_prior(pooled, trained=np.array(self.document.prevalence), deployed=self.deployed)
 
-    def _predictions(self, images: Sequence[InputImage]) -> list[Prediction]:
-        logits, verdicts = look_at(images, self.networks, self.ood)
+    def _judge(self, images: InputBatch) -> Judgements:
+        logits, unusual = self._look_at(images)
         members = softmax(logits)
         folds = self.networks.pool(members)
-        probabilities = self._pool(folds)
-        judgements = self._judge(probabilities, folds, members)
-        return [
-            Prediction(
-                label=self.classes[int(row.argmax())],
-                confidence=float(row.max()),
-                probabilities=dict(zip(self.classes, row.tolist(), strict=True)),
-                prediction_set=judgement.prediction_set,
-                review=(*reasons(unusual), *judgement.review),
-                unusual=unusual,
-                without_set=judgement.without_set,
-            )
-            for row, judgement, unusual in zip(probabilities, judgements, verdicts, strict=True)
-        ]
-
-    def _judge(
-        self, probabilities: Probabilities, folds: npt.NDArray[np.float64], members: MemberProbabilities
-    ) -> Sequence[Judgement]:
-        safety = self.document.safety
-        if self.cut_from is not None:
-            return [unjudged_part(len(self.document.members), self.cut_from)] * len(probabilities)
-        if self.deployed is not None:
-            safety = safety.model_copy(update={"abstention": None})  # that point was chosen in the other population
         calibrated = calibrate(self.document.calibrator, folds)
         disagreement = measure_disagreement(members, self.networks.combination.shares)
-        reviewer = Reviewer(report=safety, sets=self.sets, without_sets=self.without_sets, classes=self.classes)
-        return reviewer.judge(probabilities, calibrated, disagreement)
+        return self._reviewer.judge(self._pool(folds), calibrated, disagreement, unusual)
+
+    def _look_at(self, images: InputBatch) -> tuple[npt.NDArray[np.float32], Unusual | None]:
+        """Return what each network says of images, and how usual they are, from one pass."""
+        if self.ood is None:
+            return self.networks.logits(images.pixels), None
+        logits, features = self.networks.logits_and_features(images.pixels, of=self.ood.network)
+        return logits, self.ood.measure(features, images)
+
+    @property
+    def _reviewer(self) -> Reviewer:
+        report, usual = self.document.safety, None if self.ood is None else self.ood.usual
+        if self.cut_from is not None:
+            part = review_part(report, self.classes, n_members=len(self.document.members), n_all=self.cut_from)
+            return replace(part, usual=usual)
+        if self.deployed is not None:
+            report = report.model_copy(update={"abstention": None})  # that point was chosen in the other population
+        return Reviewer(
+            report=report, sets=self.sets, without_sets=self.without_sets, classes=self.classes, usual=usual
+        )
+
+
+def _readable(batch: Sequence[tuple[str, InputImage | ReaderError]]) -> list[InputImage]:
+    """Return the images of a batch.
+
+    Raises:
+        ReaderError: Of the first that cannot be read.
+    """
+    images = []
+    for _, image in batch:
+        if isinstance(image, ReaderError):
+            raise image
+        images.append(image)
+    return images

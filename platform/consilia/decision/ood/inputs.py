@@ -27,6 +27,7 @@ class ManyPixels(Protocol):
 
 
 _BLOCK = 256  # images in memory at once
+_COUNTED = 2**17  # pixels whose values are counted at once, in 8 bytes each: more are slower
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,6 +95,13 @@ def has_colour_limit(reference: InputReference) -> bool:
     return bool(np.isfinite(reference.limits[_COLOUR]).any())
 
 
+def breaks_rules(measures: Measures, reference: InputReference) -> npt.NDArray[np.bool_]:
+    """Say of each image, (n_images,), whether it breaks a rule; a number that is not known breaks none."""
+    low, high = reference.limits.T
+    result: npt.NDArray[np.bool_] = ((measures > high) | (measures < low)).any(axis=1)
+    return result
+
+
 def find_broken_rules(measures: npt.NDArray[np.float64], reference: InputReference) -> tuple[str, ...]:
     """Return a phrase for each rule that an image breaks; none for a usual one.
 
@@ -102,7 +110,7 @@ def find_broken_rules(measures: npt.NDArray[np.float64], reference: InputReferen
         reference: Of the training images.
     """
     found = []
-    for rule, value, (low, high) in zip(RULES, measures, reference.limits, strict=True):
+    for rule, value, (low, high) in zip(RULES, measures.tolist(), reference.limits.tolist(), strict=True):
         if value > high:
             bound = f"at most {rule.shown.format(high)}"
         elif value < low:
@@ -122,28 +130,40 @@ def in_blocks(pixels: ManyPixels) -> Iterator[Pixels]:
 def _measure_block(pixels: Pixels, reference: InputReference) -> npt.NDArray[np.float64]:
     """All but the aspect, (n_images, n_rules - 1)."""
     grey = grey_values(pixels)
-    values = pixels.reshape(len(pixels), -1)
-    shares, places = histograms(grey), layouts(grey)
+    counts, places = _count_values(grey), layouts(grey)
+    if pixels.shape[3] == 1:  # the pixels are the grey values
+        black, white = counts[:, [0, 255]].T / grey[0].size
+        spread = np.zeros(len(pixels))
+    else:
+        values = pixels.reshape(len(pixels), -1)
+        black, white = (values == 0).mean(axis=1), (values == 255).mean(axis=1)
+        spread = (pixels.max(axis=3) - pixels.min(axis=3)).mean(axis=(1, 2))
     # The area between two cumulative histograms is how far grey values must move, on average, from one to the other.
-    difference = np.abs(shares - reference.histogram).sum(axis=1)
-    spread = pixels.max(axis=3).astype(np.int16) - pixels.min(axis=3)
-    columns = [
-        (values == 0).mean(axis=1),
-        (values == 255).mean(axis=1),
-        difference,
-        spread.mean(axis=(1, 2)),
-        likeness(places, reference.layout),
-        gain_when_turned(places, reference.layout),
-    ]
-    return np.stack(columns, axis=1)
+    difference = np.abs(_cumulative(counts) - reference.histogram).sum(axis=1)
+    likenesses = [likeness(places, reference.layout), gain_when_turned(places, reference.layout)]
+    return np.stack([black, white, difference, spread, *likenesses], axis=1)
 
 
 def histograms(grey: npt.NDArray[np.uint8]) -> npt.NDArray[np.float64]:
     """Return cumulative shares of grey values, (n_images, 256), of images (n_images, size, size)."""
-    images = grey.reshape(len(grey), -1)
-    counts = np.stack([np.bincount(image, minlength=256) for image in images])
-    result: npt.NDArray[np.float64] = counts.cumsum(axis=1) / images.shape[1]
+    return _cumulative(_count_values(grey))
+
+
+def _cumulative(counts: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
+    result: npt.NDArray[np.float64] = counts.cumsum(axis=1) / counts[0].sum()
     return result
+
+
+def _count_values(grey: npt.NDArray[np.uint8]) -> npt.NDArray[np.int64]:
+    """Return how often each image has each grey value, (n_images, 256), of images (n_images, size, size)."""
+    images = grey.reshape(len(grey), -1)
+    n_at_once = max(1, _COUNTED // images.shape[1])
+    parts = []
+    for start in range(0, len(images), n_at_once):
+        part = images[start : start + n_at_once]
+        own_values = part + 256 * np.arange(len(part))[:, None]  # no two images have one in common
+        parts.append(np.bincount(own_values.ravel(), minlength=256 * len(part)).reshape(-1, 256))
+    return np.concatenate(parts)
 
 
 def grey_values(pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
@@ -161,8 +181,12 @@ def layouts(grey: npt.NDArray[np.uint8]) -> Layouts:
     one grey is 0 throughout.
     """
     edges = np.arange(LAYOUT_SIDE) * grey.shape[1] // LAYOUT_SIDE
-    lengths = np.diff(np.append(edges, grey.shape[1]))
-    sums = np.add.reduceat(np.add.reduceat(grey.astype(np.float64), edges, axis=1), edges, axis=2)
+    ends = np.append(edges[1:], grey.shape[1])
+    lengths = ends - edges
+    # Whole numbers until they are divided: sums in the smallest type that holds them are exact, and the fastest.
+    smallest = np.uint16 if 255 * lengths.max() < 2**16 else np.uint32
+    rows = [grey[:, start:end].sum(axis=1, dtype=smallest) for start, end in zip(edges, ends, strict=True)]
+    sums = np.add.reduceat(np.stack(rows, axis=1), edges, axis=2, dtype=np.float64)
     means = sums / np.outer(lengths, lengths)
     centred = means - means.mean(axis=(1, 2), keepdims=True)
     result: Layouts = centred / (means.std(axis=(1, 2), keepdims=True) + 1)  # one grey level, so that 0 stays 0

@@ -1,5 +1,9 @@
 """What becomes of images that are unlike those of the training. Source: docs/methods.md section 7."""
 
+from typing import get_args
+
+import numpy as np
+import numpy.typing as npt
 from pydantic import Field
 
 from consilia.config.frozen import Frozen
@@ -30,6 +34,18 @@ class OodReport(Frozen):
         return self.compared_with >= REJECT_FROM
 
 
+STATES: tuple[Familiarity, ...] = get_args(Familiarity)  # from the usual to the gravest
+
+
+def rank_states(
+    p_values: npt.NDArray[np.float64], breaks_rule: npt.NDArray[np.bool_], *, n_reference: int
+) -> npt.NDArray[np.int64]:
+    """Return the place of each image's state in `STATES`, of the shape of the arguments; see `judge`."""
+    is_unusual = (p_values < FLAG_BELOW) | breaks_rule
+    is_rejected = (p_values < REJECT_BELOW) & (n_reference >= REJECT_FROM)
+    return np.where(is_rejected, 2, np.where(is_unusual, 1, 0))
+
+
 def judge(p_value: float, broken_rules: tuple[str, ...] = (), *, n_reference: int) -> OodVerdict:
     """Say what becomes of an image.
 
@@ -41,11 +57,8 @@ def judge(p_value: float, broken_rules: tuple[str, ...] = (), *, n_reference: in
         broken_rules: A phrase for each rule that it breaks.
         n_reference: Distances that its own is ranked among.
     """
-    if p_value < REJECT_BELOW and n_reference >= REJECT_FROM:
-        state: Familiarity = "rejected"
-    else:
-        state = "unusual" if p_value < FLAG_BELOW or broken_rules else "usual"
-    return OodVerdict(state=state, p_value=p_value, broken_rules=broken_rules)
+    rank = rank_states(np.array(p_value), np.array(bool(broken_rules)), n_reference=n_reference)
+    return OodVerdict(state=STATES[int(rank)], p_value=p_value, broken_rules=broken_rules)
 
 
 def reasons(found: OodVerdict | None) -> tuple[str, ...]:
