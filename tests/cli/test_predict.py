@@ -1,13 +1,17 @@
 """`consilia predict`: one row an image, whatever becomes of it."""
 
 import csv
+import os
 
+import joblib
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 import consilia
 from consilia.cli.app import run
+from consilia.cli.options import share_cores
 
 
 @pytest.fixture
@@ -97,3 +101,21 @@ def test_a_prevalence_corrects_the_probabilities_and_a_wrong_one_is_refused(trai
 def test_fewer_members_than_one_are_refused_and_more_than_there_are_is_all_of_them(trained, images, capsys):
     assert predict(trained.bundle, [images[0]], "--max-members", "0") == 2
     assert predict(trained.bundle, [images[0]], "--max-members", "9") == 0
+
+
+@pytest.mark.parametrize(("given", "cores", "expected"), [(None, 1, 1), (None, 64, 3), ("2", 1, 3)])
+def test_threads_are_as_many_as_a_container_leaves_and_wait_without_spinning(monkeypatch, given, cores, expected):
+    monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    if given is not None:
+        monkeypatch.setenv("OMP_NUM_THREADS", given)  # torch has read it; it is left alone
+    monkeypatch.setattr(joblib, "cpu_count", lambda: cores)
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        share_cores()
+        assert torch.get_num_threads() == expected
+        assert os.environ["OMP_WAIT_POLICY"] == "PASSIVE"
+    finally:
+        torch.set_num_threads(before)
+        monkeypatch.delenv("OMP_WAIT_POLICY")

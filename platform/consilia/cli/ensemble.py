@@ -5,7 +5,19 @@ from typing import Annotated, Literal
 
 import typer
 
-from consilia.cli.options import STORES, STUDIES, Bundle, Card, CardStores, Device, Settings, Stores, Studies, StudyName
+from consilia.cli.options import (
+    STORES,
+    STUDIES,
+    Bundle,
+    Card,
+    CardStores,
+    Device,
+    Settings,
+    Stores,
+    Studies,
+    StudyName,
+    share_cores,
+)
 
 OnUnknownKind = Literal["refuse", "as_displayed"]  # of `predict.images`, which a command may not import up here
 UnknownKind = Annotated[
@@ -42,6 +54,8 @@ def ensemble(
 
     Example: consilia ensemble pneumonia --recipe soft_vote
     """
+    if not refit:
+        share_cores()  # refits train in processes of Ray, which would inherit it
     import consilia
     from consilia.cli.show import show_result, watch
 
@@ -70,6 +84,7 @@ def evaluate(
 
     Example: consilia evaluate studies/pneumonia/ensembles/greedy_calibrated pneumoniamnist --set path=FILE
     """
+    share_cores()
     import consilia
     from consilia.cli.show import show_evaluation, show_subgroups
 
@@ -91,6 +106,7 @@ def compare(
 
     Example: consilia compare studies/new/ensembles/greedy studies/old/ensembles/greedy pneumoniamnist --set path=FILE
     """
+    share_cores()
     import consilia
     from consilia.cli.show import show_comparison
 
@@ -121,6 +137,7 @@ def predict(
 
     Example: consilia predict studies/demo/ensembles/greedy_calibrated data/samples/*.png --out predictions.csv
     """
+    share_cores()
     import consilia
     from consilia.report.predictions import print_predictions, write_predictions
 
@@ -157,6 +174,7 @@ def explain(
 
     Example: consilia explain studies/demo/ensembles/greedy_calibrated data/samples/*.png --out heat_maps
     """
+    share_cores()
     import consilia
     from consilia.predict.explain import CAUTION
     from consilia.report.console import make_console
@@ -184,6 +202,7 @@ def figures(
 
     Example: consilia figures studies/pneumonia/ensembles/greedy_calibrated other_card.yaml --out figures
     """
+    share_cores()
     import consilia
 
     chosen = consilia.read_card(card, settings=settings or ())

@@ -1,5 +1,6 @@
-"""Arguments and options that several commands share."""
+"""What several commands share: arguments, options, and how a process computes beside others."""
 
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -33,3 +34,19 @@ Address = Annotated[
 
 STUDIES = "studies"
 STORES = "stores"
+
+
+def share_cores() -> None:
+    """Let torch compute in this process with the cores that a container leaves it, and wait without spinning.
+
+    To be called before torch is imported. By default OpenMP's threads spin while they wait for each other; where other
+    processes take turns on the cores, they then burn the time of the thread that they wait for.
+    """
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    if "OMP_NUM_THREADS" not in os.environ:
+        import joblib
+        import torch
+
+        from consilia.train.device import set_threads
+
+        set_threads(min(torch.get_num_threads(), joblib.cpu_count()))
