@@ -35,7 +35,7 @@ if TYPE_CHECKING:
         StudyError,
         UserError,
     )
-    from consilia.predict.networks import Precision
+    from consilia.predict.precision import AskedPrecision
     from consilia.predict.predictions import Predictions
     from consilia.predict.predictor import EnsemblePredictor
     from consilia.study.cards import audit_card, prepare_card, preview_card
@@ -134,14 +134,15 @@ def __dir__() -> list[str]:
     return sorted(__all__)
 
 
-def load(path: "str | Path", *, device: str = "auto", precision: "Precision" = "float32") -> "EnsemblePredictor":
+def load(path: "str | Path", *, device: str = "auto", precision: "AskedPrecision" = "auto") -> "EnsemblePredictor":
     """Load an ensemble bundle, check it against its hashes and golden outputs, and return its predictor.
 
     Args:
         path: Folder of the bundle, as written to `studies/<name>/ensembles/<recipe>`.
         device: A torch device such as "cpu" or "cuda:0"; "auto" takes the best one present.
-        precision: "float32", or "bfloat16", which is faster on GPUs and refused where it moves one of the ensemble's
-            probabilities by more than 0.01 on the golden inputs or on the first batch of images.
+        precision: "auto" takes, on a GPU, the first of bfloat16, TF32 and float32 that moves none of the ensemble's
+            probabilities by more than 0.01 on the golden inputs and on the first batch of images; elsewhere float32.
+            "bfloat16" is refused where it moves one farther. `predictions.precision` names what was computed in.
 
     Raises:
         BundleError: A file is missing or changed, the schema is another than this version of consilia reads, a path

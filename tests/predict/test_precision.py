@@ -4,12 +4,14 @@ import numpy as np
 import pytest
 import torch
 
+import consilia
 from consilia.bundle.golden import golden_images
 from consilia.config.network import ModelSpec, Preprocessing
 from consilia.config.space import Architecture
 from consilia.errors import UserError
 from consilia.predict.loading import load_predictor
-from consilia.predict.networks import InTurn, ShownImages
+from consilia.predict.networks import NOTHING, InTurn, ShownImages
+from consilia.predict.precision import CheckedPrecision, fast_precisions
 from consilia.predict.weights import LoadedNetwork
 from consilia.train.networks.factory import build_model
 from consilia.train.networks.layers import logits_and_features
@@ -155,3 +157,86 @@ def test_what_is_known_is_not_computed():
     networks[1].module.forward = None
     found = InTurn(networks)(batch, {1: known})
     assert torch.equal(found[1], known)
+
+
+# --- chosen by itself
+
+
+class Moved:
+    """A program that computes in some precision, and moves every logit by so much."""
+
+    def __init__(self, precision, move):
+        self.precision, self.move, self.n_batches = precision, move, 0
+
+    def __call__(self, shown, known=NOTHING):
+        self.n_batches += 1
+        logits = torch.zeros(1, len(shown), 2)
+        logits[..., 0] += self.move
+        return logits
+
+
+def checked(*moves, refuses=False):
+    programs = [Moved(precision, move) for precision, move in moves]
+    exact = Moved("float32", 0.0)
+    assess = lambda logits: logits[0].softmax(dim=-1).numpy()  # noqa: E731 # as short as it is
+    return CheckedPrecision(programs, exact, assess, refuses=refuses), [*programs, exact]
+
+
+@pytest.mark.parametrize(
+    ("moves", "expected"),
+    [
+        ([("bfloat16", 0.001), ("tfloat32", 0.0)], "bfloat16"),
+        ([("bfloat16", 1.0), ("tfloat32", 0.001)], "tfloat32"),
+        ([("bfloat16", np.nan), ("tfloat32", 0.001)], "tfloat32"),
+        ([("bfloat16", 1.0), ("tfloat32", 1.0)], "float32"),
+    ],
+)
+def test_the_fastest_precision_that_moves_no_probability_too_far_is_taken(moves, expected):
+    program, tried = checked(*moves)
+    logits = program.check([0, 1, 2], of="the golden inputs")
+    assert program.precision == expected
+    (taken,) = [each for each in tried if each.precision == expected]
+    assert torch.equal(logits, taken([0, 1, 2]))
+
+
+def test_a_precision_that_passed_the_golden_inputs_gives_way_at_the_first_batch_and_never_later():
+    program, (fast, _, exact) = checked(("bfloat16", 0.0), ("tfloat32", 0.0))
+    program.check([0], of="the golden inputs")
+    assert program.precision == "bfloat16"
+    fast.move = 1.0
+    assert torch.equal(program([0, 1]), torch.zeros(1, 2, 2))
+    assert program.precision == "tfloat32"
+    n_exact = exact.n_batches
+    program([0, 1])
+    assert exact.n_batches == n_exact
+
+
+def test_a_precision_that_was_asked_for_by_name_does_not_give_way():
+    program, _ = checked(("bfloat16", 1.0), refuses=True)
+    with pytest.raises(UserError, match=r"precision='bfloat16' may move .* on the golden inputs it moves one by 0"):
+        program.check([0], of="the golden inputs")
+    assert program.precision == "bfloat16"
+
+
+def test_a_cpu_computes_in_float32_unless_told_otherwise(built_bundle, images):
+    assert fast_precisions(torch.device("cpu")) == ()
+    predictor = consilia.load(built_bundle, device="cpu")
+    assert (predictor.precision, predictor.predict(images).precision) == ("float32", "float32")
+    fast = consilia.load(built_bundle, device="cpu", precision="bfloat16")
+    assert fast.predict(images)[:3].precision == "bfloat16"
+    assert fast.predict_patients(images, list("aabbccddeff")).precision == "bfloat16"
+
+
+def test_a_device_that_is_made_for_less_than_float32_uses_it_and_the_result_says_so(built_bundle, images, monkeypatch):
+    monkeypatch.setattr("consilia.predict.precision.fast_precisions", lambda _: ("bfloat16", "tfloat32"))
+    assert consilia.load(built_bundle, device="cpu").predict(images).precision == "bfloat16"
+    assert consilia.load(built_bundle, device="cpu", precision="float32").precision == "float32"
+    assert consilia.load(built_bundle, device="cpu").with_members(1).precision == "bfloat16"
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA GPU")
+def test_a_gpu_predicts_in_less_than_float32_and_near_what_a_cpu_does(built_bundle, predictor, images):
+    found = consilia.load(built_bundle, device="cuda")
+    assert found.precision in ("bfloat16", "tfloat32")
+    difference = np.abs(found.predict_proba(images) - predictor.predict_proba(images)).max()
+    assert difference <= 1.1e-2

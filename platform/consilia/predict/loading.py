@@ -6,21 +6,24 @@ from consilia.bundle.array_files import SEEN, SETS, read_seen, read_sets
 from consilia.bundle.golden import GOLDEN, golden_images
 from consilia.bundle.reading import read_bundle
 from consilia.predict.golden import check_golden
-from consilia.predict.networks import FoldEnsembles, Precision
+from consilia.predict.networks import FoldEnsembles
 from consilia.predict.ood import read_detector
-from consilia.predict.precision import check_precision, run_in_precision
+from consilia.predict.precision import AskedPrecision, check_precision, run_in_precision
 from consilia.predict.predictor import EnsemblePredictor
 from consilia.predict.weights import choose_device
 
 
-def load_predictor(path: str | Path, *, device: str = "auto", precision: Precision = "float32") -> EnsemblePredictor:
+def load_predictor(
+    path: str | Path, *, device: str = "auto", precision: AskedPrecision = "float32"
+) -> EnsemblePredictor:
     """Load a bundle, check it, and return its predictor.
 
     Args:
         path: Folder of the bundle.
         device: A torch device such as "cpu" or "cuda:0"; "auto" takes the best one present.
-        precision: "bfloat16" is faster on GPUs. It is refused, at load or at the first batch, where it moves one of the
-            ensemble's probabilities by more than 0.01.
+        precision: Below float32 it is refused, at load or at the first batch, where it moves one of the ensemble's
+            probabilities by more than 0.01. "auto" takes the fastest on a GPU that is not refused: bfloat16, TF32 or
+            float32; elsewhere float32.
 
     Raises:
         BundleError: The bundle is damaged, of another schema, or does not reproduce its golden outputs.
@@ -41,4 +44,4 @@ def load_predictor(path: str | Path, *, device: str = "auto", precision: Precisi
     if document.gate is not None and document.gate_network is not None:
         ood = read_detector(bundle, document.gate, networks, document.gate_network)
     seen = read_seen(bundle / SEEN)
-    return EnsemblePredictor(document=document, networks=networks, seen=seen, sets=sets, ood=ood, precision=precision)
+    return EnsemblePredictor(document=document, networks=networks, seen=seen, sets=sets, ood=ood, asked=precision)

@@ -1,12 +1,12 @@
 """The networks of an ensemble in memory: uint8 images to the probabilities of each fold ensemble."""
 
 import copy
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
-from typing import Literal
+from typing import Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -22,7 +22,8 @@ from consilia.train.device import MEMORY_FORMAT
 from consilia.train.input import normalised, sized_planes
 from consilia.train.networks.layers import count_features, logits_and_features
 
-Precision = Literal["float32", "bfloat16"]
+Precision = Literal["float32", "bfloat16", "tfloat32"]
+"""tfloat32: inputs and weights of convolutions are rounded to 10 bits of mantissa (TF32), on GPUs that can."""
 
 Place = tuple[int, int]  # of a network: its member, and its place among the member's networks; both from 0
 
@@ -61,22 +62,31 @@ class ShownImages:
         return self._inputs[preprocessing]
 
 
-Program = Callable[[ShownImages, Known], torch.Tensor]
-"""Images, and what is known of them, to the logits of all networks, float32 (n_networks, n_images, n_classes)."""
+class Program(Protocol):
+    """What computes the logits of all networks."""
+
+    @property
+    def precision(self) -> Precision:
+        """That the next batch is computed in."""
+
+    def __call__(self, shown: ShownImages, known: Known = NOTHING, /) -> torch.Tensor:
+        """Return the logits of images, of which some are known, float32 (n_networks, n_images, n_classes)."""
 
 
 class InTurn:
     """Networks one after the other. In bfloat16 as torch's autocast has it, with weights that are cast only once."""
 
     def __init__(self, networks: Sequence[LoadedNetwork], *, precision: Precision = "float32") -> None:
+        self.precision: Precision = precision
         self._preprocessings = [network.preprocessing for network in networks]
         modules = [network.module for network in networks]
         self._modules = [_with_cast_weights(module) for module in modules] if precision == "bfloat16" else modules
-        self._is_bfloat16 = precision == "bfloat16"
 
     def __call__(self, shown: ShownImages, known: Known = NOTHING) -> torch.Tensor:
         """Return the logits of all networks as a `Program` does; those that are known are not computed."""
-        with torch.autocast(shown.device.type, dtype=torch.bfloat16, enabled=self._is_bfloat16):
+        is_bfloat16, rounds = self.precision == "bfloat16", self.precision == "tfloat32"
+        autocast = torch.autocast(shown.device.type, dtype=torch.bfloat16, enabled=is_bfloat16)
+        with autocast, steady_convolutions(shown.device, rounds=rounds):
             pairs = enumerate(zip(self._modules, self._preprocessings, strict=True))
             logits = [
                 known[position] if position in known else module(shown.inputs(preprocessing))
@@ -111,6 +121,11 @@ class FoldEnsembles:
         self.combination = combination
         self.loaded = load_networks(members, files, device)
         self._program: Program = InTurn(self.loaded)
+
+    @property
+    def precision(self) -> Precision:
+        """That the next batch is computed in."""
+        return self._program.precision
 
     @property
     def n_members(self) -> int:
@@ -204,9 +219,14 @@ class ShownNetwork:
 
 def exact_convolutions(device: torch.device) -> AbstractContextManager[None]:
     """Keep cuDNN from rounding to TF32 and from choosing algorithms by timing: equal input, equal output."""
+    return steady_convolutions(device, rounds=False)
+
+
+def steady_convolutions(device: torch.device, *, rounds: bool) -> AbstractContextManager[None]:
+    """Keep cuDNN from choosing algorithms by timing, and say whether it may round to TF32."""
     if device.type != "cuda":
         return nullcontext()
-    return torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False)
+    return torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=rounds)
 
 
 def _with_cast_weights(module: nn.Module) -> nn.Module:

@@ -12,14 +12,18 @@ from consilia.decision.ood.verdict import STATES
 from consilia.decision.review import Judgements
 from consilia.errors import UserError
 from consilia.metrics.patients import pool_images
+from consilia.predict.networks import Precision
 
 
 class Predictions(Sequence[Prediction]):
     """One prediction an image, in the order of the images."""
 
-    def __init__(self, names: Sequence[str], predictions: Sequence[Prediction]) -> None:
+    def __init__(
+        self, names: Sequence[str], predictions: Sequence[Prediction], *, precision: Precision = "float32"
+    ) -> None:
         """Take names, and predictions or the judgements that they are made of when they are asked for."""
         self.names = tuple(names)  # the image's path, or "image 0" and so on
+        self.precision = precision  # that the networks computed in
         self._predictions = predictions if isinstance(predictions, Judgements) else tuple(predictions)
 
     @overload
@@ -28,7 +32,7 @@ class Predictions(Sequence[Prediction]):
     def __getitem__(self, index: slice) -> "Predictions": ...
     def __getitem__(self, index: int | slice) -> "Prediction | Predictions":
         if isinstance(index, slice):
-            return Predictions(self.names[index], self._predictions[index])
+            return Predictions(self.names[index], self._predictions[index], precision=self.precision)
         return self._predictions[index]
 
     def __len__(self) -> int:
@@ -130,6 +134,7 @@ def combine_patients(predictions: Predictions, patients: Sequence[str]) -> Predi
             )
             for patient, reasons in reviews.items()
         ],
+        precision=predictions.precision,
     )
 
 

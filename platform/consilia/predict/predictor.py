@@ -23,7 +23,7 @@ from consilia.predict.cut import cut_document, is_cut
 from consilia.predict.images import Images, InputBatch, InputImage, OnUnknownKind, stack
 from consilia.predict.networks import FoldEnsembles, Precision
 from consilia.predict.ood import OodDetector
-from consilia.predict.precision import run_in_precision
+from consilia.predict.precision import AskedPrecision, run_in_precision
 from consilia.predict.predictions import Predictions, combine_patients
 from consilia.predict.prefetch import read_ahead, spare_threads
 
@@ -46,12 +46,17 @@ class EnsemblePredictor:
     ood: OodDetector | None = None  # tells unusual images; None: the bundle holds nothing to compare with
     deployed: npt.NDArray[np.float64] | None = None  # prevalence to correct for, (n_classes,); None: as in training
     cut_from: int | None = None  # members of the ensemble that this is a part of; None: it has all its members
-    precision: Precision = "float32"  # that the networks compute in
+    asked: AskedPrecision = "float32"  # precision; `precision` is what came of it
 
     @property
     def classes(self) -> tuple[str, ...]:
         """Names of the classes, in the order of `predict_proba`'s columns."""
         return self.document.classes
+
+    @property
+    def precision(self) -> Precision:
+        """What the networks compute the next batch in; one that was chosen may still give way at the first batch."""
+        return self.networks.precision
 
     @property
     def without_sets(self) -> str:
@@ -90,7 +95,7 @@ class EnsemblePredictor:
         if not parts:
             return Predictions((), ())
         found = Judgements(join([part.columns for part in parts]), parts[0].reviewer)
-        return Predictions(names, found)
+        return Predictions(names, found, precision=self.precision)
 
     def predict_proba(
         self, images: Images, *, batch_size: int = BATCH_SIZE, on_unknown_kind: OnUnknownKind = "refuse"
@@ -188,7 +193,7 @@ class EnsemblePredictor:
             return self
         document, kept = cut_document(self.document, most)
         fewer = self.networks.of_members(kept, document.combination)
-        networks = run_in_precision(fewer, document.calibrator, golden_images(document.reading), self.precision)
+        networks = run_in_precision(fewer, document.calibrator, golden_images(document.reading), self.asked)
         cut_from = self.cut_from or len(self.document.members)
         ood = None  # without its network no image can be compared
         if self.ood is not None and document.gate_network is not None:

@@ -184,7 +184,7 @@ class Study(OpenStudy):
         """
         from consilia.predict.loading import load_predictor
 
-        return load_predictor(self.build(recipe, refit=refit).bundle, device=device)
+        return load_predictor(self.build(recipe, refit=refit).bundle, device=device, precision="auto")
 
     def build(
         self,
@@ -242,7 +242,7 @@ class Study(OpenStudy):
         from consilia.predict.loading import load_predictor
         from consilia.study.combine import find_bundle
 
-        return load_predictor(find_bundle(self, self._name_of(recipe)), device=device)
+        return load_predictor(find_bundle(self, self._name_of(recipe)), device=device, precision="auto")
 
     def evaluate(self, recipe: Recipe | None = None) -> pd.DataFrame:
         """Return what an ensemble is worth, in one row a split, unit and metric, as it was measured when it was built.
@@ -319,9 +319,11 @@ class Study(OpenStudy):
         return {}
 
     def _shown_on_test(self, recipe: str, device: str) -> "Shown":
+        from consilia.predict.loading import load_predictor
+        from consilia.study.combine import find_bundle
         from consilia.study.measure import show_on_test
 
-        predictor = self.predictor(recipe, device=device)
+        predictor = load_predictor(find_bundle(self, recipe), device=device)  # in float32, as it was evaluated
         provenance = predictor.document.provenance
         identity = f"{predictor.document.name} {provenance.created}"
         if identity not in self._shown:
