@@ -138,11 +138,9 @@ def test_batches_are_full_but_for_the_last(n_items, size):
     assert all(len(batch) == size for batch in batches[:-1])
 
 
-def test_decoding_leaves_torch_its_cores_but_has_at_least_one_thread():
-    threads = torch.get_num_threads()
-    try:
-        torch.set_num_threads(1000)
-        assert spare_threads(torch.device("cpu")) == 1
-    finally:
-        torch.set_num_threads(threads)
-    assert 1 <= spare_threads(torch.device("cuda")) <= 8
+@pytest.mark.parametrize(("n_torch", "expected"), [(1, 4), (3, 1), (4, 1), (1000, 1)])
+def test_decoding_leaves_torch_s_threads_their_cores_but_has_at_least_one(monkeypatch, n_torch, expected):
+    monkeypatch.setattr("consilia.predict.prefetch.joblib.cpu_count", lambda: 4)
+    monkeypatch.setattr("consilia.predict.prefetch.torch.get_num_threads", lambda: n_torch)
+    assert spare_threads(torch.device("cpu")) == expected
+    assert spare_threads(torch.device("cuda")) == 3

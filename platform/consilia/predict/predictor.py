@@ -25,7 +25,7 @@ from consilia.predict.networks import FoldEnsembles, Precision
 from consilia.predict.ood import OodDetector
 from consilia.predict.precision import AskedPrecision, run_in_precision
 from consilia.predict.predictions import Predictions, combine_patients
-from consilia.predict.prefetch import read_ahead, spare_threads
+from consilia.predict.prefetch import read_ahead, spare_processes, spare_threads
 
 BATCH_SIZE = 64
 
@@ -214,6 +214,7 @@ class EnsemblePredictor:
             on_unknown_kind=on_unknown_kind,
             with_colour=self.ood is not None and self.ood.asks_for_colour,
             n_threads=spare_threads(self.networks.device),
+            n_processes=spare_processes(self.networks.device),
         )
 
     def predict_store(self, store: ImageStore, rows: Rows, *, batch_size: int = BATCH_SIZE) -> Probabilities:

@@ -1,4 +1,4 @@
-"""Images are decoded by a few threads while the networks run: results in order, a bounded number of them under way."""
+"""Images are decoded while the networks run: results in order, a bounded number of them under way."""
 
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
@@ -12,19 +12,12 @@ import joblib
 import torch
 
 from consilia.bundle.document import BundleDocument
-from consilia.errors import ReaderError
-from consilia.predict.images import (
-    Frame,
-    ImageLike,
-    Images,
-    InputImage,
-    OnUnknownKind,
-    read_input,
-    single_images,
-    split_frames,
-)
+from consilia.predict.decoders import Decoders, Named, Read, Reader
+from consilia.predict.images import Frame, Images, OnUnknownKind, single_images, split_frames
 
 MOST_THREADS = 8  # more decode no faster: the interpreter's own part of decoding is done by one at a time
+FEWEST_PROCESSES = 3  # threads fill as many cores as well
+MOST_IN_CHUNK = 8  # files that a thread or process reads at a time
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -38,12 +31,13 @@ def read_ahead(
     on_unknown_kind: OnUnknownKind,
     with_colour: bool,
     n_threads: int,
-) -> Iterator[list[tuple[str, InputImage | ReaderError]]]:
+    n_processes: int = 0,
+) -> Iterator[list[Read]]:
     """Yield batches of what an ensemble's networks get: each image's name, and the image or its error.
 
-    Files of the next batch are decoded in threads while the caller is busy with this one, so up to `batch_size` of
-    them are taken from an iterable ahead of their turn; with a batch size of 1, and of images in memory, none are.
-    What the iterable raises is raised after the images before it.
+    Files of the next batch are decoded while the caller is busy with this one, so up to `batch_size` of them are taken
+    from an iterable ahead of their turn; with a batch size of 1, and of images in memory, none are. What the iterable
+    raises is raised after the images before it.
 
     Args:
         images: One image or many.
@@ -52,36 +46,25 @@ def read_ahead(
         on_unknown_kind: What becomes of an image of another kind.
         with_colour: Measure the colour that reading as grey takes away; as of `predict.images.read_input`.
         n_threads: At least 1.
+        n_processes: As of `predict.decoders.Decoders`; each takes a thread too.
 
     Raises:
         ReaderError: `images` itself is of no type or shape that images have.
     """
     if batch_size < 1:
         raise ValueError(f"batch_size must be at least 1, but got {batch_size}")
-    reading = document.reading
-
-    def read(named: tuple[str, ImageLike | Frame]) -> tuple[str, InputImage | ReaderError]:
-        name, image = named
-        try:
-            return name, read_input(
-                image,
-                reading,
-                kinds=document.kinds,
-                on_unknown_kind=on_unknown_kind,
-                name=name,
-                with_colour=with_colour,
-            )
-        except ReaderError as error:
-            return name, error
-
-    decoded = work_ahead(
-        split_frames(single_images(images, channels=reading.channels), reading),
-        read,
-        is_slow=lambda named: isinstance(named[1], (str, Path, Frame)),
-        ahead=batch_size if batch_size > 1 else 0,
-        n_threads=n_threads,
-    )
-    yield from in_batches(decoded, batch_size)
+    reading, n_workers = document.reading, max(n_threads, n_processes)
+    reader = Reader(reading=reading, kinds=document.kinds, on_unknown_kind=on_unknown_kind, with_colour=with_colour)
+    length = max(1, min(MOST_IN_CHUNK, batch_size // (2 * n_workers)))
+    with closing(Decoders(reader, n_processes=n_processes, most=length)) as decoders:
+        chunks = work_ahead(
+            _chunks(split_frames(single_images(images, channels=reading.channels), reading), length),
+            lambda chunk: decoders.read(chunk) if _is_slow(chunk[0]) else reader.read(chunk),
+            is_slow=lambda chunk: _is_slow(chunk[0]),
+            ahead=batch_size // length if batch_size > 1 else 0,
+            n_threads=n_workers,
+        )
+        yield from in_batches(_each(chunks), batch_size)
 
 
 def work_ahead(
@@ -143,10 +126,57 @@ def in_batches(results: Generator[Result], size: int) -> Iterator[list[Result]]:
 
 
 def spare_threads(device: torch.device) -> int:
-    """Return how many threads may decode without taking cores from those that torch computes with on `device`."""
+    """Return how many threads may decode without disturbing what torch computes on `device`."""
+    return min(MOST_THREADS, _spare_cores(device))
+
+
+def spare_processes(device: torch.device) -> int:
+    """Return how many processes are worth decoding many files: 0 where threads use all the cores that are spare."""
+    cores = _spare_cores(device)
+    return cores if cores >= FEWEST_PROCESSES else 0
+
+
+def _spare_cores(device: torch.device) -> int:
     cores: int = joblib.cpu_count()
-    busy = torch.get_num_threads() if device.type == "cpu" else 1
-    return min(MOST_THREADS, max(1, cores - busy))
+    if device.type != "cpu":
+        return max(1, cores - 1)  # one keeps the device busy
+    n_threads = torch.get_num_threads()
+    # A single thread waits for no other: decoding may take its share of that core too, or torch would wait for images.
+    return cores if n_threads == 1 else max(1, cores - n_threads)
+
+
+def _is_slow(named: Named) -> bool:
+    """Say whether an image is a file, which is worth a thread."""
+    return isinstance(named[1], (str, Path, Frame))
+
+
+def _chunks(images: Iterator[Named], length: int) -> Iterator[list[Named]]:
+    """Yield files `length` at a time, and images in memory one by one; what `images` raises, after those before it."""
+    chunk: list[Named] = []
+    try:
+        for image in images:
+            if not _is_slow(image):
+                if chunk:
+                    yield chunk
+                    chunk = []
+                yield [image]
+                continue
+            chunk.append(image)
+            if len(chunk) == length:
+                yield chunk
+                chunk = []
+    except Exception:
+        if chunk:
+            yield chunk
+        raise
+    if chunk:
+        yield chunk
+
+
+def _each(chunks: Generator[list[Read]]) -> Generator[Read]:
+    with closing(chunks):
+        for chunk in chunks:
+            yield from chunk
 
 
 class _Source(Generic[Item]):
