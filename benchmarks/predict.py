@@ -9,7 +9,8 @@ bare         the forward passes of all networks on inputs that are ready on the 
 The loops end at logits. They decode with Pillow, resize, and normalise on the device; their workers live through the
 rounds and are started before the clock. Files are PNG, read once before the clock, so they are in the page cache. All
 sides run in turn in one process, in float32 (the loops with torch's defaults, which round convolutions on a GPU to
-TF32; consilia and the bare passes without) or in bfloat16. Memory is the most that a fresh process held resident
+TF32; consilia and the bare passes without) or in bfloat16. "outside" is the share of consilia's time that is spent
+neither in the networks nor waiting for decoded images. Memory is the most that a fresh process held resident
 (VmHWM of Linux); a DataLoader's workers come on top of that.
 
     python benchmarks/predict.py [--quick] [--device cpu|cuda] [--precision float32|bfloat16] [--bundle DIR]
@@ -28,11 +29,13 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from itertools import chain, islice, repeat
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import torch
@@ -41,7 +44,7 @@ from torch.utils.data import DataLoader, Dataset
 
 import consilia
 from consilia.config.network import Preprocessing
-from consilia.predict.networks import InTurn, Precision, ShownImages, exact_convolutions
+from consilia.predict.networks import FoldEnsembles, InTurn, Precision, ShownImages, exact_convolutions
 from consilia.predict.predictor import EnsemblePredictor
 from consilia.train.device import MEMORY_FORMAT
 from consilia.train.input import network_input
@@ -205,6 +208,18 @@ class Contest:
 
         return forward
 
+    def share_outside(self) -> float:
+        """Return the share of a prediction of all files that is neither in the networks nor a wait for images."""
+        inside = Stopwatch()
+        with ExitStack() as patches:
+            for name in ("logits", "logits_and_features"):
+                timed = inside.timed(getattr(FoldEnsembles, name))
+                patches.enter_context(patch.object(FoldEnsembles, name, timed))
+            steps = inside.timed_steps(EnsemblePredictor.read)
+            patches.enter_context(patch.object(EnsemblePredictor, "read", steps))
+            whole = self.time(partial(self.run, "consilia"))
+        return 1 - inside.seconds / whole
+
     def time(self, work: Callable[[], object]) -> float:
         """Return the seconds until the device has done the work."""
         self._wait()
@@ -225,6 +240,43 @@ class Contest:
     def _wait(self) -> None:
         if self._device.type == "cuda":
             torch.cuda.synchronize(self._device)
+
+
+class Stopwatch:
+    """Adds up the seconds that functions take."""
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+
+    def timed(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """Return the function, watched."""
+
+        def watched(*arguments: Any, **options: Any) -> Any:
+            with self.running():
+                return function(*arguments, **options)
+
+        return watched
+
+    def timed_steps(self, function: Callable[..., Iterator[Any]]) -> Callable[..., Iterator[Any]]:
+        """Return a function that yields what this one does; the time until each is yielded counts."""
+
+        def watched(*arguments: Any, **options: Any) -> Iterator[Any]:
+            steps, end = function(*arguments, **options), object()
+            while True:
+                with self.running():
+                    step = next(steps, end)
+                if step is end:
+                    return
+                yield step
+
+        return watched
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        """Count the time that passes inside."""
+        started = time.perf_counter()
+        yield
+        self.seconds += time.perf_counter() - started
 
 
 def shown(images: torch.Tensor, settings: Preprocessing) -> torch.Tensor:
@@ -251,11 +303,14 @@ def measure(
         tell(f"{case.architecture} {case.side} px: warming up {side}")
         gpu_memory[side] = contest.gpu_mebibytes(work)  # and warm up
     seconds: dict[str, list[float]] = {side: [] for side in works}
+    outside: list[float] = []
     for _ in range(n_rounds):
         for side, work in works.items():
             seconds[side].append(contest.time(work))
+        outside.append(contest.share_outside())
     return {
         **asdict(case),
+        "share_outside": statistics.median(outside),
         "images_per_second": {side: case.n_images / statistics.median(values) for side, values in seconds.items()},
         "gpu_memory_mib": gpu_memory,
         **{name: ratio(seconds[other], seconds[side]) for name, (other, side) in RATIOS.items()},
@@ -322,6 +377,7 @@ def row_of(each: dict[str, Any]) -> list[str]:
         "{architecture} {side} px, {n_members} members, {n_folds} folds, batch {batch_size}".format(**each),
         *(f"{each['images_per_second'][side]:,.0f}" for side in SIDES),
         *(f"{each[key]:.2f}" for key in RATIOS),
+        f"{each['share_outside']:.1%}",
     ]
 
 
@@ -330,8 +386,7 @@ def report(
 ) -> None:
     rows = [row_of(each) for each in measured]
     rows += [
-        [f"memory of {name}", *[""] * (len(SIDES) + len(RATIOS) - 1), f"{value:,.0f} MiB"]
-        for name, value in memory.items()
+        [f"memory of {name}", *[""] * (len(SIDES) + len(RATIOS)), f"{value:,.0f} MiB"] for name, value in memory.items()
     ]
     device = torch.cuda.get_device_name() if arguments.device == "cuda" else "CPU"
     print_figures(
