@@ -138,11 +138,8 @@ def spare_processes(device: torch.device) -> int:
 
 def _spare_cores(device: torch.device) -> int:
     cores: int = joblib.cpu_count()
-    if device.type != "cpu":
-        return max(1, cores - 1)  # one keeps the device busy
-    n_threads = torch.get_num_threads()
-    # A single thread waits for no other: decoding may take its share of that core too, or torch would wait for images.
-    return cores if n_threads == 1 else max(1, cores - n_threads)
+    busy = torch.get_num_threads() if device.type == "cpu" else 1
+    return max(1, cores - busy)
 
 
 def _is_slow(named: Named) -> bool:
