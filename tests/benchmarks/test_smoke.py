@@ -42,6 +42,14 @@ def test_startup_prints_the_seconds_of_both_sides_and_what_runs_beside_the_worke
 
 
 @pytest.mark.ray
+def test_gpu_search_prints_what_its_slots_did(short_tmp: Path):
+    figures = run("gpu_search.py", ray_folder=short_tmp)
+    assert 0 < figures["first_batch_s"] < figures["seconds"]
+    assert 0 < figures["training_share"] <= figures["training_share_after_start_up"] <= 1
+    assert figures["images_per_s"] > 0
+
+
+@pytest.mark.ray
 @pytest.mark.timeout(900)
 def test_chaos_kills_and_finds_the_result_equal(short_tmp: Path):
     figures = run("chaos.py", "--minutes=0.4", ray_folder=short_tmp, timeout=880)
@@ -72,6 +80,14 @@ def test_duplicates_prints_growth_memory_and_what_was_found(tmp_path: Path):
     assert figures["pictures_ratio"] == pytest.approx(figures["pictures_large_s"] / figures["pictures_small_s"])
     assert figures["exact_found"] == 1.0
     assert (figures["crowd_large_groups"], figures["black_large_groups"]) == (1, 1500)
+
+
+def test_steps_prints_each_networks_speeds_and_groups(tmp_path: Path):
+    figures = run("steps.py", ray_folder=tmp_path)
+    assert [case["architecture"] for case in figures["cases"]] == ["test_resnet", "resnet18"]
+    for case in figures["cases"]:
+        assert min(case["eager"], case["scoring"]) > 0
+        assert case["optimiser_groups"] <= 8
 
 
 def test_input_path_prints_all_sides_and_their_ratios(tmp_path: Path):
