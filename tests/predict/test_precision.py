@@ -234,7 +234,7 @@ def test_a_device_that_is_made_for_less_than_float32_uses_it_and_the_result_says
     assert consilia.load(built_bundle, device="cpu").with_members(1).precision == "bfloat16"
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA GPU")
+@pytest.mark.gpu
 def test_a_gpu_predicts_in_less_than_float32_and_near_what_a_cpu_does(built_bundle, predictor, images):
     found = consilia.load(built_bundle, device="cuda")
     assert found.precision in ("bfloat16", "tfloat32")
