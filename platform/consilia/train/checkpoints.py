@@ -34,6 +34,7 @@ class Checkpoints:
         Raises:
             DiskFullError: There is no room; the one before stays on the disk.
         """
+        self._kept = None  # before there is another: a GPU has room for one
         self._kept = copy.deepcopy(state)
         if self._clock() >= self._next:
             self.write()

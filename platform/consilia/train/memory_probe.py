@@ -1,5 +1,6 @@
 """How much memory a training step takes: measured on synthetic images, with everything that training itself uses."""
 
+import copy
 import re
 import resource
 import sys
@@ -25,7 +26,7 @@ from consilia.train.warp import draw_warps
 
 _MEASURED = 3  # steps at most
 _NEAR = 0.5  # of the largest estimate; on a CPU, estimates are right within about a tenth
-_COPIES = 5  # of each weight: itself, its gradient, AdamW's two moments, its average
+_COPIES = 9  # of each weight: itself, its gradient, AdamW's moments, its average; once more for the next checkpoint
 
 
 def measure_step(case: StepCase, device: torch.device) -> StepMemory:
@@ -51,7 +52,7 @@ def measure_step(case: StepCase, device: torch.device) -> StepMemory:
     images = MappedImages(pixels, device)
     # Data-parallel training gathers every gradient in buckets of its own.
     buckets = [torch.empty_like(each) for each in model.parameters()] if case.n_workers > 1 else []
-    is_captured = _train_steps(case, model, average, images, device)
+    step, kept = _train_steps(case, model, average, images, device)
     n_scored = scoring_batch(case.batch_size, device)
     predict_logits(
         average.module,
@@ -60,8 +61,9 @@ def measure_step(case: StepCase, device: torch.device) -> StepMemory:
         preprocessing=case.preprocessing,
         batch_size=n_scored,
     )
-    del buckets
-    return _read_memory(case, device).model_copy(update={"is_captured": is_captured})
+    found = _read_memory(case, device).model_copy(update={"is_captured": step.is_captured})
+    del buckets, step, kept  # a fold holds all of it while it scores, too
+    return found
 
 
 def most_demanding(cases: Sequence[StepCase]) -> tuple[StepCase, ...]:
@@ -104,8 +106,8 @@ def network_bytes(spec: ModelSpec) -> int:
 
 def _train_steps(
     case: StepCase, model: nn.Module, average: WeightAverage, images: Images, device: torch.device
-) -> bool:
-    """Take a step for each of two batches; say whether they were captured, as they are on a GPU that can."""
+) -> tuple[Step, object]:
+    """Take a step for each of two batches, captured on a GPU that can; return the step, and the state that it keeps."""
     options, rng = case.hyperparameters, np.random.default_rng(0)
     rows = np.arange(case.batch_size)
     parts = [rows[:2] if device.type == "cpu" else rows, rows]
@@ -129,7 +131,9 @@ def _train_steps(
             present = slice(0, len(part))
             taken = Batch(batch, warps[present] if options.augmentation else None, one_hot[present], settings)
             step(taken, n_own=len(part))
-    return step.is_captured
+            # As `Checkpoints` keeps it: from the first epoch on, each step meets a copy.
+            kept = copy.deepcopy([each.state_dict() for each in (model, average.module, optimiser)])
+    return step, kept
 
 
 def _read_memory(case: StepCase, device: torch.device) -> StepMemory:
