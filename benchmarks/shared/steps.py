@@ -45,7 +45,7 @@ class Training:
         spec = ModelSpec(architecture=Architecture(timm=network.architecture), n_classes=N_CLASSES, channels=1)
         self.model: nn.Module = build_model(spec).to(device)
         self.model.to(memory_format=MEMORY_FORMAT).train()
-        self.average = WeightAverage(self.model, steps_per_epoch=100)
+        self.average = WeightAverage(self.model)
         self.optimiser = make_optimiser(self.model, options)
         self._step = Step(
             model=self.model,

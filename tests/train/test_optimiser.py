@@ -1,5 +1,6 @@
 import copy
 import statistics
+from functools import partial
 from itertools import pairwise
 
 import pytest
@@ -10,7 +11,14 @@ from torch.optim.swa_utils import AveragedModel
 from consilia.config.network import ModelSpec
 from consilia.config.space import Architecture, Hyperparameters
 from consilia.train.networks.factory import build_model
-from consilia.train.optimiser import WeightAverage, layer_scales, lr_factor, parameter_groups, restore_optimiser
+from consilia.train.optimiser import (
+    WeightAverage,
+    average_decay,
+    layer_scales,
+    lr_factor,
+    parameter_groups,
+    restore_optimiser,
+)
 
 OPTIONS = Hyperparameters(
     architecture="densenet121", lr=1e-3, smallest_layer_lr=0.3, head_lr_factor=3.0, weight_decay=0.02
@@ -122,13 +130,14 @@ def network() -> nn.Module:
 @pytest.mark.parametrize("numbers", [True, False])
 def test_the_average_equals_torchs_averaged_model_with_the_same_decays(numbers: bool):
     model = network()
-    ours = WeightAverage(model, steps_per_epoch=5)
+    ours = WeightAverage(model)
+    decay = partial(average_decay, steps_per_epoch=5)
     taken = 0
 
     def lerp(averaged, current, _):
         for mine, theirs in zip(averaged, current, strict=True):
             if mine.is_floating_point():
-                mine.lerp_(theirs, 1 - ours.decay(taken))
+                mine.lerp_(theirs, 1 - decay(taken))
             else:
                 mine.copy_(theirs)
 
@@ -139,7 +148,7 @@ def test_the_average_equals_torchs_averaged_model_with_the_same_decays(numbers: 
         optimiser.zero_grad()
         model(torch.randn(8, 1, 8, 8)).pow(2).mean().backward()
         optimiser.step()
-        ours.update(1 - ours.decay(taken) if numbers else torch.tensor(1 - ours.decay(taken)))
+        ours.update(1 - decay(taken) if numbers else torch.tensor(1 - decay(taken)))
         theirs.update_parameters(model)
     ours.copy_counts()
     for name, tensor in theirs.module.state_dict().items():
@@ -149,18 +158,17 @@ def test_the_average_equals_torchs_averaged_model_with_the_same_decays(numbers: 
 
 def test_a_short_training_forgets_its_random_first_weights():
     model = network()
-    average = WeightAverage(model, steps_per_epoch=50)
+    average = WeightAverage(model)
     first = copy.deepcopy(average.module[3].weight)
     with torch.no_grad():
         model[3].weight.fill_(1.0)
     for step in range(100):
-        average.update(1 - average.decay(step))
+        average.update(1 - average_decay(step, steps_per_epoch=50))
     left = (average.module[3].weight - 1).abs().max() / (first - 1).abs().max()
     assert left < 1e-6
 
 
 def test_the_horizon_is_an_epoch_once_the_training_is_long_enough():
-    average = WeightAverage(network(), steps_per_epoch=49)
-    assert average.decay(10**6) == 1 - 1 / 50
-    decays = [average.decay(step) for step in range(1000)]
+    assert average_decay(10**6, steps_per_epoch=49) == 1 - 1 / 50
+    decays = [average_decay(step, steps_per_epoch=49) for step in range(1000)]
     assert decays == sorted(decays)

@@ -3,17 +3,20 @@
 import logging
 from collections.abc import Callable
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from consilia.config.augmentation import POLICIES
 from consilia.config.network import ModelSpec, Preprocessing
 from consilia.config.space import Architecture, Hyperparameters
-from consilia.train import step
+from consilia.train import fold, loop, step
 from consilia.train.batches import open_images
+from consilia.train.cross_validation import cross_validate
 from consilia.train.fold import open_fold
 from consilia.train.job import make_job
 from consilia.train.loop import train_epoch
@@ -22,6 +25,7 @@ from consilia.train.networks.factory import build_model
 from consilia.train.optimiser import WeightAverage, make_optimiser
 from consilia.train.step import Batch, Capture, Step
 from consilia.train.warp import draw_warps
+from recorded import Recorded
 
 SIDE = 16
 SPEC = ModelSpec(
@@ -59,7 +63,7 @@ class Training:
         torch.manual_seed(1)
         self.device = torch.device(device)
         self.model = build_model(SPEC).to(self.device, memory_format=torch.channels_last).train()
-        self.average = WeightAverage(self.model, steps_per_epoch=10)
+        self.average = WeightAverage(self.model)
         self.optimiser = make_optimiser(self.model, OPTIONS)
         self.step = Step(
             model=self.model,
@@ -107,10 +111,10 @@ def assert_equal(one: Training, other: Training) -> None:
 
 
 def test_200_captured_steps_change_what_eager_ones_change_bit_for_bit():
-    eager, captured = Training(), Training(capture=(played := Played()), often=(7, 8))
+    eager, captured = Training(), Training(capture=(recorded := Recorded()), often=(7, 8))
     losses = eager.train(200)
     assert captured.train(200) == losses
-    assert (played.n_recorded, played.n_replays) == (2, 200)
+    assert (recorded.n_recorded, recorded.n_replays) == (2, 200)
     assert_equal(eager, captured)
     assert all(one != other for one, other in pairwise(losses))
 
@@ -172,6 +176,46 @@ def test_an_epoch_reads_nothing_back_but_the_loss_now_and_then(make_context, mak
         assert train_epoch(job, state, images, epoch=1, stopped=lambda: False) is not None
     assert len(job.batches) > 2
     assert read_backs.n == 1
+
+
+@pytest.fixture
+def on_the_device(monkeypatch: pytest.MonkeyPatch):
+    """Let a CPU's settings lie in tensors, as a GPU's do, and batches be worth a capture from the first on."""
+    settings = loop._settings
+    monkeypatch.setattr(loop, "_settings", lambda *given: torch.tensor(settings(*given)).unbind())
+    monkeypatch.setattr(fold, "_WORTH_CAPTURING", 1)
+
+
+@pytest.mark.usefixtures("on_the_device")
+def test_one_capture_serves_all_folds_of_a_trial_and_each_fold_begins_anew(
+    monkeypatch: pytest.MonkeyPatch, make_context, make_task, tmp_path
+):
+    task = make_task(mixup=0.3, head_dropout=0.2, imbalance="logit_adjustment", smallest_layer_lr=0.3)
+
+    def train(name: str, make_capture: Callable[[torch.device], Capture | None]) -> Path:
+        monkeypatch.setattr(step, "capture_for", make_capture)
+        context = make_context(epochs=2, trials=tmp_path / name)
+        assert cross_validate(task, context, report=[].append, stopped=lambda: False).state == "finished"
+        return context.trial(0).root
+
+    made: list[Recorded] = []
+
+    def record(device: torch.device) -> Recorded:
+        made.append(Recorded())
+        return made[-1]
+
+    eager, captured = train("eager", lambda device: None), train("captured", record)
+    (recorded,) = made  # for one fold after the other
+    sizes, n_steps = set(), 0
+    context = make_context()
+    for number in range(context.folds.k):
+        parts = [part.stop - part.start for part in make_job(task, number, context).batches]
+        sizes |= set(parts)
+        n_steps += 2 * len(parts)
+    assert (recorded.n_recorded, recorded.n_replays) == (len(sizes), n_steps)
+    for number in range(context.folds.k):
+        weights = [load_file(trial / f"fold-{number}" / "weights.safetensors") for trial in (eager, captured)]
+        assert [name for name in weights[0] if not torch.equal(weights[0][name], weights[1][name])] == []
 
 
 @pytest.mark.gpu

@@ -9,6 +9,7 @@ from consilia.train.context import TrainingContext
 from consilia.train.device import resolve_device
 from consilia.train.distributed import ALONE, Group
 from consilia.train.ending import Attempt
+from consilia.train.fold import FoldState, open_fold
 from consilia.train.job import FoldJob, make_job
 from consilia.train.loop import Report, Stopped, train_fold
 from consilia.train.tables import read_history
@@ -48,15 +49,19 @@ def cross_validate(
 def _train_folds(trial: Attempt, report: Report, stopped: Stopped) -> TrialOutcome:
     context, group = trial.context, trial.group
     images = group.agree(lambda: open_images(context.store, resolve_device(context.device)))
+    state: FoldState | None = None  # whose step is captured, for the next fold
     for fold in range(context.folds.k):
         job = group.agree(partial(make_job, trial.task, fold, context, group=group))
         result = group.from_leader(partial(_repeat_result, job, report))
         if result is not None:
             trial.earlier_seconds += result.seconds
         else:
-            result = train_fold(job, images, report=report, stopped=stopped)
+            state = open_fold(job, earlier=state)
+            result = train_fold(job, state, images, report=report, stopped=stopped)
             if result is None:
                 return trial.end("stopped", f"stopped in {job.title}")
+            if not state.step.is_captured:
+                state = None  # frees its memory before the next fold's is taken
         trial.results.append(result)
     return trial.end("finished")
 

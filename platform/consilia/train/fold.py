@@ -1,7 +1,7 @@
 """One fold of one trial, or its refit: the state while it is trained, and the fold's files at the end."""
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -18,7 +18,7 @@ from consilia.train.job import FoldJob
 from consilia.train.network_files import UnusableCheckpointError, load_checkpoint, write_weights
 from consilia.train.networks.factory import build_model
 from consilia.train.networks.pretrained import build_pretrained
-from consilia.train.optimiser import WeightAverage, make_optimiser, restore_optimiser
+from consilia.train.optimiser import WeightAverage, forget_moments, make_optimiser, restore_optimiser
 from consilia.train.seeds import Purpose, seed_torch
 from consilia.train.step import Step
 from consilia.train.tables import HistoryRow, write_history, write_out_of_fold
@@ -39,13 +39,21 @@ class FoldState:
     note: str = ""  # why the fold starts again although it had a checkpoint; for the next report
 
 
-def open_fold(job: FoldJob) -> FoldState:
-    """Return the state to train on from: the checkpoint's if it can be used, else the start."""
+def open_fold(job: FoldJob, *, earlier: FoldState | None = None) -> FoldState:
+    """Return the state to train on from: the checkpoint's if it can be used, else the start.
+
+    Args:
+        job: What is to be trained.
+        earlier: Of a finished fold of the same trial, whose captured step is to be replayed: the start is written over
+            it, so that it is nobody else's any more.
+    """
     checkpoint, note = job.group.from_leader(lambda: _read_checkpoint(job))
-    model = job.group.agree(lambda: _build(job, has_checkpoint=checkpoint is not None))
+    if earlier is not None and checkpoint is None:
+        return _begin_again(job, earlier, note)
+    model = job.group.agree(lambda: _move(_build(job, has_checkpoint=checkpoint is not None), job.device))
     with job.group.lockstep():
         job.group.prepare(model)
-        average = WeightAverage(model, steps_per_epoch=len(job.batches))
+        average = WeightAverage(model)
         optimiser = make_optimiser(model, job.task.hyperparameters)
         if checkpoint is not None:
             model.load_state_dict(checkpoint["model"])
@@ -61,7 +69,7 @@ def open_fold(job: FoldJob) -> FoldState:
             precision=job.context.training.precision,
             mixes=job.task.hyperparameters.mixup > 0,
             group=job.group,
-            often=_frequent_sizes(job, n_epochs=job.context.training.epochs - len(history)),
+            often=_frequent_sizes(job, n_done=len(history)),
         )
         return FoldState(
             model=model,
@@ -74,8 +82,25 @@ def open_fold(job: FoldJob) -> FoldState:
         )
 
 
-def _frequent_sizes(job: FoldJob, *, n_epochs: int) -> set[int]:
-    """Return the sizes of batches of which enough are to come for a capture to be worth its steps."""
+def _begin_again(job: FoldJob, earlier: FoldState, note: str) -> FoldState:
+    """Write a fold's start over another's end, where a captured step finds it."""
+    weights = _build(job, has_checkpoint=False).state_dict()
+    earlier.model.load_state_dict(weights)
+    earlier.average.module.load_state_dict(weights)
+    forget_moments(earlier.optimiser)
+    earlier.step.begin_again(loss=job.loss, preprocessing=job.preprocessing, often=_frequent_sizes(job))
+    return replace(earlier, checkpoints=Checkpoints(job.folder.checkpoint), history=[], note=note)
+
+
+def _frequent_sizes(job: FoldJob, *, n_done: int = 0) -> set[int]:
+    """Return the sizes of batches of which enough are to come, in this fold and the next, for a capture to pay.
+
+    Args:
+        job: The fold.
+        n_done: Epochs of it that are done.
+    """
+    n_folds_after = 0 if job.is_refit else job.context.folds.k - job.fold - 1
+    n_epochs = job.context.training.epochs * (n_folds_after + 1) - n_done
     counts = Counter(part.stop - part.start for part in job.share.batches)
     return {size for size, n in counts.items() if n * n_epochs >= _WORTH_CAPTURING}
 
@@ -92,8 +117,11 @@ def _build(job: FoldJob, *, has_checkpoint: bool) -> nn.Module:
     seed_torch(job.context.seed, fold=job.stream, epoch=0, purpose=Purpose.WEIGHTS)
     weights = job.context.weights
     is_pretrained = weights.is_pretrained and not has_checkpoint
-    model = build_pretrained(job.spec, weights) if is_pretrained else build_model(job.spec)
-    return model.to(job.device, memory_format=MEMORY_FORMAT)  # type: ignore[call-overload,no-any-return] # torch's stub lacks it
+    return build_pretrained(job.spec, weights) if is_pretrained else build_model(job.spec)
+
+
+def _move(model: nn.Module, device: torch.device) -> nn.Module:
+    return model.to(device, memory_format=MEMORY_FORMAT)  # type: ignore[call-overload,no-any-return] # torch's stub lacks it
 
 
 def store_state(job: FoldJob, state: FoldState) -> None:

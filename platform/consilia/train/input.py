@@ -1,6 +1,7 @@
 """From stored bytes to what the network sees; prediction goes the same way."""
 
 from functools import lru_cache
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -8,6 +9,13 @@ import torch.nn.functional as F
 from consilia.config.network import Preprocessing
 
 ANTIALIAS_ABOVE = 1.5  # stored side over image side; below it bilinear interpolation skips no pixel
+
+
+class ChannelConstants(NamedTuple):
+    """What images are normalised by, each (1, channels, 1, 1)."""
+
+    mean: torch.Tensor
+    std: torch.Tensor
 
 
 def network_input(images: torch.Tensor, preprocessing: Preprocessing) -> torch.Tensor:
@@ -32,16 +40,18 @@ def sized_planes(images: torch.Tensor, preprocessing: Preprocessing) -> torch.Te
     return planes
 
 
-def normalised(planes: torch.Tensor, preprocessing: Preprocessing) -> torch.Tensor:
-    """Return planes of `sized_planes` as the network of this preprocessing takes them, of the same shape."""
-    shift, scale = normalisation(preprocessing, planes)
-    return torch.addcmul(shift, planes, scale)
+def normalised(
+    planes: torch.Tensor, preprocessing: Preprocessing, constants: ChannelConstants | None = None
+) -> torch.Tensor:
+    """Return planes of `sized_planes` as the network of this preprocessing takes them, of the same shape.
 
-
-def normalisation(preprocessing: Preprocessing, like: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return shift and scale as (1, channels, 1, 1): network input is shift + scale * planes."""
-    mean, std = channel_constants(preprocessing, like)
-    return -mean / std, 1 / (255 * std)
+    Args:
+        planes: Of `sized_planes`.
+        preprocessing: Of the network.
+        constants: Those of the preprocessing, where the caller holds them.
+    """
+    mean, std = constants or channel_constants(preprocessing, planes.device)
+    return torch.addcmul(-mean / std, planes, 1 / (255 * std))
 
 
 def resized_planes(images: torch.Tensor, preprocessing: Preprocessing) -> torch.Tensor:
@@ -57,16 +67,14 @@ def resized_planes(images: torch.Tensor, preprocessing: Preprocessing) -> torch.
     return planes
 
 
-def channel_constants(preprocessing: Preprocessing, like: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return mean and std as (1, channels, 1, 1) on the device of `like`."""
-    return _constants(preprocessing.mean, preprocessing.std, like.device)
+def channel_constants(preprocessing: Preprocessing, device: torch.device) -> ChannelConstants:
+    """Return what the preprocessing normalises by, on the device; shared, so nobody may change it."""
+    return _constants(preprocessing.mean, preprocessing.std, device)
 
 
 @lru_cache(maxsize=64)
-def _constants(
-    mean: tuple[float, ...], std: tuple[float, ...], device: torch.device
-) -> tuple[torch.Tensor, torch.Tensor]:
+def _constants(mean: tuple[float, ...], std: tuple[float, ...], device: torch.device) -> ChannelConstants:
     """Cached: copying them to a GPU for each batch would wait for the batch before it."""
     with torch.inference_mode(mode=False):  # scoring may ask first, and training uses them later
         both = torch.tensor([mean, std], dtype=torch.float32, device=device).view(2, 1, -1, 1, 1)
-    return both[0], both[1]
+    return ChannelConstants(mean=both[0], std=both[1])

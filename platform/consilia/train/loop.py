@@ -13,11 +13,11 @@ import torch
 from consilia.config.records import EpochReport, FoldResult, Logits, Rows
 from consilia.train.batches import Images
 from consilia.train.faults import TrainingError
-from consilia.train.fold import FoldState, finish_fold, open_fold, score_epoch, store_state
+from consilia.train.fold import FoldState, finish_fold, score_epoch, store_state
 from consilia.train.inference import predict_logits, scoring_batch
 from consilia.train.job import FoldJob
 from consilia.train.losses import partners_shares
-from consilia.train.optimiser import lr_factor
+from consilia.train.optimiser import average_decay, lr_factor
 from consilia.train.order import epoch_order, evaluation_shard, sqrt_sampled_order
 from consilia.train.seeds import Purpose, generator, seed_torch
 from consilia.train.step import Batch, Settings
@@ -30,8 +30,10 @@ Stopped = Callable[[], bool]
 _STEPS_BETWEEN_CHECKS = 20  # of the loss; each check makes a GPU wait
 
 
-def train_fold(job: FoldJob, images: Images, *, report: Report, stopped: Stopped) -> FoldResult | None:
-    """Train from the last checkpoint, or from the start, to the last epoch; then write the fold's files.
+def train_fold(
+    job: FoldJob, state: FoldState, images: Images, *, report: Report, stopped: Stopped
+) -> FoldResult | None:
+    """Train from the last complete epoch to the last one; then write the fold's files.
 
     After each epoch the averaged weights are scored on the validation fold, the state is saved and the epoch
     is reported. Epochs that the checkpoint already holds are reported again, in order. The fold's score is
@@ -39,6 +41,7 @@ def train_fold(job: FoldJob, images: Images, *, report: Report, stopped: Stopped
 
     Args:
         job: The fold; of several workers each has its own, and all call this together.
+        state: Of `open_fold`.
         images: The store's, on the job's device.
         report: Called after each epoch; with the FoldResult after the last. Of several workers, in the first alone.
         stopped: Polled between batches. It is called during the validation too, where its answer does not count.
@@ -51,7 +54,6 @@ def train_fold(job: FoldJob, images: Images, *, report: Report, stopped: Stopped
         DiskFullError: A file could not be written.
         GroupLost: One of several workers failed alone.
     """
-    state = open_fold(job)
     with state.checkpoints.written_on_error():
         return _train_epochs(job, state, images, report=report, stopped=stopped)
 
@@ -199,7 +201,8 @@ def _settings(job: FoldJob, state: FoldState, epoch: int, mixup: np.random.Gener
         lr = learning_rate(job, step)
         own = share.n_own[number] / share.n_whole[number]
         rates = [lr * group["scale"] for group in state.optimiser.param_groups]
-        settings.append([1 - state.average.decay(step), partners[number], own, *rates])
+        news = 1 - average_decay(step, steps_per_epoch=n)
+        settings.append([news, partners[number], own, *rates])
     return settings if job.device.type == "cpu" else torch.tensor(settings, device=job.device).unbind()
 
 

@@ -4,7 +4,7 @@ Sources: Zhang et al., mixup, ICLR 2018; Szegedy et al., CVPR 2016 (label smooth
 learning via logit adjustment, ICLR 2021, equation 10; Lin et al., Focal loss, ICCV 2017.
 """
 
-from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -14,10 +14,29 @@ import torch.nn.functional as F
 from consilia.config.space import Hyperparameters
 from consilia.errors import DataError
 
-Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
-"""(logits (b, c), targets (b, c) whose rows sum to 1) to the mean over the batch."""
-
 FOCAL_GAMMA = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class Loss:
+    """Of logits (b, c) and targets (b, c) whose rows sum to 1: the mean over the batch."""
+
+    is_focal: bool
+    smoothing: float
+    shift: torch.Tensor | None = None  # (c,), which is added to logits: the classes' priors among the training images
+
+    def __call__(self, logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        """Return the loss."""
+        if self.is_focal:
+            return focal_loss(logits, smooth(targets, self.smoothing))
+        if self.shift is not None:
+            logits = logits + self.shift
+        return F.cross_entropy(logits, targets, label_smoothing=self.smoothing)
+
+    def become(self, other: "Loss") -> None:
+        """Take over what training images decide, in place, from the same configuration's loss of others."""
+        if self.shift is not None and other.shift is not None:
+            self.shift.copy_(other.shift)
 
 
 def make_loss(hyperparameters: Hyperparameters, class_counts: npt.NDArray[np.int64], device: torch.device) -> Loss:
@@ -31,17 +50,14 @@ def make_loss(hyperparameters: Hyperparameters, class_counts: npt.NDArray[np.int
     Raises:
         DataError: A class without training images, whose prior is then unknown.
     """
-    smoothing = hyperparameters.label_smoothing
-    if hyperparameters.imbalance == "focal":
-        return lambda logits, targets: focal_loss(logits, smooth(targets, smoothing))
-    if hyperparameters.imbalance == "logit_adjustment":
-        if (class_counts == 0).any():
-            missing = np.flatnonzero(class_counts == 0).tolist()
-            raise DataError(f"Logit adjustment needs training images of every class, but classes {missing} have none.")
-        prior = torch.from_numpy(class_counts / class_counts.sum()).float().to(device)
-        shift = hyperparameters.tau * prior.log()
-        return lambda logits, targets: F.cross_entropy(logits + shift, targets, label_smoothing=smoothing)
-    return lambda logits, targets: F.cross_entropy(logits, targets, label_smoothing=smoothing)
+    imbalance, smoothing = hyperparameters.imbalance, hyperparameters.label_smoothing
+    if imbalance != "logit_adjustment":
+        return Loss(is_focal=imbalance == "focal", smoothing=smoothing)
+    if (class_counts == 0).any():
+        missing = np.flatnonzero(class_counts == 0).tolist()
+        raise DataError(f"Logit adjustment needs training images of every class, but classes {missing} have none.")
+    prior = torch.from_numpy(class_counts / class_counts.sum()).float().to(device)
+    return Loss(is_focal=False, smoothing=smoothing, shift=hyperparameters.tau * prior.log())
 
 
 def focal_loss(logits: torch.Tensor, targets: torch.Tensor, *, gamma: float = FOCAL_GAMMA) -> torch.Tensor:

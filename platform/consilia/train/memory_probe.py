@@ -46,7 +46,7 @@ def measure_step(case: StepCase, device: torch.device) -> StepMemory:
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats(device)
     model = build_model(case.spec).to(device, memory_format=MEMORY_FORMAT)  # type: ignore[call-overload] # torch's stub lacks it
-    average = WeightAverage(model, steps_per_epoch=2)
+    average = WeightAverage(model)
     size, channels = case.preprocessing.size, case.preprocessing.channels
     pixels = np.random.default_rng(0).integers(0, 256, (case.batch_size, size, size, channels), dtype=np.uint8)
     images = MappedImages(pixels, device)

@@ -40,6 +40,13 @@ def restore_optimiser(optimiser: torch.optim.Optimizer, stored: dict[str, Any]) 
     optimiser.load_state_dict(stored | {"param_groups": optimiser.state_dict()["param_groups"]})
 
 
+def forget_moments(optimiser: torch.optim.Optimizer) -> None:
+    """Begin anew, in the same tensors: AdamW begins with zeros."""
+    for state in optimiser.state.values():
+        for value in state.values():
+            value.zero_()
+
+
 def parameter_groups(model: nn.Module, hyperparameters: Hyperparameters) -> list[dict[str, Any]]:
     """Group the parameters by learning-rate scale and weight decay: at most eight groups.
 
@@ -93,31 +100,34 @@ def lr_factor(step: int, *, n_steps: int, warmup: float) -> float:
     return 0.5 * (1 + math.cos(math.pi * progress))
 
 
+def average_decay(step: int, *, steps_per_epoch: int) -> float:
+    """Return the share that the average of the weights keeps at `step` 0, 1, ...
+
+    It covers about one epoch, and at the beginning about the last ninth of the steps taken: with a fixed decay a short
+    training would keep its random first weights in the average.
+    """
+    return min(1 - 1 / (steps_per_epoch + 1), (1 + step) / (10 + step))
+
+
 class WeightAverage:
     """Exponential moving average of a network's parameters and buffers, BatchNorm's statistics included.
 
-    It covers about one epoch, and at the beginning about the last ninth of the steps taken: with a fixed decay a short
-    training would keep its random first weights in the average. Like torch.optim.swa_utils.AveragedModel with
+    Like torch.optim.swa_utils.AveragedModel with
     use_buffers, at a tenth of its cost for small networks: the pairs of tensors are found once, and a step is one fused
     operation.
     """
 
-    def __init__(self, model: nn.Module, *, steps_per_epoch: int) -> None:
+    def __init__(self, model: nn.Module) -> None:
         self.module = copy.deepcopy(model).eval().requires_grad_(False)
-        self._largest_decay = 1 - 1 / (steps_per_epoch + 1)
         pairs = list(zip(_tensors(self.module), _tensors(model), strict=True))
         floats = [(mine, theirs) for mine, theirs in pairs if mine.is_floating_point()]
         self._counts = [(mine, theirs) for mine, theirs in pairs if not mine.is_floating_point()]
         self._averages = [mine for mine, _ in floats]
         self._current = [theirs for _, theirs in floats]
 
-    def decay(self, step: int) -> float:
-        """Return the share that the average keeps at `step` 0, 1, ..."""
-        return min(self._largest_decay, (1 + step) / (10 + step))
-
     @torch.no_grad()
     def update(self, news: float | torch.Tensor) -> None:
-        """Move by the share `news`, 1 - `decay(step)`, towards the model's tensors as they are after a step.
+        """Move by the share `news`, 1 - `average_decay`, towards the model's tensors as they are after a step.
 
         Args:
             news: As a number, or on the tensors' device.

@@ -16,7 +16,7 @@ from torch import nn
 from consilia.config.network import Preprocessing
 from consilia.train.device import MEMORY_FORMAT, Precision, autocast
 from consilia.train.distributed import ALONE, Group
-from consilia.train.input import channel_constants
+from consilia.train.input import ChannelConstants, channel_constants
 from consilia.train.losses import Loss, mix
 from consilia.train.optimiser import WeightAverage
 from consilia.train.warp import Warps, training_input
@@ -89,17 +89,16 @@ class Step:
         capture: Capture | None = None,
     ) -> None:
         self._model, self._average, self._optimiser = model, average, optimiser
-        self._loss = loss
-        self._preprocessing = preprocessing
         self._precision = precision
         self._mixes = mixes
         self._group = group
-        self._often = frozenset(often)
         self._device = next(model.parameters()).device
+        self._loss, self._preprocessing = loss, preprocessing
+        # Its own, where a replayed step finds those of another fold.
+        self._constants = ChannelConstants(*(each.clone() for each in channel_constants(preprocessing, self._device)))
         self._captured: dict[int, _Captured] = {}
-        self._capture = capture
-        if capture is None and self._device.type == "cuda":
-            self._capture = CudaCapture(self._device)
+        self._often = frozenset(often)
+        self._capture = capture or capture_for(self._device)
 
     def __call__(self, batch: Batch, *, n_own: int) -> torch.Tensor:
         """Take a step; return this worker's part of the loss, detached, which the next step may overwrite.
@@ -119,6 +118,19 @@ class Step:
             buffer.copy_(given)
         return captured.replay()
 
+    def begin_again(self, *, loss: Loss, preprocessing: Preprocessing, often: Collection[int]) -> None:
+        """Train the same network, put back by the caller, on another fold; what has been captured stays.
+
+        Args:
+            loss: Of the same configuration.
+            preprocessing: Differs in mean and standard deviation alone.
+            often: Other sizes of batches that are worth a capture.
+        """
+        for mine, given in zip(self._constants, channel_constants(preprocessing, self._device), strict=True):
+            mine.copy_(given)
+        self._loss.become(loss)
+        self._often = frozenset(often) | self._captured.keys()
+
     @property
     def is_captured(self) -> bool:
         """Say whether steps of any size are replayed."""
@@ -128,7 +140,8 @@ class Step:
         news, partners, share, *rates = batch.settings
         for group, rate in zip(self._optimiser.param_groups, rates, strict=True):
             group["lr"] = rate
-        inputs, targets = training_input(batch.images, batch.warps, self._preprocessing), batch.targets
+        inputs = training_input(batch.images, batch.warps, self._preprocessing, self._constants)
+        targets = batch.targets
         if self._mixes:
             inputs, targets = mix(inputs, targets, partners=partners, n_own=n_own)
         with autocast(self._device, self._precision):
@@ -159,13 +172,17 @@ class Step:
             _check(self._device)
             reason = (str(error).strip() or type(error).__name__).partition("\n")[0]
             logger.warning("training steps run eagerly: they cannot be captured as a CUDA graph (%s)", reason)
-            self._often = frozenset()
+            self._capture = None
             return False
         finally:
             before.restore()
-        constants = channel_constants(self._preprocessing, images)
-        self._captured[len(images)] = _Captured(buffers=buffers, replay=replay, kept=constants)
+        self._captured[len(images)] = _Captured(buffers=buffers, replay=replay)
         return True
+
+
+def capture_for(device: torch.device) -> Capture | None:
+    """Return what records steps on a device; None: they run eagerly there."""
+    return CudaCapture(device) if device.type == "cuda" else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,7 +191,6 @@ class _Captured:
 
     buffers: list[torch.Tensor]  # that it reads, as of `Batch.tensors`
     replay: Callable[[], torch.Tensor]
-    kept: object  # that it reads where it lies: nobody else may let go of it
 
 
 class CudaCapture:

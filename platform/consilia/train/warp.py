@@ -14,7 +14,7 @@ import torch.nn.functional as F
 
 from consilia.config.augmentation import AugmentationPolicy
 from consilia.config.network import Preprocessing
-from consilia.train.input import channel_constants, network_input, resized_planes
+from consilia.train.input import ChannelConstants, channel_constants, normalised, resized_planes, sized_planes
 
 FloatArray = npt.NDArray[np.float32]
 
@@ -68,7 +68,9 @@ def draw_warps(rng: np.random.Generator, n: int, *, policy: AugmentationPolicy, 
     )
 
 
-def warp_images(images: torch.Tensor, warps: Warps, preprocessing: Preprocessing) -> torch.Tensor:
+def warp_images(
+    images: torch.Tensor, warps: Warps, preprocessing: Preprocessing, constants: ChannelConstants | None = None
+) -> torch.Tensor:
     """Return the training view of stored images: warped, resized, jittered and normalised.
 
     Beyond the border the nearest pixel is repeated, so that a turn leaves no black wedge to learn from.
@@ -77,6 +79,7 @@ def warp_images(images: torch.Tensor, warps: Warps, preprocessing: Preprocessing
         images: uint8 (b, size, size, channels).
         warps: One an image, on the same device.
         preprocessing: Of the network.
+        constants: As of `input.normalised`.
 
     Returns:
         float32 (b, channels, image_size, image_size).
@@ -86,7 +89,7 @@ def warp_images(images: torch.Tensor, warps: Warps, preprocessing: Preprocessing
     planes = F.grid_sample(
         planes, sampling_grid(warps.theta, side), mode="bilinear", padding_mode="border", align_corners=False
     )
-    mean, std = channel_constants(preprocessing, planes)
+    mean, std = constants or channel_constants(preprocessing, planes.device)
     centre = planes.mean(dim=(1, 2, 3), keepdim=True)
     offset = centre * (1 - warps.contrast) + warps.brightness - 255 * mean
     return torch.addcmul(offset / (255 * std), planes, warps.contrast / (255 * std))
@@ -108,11 +111,13 @@ def sampling_grid(theta: torch.Tensor, side: int) -> torch.Tensor:
     return rows[:, :, None] + columns[:, None]
 
 
-def training_input(images: torch.Tensor, warps: Warps | None, preprocessing: Preprocessing) -> torch.Tensor:
-    """Return the training view, or the evaluation view where there are no warps."""
+def training_input(
+    images: torch.Tensor, warps: Warps | None, preprocessing: Preprocessing, constants: ChannelConstants | None = None
+) -> torch.Tensor:
+    """Return the training view, or the evaluation view where there are no warps; arguments as of `warp_images`."""
     if warps is None:
-        return network_input(images, preprocessing)
-    return warp_images(images, warps, preprocessing)
+        return normalised(sized_planes(images, preprocessing), preprocessing, constants)
+    return warp_images(images, warps, preprocessing, constants)
 
 
 def _theta(
