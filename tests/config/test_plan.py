@@ -33,6 +33,22 @@ def test_a_plan_cannot_be_changed():
         plan().seed = 3
 
 
+@pytest.mark.parametrize(
+    ("epochs", "score_every", "scored"),
+    [
+        (5, None, [1, 2, 3, 4, 5]),
+        (39, None, list(range(1, 40))),
+        (50, None, list(range(2, 51, 2))),
+        (101, None, [*range(5, 101, 5), 101]),
+        (7, 3, [3, 6, 7]),
+        (4, 9, [4]),
+    ],
+)
+def test_about_twenty_epochs_are_scored_and_always_the_last(epochs: int, score_every: int | None, scored: list[int]):
+    training = TrainingPlan(epochs=epochs, score_every=score_every)
+    assert [epoch for epoch in range(1, epochs + 1) if training.is_scored(epoch)] == scored
+
+
 def test_the_digest_is_of_what_decides_the_result():
     digest = plan().digest
     assert plan().digest == digest

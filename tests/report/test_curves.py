@@ -1,7 +1,9 @@
 """TensorBoard's own reader finds every epoch that a search reported, once."""
 
 import logging
+import math
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -89,6 +91,20 @@ def test_every_value_of_every_fold_is_on_its_curve(folder, curves, notes):
             assert read(place, "train_loss") == [
                 (at, pytest.approx(2 * value)) for at, value in expected(number, fold, 5)
             ]
+    assert notes == []
+
+
+def test_epochs_that_were_not_scored_have_a_training_loss_and_no_score(folder, curves, notes):
+    unscored = [2, 3, 5]
+    rows = [{**row(0, 0, at), **({"log_loss": math.nan} if at in unscored else {})} for at in (1, 2, 3)]
+    write_history(folder.trial(0).fold(0).history, rows)  # of an earlier process
+    curves.trial_started(task(0))
+    for at in (4, 5):
+        report = epoch(0, 0, at)
+        curves.epoch_ended(replace(report, score=math.nan) if at in unscored else report)
+    run = folder.tensorboard / "trial-0-resnet18"
+    assert [at for at, _ in read(run / "fold-0")] == [1, 4]
+    assert [at for at, _ in read(run / "fold-0", "train_loss")] == [1, 2, 3, 4, 5]
     assert notes == []
 
 

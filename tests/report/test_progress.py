@@ -1,6 +1,7 @@
 """What people see while a study runs, with a clock of our own."""
 
 import io
+import math
 
 import pytest
 from rich.console import Console
@@ -95,6 +96,19 @@ def test_the_live_table_shows_running_trials_best_score_speed_and_time_left(cloc
     assert "about 3 min left" in frame  # 40 s a trial, five trials to go
     (row,) = [line for line in frame.splitlines() if "densenet121" in line]
     assert [cell.strip() for cell in row.split("│")[1:-1]] == ["2", "densenet121", "3.0e-04", "2/3", "3/4", "0.7654"]
+
+
+def test_an_epoch_that_was_not_scored_shows_the_last_score_of_its_fold(clock):
+    view, output = on_terminal(clock)
+    shown = []
+    with view:
+        view.search_started(n_trials=8, n_slots=2, records=())
+        view.trial_started(TrialTask(number=2, hyperparameters=configuration("densenet121")))
+        for fold, at, score in ((0, 1, math.nan), (0, 2, 0.7), (0, 3, math.nan), (1, 1, math.nan)):
+            view.epoch_ended(epoch(2, fold=fold, epoch=at, score=score))
+            (row,) = [line for line in last_frame(output).splitlines() if "densenet121" in line]
+            shown.append(row.split("│")[-2].strip())
+    assert shown == ["", "0.7000", "0.7000", ""]
 
 
 def test_a_trial_without_an_epoch_is_starting(clock):

@@ -1,6 +1,7 @@
 """A study's trials are read from its files while others write them."""
 
 import fcntl
+import math
 import os
 import shutil
 import threading
@@ -81,6 +82,15 @@ def test_a_running_trial_shows_its_finished_folds_and_the_last_epoch_of_the_next
     assert row.state == "running"
     assert [fold.metrics["log_loss"] for fold in row.record.folds] == [0.6]
     assert (row.place.fold, row.place.epoch, row.place.score) == (1, 1, 0.8)
+
+
+def test_the_score_shown_is_that_of_the_last_epoch_that_was_scored(plan, folder):
+    write(folder, 0, "running")
+    read = TrialReader(plan, folder)
+    for scores, shown in (((math.nan,), None), ((math.nan, 0.9, math.nan), 0.9)):
+        write_epochs(folder, 0, 0, *scores)
+        (row,) = read().rows
+        assert (row.place.epoch, row.place.score) == (len(scores), shown)
 
 
 def test_a_trial_whose_folds_are_all_there_is_about_to_end(plan, folder):

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from consilia.errors import PlanError
 from consilia.metrics.scores import METRICS, score, softmax
 from consilia.train.cross_validation import cross_validate
-from consilia.train.tables import read_out_of_fold
+from consilia.train.tables import read_history, read_out_of_fold
 from training_listener import KilledError, Listener
 
 POLLS = 4 + 2  # in an epoch: training batches, then batches of the validation
@@ -108,6 +108,27 @@ def test_a_resumed_trial_ends_bit_for_bit_like_an_undisturbed_one_whatever_its_n
         assert mine.keys() == theirs.keys()
         assert all(torch.equal(mine[name], theirs[name]) for name in mine)
     assert set(before.epochs) | set(after.epochs) == {(f, e) for f in range(3) for e in (1, 2, 3)}
+
+
+def test_epochs_whose_score_nobody_asks_for_are_not_scored_and_training_does_not_notice(
+    undisturbed, make_context, make_task, tmp_path
+):
+    _, _, reference = undisturbed
+    training = reference.training.model_copy(update={"score_every": 3})
+    for name, rung, scored in (("no-rung", 0, [3]), ("rung", 2, [2, 3])):
+        context = make_context(trials=tmp_path / name, training=training, rung=rung)
+        stopped, before = run(make_task(), context, Listener(polls=2 * 4 + 1))  # in epoch 2 or 3 of fold 0
+        assert stopped.state == "stopped"
+        outcome, after = run(make_task(), context)
+        assert outcome.state == "finished"
+        for report in (*before.heard, *after.heard):
+            assert np.isfinite(report.score) == (report.epoch in scored)
+        for fold in range(3):
+            mine, theirs = (load_file(each.trial(0).fold(fold).weights) for each in (context, reference))
+            assert all(torch.equal(mine[name], theirs[name]) for name in theirs)
+            history = read_history(context.trial(0).fold(fold).history)
+            assert history.epoch[history[list(METRICS)].notna().all(axis=1)].tolist() == scored
+            assert history.train_loss.notna().all()
 
 
 def test_a_resumed_trial_trains_no_finished_fold_again_and_repeats_what_it_has_stored(make_context, make_task):

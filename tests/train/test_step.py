@@ -14,6 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from consilia.config.augmentation import POLICIES
 from consilia.config.network import ModelSpec, Preprocessing
 from consilia.config.space import Architecture, Hyperparameters
+from consilia.data.folds import make_folds
 from consilia.train import fold, loop, step
 from consilia.train.batches import open_images
 from consilia.train.cross_validation import cross_validate
@@ -188,13 +189,15 @@ def on_the_device(monkeypatch: pytest.MonkeyPatch):
 
 @pytest.mark.usefixtures("on_the_device")
 def test_one_capture_serves_all_folds_of_a_trial_and_each_fold_begins_anew(
-    monkeypatch: pytest.MonkeyPatch, make_context, make_task, tmp_path
+    monkeypatch: pytest.MonkeyPatch, make_context, make_task, toy_store, tmp_path
 ):
+    # Their training images differ in number, in mean and in the classes' shares.
+    folds = make_folds(toy_store, k=4, seed=0, test="auto", test_fraction=0.2)
     task = make_task(mixup=0.3, head_dropout=0.2, imbalance="logit_adjustment", smallest_layer_lr=0.3)
 
     def train(name: str, make_capture: Callable[[torch.device], Capture | None]) -> Path:
         monkeypatch.setattr(step, "capture_for", make_capture)
-        context = make_context(epochs=2, trials=tmp_path / name)
+        context = make_context(epochs=2, folds=folds, trials=tmp_path / name)
         assert cross_validate(task, context, report=[].append, stopped=lambda: False).state == "finished"
         return context.trial(0).root
 
@@ -206,14 +209,12 @@ def test_one_capture_serves_all_folds_of_a_trial_and_each_fold_begins_anew(
 
     eager, captured = train("eager", lambda device: None), train("captured", record)
     (recorded,) = made  # for one fold after the other
-    sizes, n_steps = set(), 0
-    context = make_context()
-    for number in range(context.folds.k):
-        parts = [part.stop - part.start for part in make_job(task, number, context).batches]
-        sizes |= set(parts)
-        n_steps += 2 * len(parts)
-    assert (recorded.n_recorded, recorded.n_replays) == (len(sizes), n_steps)
-    for number in range(context.folds.k):
+    jobs = [make_job(task, number, make_context(folds=folds)) for number in range(folds.k)]
+    sizes = [part.stop - part.start for job in jobs for part in job.batches]
+    assert (recorded.n_recorded, recorded.n_replays) == (len(set(sizes)), 2 * len(sizes))
+    assert len({job.preprocessing.mean for job in jobs}) == folds.k
+    assert len({tuple(job.loss.shift.tolist()) for job in jobs}) > 1
+    for number in range(folds.k):
         weights = [load_file(trial / f"fold-{number}" / "weights.safetensors") for trial in (eager, captured)]
         assert [name for name in weights[0] if not torch.equal(weights[0][name], weights[1][name])] == []
 

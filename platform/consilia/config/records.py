@@ -52,7 +52,7 @@ class EpochReport:
     number: int  # of the trial
     fold: int  # 0 ... k-1, or ALL_FOLDS
     epoch: int  # 1 ... epochs
-    score: float  # the study's metric on the validation fold, with EMA weights; NaN for a refit
+    score: float  # the study's metric on the validation fold, with EMA weights; NaN: not scored, as a refit never is
     train_loss: float
     seconds: float
     images: int  # seen in training

@@ -1,6 +1,7 @@
 """A study: data, folds, spaces, search, training, ensemble and cluster, resolved and frozen."""
 
 import difflib
+import math
 from pathlib import Path, PurePath
 from typing import Annotated, Literal
 
@@ -27,6 +28,10 @@ class Halving(Frozen):
     kind: Literal["halving"] = "halving"
     reduction: int = Field(default=3, ge=2)  # one trial in this many goes on past a rung
     min_scores: int = Field(default=8, ge=2)  # no trial is stopped before a rung holds this many scores
+
+    def rung(self, epochs: int) -> int:
+        """Return the epoch after which trials of so many epochs are compared."""
+        return math.ceil(epochs / self.reduction)
 
 
 class FoldPruning(Frozen):
@@ -74,6 +79,11 @@ class SearchPlan(Frozen):
     warm_start: tuple[str, ...] = ()  # names or folders of earlier studies; their best are tried early
     configuration: Hyperparameters | None = None  # train this one only, without a search
 
+    def rung(self, epochs: int) -> int:
+        """Return the epoch after which halving compares trials of so many epochs; 0: none."""
+        halving = self.stopping.halving if isinstance(self.stopping, Racing) else self.stopping
+        return halving.rung(epochs) if isinstance(halving, Halving) else 0
+
 
 class TrainingPlan(Frozen):
     """What all trials share."""
@@ -83,6 +93,12 @@ class TrainingPlan(Frozen):
     image_size: int | None = Field(default=None, ge=8, le=2048)  # side that networks see; left out: the stored one
     weights: str = "none"  # `none`, `imagenet`, or a folder of `<timm model>.safetensors`, or one such file
     precision: Literal["auto", "float32"] = "auto"  # `auto`: bfloat16 on GPUs that have it
+    score_every: int | None = Field(default=None, ge=1)  # epochs from score to score; left out: about 20 scores a fold
+
+    def is_scored(self, epoch: int) -> bool:
+        """Say whether the validation fold is scored after epoch 1, 2, ...; it always is after the last."""
+        every = self.score_every or max(1, self.epochs // 20)
+        return epoch == self.epochs or epoch % every == 0
 
     @field_validator("weights")
     @classmethod

@@ -7,6 +7,7 @@ files for each fold, and when the disk is full its thread dies and the eleventh 
 tensorboardX imports torch where it is installed, so `report.event_files` is imported with the first epoch.
 """
 
+import math
 import re
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -73,7 +74,7 @@ class Curves:
         from consilia.report import event_files
 
         key = (report.number, report.fold)
-        values = {self._metric: report.score, "train_loss": report.train_loss}
+        values = self._values(report.score, report.train_loss)
         events = [event_files.scalars(report.epoch, values)]
         if key in self._files:
             file, last = self._files[key]
@@ -97,7 +98,11 @@ class Curves:
             return  # damaged: the curve starts late, and training reports the damage
         for row in rows:
             if row["epoch"] < report.epoch:
-                yield row["epoch"], {self._metric: row[self._metric], "train_loss": row["train_loss"]}
+                yield row["epoch"], self._values(row[self._metric], row["train_loss"])
+
+    def _values(self, score: float, train_loss: float) -> dict[str, float]:
+        """Return the points of an epoch, which may not have been scored."""
+        return {"train_loss": train_loss} if math.isnan(score) else {self._metric: score, "train_loss": train_loss}
 
     def _write_configuration(self, run: Path, record: TrialRecord) -> None:
         from consilia.report import event_files

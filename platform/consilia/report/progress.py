@@ -1,8 +1,10 @@
 """A running study: a live table on a terminal, elsewhere one line for each trial that has ended."""
 
+import math
 import time
 from collections import deque
 from collections.abc import Callable
+from dataclasses import replace
 from types import TracebackType
 
 from rich.console import Console, Group
@@ -167,7 +169,10 @@ class StudyProgress:
     def epoch_ended(self, report: EpochReport) -> None:
         """Update a running trial."""
         if report.number in self._running:
-            self._running[report.number] = (self._running[report.number][0], report)
+            task, before = self._running[report.number]
+            if math.isnan(report.score) and before is not None and before.fold == report.fold:
+                report = replace(report, score=before.score)  # until there is another one
+            self._running[report.number] = (task, report)
             self._n_epochs += 1
         self._show()
 
@@ -209,7 +214,8 @@ class StudyProgress:
         return Group(self._summary(), table)
 
     def _place(self, report: EpochReport) -> tuple[str, str, str]:
-        return f"{report.fold + 1}/{self._n_folds}", f"{report.epoch}/{self._epochs}", f"{report.score:.4f}"
+        score = "" if math.isnan(report.score) else f"{report.score:.4f}"
+        return f"{report.fold + 1}/{self._n_folds}", f"{report.epoch}/{self._epochs}", score
 
     def _summary(self) -> str:
         counts = {state: 0 for state in ("finished", "stopped", "failed")}

@@ -27,7 +27,7 @@ class Place:
 
     fold: int  # 0 ... k-1, the one in training
     epoch: int = 0  # of that fold, the last complete one; 0 before the first
-    score: float | None = None  # the study's metric after that epoch
+    score: float | None = None  # the study's metric after the last epoch that was scored
     updated: float | None = None  # when that epoch ended, seconds since 1970
 
 

@@ -88,9 +88,10 @@ class TrialWatch:
     def _note(self, row: TrialRow) -> str:
         """Return an unfinished trial's last score and its age, or why a trial ended."""
         place = row.place
-        if place is None or place.score is None or place.updated is None:
+        if place is None or place.updated is None:
             return row.record.reason
-        return f"{place.score:.4f}, {_age(self._clock() - place.updated)} ago"
+        score = "" if place.score is None else f"{place.score:.4f}, "
+        return f"{score}{_age(self._clock() - place.updated)} ago"
 
     def _print(self, line: str) -> None:
         self._console.print(line, highlight=False, markup=False, soft_wrap=True)

@@ -166,4 +166,5 @@ class OpenStudy:
             device=device,
             weights=self.weights,
             image_size=self.plan.image_size,
+            rung=self.plan.search.rung(self.plan.training.epochs),
         )

@@ -154,7 +154,8 @@ class Study(OpenStudy):
         """Return one row an epoch and fold of a trial, in order.
 
         Columns: fold, from 0; epoch, from 1; train_loss; lr, the learning rate of the epoch's end; seconds; images seen
-        in training; and every metric on the validation fold, such as log_loss and macro_auc.
+        in training; and every metric on the validation fold, such as log_loss and macro_auc, NaN where an epoch was not
+        scored.
 
         Args:
             trial: Number of the trial.

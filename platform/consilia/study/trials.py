@@ -82,15 +82,15 @@ class TrialReader:
 
     def _place(self, number: int, fold: FoldFolder) -> Place:
         try:
-            history = self._fresh(fold.history, lambda path: (read_history(path).iloc[-1], path.stat().st_mtime))
+            history = self._fresh(fold.history, lambda path: (read_history(path), path.stat().st_mtime))
         except StudyError:
             history = None  # a damaged history is replaced when the fold is trained again
         if history is None:
             return Place(fold=number)
-        last, updated = history
-        return Place(
-            fold=number, epoch=int(last["epoch"]), score=float(last[self._plan.search.metric]), updated=updated
-        )
+        epochs, updated = history
+        scores = epochs[self._plan.search.metric].dropna()
+        score = None if scores.empty else float(scores.iloc[-1])
+        return Place(fold=number, epoch=int(epochs["epoch"].iloc[-1]), score=score, updated=updated)
 
     def _fresh(self, path: Path, read: Callable[[Path], Content]) -> Content | None:
         """Return what `path` holds, or None if it is not there, not yet or not any more."""

@@ -30,6 +30,7 @@ class TrainingContext:
     device: str  # of torch, or "auto"
     weights: WeightsSource = FROM_SCRATCH  # resolved by the driver, whose environment workers do not share
     image_size: int  # pixels, unless a trial has its own
+    rung: int = 0  # an epoch after which trials are compared, so that it is scored; 0: none
 
     @property
     def store(self) -> ImageStore:

@@ -54,6 +54,10 @@ class FoldJob:
         """Number of its streams of random numbers; a refit draws from the stream after the last fold's."""
         return self.context.folds.k if self.is_refit else self.fold
 
+    def is_scored(self, epoch: int) -> bool:
+        """Say whether anybody asks for the score after an epoch."""
+        return not self.is_refit and (epoch == self.context.rung or self.context.training.is_scored(epoch))
+
     @property
     def title(self) -> str:
         """What messages call it; folds count from 1."""
@@ -84,7 +88,7 @@ class FoldJob:
             number=self.task.number,
             fold=self.fold,
             epoch=int(row["epoch"]),
-            score=math.nan if self.is_refit else float(row[self.context.metric]),
+            score=float(row[self.context.metric]) if self.is_scored(int(row["epoch"])) else math.nan,
             train_loss=float(row["train_loss"]),
             seconds=float(row["seconds"]),
             images=int(row["images"]),

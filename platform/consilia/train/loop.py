@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from consilia.config.records import EpochReport, FoldResult, Logits, Rows
+from consilia.metrics.scores import METRICS
 from consilia.train.batches import Images
 from consilia.train.faults import TrainingError
 from consilia.train.fold import FoldState, finish_fold, score_epoch, store_state
@@ -35,9 +36,9 @@ def train_fold(
 ) -> FoldResult | None:
     """Train from the last complete epoch to the last one; then write the fold's files.
 
-    After each epoch the averaged weights are scored on the validation fold, the state is saved and the epoch
-    is reported. Epochs that the checkpoint already holds are reported again, in order. The fold's score is
-    that of the last epoch: choosing the best one on these images would be optimistic.
+    After each epoch the averaged weights are scored on the validation fold, where anybody asks for it, the state is
+    saved and the epoch is reported. Epochs that the checkpoint already holds are reported again, in order. The fold's
+    score is that of the last epoch: choosing the best one on these images would be optimistic.
 
     Args:
         job: The fold; of several workers each has its own, and all call this together.
@@ -70,22 +71,22 @@ def _train_epochs(
         if train_loss is None:
             group.from_leader(state.checkpoints.write)
             return None
-        logits = _validate(job, state, images, is_last=epoch == plan.epochs, alive=stopped)
-        scores = score_epoch(job, logits)
+        scores = dict.fromkeys(METRICS, math.nan)
+        if job.is_scored(epoch):
+            logits = _validate(job, state, images, is_last=epoch == plan.epochs, alive=stopped)
+            scores = score_epoch(job, logits)
         state.history.append(epoch_row(job, epoch=epoch, train_loss=train_loss, started=started, scores=scores))
         if epoch < plan.epochs:
             group.from_leader(lambda: store_epoch(job, state, report))
     return group.from_leader(lambda: _finish(job, state, logits, report))
 
 
-def epoch_row(
-    job: FoldJob, *, epoch: int, train_loss: float, started: float, scores: HistoryRow | None = None
-) -> HistoryRow:
+def epoch_row(job: FoldJob, *, epoch: int, train_loss: float, started: float, scores: HistoryRow) -> HistoryRow:
     """Return what the history keeps of an epoch that began at `started`, a reading of `time.perf_counter`."""
     return {
         "epoch": epoch,
         "train_loss": train_loss,
-        **(scores or {}),
+        **scores,
         "lr": learning_rate(job, epoch * len(job.batches) - 1),
         "seconds": time.perf_counter() - started,
         "images": len(job.training_rows),

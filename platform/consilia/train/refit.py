@@ -101,7 +101,7 @@ def _train_epochs(job: FoldJob, state: FoldState, images: Images, *, report: Rep
         if train_loss is None:
             group.from_leader(state.checkpoints.write)
             return False
-        state.history.append(epoch_row(job, epoch=epoch, train_loss=train_loss, started=started))
+        state.history.append(epoch_row(job, epoch=epoch, train_loss=train_loss, started=started, scores={}))
         if epoch < epochs:
             group.from_leader(lambda: store_epoch(job, state, report))
     group.from_leader(lambda: _finish(job, state, report))

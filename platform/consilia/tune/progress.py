@@ -1,5 +1,6 @@
 """What a running trial has reported so far, how many slots it has lost, and how many trials have failed in a row."""
 
+import math
 from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 
@@ -19,20 +20,21 @@ class TrialProgress:
     was_taken: bool = False  # by a worker of its present slot
     place: tuple[int, int] = (-1, -1)  # the furthest (fold, epoch) heard of
     folds: dict[int, FoldResult] = field(default_factory=dict)  # finished ones, in order
-    _last: tuple[int, float] = (-1, 0.0)  # fold and score of the last epoch heard of
+    _last: tuple[int, float] = (-1, 0.0)  # fold and score of the last epoch that was scored
     _seconds: dict[int, dict[int, float]] = field(default_factory=lambda: defaultdict(dict))  # by fold and epoch
 
     def heard(self, report: EpochReport) -> None:
         """Record an epoch."""
         self.place = max(self.place, (report.fold, report.epoch))
-        self._last = (report.fold, report.score)
+        if not math.isnan(report.score):
+            self._last = (report.fold, report.score)
         self._seconds[report.fold][report.epoch] = report.seconds
         if report.fold_result is not None:
             self.folds[report.fold] = report.fold_result
             self._seconds[report.fold] = {0: report.fold_result.seconds}  # a repeat names the last epoch only
 
     def scores(self, metric: str) -> list[float]:
-        """Return the finished folds' scores, and that of the last epoch of the fold under way."""
+        """Return the finished folds' scores, and the last one of the fold under way."""
         scores = [result.metrics[metric] for result in self.folds.values()]
         fold, score = self._last
         return scores if fold < 0 or fold in self.folds else [*scores, score]

@@ -53,7 +53,7 @@ class EpochHalving(EveryFold):
     """
 
     def __init__(self, plan: plans.Halving, *, epochs: int, higher_is_better: bool) -> None:
-        self.rung = math.ceil(epochs / plan.reduction)
+        self.rung = plan.rung(epochs)
         self._plan = plan
         self._epochs = epochs
         self._sign = -1.0 if higher_is_better else 1.0
