@@ -3,7 +3,7 @@ import torch
 
 from consilia.config.study import ClusterProfile
 from consilia.errors import ClusterError
-from consilia.train.device import autocast, device_of, limit_memory, resolve_device, set_threads
+from consilia.train.device import autocast, device_of, limit_memory, resolve_device, set_threads, steady_convolutions
 
 
 def test_a_named_device_is_taken_and_auto_takes_a_gpu_only_where_there_is_one():
@@ -42,3 +42,14 @@ def test_a_process_that_shares_a_gpu_takes_its_share_of_the_memory(monkeypatch: 
         for gpus in (0.0, 0.25, 1.0, 2.0):
             limit_memory(gpus)
     assert fractions == [0.25]
+
+
+@pytest.mark.parametrize("rounds", [True, False])
+def test_convolutions_on_a_gpu_are_computed_alike_each_time_and_only_there(rounds: bool):
+    cudnn = torch.backends.cudnn
+    before = cudnn.benchmark, cudnn.deterministic, cudnn.allow_tf32
+    with steady_convolutions(torch.device("cuda"), rounds=rounds):
+        assert (cudnn.benchmark, cudnn.deterministic, cudnn.allow_tf32) == (False, True, rounds)
+    with steady_convolutions(torch.device("cpu"), rounds=rounds):
+        assert (cudnn.benchmark, cudnn.deterministic, cudnn.allow_tf32) == before
+    assert (cudnn.benchmark, cudnn.deterministic, cudnn.allow_tf32) == before

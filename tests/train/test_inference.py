@@ -11,9 +11,7 @@ from consilia.config.network import Preprocessing
 from consilia.train import inference, loop
 from consilia.train.batches import MappedImages, open_images
 from consilia.train.cross_validation import cross_validate
-from consilia.train.fold import _frequent_sizes
 from consilia.train.inference import predict_logits, scoring_batch
-from consilia.train.job import make_job
 from training_listener import Listener
 
 SIDE, ROWS = 8, np.arange(12)
@@ -91,10 +89,3 @@ def test_a_process_keeps_the_images_that_it_has_opened_last(make_context):
     other = type(store).open(make_context().store_folder)
     assert open_images(other, device) is not first
     assert open_images(store, device) is not first
-
-
-def test_sizes_are_worth_a_capture_that_come_forty_times_in_what_is_left(make_context, make_task):
-    job = make_job(make_task(), 0, make_context())
-    (n,) = {len(job.training_rows) // len(job.batches)}  # all of one size here
-    assert _frequent_sizes(job, n_epochs=-(-40 // len(job.batches))) == {n}
-    assert _frequent_sizes(job, n_epochs=39 // len(job.batches)) == set()

@@ -13,6 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from consilia.config.augmentation import POLICIES
 from consilia.config.network import ModelSpec, Preprocessing
+from consilia.config.records import ALL_FOLDS
 from consilia.config.space import Architecture, Hyperparameters
 from consilia.data.folds import make_folds
 from consilia.train import fold, loop, step
@@ -217,6 +218,18 @@ def test_one_capture_serves_all_folds_of_a_trial_and_each_fold_begins_anew(
     for number in range(folds.k):
         weights = [load_file(trial / f"fold-{number}" / "weights.safetensors") for trial in (eager, captured)]
         assert [name for name in weights[0] if not torch.equal(weights[0][name], weights[1][name])] == []
+
+
+def test_sizes_are_worth_a_capture_that_come_forty_times_in_what_is_left_of_a_trial(make_context, make_task):
+    def found(number: int, *, epochs: int, n_done: int = 0) -> set[int]:
+        job = make_job(make_task(), number, make_context(epochs=epochs))
+        assert [part.stop - part.start for part in job.batches] == [15] * 4
+        return fold._frequent_sizes(job, n_done=n_done)
+
+    assert (found(0, epochs=3), found(0, epochs=4)) == (set(), {15})  # of three folds
+    assert (found(0, epochs=4, n_done=2), found(0, epochs=4, n_done=3)) == ({15}, set())
+    assert (found(2, epochs=9), found(2, epochs=10)) == (set(), {15})
+    assert (found(ALL_FOLDS, epochs=9), found(ALL_FOLDS, epochs=10)) == (set(), {15})  # a refit
 
 
 @pytest.mark.gpu

@@ -1,5 +1,6 @@
 """Where training runs: device, threads and precision."""
 
+from contextlib import AbstractContextManager, nullcontext
 from typing import Literal
 
 import torch
@@ -44,6 +45,18 @@ def limit_memory(gpus: float) -> None:
     """
     if 0 < gpus < 1 and torch.cuda.is_available():
         torch.cuda.set_per_process_memory_fraction(gpus)
+
+
+def steady_convolutions(device: torch.device, *, rounds: bool) -> AbstractContextManager[None]:
+    """Keep cuDNN from algorithms that add up in any order, and from choosing some by timing; say whether it may round.
+
+    Args:
+        device: That computes.
+        rounds: Whether convolutions in float32 may be computed in TF32.
+    """
+    if device.type != "cuda":
+        return nullcontext()
+    return torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=rounds)
 
 
 def computes_in_bf16(device: torch.device, precision: Precision) -> bool:

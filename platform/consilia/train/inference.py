@@ -10,7 +10,7 @@ from torch import nn
 from consilia.config.network import Preprocessing
 from consilia.config.records import Logits, Rows
 from consilia.train.batches import Images, evaluation_batches
-from consilia.train.device import MEMORY_FORMAT, Precision, autocast, computes_in_bf16
+from consilia.train.device import MEMORY_FORMAT, Precision, autocast, computes_in_bf16, steady_convolutions
 from consilia.train.input import network_input
 
 logger = logging.getLogger(__name__)
@@ -49,7 +49,8 @@ def predict_logits(
     device = next(model.parameters()).device
     is_tried = computes_in_bf16(device, precision)
     parts = []
-    with closing(images.batches(evaluation_batches(rows, batch_size))) as batches:
+    exactly = steady_convolutions(device, rounds=False)
+    with exactly, closing(images.batches(evaluation_batches(rows, batch_size))) as batches:
         for batch in batches:
             alive()
             inputs = network_input(batch, preprocessing).contiguous(memory_format=MEMORY_FORMAT)

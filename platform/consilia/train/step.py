@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from consilia.config.network import Preprocessing
-from consilia.train.device import MEMORY_FORMAT, Precision, autocast
+from consilia.train.device import MEMORY_FORMAT, Precision, autocast, steady_convolutions
 from consilia.train.distributed import ALONE, Group
 from consilia.train.input import ChannelConstants, channel_constants
 from consilia.train.losses import Loss, mix
@@ -137,6 +137,10 @@ class Step:
         return bool(self._captured)
 
     def _run(self, batch: Batch, n_own: int) -> torch.Tensor:
+        with steady_convolutions(self._device, rounds=self._precision == "auto"):
+            return self._take(batch, n_own)
+
+    def _take(self, batch: Batch, n_own: int) -> torch.Tensor:
         news, partners, share, *rates = batch.settings
         for group, rate in zip(self._optimiser.param_groups, rates, strict=True):
             group["lr"] = rate
