@@ -1,9 +1,20 @@
+import socket
+from pathlib import Path
+
 import pytest
 import torch
 
 from consilia.config.study import ClusterProfile
 from consilia.errors import ClusterError
-from consilia.train.device import autocast, device_of, limit_memory, resolve_device, set_threads, steady_convolutions
+from consilia.train.device import (
+    autocast,
+    device_of,
+    limit_memory,
+    mps_serves,
+    resolve_device,
+    set_threads,
+    steady_convolutions,
+)
 
 
 def test_a_named_device_is_taken_and_auto_takes_a_gpu_only_where_there_is_one():
@@ -53,3 +64,23 @@ def test_convolutions_on_a_gpu_are_computed_alike_each_time_and_only_there(round
     with steady_convolutions(torch.device("cpu"), rounds=rounds):
         assert (cudnn.benchmark, cudnn.deterministic, cudnn.allow_tf32) == before
     assert (cudnn.benchmark, cudnn.deterministic, cudnn.allow_tf32) == before
+
+
+@pytest.mark.parametrize("kind", [socket.SOCK_STREAM, socket.SOCK_SEQPACKET, socket.SOCK_DGRAM])
+def test_mps_serves_while_its_daemon_listens_and_no_longer(
+    kind: socket.SocketKind, short_tmp: Path, monkeypatch: pytest.MonkeyPatch
+):
+    control = short_tmp / "control"
+    control.unlink(missing_ok=True)
+    monkeypatch.setenv("CUDA_MPS_PIPE_DIRECTORY", str(short_tmp))
+    assert not mps_serves()
+    with socket.socket(socket.AF_UNIX, kind) as daemon:
+        daemon.bind(str(control))
+        if kind != socket.SOCK_DGRAM:
+            daemon.listen()
+        assert mps_serves()
+        daemon.setblocking(False)
+        with pytest.raises(BlockingIOError):  # it has not heard of it
+            daemon.recv(1) if kind == socket.SOCK_DGRAM else daemon.accept()
+    assert control.exists()
+    assert not mps_serves()

@@ -25,13 +25,14 @@ def cluster(*nodes: Node) -> dict[str, Node]:
 
 
 def step(
-    *, device: float = 0, of: float = 0, context: float = 0, host: float = 1, title: str = "one step"
+    *, device: float = 0, of: float = 0, context: float = 0, host: float = 1, title: str = "one step", **flags: bool
 ) -> StepMemory:
-    """A measured step; all in GB."""
+    """A measured step; all in GB. Flags: is_captured, by_mps."""
     return StepMemory(
         title=title,
         device_bytes=int(device * GB),
         context_bytes=int(context * GB),
         device_total_bytes=int(of * GB),
         host_bytes=int(host * GB),
+        **flags,
     )

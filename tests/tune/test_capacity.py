@@ -292,11 +292,12 @@ def test_shares_that_ray_or_nccl_cannot_give_are_refused():
 
 def test_a_summary_says_how_many_slots_there_are_and_which_step_made_them_so_large():
     most = step(device=6.1, of=80, title="one step of resnet50 at 224 px and 64 images")
-    demand = Demand(gpus=0.5, memory=3 * GB, most=most)
+    demand = Demand(gpus=0.5, memory=3 * GB, most=most, bound="turns of captured steps")
     there = node(gpus=1, memory=64)
     capacity = plan_capacity(cluster(there), ClusterProfile(), demand=demand, n_trials=9)
     assert describe_capacity(capacity, {there.kind: demand}) == (
-        "2 slots of 0.5 GPU: one step of resnet50 at 224 px and 64 images peaks at 6.1 GB of 80.0 GB"
+        "2 slots of 0.5 GPU (bound by turns of captured steps): "
+        "one step of resnet50 at 224 px and 64 images peaks at 6.1 GB of 80.0 GB"
     )
     demand = Demand(gpus=0, memory=2 * GB, most=step(host=1.3, title="one step of x at 28 px and 16 images"))
     capacity = plan_capacity(cluster(node(cpus=1, memory=64)), ClusterProfile(), demand=demand, n_trials=9)

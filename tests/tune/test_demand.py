@@ -45,9 +45,28 @@ def test_no_more_trials_share_a_gpu_than_it_has_cpus_for():
     assert demand(step(device=1, of=80), cpus=16, gpus=2, cpus_per_slot=2).gpus == 0.25
 
 
-def test_trials_whose_steps_are_captured_share_a_gpu_by_two():
-    captured = step(device=1, of=80).model_copy(update={"is_captured": True})
-    assert demand(captured, cpus=16).gpus == 0.5
+@pytest.mark.parametrize(
+    ("flags", "device", "cpus", "n", "bound"),
+    [
+        ({}, 1, 16, 16, "CPUs"),
+        ({}, 10, 16, 6, "memory"),
+        ({"is_captured": True}, 1, 16, 2, "turns of captured steps"),
+        ({"is_captured": True}, 1, 1, 1, "CPUs"),
+        ({"is_captured": True}, 50, 16, 1, "memory"),
+        ({"is_captured": True, "by_mps": True}, 1, 16, 16, "CPUs, with MPS"),
+        ({"is_captured": True, "by_mps": True}, 10, 16, 6, "memory, with MPS"),
+        ({"by_mps": True}, 0.5, 128, 48, "clients, with MPS"),
+    ],
+)
+def test_trials_share_a_gpu_until_the_first_bound_and_it_is_named(
+    flags: dict[str, bool], device: float, cpus: float, n: int, bound: str
+):
+    found = demand(step(device=device, of=80, context=1, **flags), cpus=cpus)
+    assert (int(1 / found.gpus), found.bound) == (n, bound)
+
+
+def test_trials_take_turns_where_all_steps_are_captured_and_the_profile_says_nothing_else():
+    captured = step(device=1, of=80, is_captured=True)
     assert demand(captured, step(device=1, of=80), cpus=16).gpus == 0.0625
     assert demand(captured, cpus=16, gpus_per_slot=0.25).gpus == 0.25  # as the profile says
 

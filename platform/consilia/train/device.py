@@ -1,6 +1,10 @@
 """Where training runs: device, threads and precision."""
 
+import errno
+import os
+import socket
 from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
 from typing import Literal
 
 import torch
@@ -57,6 +61,17 @@ def steady_convolutions(device: torch.device, *, rounds: bool) -> AbstractContex
     if device.type != "cuda":
         return nullcontext()
     return torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=rounds)
+
+
+def mps_serves() -> bool:
+    """Say whether NVIDIA's MPS serves what starts here: kernels of several processes then run at the same time.
+
+    Its daemon listens on a socket, which it leaves behind when it ends. One that lives refuses a socket of another
+    type, and never hears of it.
+    """
+    control = Path(os.environ.get("CUDA_MPS_PIPE_DIRECTORY") or "/tmp/nvidia-mps", "control")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as probe:
+        return probe.connect_ex(str(control)) in (0, errno.EPROTOTYPE)
 
 
 def computes_in_bf16(device: torch.device, precision: Precision) -> bool:

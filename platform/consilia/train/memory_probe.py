@@ -15,7 +15,7 @@ from torch import nn
 from consilia.config.augmentation import AugmentationPolicy
 from consilia.config.network import ModelSpec
 from consilia.train.batches import Images, MappedImages
-from consilia.train.device import MEMORY_FORMAT
+from consilia.train.device import MEMORY_FORMAT, mps_serves
 from consilia.train.inference import predict_logits, scoring_batch
 from consilia.train.losses import make_loss
 from consilia.train.networks.factory import build_model
@@ -149,6 +149,7 @@ def _read_memory(case: StepCase, device: torch.device) -> StepMemory:
         context_bytes=context,
         device_total_bytes=total,
         host_bytes=peak_host_bytes(),
+        by_mps=device.type == "cuda" and mps_serves(),
     )
 
 

@@ -37,6 +37,7 @@ class StepMemory(Frozen):
     device_total_bytes: int  # of the whole GPU; 0 on the CPU
     host_bytes: int  # the most main memory that the process has had since it started
     is_captured: bool = False  # the step is replayed as a CUDA graph, so that the GPU need not wait for the process
+    by_mps: bool = False  # NVIDIA's MPS serves the process that measured it
 
 
 def fits(n_bytes: int, free_bytes: int) -> bool:

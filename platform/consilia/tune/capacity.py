@@ -192,7 +192,7 @@ def describe_share(share: Share, demand: Demand) -> str:
     """Say what a worker takes and why."""
     parts = [f"{share.gpus:g} GPU"] if share.gpus else [f"{share.cpus:g} CPU"]
     parts += [f"{_gigabytes(share.memory)} GB of memory"] if share.memory and not share.gpus else []
-    taken = " and ".join(parts)
+    taken = " and ".join(parts) + (f" (bound by {demand.bound})" if demand.bound else "")
     step = demand.most
     if step is None:
         return f"{taken}, as the profile says"

@@ -10,6 +10,7 @@ from consilia.train.step_case import StepMemory, fits
 
 _HEADROOM = 1.2  # over the peak of a step: torch's allocator fragments, and batches differ by an image
 _TURNS = 2  # trials on a GPU that captures their steps: one computes while the other scores, writes or begins
+_CLIENTS = 48  # of MPS on a GPU of compute capability 7 and above; man nvidia-cuda-mps-control
 _HOST_HEADROOM = 1.1  # over the peak of a process: reports, checkpoints and predictions come and go
 
 HELPER_BYTES = 400_000_000
@@ -27,6 +28,7 @@ class Demand:
     gpus: float
     memory: int  # bytes of host memory; 0: nothing is known of it
     most: StepMemory | None = None  # the measured step that decided it
+    bound: str = ""  # what keeps more trials from sharing a GPU, where that was computed
 
 
 def needs_measuring(profile: ClusterProfile) -> bool:
@@ -54,9 +56,9 @@ def worker_demand(
     """
     if needs_measuring(profile) and not measured:
         raise ValueError("the profile says auto, so a step must have been measured")
-    gpus = profile.gpus_of_worker
+    gpus, bound = profile.gpus_of_worker, ""
     if gpus == "auto":
-        gpus = _automatic_gpus(profile, list(totals), measured, images_bytes)
+        gpus, bound = _automatic_gpus(profile, list(totals), measured, images_bytes)
     else:
         _check_share(gpus, measured, images_bytes)
     memory = profile.memory_per_slot
@@ -64,7 +66,7 @@ def worker_demand(
         n_bytes = round(_HOST_HEADROOM * max(each.host_bytes for each in measured)) + HELPER_BYTES
     else:
         n_bytes = round(memory * 1e9)
-    return Demand(gpus=gpus, memory=n_bytes, most=max(measured, key=_size, default=None))
+    return Demand(gpus=gpus, memory=n_bytes, most=max(measured, key=_size, default=None), bound=bound)
 
 
 def trials_per_gpu(step: StepMemory, *, images_bytes: int) -> int:
@@ -81,20 +83,26 @@ def trials_per_gpu(step: StepMemory, *, images_bytes: int) -> int:
 
 def _automatic_gpus(
     profile: ClusterProfile, totals: list[Mapping[str, float]], measured: Sequence[StepMemory], images_bytes: int
-) -> float:
+) -> tuple[float, str]:
+    """Return a worker's share of a GPU, and what keeps it from being smaller."""
     with_gpus = [node for node in totals if node.get("GPU", 0) >= 1]
     if not with_gpus:
-        return 0.0
+        return 0.0, ""
     if any(step.device_total_bytes == 0 for step in measured):
         raise ClusterError("The cluster has GPUs, but a step was measured without one: set cluster.gpus_per_slot.")
     if profile.workers_per_trial > 1:
-        return 1.0  # NCCL takes no two workers of a trial on one GPU
+        return 1.0, ""  # NCCL takes no two workers of a trial on one GPU
     by_cpus = max(int(node.get("CPU", 0) / (node["GPU"] * profile.cpus_per_slot) + 1e-9) for node in with_gpus)
     by_memory = min(trials_per_gpu(step, images_bytes=images_bytes) for step in measured)
-    # Processes take turns on a GPU. One whose steps are captured leaves it idle between them for moments only.
-    by_turns = _TURNS if all(step.is_captured for step in measured) else by_cpus
-    n = max(1, min(by_cpus, by_memory, by_turns))
-    return (10_000 // n) / 10_000  # Ray counts in ten-thousandths; rounded up, n shares would exceed the GPU
+    bounds = {"CPUs": by_cpus, "memory": by_memory}
+    if any(step.by_mps for step in measured):
+        bounds = {f"{name}, with MPS": n for name, n in (bounds | {"clients": _CLIENTS}).items()}
+    elif all(step.is_captured for step in measured):
+        # Processes take turns on a GPU. One whose steps are captured leaves it idle between them for moments only.
+        bounds["turns of captured steps"] = _TURNS
+    bound = min(bounds, key=lambda name: bounds[name])
+    n = max(1, bounds[bound])
+    return (10_000 // n) / 10_000, bound  # Ray counts in ten-thousandths; rounded up, n shares would exceed the GPU
 
 
 def _check_share(gpus: float, measured: Sequence[StepMemory], images_bytes: int) -> None:
