@@ -4,7 +4,7 @@
 #
 #   bash benchmarks/gpu.sh [--minutes 8] [--data pneumoniamnist_28.npz] [--out FOLDER] [PART...]
 #
-# PART is any of: tests steps input predict search. Default: all. `search` alone needs Ray.
+# PART is any of: tests steps packing input predict search. Default: all. `search` alone needs Ray.
 set -uo pipefail
 cd "$(dirname "$0")/.."
 minutes=8 data="" out=${OUT:-build/gpu} parts=()
@@ -13,11 +13,11 @@ while (($#)); do
     --minutes) minutes=$2; shift 2 ;;
     --data) data=$(realpath "$2"); shift 2 ;;
     --out) out=$2; shift 2 ;;
-    tests | steps | input | predict | search) parts+=("$1"); shift ;;
+    tests | steps | packing | input | predict | search) parts+=("$1"); shift ;;
     *) echo "unknown: $1; see the first lines of $0" >&2; exit 2 ;;
   esac
 done
-((${#parts[@]})) || parts=(tests steps input predict search)
+((${#parts[@]})) || parts=(tests steps packing input predict search)
 mkdir -p "$out"
 export PYTHONPATH=$PWD/platform:$PWD/benchmarks${PYTHONPATH:+:$PYTHONPATH} PYTHONUNBUFFERED=1
 python=${PYTHON:-python3}
@@ -25,7 +25,7 @@ device=$($python -c 'import torch; print("cuda" if torch.cuda.is_available() els
 quick=$([[ $device == cuda ]] || echo --quick)
 nvidia-smi --query-gpu=name,memory.total,driver_version --format=csv,noheader 2>/dev/null || echo "no GPU: $device"
 
-# Half of the time is the search's; the other half is divided among the rest.
+# The search has most of the time; the rest is divided.
 share() { $python -c "print(max(40, round(60 * $minutes * $1)))"; }
 run() { # NAME SHARE COMMAND...
   local name=$1 limit; limit=$(share "$2"); shift 2
@@ -41,16 +41,17 @@ run() { # NAME SHARE COMMAND...
 for part in "${parts[@]}"; do
   case $part in
     tests) run tests 0.1 $python -m pytest -q -rs -s -m gpu tests/train tests/predict ;;
-    steps) run steps 0.12 $python benchmarks/steps.py $quick ;;
-    input) run input 0.14 $python benchmarks/input_path.py --quick ;;
-    predict) run predict 0.14 $python benchmarks/predict.py --quick --device "$device" --no-memory ;;
-    search) run search 0.5 $python benchmarks/gpu_search.py $quick ${data:+--data "$data"} --minutes "$($python -c "print($minutes * 0.4)")" ;;
+    steps) run steps 0.1 $python benchmarks/steps.py $quick ;;
+    packing) run packing 0.12 $python benchmarks/packing.py $quick ;;
+    input) run input 0.12 $python benchmarks/input_path.py --quick ;;
+    predict) run predict 0.12 $python benchmarks/predict.py --quick --device "$device" --no-memory ;;
+    search) run search 0.44 $python benchmarks/gpu_search.py $quick ${data:+--data "$data"} --minutes "$($python -c "print($minutes * 0.34)")" ;;
   esac
 done
 $python - "$out" <<'END'
 import json, pathlib, sys
 out = pathlib.Path(sys.argv[1])
-found = {name: json.loads((out / f"{name}.json").read_text()) for name in ("tests", "steps", "input", "predict", "search") if (out / f"{name}.json").exists()}
+found = {name: json.loads((out / f"{name}.json").read_text()) for name in ("tests", "steps", "packing", "input", "predict", "search") if (out / f"{name}.json").exists()}
 (out / "gpu.json").write_text(json.dumps(found, indent=1))
 for name, each in found.items():
     print(f"{name:8} {'ended' if each['status'] == 0 else 'status ' + str(each['status'])} after {each['seconds']} s")

@@ -90,6 +90,15 @@ def test_steps_prints_each_networks_speeds_and_groups(tmp_path: Path):
         assert case["optimiser_groups"] <= 8
 
 
+def test_packing_prints_totals_and_picks_the_fewest_processes_that_lose_little(tmp_path: Path):
+    figures = run("packing.py", ray_folder=tmp_path)
+    assert figures["mps"] is False
+    (case,) = figures["cases"]
+    assert case["ratios"] == {n: pytest.approx(total / case["totals"]["1"]) for n, total in case["totals"].items()}
+    enough = [int(n) for n, total in case["totals"].items() if total >= 0.9 * max(case["totals"].values())]
+    assert case["picked"] == min(enough)
+
+
 def test_input_path_prints_all_sides_and_their_ratios(tmp_path: Path):
     figures = run("input_path.py", "--cases=1", "--images=8", "--steps=1", "--rounds=1", ray_folder=tmp_path)
     (case,) = figures["cases"]
