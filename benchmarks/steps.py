@@ -7,11 +7,17 @@ scoring   the evaluation pass in float32 with a training batch, and in bfloat16 
 Without a GPU nothing is captured, and few images show that the program works. `operators` counts the calls of ATen
 operators in an eager step, which is what a GPU is launched with.
 
-    python benchmarks/steps.py [--quick] [--steps N]
+--compile asks another question: what does `torch.compile` add to the captured step, and after how many images is its
+time won back? First and later compile seconds are those of two networks of one architecture in a process, with an
+empty cache on disk at first; a trial of five folds compiles five. It takes minutes.
+
+    python benchmarks/steps.py [--quick] [--steps N] [--compile]
 """
 
 import argparse
 import json
+import os
+import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -34,6 +40,8 @@ NETWORKS = (
     Network("efficientnet_b0", 224, 64),
     Network("densenet121", 224, 64),
 )
+COMPILED = NETWORKS[2:3] + NETWORKS[4:]
+FOLDS = 5
 ON_CPU = (Network("test_resnet", 28, 16), Network("resnet18", 28, 8))
 
 
@@ -54,8 +62,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="two networks and few steps")
     parser.add_argument("--steps", type=int, help="timed of each kind")
+    parser.add_argument("--compile", action="store_true", help="what torch.compile adds to the captured step")
     arguments = parser.parse_args()
     device = resolve_device("auto")
+    if arguments.compile:
+        compare_compiled(device, arguments.steps or (3 if device.type == "cpu" else 40))
+        return
     networks = NETWORKS if device.type == "cuda" else ON_CPU
     networks = networks[:2] if arguments.quick else networks
     n_steps = arguments.steps or (3 if device.type == "cpu" or arguments.quick else 40)
@@ -114,6 +126,47 @@ def measure(network: Network, device: torch.device, n_steps: int) -> Figures:
         optimiser_groups=len(eager.optimiser.param_groups),
         largest_difference=difference,
     )
+
+
+def compare_compiled(device: torch.device, n_steps: int) -> None:
+    """Measure and print what torch.compile costs and brings; without a GPU nothing is captured."""
+    cases, rows = [], []
+    with tempfile.TemporaryDirectory(prefix="compiled-", ignore_cleanup_errors=True) as cache:
+        os.environ["TORCHINDUCTOR_CACHE_DIR"] = cache
+        for network in COMPILED if device.type == "cuda" else ON_CPU[:1]:
+            case = {**asdict(network), **measure_compiled(network, device, n_steps)}
+            print(json.dumps(case), flush=True)
+            cases.append(case)
+            cells = [f"{case[name]:,.1f}" for name in ("captured", "compiled", "compile_s", "compile_again_s")]
+            won_back = "never" if case["won_back_images"] is None else f"{case['won_back_images']:,.0f}"
+            rows.append([f"{network.architecture} {network.side} px, batch {network.batch_size}", *cells, won_back])
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
+    header = ["network", "captured", "compiled, too", "compiling, s", "once more, s", f"images of {FOLDS} folds"]
+    figures = {"device": name, "steps": n_steps, "cases": cases}
+    print_figures(f"torch.compile, images/s, and when its time is won back ({name})", header, rows, figures)
+
+
+def measure_compiled(network: Network, device: torch.device, n_steps: int) -> dict[str, Any]:
+    """Return images/s of the captured step alone and compiled, too, and the seconds that compiling adds to a first."""
+
+    def first_and_speed(*, compiled: bool) -> tuple[float, float]:
+        training = Training(network, device, capture=True, compiled=compiled)
+        batch = training.draw(network.batch_size)
+        first = timed(lambda: training.step(*batch), 1, device)
+        return first, network.batch_size / timed(lambda: training.step(*batch), n_steps, device)
+
+    first_and_speed(compiled=False)  # libraries start
+    plain, captured = first_and_speed(compiled=False)
+    first, compiled = first_and_speed(compiled=True)
+    again, _ = first_and_speed(compiled=True)
+    cost, gain = first - plain + (FOLDS - 1) * (again - plain), 1 / captured - 1 / compiled
+    return {
+        "captured": captured,
+        "compiled": compiled,
+        "compile_s": first - plain,
+        "compile_again_s": again - plain,
+        "won_back_images": cost / gain if gain > 0 else None,
+    }
 
 
 def timed(work: Callable[[], object], n: int, device: torch.device) -> float:

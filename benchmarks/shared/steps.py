@@ -38,7 +38,7 @@ class Network:
 class Training:
     """A network with all that its steps change; each step is on the whole batch, and mixes no images."""
 
-    def __init__(self, network: Network, device: torch.device, *, capture: bool) -> None:
+    def __init__(self, network: Network, device: torch.device, *, capture: bool, compiled: bool = False) -> None:
         torch.manual_seed(0)
         self.network, self.device = network, device
         options = Hyperparameters(architecture=network.architecture, lr=1e-4, smallest_layer_lr=0.3)
@@ -48,7 +48,7 @@ class Training:
         self.average = WeightAverage(self.model)
         self.optimiser = make_optimiser(self.model, options)
         self._step = Step(
-            model=self.model,
+            model=torch.compile(self.model) if compiled else self.model,  # type: ignore[arg-type] # a module, too
             average=self.average,
             optimiser=self.optimiser,
             loss=make_loss(options, np.ones(N_CLASSES, np.int64), device),

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -88,6 +89,14 @@ def test_steps_prints_each_networks_speeds_and_groups(tmp_path: Path):
     for case in figures["cases"]:
         assert min(case["eager"], case["scoring"]) > 0
         assert case["optimiser_groups"] <= 8
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
+@pytest.mark.timeout(600)
+def test_steps_prints_what_compiling_costs_and_when_it_is_won_back(tmp_path: Path):
+    (case,) = run("steps.py", "--compile", ray_folder=tmp_path, timeout=580)["cases"]
+    assert case["compile_s"] > max(0, case["compile_again_s"])
+    assert (case["won_back_images"] is None) == (case["compiled"] <= case["captured"])
 
 
 def test_packing_prints_totals_and_picks_the_fewest_processes_that_lose_little(tmp_path: Path):
