@@ -1,5 +1,6 @@
 """Both ways to the device hand out the same bytes, one batch ahead, and leave nothing behind."""
 
+import mmap
 import threading
 
 import numpy as np
@@ -109,6 +110,26 @@ def test_a_failed_read_reaches_whoever_asks_for_the_batch():
     with pytest.raises(OSError, match="the disk is gone"):
         next(batches)
     assert not readers()
+
+
+@pytest.mark.parametrize(("side", "is_told"), [(200, True), (64, False)])
+def test_the_kernel_is_told_the_pages_of_images_that_are_larger_than_a_few(side, is_told, tmp_path, monkeypatch):
+    told = []
+
+    class Told(mmap.mmap):
+        def madvise(self, option, start, length):
+            told.append((start, start + length))
+            super().madvise(option, start, length)
+
+    monkeypatch.setattr(mmap, "mmap", Told)
+    np.save(tmp_path / "pixels.npy", np.random.default_rng(0).integers(0, 256, (6, side, side, 1), dtype=np.uint8))
+    pixels = np.load(tmp_path / "pixels.npy", mmap_mode="r")
+    parts = [[5, 1], [0]]
+    for part, batch in zip(parts, MappedImages(pixels, torch.device("cpu")).batches(rows(parts)), strict=True):
+        np.testing.assert_array_equal(batch.numpy(), pixels[part])
+    header = (tmp_path / "pixels.npy").stat().st_size - pixels.nbytes
+    starts = [header + row * side**2 for row in (5, 1, 0)] if is_told else []
+    assert told == [(start - start % mmap.PAGESIZE, start + side**2) for start in starts]
 
 
 def test_images_lie_on_the_device_only_while_most_of_it_stays_free():

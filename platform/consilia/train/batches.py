@@ -1,7 +1,9 @@
 """How the bytes of stored images reach the device, a batch at a time. No decoding, no loader processes."""
 
+import mmap
 from collections.abc import Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -13,6 +15,7 @@ from consilia.data.store.image_store import ImageStore
 from consilia.train.step_case import fits
 
 _UPLOAD_BYTES = 64 * 2**20  # that move to the device at a time, so that the store never lies in main memory as a whole
+_ADVISED_PAGES = 4  # of an image: what the kernel reads around a smaller one is other images
 
 
 class Images(Protocol):
@@ -54,7 +57,8 @@ class DeviceImages:
 class MappedImages:
     """The store on disk: a thread gathers the next batch from the memory map while the present one is in use.
 
-    It fills one of two buffers. For a GPU they are pinned, and a stream of its own copies them to the device.
+    It tells the kernel first which images these are, and fills one of two buffers. For a GPU they are pinned, and a
+    stream of its own copies them to the device.
     """
 
     def __init__(self, pixels: npt.NDArray[np.uint8], device: torch.device) -> None:
@@ -91,6 +95,7 @@ class _Buffers:
     def fill(self, number: int, rows: Rows) -> torch.Tensor:
         """Gather batch `number`; runs in the thread."""
         buffer = self._buffers[number % 2][: len(rows)]
+        _announce(self._pixels, rows)
         # mode="clip" writes to `out` directly; the rows have been checked, so nothing is clipped.
         np.take(self._pixels, rows, axis=0, out=buffer.numpy(), mode="clip")
         return buffer
@@ -126,6 +131,23 @@ class _PinnedBuffers(_Buffers):
         present.wait_event(self._copied[number % 2])
         images.record_stream(present)
         return images
+
+
+def _announce(pixels: npt.NDArray[np.uint8], rows: Rows) -> None:
+    """Tell the kernel which images of a memory map come, so that it reads them all at a time.
+
+    One that is met by page faults alone waits for the one before it, and for all that is read around that.
+    """
+    mapped, n_bytes = pixels.base, pixels[:1].nbytes
+    if not (isinstance(pixels, np.memmap) and isinstance(mapped, mmap.mmap) and hasattr(mapped, "madvise")):
+        return
+    if n_bytes < _ADVISED_PAGES * mmap.PAGESIZE:
+        return
+    begin = pixels.offset % mmap.ALLOCATIONGRANULARITY  # of the array in the map
+    with suppress(OSError):  # an advice
+        for start in (begin + rows * n_bytes).tolist():
+            page = start - start % mmap.PAGESIZE
+            mapped.madvise(mmap.MADV_WILLNEED, page, start + n_bytes - page)
 
 
 class _Kept(NamedTuple):
