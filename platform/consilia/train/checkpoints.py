@@ -9,9 +9,7 @@ from typing import Any
 
 from consilia.train.faults import writing
 from consilia.train.network_files import save_checkpoint
-
-LONGEST_SECONDS = 30.0  # between two checkpoints, beside the epoch under way: what a killed process costs
-_SHARE = 0.02  # of the time may be spent on writing: small states are written more often
+from consilia.train.pace import Pace
 
 
 class Checkpoints:
@@ -24,9 +22,8 @@ class Checkpoints:
 
     def __init__(self, path: Path, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._path = path
-        self._clock = clock
+        self._pace = Pace(clock)
         self._kept: dict[str, Any] | None = None
-        self._next = clock()
 
     def keep(self, state: dict[str, Any]) -> None:
         """Copy a state, where its tensors are, and write it if it is time to.
@@ -36,7 +33,7 @@ class Checkpoints:
         """
         self._kept = None  # before there is another: a GPU has room for one
         self._kept = copy.deepcopy(state)
-        if self._clock() >= self._next:
+        if self._pace.is_due:
             self.write()
 
     def write(self) -> None:
@@ -47,11 +44,9 @@ class Checkpoints:
         """
         if self._kept is None:
             return
-        started = self._clock()
-        with writing(self._path):
+        with self._pace.taken(), writing(self._path):
             save_checkpoint(self._path, self._kept)
         self._kept = None
-        self._next = self._clock() + min(LONGEST_SECONDS, (self._clock() - started) / _SHARE)
 
     @contextmanager
     def written_on_error(self) -> Iterator[None]:

@@ -15,10 +15,8 @@ from uuid import uuid4
 
 from consilia.config.records import ALL_FOLDS, EpochReport
 from consilia.config.study_folder import FoldFolder, TrialFolder
+from consilia.train.pace import Pace
 from consilia.tune.driver_disk import Disk, fetch_file, send_file
-
-CHECKPOINT_SECONDS = 30.0  # between two, at most: what a lost process costs, beside the epoch under way
-_SHARE = 0.02  # of the time may be spent on sending: small checkpoints are sent more often
 
 
 class TrialFiles:
@@ -44,8 +42,7 @@ class TrialFiles:
         self._disk = disk
         self._folds = {fold: (_folder(here, fold), _folder(there, fold)) for fold in folds}
         self._root = here.root
-        self._clock = clock
-        self._next_sending = clock()
+        self._pace = Pace(clock)
         self._known: dict[Path, int] = {}  # files that the driver has as they are here: time of change, ns
         self._background = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
         self._sending: Future[None] | None = None
@@ -113,7 +110,7 @@ class TrialFiles:
             self._await_background()
             self._send_fold(fold)
             shutil.rmtree(mine.root)
-        elif self._clock() >= self._next_sending and (self._sending is None or self._sending.done()):
+        elif self._pace.is_due and (self._sending is None or self._sending.done()):
             self._await_background()
             self._sending = self._background.submit(self._send_open, fold)
 
@@ -138,12 +135,9 @@ class TrialFiles:
     def _send_open(self, fold: int) -> None:
         """Send how far a fold is; where it is finished meanwhile, its checkpoint is gone."""
         mine, theirs = self._folds[fold]
-        started = self._clock()
-        with suppress(FileNotFoundError):
+        with self._pace.taken(), suppress(FileNotFoundError):
             self._send(mine.history, theirs.history)
             self._send(mine.checkpoint, theirs.checkpoint)
-        ended = self._clock()
-        self._next_sending = ended + min(CHECKPOINT_SECONDS, (ended - started) / _SHARE)
 
     def _send(self, here: Path, there: Path) -> None:
         from consilia.train.faults import writing  # with torch, which workers have imported
