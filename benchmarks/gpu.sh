@@ -41,12 +41,12 @@ run() { # NAME SHARE COMMAND...
 
 for part in "${parts[@]}"; do
   case $part in
-    tests) run tests 0.1 $python -m pytest -q -rs -s -m gpu tests/train tests/predict ;;
+    tests) run tests 0.12 $python -m pytest -q -rs -s -m gpu tests/train tests/predict ;;
     steps) run steps 0.1 $python benchmarks/steps.py $quick ;;
     packing) run packing 0.12 $python benchmarks/packing.py $quick ;;
     input) run input 0.12 $python benchmarks/input_path.py --quick ;;
     predict) run predict 0.12 $python benchmarks/predict.py --quick --device "$device" --no-memory ;;
-    search) run search 0.44 $python benchmarks/gpu_search.py $quick ${data:+--data "$data"} --minutes "$($python -c "print($minutes * 0.34)")" ;;
+    search) run search 0.42 $python benchmarks/gpu_search.py $quick ${data:+--data "$data"} --minutes "$($python -c "print($minutes * 0.33)")" ;;
   esac
 done
 $python - "$out" <<'END'

@@ -9,10 +9,7 @@ import torch
 
 from consilia.train.batches import DeviceImages, MappedImages, evaluation_batches, fits
 
-DEVICES = [
-    "cpu",
-    pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")),
-]
+DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
 N = 20
 PARTS = [[3, 1, 19], [0], [7, 7, 2, 5, 0, 11], [18], list(range(N)), [4, 4]]
 

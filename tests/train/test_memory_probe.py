@@ -9,20 +9,23 @@ import torch
 
 from consilia.config.network import ModelSpec, Preprocessing
 from consilia.config.space import Architecture, Hyperparameters
+from consilia.config.study import ClusterProfile
 from consilia.errors import ClusterError
+from consilia.train.device import mps_serves
 from consilia.train.faults import is_out_of_memory
 from consilia.train.memory_probe import estimate_step, measure_step, most_demanding, network_bytes
 from consilia.train.networks.factory import build_model
 from consilia.train.step_case import StepCase, StepMemory
+from consilia.tune.demand import worker_demand
 from consilia.tune.measuring import largest_network, measure_steps
 
-ONE_GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 NO_GPU = pytest.mark.skipif(torch.cuda.is_available(), reason="steps are measured on the GPU")
 
 # Main memory's peak is that of a process: each of these has one of its own.
 IN_PROCESS = """
 import sys
 from consilia.train.step_case import StepCase
+from consilia.tune.demand import worker_demand
 from consilia.tune.measuring import measure_steps
 for step in measure_steps([StepCase.model_validate_json(line) for line in sys.stdin], device_name="cpu"):
     print(step.model_dump_json())
@@ -137,7 +140,7 @@ def test_errors_of_memory_are_told_from_others(error: Exception, expected: bool)
     assert is_out_of_memory(error) is expected
 
 
-@ONE_GPU
+@pytest.mark.gpu
 def test_on_a_gpu_the_peak_holds_activations_and_five_copies_of_the_weights():
     device = torch.device("cuda")
     first, more = (measure_step(case("resnet18", side=64, batch=batch), device) for batch in (8, 128))
@@ -147,7 +150,7 @@ def test_on_a_gpu_the_peak_holds_activations_and_five_copies_of_the_weights():
     assert 0 < more.context_bytes < more.device_total_bytes
 
 
-@ONE_GPU
+@pytest.mark.gpu
 def test_on_a_gpu_a_step_of_several_workers_holds_the_buckets_of_their_gradients():
     device = torch.device("cuda")
     alone, together = (measure_step(case("resnet18", n_workers=n), device) for n in (1, 2))
@@ -155,12 +158,21 @@ def test_on_a_gpu_a_step_of_several_workers_holds_the_buckets_of_their_gradients
     assert together.device_bytes - alone.device_bytes > 0.5 * 4 * weights
 
 
-@ONE_GPU
+@pytest.mark.gpu
 def test_a_step_larger_than_the_gpu_is_refused_with_its_architecture_and_leaves_the_gpu_free():
     with pytest.raises(ClusterError, match="resnet50 at 2048 px and 4096 images runs out of memory"):
         measure_steps([case("resnet50", side=2048, batch=4096)], device_name="cuda")
     (found,) = measure_steps([case()], device_name="cuda")
     assert found.device_bytes < 2**30
+
+
+@pytest.mark.gpu
+def test_on_a_gpu_the_measured_step_is_captured_and_decides_how_many_trials_share_it():
+    measured = measure_steps([case()], device_name="cuda")
+    found = worker_demand(ClusterProfile(), [{"CPU": 16, "GPU": 1}], measured=measured, images_bytes=0)
+    assert measured[0].is_captured
+    expected = (0.0625, "CPUs, with MPS") if mps_serves() else (0.5, "turns of captured steps")
+    assert (found.gpus, found.bound) == expected
 
 
 @NO_GPU
