@@ -317,7 +317,7 @@ def _held_bytes() -> int:
     if not torch.cuda.is_available():
         return 0
     gc.collect()
-    # 32 MiB on a Hopper GPU for each stream and thread, and every fold captures its steps on a stream of its own.
+    # 32 MiB on a Hopper GPU for each stream and thread, and every trial captures its steps on a stream of its own.
     torch._C._cuda_clearCublasWorkspaces()
     torch.cuda.empty_cache()
     return torch.cuda.memory_allocated()
