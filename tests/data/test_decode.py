@@ -11,9 +11,9 @@ from PIL import Image
 
 from broken_readers import break_once, fail, read_or_break
 from consilia.config.reading import Reading
-from consilia.data.decode.block import Decoded, decode_block, join
+from consilia.data.decode.block import Decoded, decode_block
 from consilia.data.decode.process import DecodeProcess, is_plain
-from consilia.data.decode.workers import DecodeWorkers, LocalWorkers, block_length, decode_blocks
+from consilia.data.decode.workers import DecodeWorkers, LocalWorkers, block_length, decode_blocks, decode_in
 from consilia.data.sources.card import list_blocks, list_images
 from consilia.data.sources.listing import ImageTable
 from consilia.errors import RunError
@@ -69,11 +69,6 @@ class TestBlocks:
         rest = decode(table, workers=None, start=start)
         assert all(same(a, b) for a, b in zip(whole[(start + 4) // 5 :], rest, strict=True))
 
-    def test_parts_join_to_the_block_that_they_were(self, folder):
-        files = block(folder, 0, 1, "empty", 2, 3, "empty")
-        parts = [decode_block(piece, READING) for piece in (files[:2], files[2:3], files[3:])]
-        assert same(join(parts), decode_block(files, READING))
-
     def test_moments_of_extreme_images_are_exact(self):
         reading = Reading(size=2048, channels=1)
         for value in (0, 255):
@@ -86,8 +81,8 @@ class TestDeaths:
     def test_a_decoder_that_crashes_costs_its_image_alone(self, folder, position):
         names: list[object] = [0, 1, 2, 3]
         names.insert(position, "kill")
-        process = DecodeProcess(read=read_or_break)
-        decoded = process.decode(block(folder, *names), READING)
+        process = DecodeProcess()
+        decoded = decode_in(process, block(folder, *names), READING, read=read_or_break)
         process.close()
         ((at, reason),) = decoded.failures
         assert at == position
@@ -97,8 +92,8 @@ class TestDeaths:
         assert [each.position for each in decoded.facts] == [i for i in range(5) if i != position]
 
     def test_an_image_that_takes_too_long_is_given_up(self, folder):
-        process = DecodeProcess(read=read_or_break, seconds=0.5)
-        decoded = process.decode(block(folder, 0, "hang", 1), READING)
+        process = DecodeProcess(seconds=0.5)
+        decoded = decode_in(process, block(folder, 0, "hang", 1), READING, read=read_or_break)
         process.close()
         ((at, reason),) = decoded.failures
         assert at == 1
@@ -106,16 +101,16 @@ class TestDeaths:
         assert len(decoded.facts) == 2
 
     def test_several_bad_images_of_one_block_are_each_named(self, folder):
-        process = DecodeProcess(read=read_or_break)
-        decoded = process.decode(block(folder, "kill", "exit", 0, "empty", "exit"), READING)
+        process = DecodeProcess()
+        decoded = decode_in(process, block(folder, "kill", "exit", 0, "empty", "exit"), READING, read=read_or_break)
         process.close()
         assert [at for at, _ in decoded.failures] == [0, 1, 3, 4]
         assert ["SIGSEGV" in r or "exit code 3" in r or "0 bytes" in r for _, r in decoded.failures] == [True] * 4
         assert [each.position for each in decoded.facts] == [2]
 
     def test_an_image_that_is_read_the_second_time_is_kept(self, folder, tmp_path):
-        process = DecodeProcess(read=partial(break_once, tmp_path / "log"))
-        decoded = process.decode(block(folder, 0, 1, 2), READING)
+        process = DecodeProcess()
+        decoded = decode_in(process, block(folder, 0, 1, 2), READING, read=partial(break_once, tmp_path / "log"))
         process.close()
         assert same(decoded, decode_block(block(folder, 0, 1, 2), READING))
 
@@ -125,11 +120,11 @@ class TestDeaths:
 
     def test_a_process_that_dies_while_it_decodes_no_image_is_an_error_that_says_what_to_do(self, folder):
         process = DecodeProcess()
-        process.decode(block(folder, 0), READING)
+        decode_in(process, block(folder, 0), READING)
         os.kill(process.pid, signal.SIGKILL)
-        with pytest.raises(RunError, match=r"decoded no image \(signal SIGKILL\).*memory.*__main__"):
-            process.decode(block(folder, 1), READING)
-        assert len(process.decode(block(folder, 1), READING).facts) == 1
+        with pytest.raises(RunError, match=r"decoded no image \(signal SIGKILL\).*memory ran out"):
+            decode_in(process, block(folder, 1), READING)
+        assert len(decode_in(process, block(folder, 1), READING).facts) == 1
         process.close()
 
     def test_leaving_the_workers_ends_what_still_runs(self, folder):

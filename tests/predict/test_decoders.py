@@ -4,6 +4,7 @@ import multiprocessing
 import subprocess
 import sys
 import textwrap
+from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from consilia.errors import ReaderError
 from consilia.predict import decoders, prefetch
 from consilia.predict.decoders import Decoders, Reader
 from consilia.predict.prefetch import read_ahead, spare_processes
+from crashing_reader import CrashingReader
 
 
 @pytest.fixture
@@ -55,7 +57,7 @@ def plain(results):
 
 def begun(reader, *, n_processes=1):
     """Decoders whose processes wait for files."""
-    found = Decoders(reader, n_processes=n_processes, most=10)
+    found = Decoders(reader, n_processes=n_processes)
     found.read([])
     found.read([("begins", Path("missing"))])
     found._beginning.join()
@@ -89,8 +91,24 @@ def test_what_a_dead_process_was_given_is_read_here(reader, files, any_are_many)
         pool.close()
 
 
+def test_a_decoder_that_crashes_costs_its_image_alone(reader, files, any_are_many):
+    expected = plain(reader.read(named(files)))
+    pool = begun(CrashingReader(**{field.name: getattr(reader, field.name) for field in fields(Reader)}))
+    kill = files[0].with_name("kill.png")
+    try:
+        found = pool.read(named([*files[:3], kill, *files[3:]]))
+        again = pool.read(named(files))
+    finally:
+        pool.close()
+    ((name, error),) = found[3:4]
+    assert (name, plain(again)) == (str(kill), expected)
+    assert "kill.png: its decoder crashed twice, the second time alone (signal SIGSEGV)" in str(error)
+    assert plain(found[:3] + found[4:]) == expected
+    assert multiprocessing.active_children() == []
+
+
 def test_a_handful_of_files_begins_no_process(reader, files):
-    pool = Decoders(reader, n_processes=2, most=10)
+    pool = Decoders(reader, n_processes=2)
     pool.read(named(files))
     assert multiprocessing.active_children() == []
     pool.close()

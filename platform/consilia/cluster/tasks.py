@@ -12,7 +12,7 @@ from consilia.config.reading import Reading
 from consilia.config.study import ClusterProfile
 from consilia.data.decode.block import Block, Decoded, decode_block
 from consilia.data.decode.process import IMAGE_SECONDS, DecodeProcess, end_after
-from consilia.data.decode.workers import DecodeWorkers, LocalWorkers
+from consilia.data.decode.workers import DecodeWorkers, LocalWorkers, decode_in
 from consilia.data.store.key import decoder_versions
 from consilia.errors import ClusterError
 
@@ -104,7 +104,7 @@ class _Pending:
         except ray.exceptions.RayTaskError:
             raise  # a fault of ours, not of a file
         except ray.exceptions.RayError:  # its process or node died
-            return self._here.decode(self._block, self._reading)
+            return decode_in(self._here, self._block, self._reading)
         if isinstance(decoded, str):
             raise ClusterError(decoded)
         self._check_failures(decoded)
@@ -113,7 +113,7 @@ class _Pending:
     def _check_failures(self, decoded: Decoded) -> None:
         """What a node could not read must be unreadable here too; else the node would have lost images silently."""
         for position, reason in decoded.failures:
-            if self._here.decode(self._block[position : position + 1], self._reading).facts:
+            if decode_in(self._here, self._block[position : position + 1], self._reading).facts:
                 raise ClusterError(
                     f"A node of the cluster cannot read what this machine can: {reason}\nEvery node must see the data "
                     "at the same path, on a shared disk. Mount it there, or prepare first on one machine: "

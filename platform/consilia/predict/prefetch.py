@@ -56,7 +56,7 @@ def read_ahead(
     reading, n_workers = document.reading, max(n_threads, n_processes)
     reader = Reader(reading=reading, kinds=document.kinds, on_unknown_kind=on_unknown_kind, with_colour=with_colour)
     length = max(1, min(MOST_IN_CHUNK, batch_size // (2 * n_workers)))
-    with closing(Decoders(reader, n_processes=n_processes, most=length)) as decoders:
+    with closing(Decoders(reader, n_processes=n_processes)) as decoders:
         chunks = work_ahead(
             _chunks(split_frames(single_images(images, channels=reading.channels), reading), length),
             lambda chunk: decoders.read(chunk) if _is_slow(chunk[0]) else reader.read(chunk),

@@ -11,9 +11,10 @@ import numpy.typing as npt
 
 from consilia.config.reading import ImageKind, Reading
 from consilia.data.decode.low_resolution import perceptual_hash
+from consilia.data.decode.process import read_each
 from consilia.data.decode.reader import read_image
 from consilia.data.raster import fit_image
-from consilia.data.square import Picture
+from consilia.data.square import Picture, Pixels
 from consilia.errors import ReaderError
 
 Block = tuple[tuple[Path, int | None], ...] | npt.NDArray[np.uint8]  # files and frames to decode, or arrays
@@ -56,62 +57,53 @@ class Decoded:
     n_listed: int  # images in the block, readable or not
 
 
-def decode_block(
-    block: Block, reading: Reading, *, read: Read = read_image, before: Callable[[int], None] | None = None
-) -> Decoded:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BlockReader:
+    """Decodes an image of a block; its facts say that it is the block's first."""
+
+    reading: Reading
+    read: Read = read_image
+
+    def __call__(self, image: tuple[Path, int | None] | npt.NDArray[np.uint8]) -> tuple[Pixels, ImageFacts]:
+        """Return pixels and facts.
+
+        Raises:
+            ReaderError: The image cannot be read.
+        """
+        if not isinstance(image, np.ndarray):
+            path, frame = image
+            picture = self.read(path, self.reading, frame=frame)
+        else:
+            height, width = image.shape[:2]
+            mode = "L" if image.ndim == 2 else "RGB"
+            pixels = fit_image(image, self.reading, name="image")
+            picture = Picture(pixels=pixels, kind="raster", format="NPZ", mode=mode, width=width, height=height)
+        return picture.pixels, _facts(picture)
+
+
+def decode_block(block: Block, reading: Reading, *, before: Callable[[int], None] | None = None) -> Decoded:
     """Decode the images of one block; unreadable ones become failures.
 
     Args:
         block: Files, or arrays (m, h, w[, c]).
         reading: How they become stored pixels.
-        read: Decodes a file.
         before: Called with the position of each image before it is decoded.
     """
-    pixels = np.empty((len(block), reading.size, reading.size, reading.channels), dtype=np.uint8)
+    return join(read_each(block, BlockReader(reading=reading), before=before), reading)
+
+
+def join(images: Sequence[tuple[Pixels, ImageFacts] | ReaderError], reading: Reading) -> Decoded:
+    """Join what a `BlockReader` made of each image of a block."""
+    pixels = np.empty((len(images), reading.size, reading.size, reading.channels), dtype=np.uint8)
     facts: list[ImageFacts] = []
     failures: list[tuple[int, str]] = []
-    for position, image in enumerate(block):
-        if before is not None:
-            before(position)
-        try:
-            picture = _read(image, reading, position, read)
-        except ReaderError as error:
-            failures.append((position, str(error)))
+    for position, image in enumerate(images):
+        if isinstance(image, ReaderError):
+            failures.append((position, str(image)))
         else:
-            pixels[len(facts)] = picture.pixels
-            facts.append(_facts(position, picture))
-    return Decoded(pixels=pixels[: len(facts)], facts=tuple(facts), failures=tuple(failures), n_listed=len(block))
-
-
-def failed(reason: str, reading: Reading) -> Decoded:
-    """Return a block of one image that could not be decoded."""
-    pixels = np.empty((0, reading.size, reading.size, reading.channels), dtype=np.uint8)
-    return Decoded(pixels=pixels, facts=(), failures=((0, reason),), n_listed=1)
-
-
-def join(parts: Sequence[Decoded]) -> Decoded:
-    """Join the parts of one block, in its order."""
-    facts: list[ImageFacts] = []
-    failures: list[tuple[int, str]] = []
-    n_listed = 0
-    for part in parts:
-        facts.extend(replace(each, position=n_listed + each.position) for each in part.facts)
-        failures.extend((n_listed + position, reason) for position, reason in part.failures)
-        n_listed += part.n_listed
-    pixels = np.concatenate([part.pixels for part in parts])
-    return Decoded(pixels=pixels, facts=tuple(facts), failures=tuple(failures), n_listed=n_listed)
-
-
-def _read(
-    image: tuple[Path, int | None] | npt.NDArray[np.uint8], reading: Reading, position: int, read: Read
-) -> Picture:
-    if not isinstance(image, np.ndarray):
-        path, frame = image
-        return read(path, reading, frame=frame)
-    height, width = image.shape[:2]
-    mode = "L" if image.ndim == 2 else "RGB"
-    pixels = fit_image(image, reading, name=f"image {position}")
-    return Picture(pixels=pixels, kind="raster", format="NPZ", mode=mode, width=width, height=height)
+            pixels[len(facts)], own = image
+            facts.append(replace(own, position=position))
+    return Decoded(pixels=pixels[: len(facts)], facts=tuple(facts), failures=tuple(failures), n_listed=len(images))
 
 
 def _sums(values: npt.NDArray[np.uint8]) -> tuple[int, int]:
@@ -124,11 +116,11 @@ def _sums(values: npt.NDArray[np.uint8]) -> tuple[int, int]:
     return total, total_square
 
 
-def _facts(position: int, picture: Picture) -> ImageFacts:
+def _facts(picture: Picture) -> ImageFacts:
     pixels = np.ascontiguousarray(picture.pixels)
     total, total_square = _sums(pixels.ravel())
     return ImageFacts(
-        position=position,
+        position=0,
         mean=total / (255.0 * pixels.size),
         mean_square=total_square / (255.0**2 * pixels.size),
         pixel_digest=hashlib.sha256(pixels.data).hexdigest(),

@@ -5,22 +5,27 @@ killed while it sends a block, as happens when memory runs out.
 """
 
 import multiprocessing
+import pickle
 import signal
+import sys
 import threading
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import pairwise
 from multiprocessing.connection import Connection
 from multiprocessing.context import ForkServerProcess
-from multiprocessing.sharedctypes import RawValue
+from multiprocessing.sharedctypes import RawArray, RawValue
 from pathlib import Path
-from typing import Any
+from types import ModuleType
+from typing import Any, TypeVar
 
-import numpy as np
+from consilia.errors import ReaderError, RunError
 
-from consilia.config.reading import Reading
-from consilia.data.decode.block import Block, Decoded, Read, decode_block, failed, join
-from consilia.data.decode.reader import read_image
-from consilia.errors import RunError
+Image = TypeVar("Image")
+Result = TypeVar("Result")
 
+BLOCK_BYTES = 4_000_000  # decoded pixels that one process hands over at once, without a pipe
 IMAGE_SECONDS = 60.0  # the largest mammograms take a second or two
 _STARTING, _IDLE = -2, -1  # in place of the position of an image
 
@@ -30,46 +35,71 @@ _CONTEXT = multiprocessing.get_context("forkserver")
 _STARTING_OR_REAPING = threading.Lock()  # two threads that reap at once may take each other's exit code
 
 
+def read_each(
+    images: Iterable[Image], read: Callable[[Image], Result], *, before: Callable[[int], None] | None = None
+) -> list[Result | ReaderError]:
+    """Return what `read` makes of each image, or the error that it raises.
+
+    Args:
+        images: To be read.
+        read: Reads one, or raises ReaderError.
+        before: Called with the position of each image before it is read.
+    """
+    found: list[Result | ReaderError] = []
+    for position, image in enumerate(images):
+        if before is not None:
+            before(position)
+        try:
+            found.append(read(image))
+        except ReaderError as error:
+            found.append(error)
+    return found
+
+
 class DecodeProcess:
     """One process, started when it is needed and again after each death.
 
     Args:
-        read: Decodes a file.
         seconds: What one image may take; then its process ends itself.
     """
 
-    def __init__(self, *, read: Read = read_image, seconds: float = IMAGE_SECONDS) -> None:
-        self._read, self._seconds = read, seconds
+    def __init__(self, *, seconds: float = IMAGE_SECONDS) -> None:
+        self._seconds = seconds
         self._process: ForkServerProcess | None = None
         self._connection: Connection | None = None
         self._position: Any = RawValue("i", _STARTING)
+        self._shared: Any = None  # where it leaves pixels
         self._closed = False
 
-    def decode(self, block: Block, reading: Reading) -> Decoded:
-        """Decode a block, even if some of its images crash the process.
+    def read(self, images: Sequence[Image], read: Callable[[Image], Result]) -> list[Result | ReaderError]:
+        """Do as `read_each`, even if some images crash the process; of no images, start it.
 
-        An image whose process died is decoded once more with no other image beside it; if that process dies too, the
-        image is a failure, and the others of its block are decoded without it.
+        An image whose process died is read once more with no other image beside it; if that process dies too, the image
+        is an error, and the others are read without it.
+
+        Args:
+            images: To be read; an error calls one that is a tuple by the tuple's first element.
+            read: As of `read_each`; an instance of a class, or a function, that the process can import.
 
         Raises:
             RunError: Processes do not start, or die while they decode no image.
         """
-        parts: list[Decoded] = []
+        if not images:
+            return self._ask(images, read)
+        found: list[Result | ReaderError] = []
         suspect = False  # whether the next image has crashed a process
-        while len(block) > 0 or not parts:
-            piece, rest = (block[:1], block[1:]) if suspect else (block, block[:0])
+        while len(found) < len(images):
+            rest = images[len(found) :]
             try:
-                parts.append(self._ask(piece, reading))
-                block, suspect = rest, False
+                found += self._ask(rest[:1] if suspect else rest, read)
+                suspect = False
             except _DiedError as death:
                 if suspect:
-                    parts.append(failed(_reason(piece, death, self._seconds), reading))
-                    block, suspect = rest, False
-                    continue
-                if death.position > 0:
-                    parts.append(self.decode(block[: death.position], reading))
-                block, suspect = block[death.position :], True
-        return parts[0] if len(parts) == 1 else join(parts)
+                    found.append(ReaderError(_reason(rest[0], death, self._seconds)))
+                elif death.position > 0:
+                    found += self.read(rest[: death.position], read)
+                suspect = not suspect
+        return found
 
     @property
     def pid(self) -> int:
@@ -83,28 +113,28 @@ class DecodeProcess:
         with _STARTING_OR_REAPING:
             if self._process is not None:
                 self._process.kill()
+                self._process.join()
 
-    def _ask(self, block: Block, reading: Reading) -> Decoded:
-        connection = self._connection or self._start()
+    def _ask(self, images: Sequence[Image], read: Callable[[Image], Result]) -> list[Result | ReaderError]:
+        connection = self._connection or self._start(type(read).__module__)
         try:
-            connection.send((block, reading))
-            reply: Decoded | BaseException = connection.recv()
-            content = b"" if isinstance(reply, BaseException) else connection.recv_bytes()
+            connection.send((images, read))
+            reply: list[Result | ReaderError] | BaseException = _receive(connection, self._shared)
         except (EOFError, OSError) as error:
             raise self._bury() from error
         if isinstance(reply, BaseException):
             raise reply
-        pixels = np.frombuffer(content, dtype=np.uint8)
-        return replace(reply, pixels=pixels.reshape(len(reply.facts), *reply.pixels.shape[1:]))
+        return reply
 
-    def _start(self) -> Connection:
+    def _start(self, imports: str) -> Connection:
         ours, theirs = _CONTEXT.Pipe()
         self._position.value = _STARTING
-        arguments = (theirs, self._position, self._read, self._seconds)
-        with _STARTING_OR_REAPING:
+        self._shared = self._shared or RawArray("B", BLOCK_BYTES)
+        arguments = (theirs, self._position, self._shared, self._seconds)
+        with _STARTING_OR_REAPING, _without_main():
             if self._closed:
                 raise RunError("Decoding was ended.")
-            _CONTEXT.set_forkserver_preload(["consilia.data.decode.block"])
+            _CONTEXT.set_forkserver_preload([__name__, imports])
             process = _CONTEXT.Process(target=_work, args=arguments, daemon=True)
             process.start()
             self._process = process
@@ -130,8 +160,7 @@ class DecodeProcess:
         if position < 0:
             raise RunError(
                 f"A process that decodes images died while it decoded no image ({_death(exit_code)}). If memory ran "
-                "out, free some and prepare again: it goes on where it stopped. A script that prepares data must do so "
-                'below `if __name__ == "__main__":`.'
+                "out, free some and prepare again: it goes on where it stopped."
             )
         return _DiedError(position, exit_code)
 
@@ -144,8 +173,8 @@ class _DiedError(Exception):
     exit_code: int  # negative: the signal
 
 
-def _reason(piece: Block, death: _DiedError, seconds: float) -> str:
-    name = piece[0][0] if isinstance(piece, tuple) else "image"
+def _reason(image: object, death: _DiedError, seconds: float) -> str:
+    name = image[0] if isinstance(image, tuple) else "image"
     if death.exit_code == -signal.SIGALRM:
         return f"{name}: decoding it was ended twice after {seconds:g} s; the file is damaged, or its disk hangs."
     return (
@@ -158,8 +187,8 @@ def _death(exit_code: int) -> str:
     return f"signal {signal.Signals(-exit_code).name}" if exit_code < 0 else f"exit code {exit_code}"
 
 
-def _work(connection: Connection, position: Any, read: Read, seconds: float) -> None:
-    """Decode what arrives until the other side closes the pipe."""
+def _work(connection: Connection, position: Any, shared: Any, seconds: float) -> None:
+    """Read what arrives until the other side closes the pipe."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent ends this process
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
     position.value = _IDLE
@@ -170,24 +199,50 @@ def _work(connection: Connection, position: Any, read: Read, seconds: float) -> 
 
     try:
         while True:
-            block, reading = connection.recv()
+            images, read = connection.recv()
             try:
-                reply: Decoded | BaseException = decode_block(block, reading, read=read, before=before)
+                reply: list[Any] | BaseException = read_each(images, read, before=before)
             except Exception as error:  # a fault of the program, not of a file, belongs to the caller
                 reply = error
             end_after(0)
             position.value = _IDLE
-            _send(connection, reply)
+            _send(connection, reply, shared)
     except (EOFError, OSError):
         return
 
 
-def _send(connection: Connection, reply: Decoded | BaseException) -> None:
-    if isinstance(reply, BaseException):
-        connection.send(reply)
-        return
-    connection.send(replace(reply, pixels=reply.pixels[:0]))
-    connection.send_bytes(reply.pixels.ravel().data)  # a pickle would copy them twice more
+def _send(connection: Connection, reply: object, shared: Any) -> None:
+    """Send a reply, arrays in shared memory as far as they fit there."""
+    memory, ends = memoryview(shared).cast("B"), [0]
+
+    def stays(array: pickle.PickleBuffer) -> bool:
+        content, start = array.raw(), ends[-1]
+        end = start + len(content)
+        if end > len(memory):
+            return True
+        memory[start:end] = content
+        ends.append(end)
+        return False
+
+    connection.send((pickle.dumps(reply, protocol=5, buffer_callback=stays), ends))
+
+
+def _receive(connection: Connection, shared: Any) -> Any:
+    """Return what `_send` sent, in memory of its own."""
+    content, ends = connection.recv()
+    memory = memoryview(bytearray(memoryview(shared)[: ends[-1]]))
+    return pickle.loads(content, buffers=[memory[start:end] for start, end in pairwise(ends)])
+
+
+@contextmanager
+def _without_main() -> Iterator[None]:
+    """Keep a process that starts from importing the main module: a script without a guard would run again."""
+    main = sys.modules["__main__"]
+    sys.modules["__main__"] = ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = main
 
 
 def end_after(seconds: float) -> None:

@@ -10,11 +10,10 @@ from types import TracebackType
 from typing import Protocol
 
 from consilia.config.reading import Reading
-from consilia.data.decode.block import Block, Decoded, Read, decode_block
-from consilia.data.decode.process import IMAGE_SECONDS, DecodeProcess
+from consilia.data.decode.block import Block, BlockReader, Decoded, Read, decode_block, join
+from consilia.data.decode.process import BLOCK_BYTES, IMAGE_SECONDS, DecodeProcess
 from consilia.data.decode.reader import read_image
 
-BLOCK_BYTES = 4_000_000  # decoded pixels that one process hands over at once
 _BLOCK_IMAGES = 256  # so that small images still show progress
 
 
@@ -61,6 +60,15 @@ def decode_blocks(blocks: Iterable[Block], reading: Reading, *, workers: DecodeW
         waiting.extend(workers.submit(block, reading) for block in islice(rest, 1))
 
 
+def decode_in(process: DecodeProcess, block: Block, reading: Reading, *, read: Read = read_image) -> Decoded:
+    """Decode a block as `decode_block` does, in a process, which some of its images may crash.
+
+    Raises:
+        RunError: As of `DecodeProcess.read`.
+    """
+    return join(process.read(list(block), BlockReader(reading=reading, read=read)), reading)
+
+
 class LocalWorkers:
     """DecodeWorkers: processes on this machine.
 
@@ -73,7 +81,8 @@ class LocalWorkers:
     def __init__(self, n_workers: int, *, read: Read = read_image, seconds: float = IMAGE_SECONDS) -> None:
         self.n_workers = n_workers
         self._jobs: queue.SimpleQueue[tuple[Future[Decoded], Block, Reading] | None] = queue.SimpleQueue()
-        self._processes = [DecodeProcess(read=read, seconds=seconds) for _ in range(n_workers)]
+        self._read = read
+        self._processes = [DecodeProcess(seconds=seconds) for _ in range(n_workers)]
         self._threads = [threading.Thread(target=self._serve, args=(p,), daemon=True) for p in self._processes]
 
     def __enter__(self) -> "LocalWorkers":
@@ -101,6 +110,6 @@ class LocalWorkers:
         while (job := self._jobs.get()) is not None:
             future, block, reading = job
             try:
-                future.set_result(process.decode(block, reading))
+                future.set_result(decode_in(process, block, reading, read=self._read))
             except BaseException as error:  # is raised where the block is waited for
                 future.set_exception(error)
