@@ -9,7 +9,7 @@ from torch.utils._pytree import tree_leaves
 
 
 class Recorded:
-    """Records as `train.step.CudaCapture` does: a replay runs no Python, and sees what the same tensors hold by then.
+    """Records as `train.capture.CudaCapture` does: a replay runs no Python, and sees what the tensors hold by then.
 
     A tensor that a step has looked at and that was replaced since by another is therefore missed, as on a GPU.
     """

@@ -18,6 +18,7 @@ from consilia.config.space import Architecture, Hyperparameters
 from consilia.data.folds import make_folds
 from consilia.train import fold, loop, step
 from consilia.train.batches import open_images
+from consilia.train.capture import Capture
 from consilia.train.cross_validation import cross_validate
 from consilia.train.fold import open_fold
 from consilia.train.job import make_job
@@ -25,7 +26,7 @@ from consilia.train.loop import train_epoch
 from consilia.train.losses import make_loss
 from consilia.train.networks.factory import build_model
 from consilia.train.optimiser import WeightAverage, make_optimiser
-from consilia.train.step import Batch, Capture, Step
+from consilia.train.step import Batch, Step
 from consilia.train.warp import draw_warps
 from recorded import Recorded
 
@@ -153,7 +154,7 @@ def test_a_device_that_breaks_while_a_step_is_captured_is_not_taken_for_one_with
     def is_lost(device: torch.device) -> None:
         raise torch.AcceleratorError("an illegal memory access")
 
-    monkeypatch.setattr(step, "_check", is_lost)
+    monkeypatch.setattr("consilia.train.capture._check", is_lost)
     training = Training(capture=Played(RuntimeError("it cannot be recorded")), often=(8,))
     with pytest.raises(torch.AcceleratorError):
         training.train(1)

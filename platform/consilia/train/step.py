@@ -8,12 +8,12 @@ on the device. Everything else runs the same function eagerly.
 import logging
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
 
 import torch
 from torch import nn
 
 from consilia.config.network import Preprocessing
+from consilia.train.capture import Capture, capture_for, why_not
 from consilia.train.device import MEMORY_FORMAT, Precision, autocast, steady_convolutions
 from consilia.train.distributed import ALONE, Group
 from consilia.train.input import ChannelConstants, channel_constants
@@ -22,8 +22,6 @@ from consilia.train.optimiser import WeightAverage
 from consilia.train.warp import Warps, training_input
 
 logger = logging.getLogger(__name__)
-
-_WARM_UPS = 3  # steps before a capture, in which libraries choose and allocate what they need
 
 Settings = Sequence[float] | torch.Tensor
 """What the schedules say of one step: weight of the average's news, mixup's share of the partners, this worker's share
@@ -46,16 +44,6 @@ class Batch:
         warps = self.warps
         drawn = [] if warps is None else [warps.theta, warps.contrast, warps.brightness]
         return [self.images, *drawn, self.targets, self.settings]
-
-
-class Capture(Protocol):
-    """Records what a function asks a device to do."""
-
-    def __call__(self, run: Callable[[], torch.Tensor]) -> Callable[[], torch.Tensor]:
-        """Return what does it again, with the present content of the same tensors, and returns the same tensor.
-
-        `run` may be called several times before it is recorded.
-        """
 
 
 class Step:
@@ -173,8 +161,7 @@ class Step:
             with torch.random.fork_rng([self._device] if self._device.type == "cuda" else []):
                 replay = self._capture(lambda: self._run(static, n_own))
         except RuntimeError as error:  # of a device whose memory does not suffice too: without a graph it may
-            _check(self._device)
-            reason = (str(error).strip() or type(error).__name__).partition("\n")[0]
+            reason = why_not(error, self._device)
             logger.warning("training steps run eagerly: they cannot be captured as a CUDA graph (%s)", reason)
             self._capture = None
             return False
@@ -184,61 +171,12 @@ class Step:
         return True
 
 
-def capture_for(device: torch.device) -> Capture | None:
-    """Return what records steps on a device; None: they run eagerly there."""
-    return CudaCapture(device) if device.type == "cuda" else None
-
-
 @dataclass(frozen=True, slots=True)
 class _Captured:
     """A step of one size of batch, recorded."""
 
     buffers: list[torch.Tensor]  # that it reads, as of `Batch.tensors`
     replay: Callable[[], torch.Tensor]
-
-
-class CudaCapture:
-    """Captures steps as CUDA graphs, which share their memory: they are replayed one at a time.
-
-    Args:
-        device: That the steps run on.
-    """
-
-    def __init__(self, device: torch.device) -> None:
-        self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call] # torch's
-        self._pool: Any = None
-
-    def __call__(self, run: Callable[[], torch.Tensor]) -> Callable[[], torch.Tensor]:
-        """As of Capture."""
-        present = torch.cuda.current_stream(self._stream.device)
-        self._stream.wait_stream(present)
-        try:
-            with torch.cuda.stream(self._stream):
-                for _ in range(_WARM_UPS):
-                    run()
-        finally:
-            present.wait_stream(self._stream)
-        graph = torch.cuda.CUDAGraph()
-        # Other threads of this process may upload images meanwhile.
-        with torch.cuda.graph(graph, pool=self._pool, stream=self._stream, capture_error_mode="thread_local"):
-            loss = run()
-        self._pool = self._pool or graph.pool()
-
-        def replay() -> torch.Tensor:
-            graph.replay()
-            return loss
-
-        return replay
-
-
-def _check(device: torch.device) -> None:
-    """Tell an operation that a graph cannot record from one that has broken the device.
-
-    Raises:
-        torch.AcceleratorError: The device is lost to this process.
-    """
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
 
 
 class _Snapshot:
