@@ -1,9 +1,10 @@
 """The networks of an ensemble in memory: uint8 images to the probabilities of each fold ensemble."""
 
 import copy
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import Literal, Protocol
@@ -17,9 +18,11 @@ from consilia.bundle.document import Member
 from consilia.config.network import ModelSpec, Preprocessing
 from consilia.decision.combination import LinearPool, combine
 from consilia.metrics.scores import softmax
+from consilia.predict.replay import Replayed, Tensors
 from consilia.predict.weights import LoadedNetwork, load_networks
-from consilia.train.device import MEMORY_FORMAT
-from consilia.train.input import normalised, sized_planes
+from consilia.train.capture import Capture, capture_for
+from consilia.train.device import MEMORY_FORMAT, steady_convolutions
+from consilia.train.input import channel_constants, normalised, sized_planes
 from consilia.train.networks.layers import count_features, logits_and_features
 
 Precision = Literal["float32", "bfloat16", "tfloat32"]
@@ -120,7 +123,7 @@ class FoldEnsembles:
         self.device = device
         self.combination = combination
         self.loaded = load_networks(members, files, device)
-        self._program: Program = InTurn(self.loaded)
+        self._compute_by(InTurn(self.loaded), None)
 
     @property
     def precision(self) -> Precision:
@@ -132,10 +135,15 @@ class FoldEnsembles:
         """Members that are asked."""
         return len(self.combination.weights)
 
-    def running(self, program: Program) -> "FoldEnsembles":
-        """Return these networks, computing as `program` does; `each` stays as it is."""
+    def running(self, program: Program, *, capture: Capture | None = None) -> "FoldEnsembles":
+        """Return these networks, computing as `program` does; `each` stays as it is.
+
+        Args:
+            program: Computes the logits.
+            capture: Records passes of the size of batch that keeps coming; None: the device's, where it has one.
+        """
         result = copy.copy(self)
-        result._program = program
+        result._compute_by(program, capture)
         return result
 
     def of_members(self, kept: Sequence[int], combination: LinearPool) -> "FoldEnsembles":
@@ -145,7 +153,7 @@ class FoldEnsembles:
         result.loaded = tuple(
             replace(network, member=kept.index(network.member)) for network in self.loaded if network.member in kept
         )
-        result._program = InTurn(result.loaded)
+        result._compute_by(InTurn(result.loaded), None)
         return result
 
     def probabilities(self, pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.float64]:
@@ -158,8 +166,8 @@ class FoldEnsembles:
 
     def logits(self, pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
         """Return what each network says, (n_members, n_folds, n_images, n_classes)."""
-        with torch.inference_mode(), exact_convolutions(self.device):
-            return self._by_member(self._program(self._show(pixels), NOTHING))
+        (logits,) = self._ask(pixels, None)
+        return logits
 
     def logits_and_features(
         self, pixels: npt.NDArray[np.uint8], *, of: Place
@@ -169,13 +177,8 @@ class FoldEnsembles:
         That network computes in float32 by itself, whatever the others do: its features are compared with those of the
         training.
         """
-        position = [(network.member, network.fold) for network in self.loaded].index(of)
-        network = self.loaded[position]
-        with torch.inference_mode(), exact_convolutions(self.device):
-            shown = self._show(pixels)
-            said, pooled = logits_and_features(network.module, shown.inputs(network.preprocessing))
-            features: npt.NDArray[np.float32] = pooled.cpu().numpy()
-            return self._by_member(self._program(shown, {position: said})), features
+        logits, features = self._ask(pixels, of)
+        return logits, features
 
     def count_features(self, of: Place) -> int:
         """Return how many features `logits_and_features` gives.
@@ -186,13 +189,27 @@ class FoldEnsembles:
         (module,) = (network.module for network in self.loaded if (network.member, network.fold) == of)
         return count_features(module)
 
-    def _by_member(self, logits: torch.Tensor) -> npt.NDArray[np.float32]:
-        found: npt.NDArray[np.float32] = logits.cpu().numpy()
-        return found.reshape(self.n_members, -1, *found.shape[1:])
+    def _compute_by(self, program: Program, capture: Capture | None) -> None:
+        self._program = program
+        self._capture = capture or capture_for(self.device)
+        self._replayed: dict[Place | None, Replayed] = {}  # by the network whose features are returned
+
+    def _ask(self, pixels: npt.NDArray[np.uint8], of: Place | None) -> list[npt.NDArray[np.float32]]:
+        """Return what `logits` does, and the features of a network if one is named."""
+        with torch.inference_mode(), exact_convolutions(self.device):
+            found = self._one_pass(of)(self._upload(pixels))
+            logits, *features = (each.cpu().numpy() for each in found)
+        return [logits.reshape(self.n_members, -1, *logits.shape[1:]), *features]
+
+    def _one_pass(self, of: Place | None) -> Callable[[torch.Tensor], Tensors]:
+        run = partial(_run, self._program, self.loaded, of)
+        if self._capture is None:
+            return run
+        return self._replayed.setdefault(of, Replayed(run, self._capture, partial(_constants, self.loaded)))
 
     def each(self, pixels: npt.NDArray[np.uint8]) -> Iterator["ShownNetwork"]:
         """Yield every network with what it is shown of images (n_images, size, size, channels)."""
-        shown = self._show(pixels)
+        shown = ShownImages(self._upload(pixels))
         for network in self.loaded:
             yield ShownNetwork(
                 member=network.member,
@@ -202,8 +219,8 @@ class FoldEnsembles:
                 inputs=shown.inputs(network.preprocessing),
             )
 
-    def _show(self, pixels: npt.NDArray[np.uint8]) -> ShownImages:
-        return ShownImages(torch.from_numpy(np.ascontiguousarray(pixels)).to(self.device))
+    def _upload(self, pixels: npt.NDArray[np.uint8]) -> torch.Tensor:
+        return torch.from_numpy(np.ascontiguousarray(pixels)).to(self.device)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -217,16 +234,24 @@ class ShownNetwork:
     inputs: torch.Tensor  # (n_images, channels, image_size, image_size)
 
 
+def _run(program: Program, networks: Sequence[LoadedNetwork], of: Place | None, images: torch.Tensor) -> Tensors:
+    shown = ShownImages(images)
+    if of is None:
+        return (program(shown, NOTHING),)
+    position = [(network.member, network.fold) for network in networks].index(of)
+    network = networks[position]
+    said, features = logits_and_features(network.module, shown.inputs(network.preprocessing))
+    return program(shown, {position: said}), features
+
+
+def _constants(networks: Sequence[LoadedNetwork], images: torch.Tensor) -> object:
+    """Return what passes of networks read beside images and weights."""
+    return [channel_constants(network.preprocessing, images.device) for network in networks]
+
+
 def exact_convolutions(device: torch.device) -> AbstractContextManager[None]:
     """Keep cuDNN from rounding to TF32 and from choosing algorithms by timing: equal input, equal output."""
     return steady_convolutions(device, rounds=False)
-
-
-def steady_convolutions(device: torch.device, *, rounds: bool) -> AbstractContextManager[None]:
-    """Keep cuDNN from choosing algorithms by timing, and say whether it may round to TF32."""
-    if device.type != "cuda":
-        return nullcontext()
-    return torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=rounds)
 
 
 def _with_cast_weights(module: nn.Module) -> nn.Module:
