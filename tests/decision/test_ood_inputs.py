@@ -110,6 +110,24 @@ def test_measures_do_not_depend_on_how_images_are_grouped(reference):
     assert whole.shape == (600, len(RULES))
 
 
+def test_coloured_images_are_measured_as_their_channels_say(reference):
+    images = np.random.default_rng(2).integers(0, 256, (3, SIZE, SIZE, 3), dtype=np.uint8)
+    images[1, :, : SIZE // 2] = 0
+    images[2, 0, 0] = (255, 255, 255)
+    np.testing.assert_array_equal(grey_values(images), np.rint(images.mean(axis=3)))
+    _, black, white, _, colour, *_ = measure_inputs(images, reference, aspect=np.ones(3)).T
+    np.testing.assert_array_equal(black, [(image == 0).mean() for image in images])
+    np.testing.assert_array_equal(white, [(image == 255).mean() for image in images])
+    np.testing.assert_array_equal(colour, [np.ptp(image.astype(int), axis=2).mean() for image in images])
+    np.testing.assert_array_equal(colour, [measure_colour(image) for image in images])
+
+
+def test_the_grey_of_every_colour_is_the_whole_number_nearest_to_its_mean():
+    sums = np.arange(766)
+    colours = np.stack([(sums + shift) // 3 for shift in range(3)], axis=1).astype(np.uint8)
+    np.testing.assert_array_equal(grey_values(colours[None, :, None])[0, :, 0], np.rint(sums / 3))
+
+
 def test_no_images_have_no_measures(reference):
     none = measure_inputs(np.empty((0, SIZE, SIZE, 1), dtype=np.uint8), reference, aspect=np.empty(0))
     assert none.shape == (0, len(RULES))

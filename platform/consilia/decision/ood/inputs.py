@@ -87,7 +87,8 @@ def measure_inputs(
 
 def measure_colour(pixels: npt.NDArray[np.uint8]) -> float:
     """Return the mean difference between the brightest and the darkest channel of an image (h, w, channels), levels."""
-    return float((pixels.max(axis=2).astype(np.int16) - pixels.min(axis=2)).mean())
+    (planes,) = _planes(pixels[None])
+    return float((planes.max(axis=0) - planes.min(axis=0)).mean())
 
 
 def has_colour_limit(reference: InputReference) -> bool:
@@ -129,15 +130,15 @@ def in_blocks(pixels: ManyPixels) -> Iterator[Pixels]:
 
 def _measure_block(pixels: Pixels, reference: InputReference) -> npt.NDArray[np.float64]:
     """All but the aspect, (n_images, n_rules - 1)."""
-    grey = grey_values(pixels)
+    planes = _planes(pixels)
+    grey = _mean_plane(planes)
     counts, places = _count_values(grey), layouts(grey)
     if pixels.shape[3] == 1:  # the pixels are the grey values
         black, white = counts[:, [0, 255]].T / grey[0].size
         spread = np.zeros(len(pixels))
     else:
-        values = pixels.reshape(len(pixels), -1)
-        black, white = (values == 0).mean(axis=1), (values == 255).mean(axis=1)
-        spread = (pixels.max(axis=3) - pixels.min(axis=3)).mean(axis=(1, 2))
+        black, white = ([np.count_nonzero(image == value) / image.size for image in planes] for value in (0, 255))
+        spread = (planes.max(axis=1) - planes.min(axis=1)).mean(axis=(1, 2))
     # The area between two cumulative histograms is how far grey values must move, on average, from one to the other.
     difference = np.abs(_cumulative(counts) - reference.histogram).sum(axis=1)
     likenesses = [likeness(places, reference.layout), gain_when_turned(places, reference.layout)]
@@ -168,10 +169,23 @@ def _count_values(grey: npt.NDArray[np.uint8]) -> npt.NDArray[np.int64]:
 
 def grey_values(pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
     """Return the mean over the channels of images (n_images, size, size, channels), (n_images, size, size)."""
-    if pixels.shape[3] == 1:
-        return pixels[..., 0]
-    grey: npt.NDArray[np.uint8] = np.rint(pixels.mean(axis=3)).astype(np.uint8)
-    return grey
+    return _mean_plane(_planes(pixels))
+
+
+def _planes(pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+    """Return images channel by channel, (n_images, channels, size, size): ten times faster to compute with."""
+    return np.ascontiguousarray(np.moveaxis(pixels, 3, 1))
+
+
+def _mean_plane(planes: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+    if planes.shape[1] == 1:
+        return planes[:, 0]
+    third = planes[:, 0].astype(np.uint16)
+    third += planes[:, 1]
+    third += planes[:, 2]
+    third += 1  # the next whole number below is then the nearest one
+    third //= 3
+    return third.astype(np.uint8)
 
 
 def layouts(grey: npt.NDArray[np.uint8]) -> Layouts:
