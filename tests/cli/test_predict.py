@@ -11,7 +11,7 @@ from PIL import Image
 
 import consilia
 from consilia.cli.app import run
-from consilia.cli.options import share_cores
+from consilia.cli.options import limit_threads, share_cores
 
 
 @pytest.fixture
@@ -113,6 +113,9 @@ def test_threads_are_as_many_as_a_container_leaves_and_wait_without_spinning(mon
     before = torch.get_num_threads()
     torch.set_num_threads(3)
     try:
+        limit_threads()
+        assert torch.get_num_threads() == expected
+        assert "OMP_WAIT_POLICY" not in os.environ
         share_cores()
         assert torch.get_num_threads() == expected
         assert os.environ["OMP_WAIT_POLICY"] == "PASSIVE"

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from consilia.cli.options import STUDIES, Settings, Stores, Studies, StudyFile, StudyName
+from consilia.cli.options import STUDIES, Settings, Stores, Studies, StudyFile, StudyName, limit_threads
 
 
 def register(app: typer.Typer) -> None:
@@ -63,6 +63,7 @@ def train(
     from consilia.cli.show import show_result, watch
 
     plan = consilia.read_single_plan(study, architecture=architecture, settings=settings or ())
+    limit_threads()
     with watch(plan) as view:
         done = consilia.search(plan, studies=studies, stores=stores, view=view)
     show_result(done.result())
