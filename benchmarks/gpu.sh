@@ -5,7 +5,8 @@
 #   bash benchmarks/gpu.sh [--minutes 8] [--data pneumoniamnist_28.npz] [--out FOLDER] [PART...]
 #
 # PART is any of: tests steps packing input predict search. Default: all. `search` alone needs Ray. What torch.compile
-# adds takes minutes of its own: python benchmarks/steps.py --compile (with benchmarks and platform in PYTHONPATH).
+# adds, and what it costs that numbers come again, take minutes of their own: python benchmarks/steps.py --compile, and
+# --any-algorithm (with benchmarks and platform in PYTHONPATH).
 set -uo pipefail
 cd "$(dirname "$0")/.."
 minutes=8 data="" out=${OUT:-build/gpu} parts=()
