@@ -69,7 +69,7 @@ def open_fold(job: FoldJob, *, earlier: FoldState | None = None) -> FoldState:
             precision=job.context.training.precision,
             mixes=job.task.hyperparameters.mixup > 0,
             group=job.group,
-            often=_frequent_sizes(job, n_done=len(history)),
+            often=_frequent_sizes(job),
         )
         return FoldState(
             model=model,
@@ -92,15 +92,13 @@ def _begin_again(job: FoldJob, earlier: FoldState, note: str) -> FoldState:
     return replace(earlier, checkpoints=Checkpoints(job.folder.checkpoint), history=[], note=note)
 
 
-def _frequent_sizes(job: FoldJob, *, n_done: int = 0) -> set[int]:
-    """Return the sizes of batches of which enough are to come, in this fold and the next, for a capture to pay.
+def _frequent_sizes(job: FoldJob) -> set[int]:
+    """Return the sizes of batches that come often enough in the trial for a capture to pay.
 
-    Args:
-        job: The fold.
-        n_done: Epochs of it that are done.
+    However much of it is done already: replayed and eager steps may round differently, and a fold that is resumed is to
+    equal an undisturbed one.
     """
-    n_folds_after = 0 if job.is_refit else job.context.folds.k - job.fold - 1
-    n_epochs = job.context.training.epochs * (n_folds_after + 1) - n_done
+    n_epochs = job.context.training.epochs * (1 if job.is_refit else job.context.folds.k)
     counts = Counter(part.stop - part.start for part in job.share.batches)
     return {size for size, n in counts.items() if n * n_epochs >= _WORTH_CAPTURING}
 

@@ -112,12 +112,12 @@ class Step:
         Args:
             loss: Of the same configuration.
             preprocessing: Differs in mean and standard deviation alone.
-            often: Other sizes of batches that are worth a capture.
+            often: Sizes of batches that are worth a capture there.
         """
         for mine, given in zip(self._constants, channel_constants(preprocessing, self._device), strict=True):
             mine.copy_(given)
         self._loss.become(loss)
-        self._often = frozenset(often) | self._captured.keys()
+        self._often = frozenset(often)
 
     @property
     def is_captured(self) -> bool:
