@@ -6,6 +6,7 @@
 import hashlib
 import json
 import platform
+import re
 import sys
 import tempfile
 from pathlib import Path
@@ -173,8 +174,9 @@ def _digest(array: np.ndarray) -> str:
 
 
 def facts_as_json(root: Path) -> str:
-    """Run the study and return its facts as JSON, floats to their last bit."""
-    return json.dumps({"machine": machine(), **run_whole_study(root)}, indent=1, sort_keys=True, default=str) + "\n"
+    """Run the study and return its facts as JSON, floats to their last bit, whatever day it is."""
+    facts = json.dumps({"machine": machine(), **run_whole_study(root)}, indent=1, sort_keys=True, default=str)
+    return re.sub(r"\b20\d\d-\d\d-\d\d\b", "some day", facts) + "\n"
 
 
 if __name__ == "__main__":
