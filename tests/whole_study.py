@@ -98,7 +98,7 @@ def _run(root: Path) -> dict[str, Any]:
                 content["selection"] |= FEWER_STEPS
             recipe = EnsembleRecipe.model_validate(content)
             refit_missing(study, recipe)
-            combine(study, recipe)
+            combine(study, recipe, test=True)
             facts[name] = _facts_of_bundle(folder.bundle(recipe.name), study.store.pixels[study.folds.test])
     return facts
 

@@ -44,7 +44,7 @@ def test_a_recipe_without_its_refits_is_refused_with_how_many_are_missing_and_ho
 
 def test_with_refit_it_trains_what_is_missing_and_builds_and_a_second_call_trains_nothing(trained_copy, capsys):
     folders = ["--studies", str(trained_copy.studies), "--stores", str(trained_copy.stores)]
-    assert run(["ensemble", "tiny-train", "--recipe", "fast", "--refit", *folders]) == 0
+    assert run(["ensemble", "tiny-train", "--recipe", "fast", "--refit", "--test", *folders]) == 0
     printed = capsys.readouterr().out
     assert "1 refit on all" in printed
     assert "ensemble  refit of trial 0 (1.00)" in printed

@@ -43,6 +43,9 @@ def ensemble(
     refit: Annotated[
         bool, typer.Option("--refit", help="Train the networks that a recipe with build: fast ships, where missing.")
     ] = False,
+    test: Annotated[
+        bool, typer.Option("--test", help="Measure it on the locked test too, and write the opening down.")
+    ] = False,
     address: Annotated[
         str | None, typer.Option("--address", help="A running Ray cluster for --refit. Without it, the study's own.")
     ] = None,
@@ -52,6 +55,7 @@ def ensemble(
     """Build another ensemble from a study's stored predictions, without training.
 
     A recipe such as `fast` ships networks that are trained on all images; --refit trains those that are missing.
+    The locked test is opened for the study's own recipe alone, unless --test asks for it.
 
     Example: consilia ensemble pneumonia --recipe soft_vote
     """
@@ -66,7 +70,7 @@ def ensemble(
         )
     found = consilia.open_study(study, studies=studies, stores=stores)
     with watch(found.plan) as view:
-        result = found.build(recipe, refit=refit, address=address, view=view)
+        result = found.build(recipe, refit=refit, test=test, address=address, view=view)
     show_result(result)
 
 

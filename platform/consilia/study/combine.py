@@ -50,10 +50,15 @@ class StudyResult:
     confirmations: tuple[Confirmation, ...] = ()  # of the best trials, where the plan asks for them
 
 
-def combine(study: OpenStudy, recipe: EnsembleRecipe) -> StudyResult:
-    """Build the recipe's ensemble, evaluate it on the locked test split, and write the report.
+def combine(study: OpenStudy, recipe: EnsembleRecipe, *, test: bool = False) -> StudyResult:
+    """Build the recipe's ensemble and write the report; the plan's own is evaluated on the locked test split.
 
-    A bundle that this study has built and evaluated by the same recipe is kept.
+    A bundle that this study has built, and evaluated where it is to be, by the same recipe is kept.
+
+    Args:
+        study: Its search has finished a trial.
+        recipe: How to combine.
+        test: Open the locked test split for another recipe than the plan's, too.
 
     Raises:
         RunError: No trial has finished.
@@ -63,11 +68,14 @@ def combine(study: OpenStudy, recipe: EnsembleRecipe) -> StudyResult:
     if not is_built(study, recipe):
         trials = list(study.records().values())
         build_ensemble(trials, plan=plan, recipe=recipe, folder=folder, store=study.store, folds=folds)
-        if len(folds.test):
+    if len(folds.test) and not is_tested(read_bundle(bundle)):
+        if test or recipe == plan.ensemble:
             predictor = load_predictor(bundle)
             remark = log_opening(folder, predictor.document)
             found = evaluate(predictor, study.store, folds.test, seed=plan.seed, bound=folds.bound)
             record_evaluation(bundle, found.with_note(remark))
+        else:
+            study.note(f"the locked test stays closed: {recipe.name} is not the study's own recipe; --test opens it")
     result = read_result(study, recipe.name)
     _write_report(study, result)
     return result
@@ -120,7 +128,7 @@ def evaluation_frame(document: BundleDocument) -> pd.DataFrame:
 
 
 def is_built(study: OpenStudy, recipe: EnsembleRecipe) -> bool:
-    """Say whether the recipe's bundle is whole, of all finished trials, and evaluated where there is a test split."""
+    """Say whether the recipe's bundle is whole, and of all finished trials."""
     bundle = study.folder.bundle(recipe.name)
     if not bundle.exists():
         return False
@@ -130,14 +138,16 @@ def is_built(study: OpenStudy, recipe: EnsembleRecipe) -> bool:
         logger.warning("%s is built again: %s", bundle, error)
         return False
     source = document.provenance
-    is_evaluated = any(evaluation.split == "test" for evaluation in document.evaluations)
-    has_test = len(study.folds.test) > 0
     n_finished = sum(record.state == "finished" for record in study.records().values())
-    return (
-        (source.study_digest, source.recipe) == (study.plan.digest, recipe)
-        and document.honesty.candidates == n_finished
-        and is_evaluated == has_test
-    )
+    return (source.study_digest, source.recipe) == (
+        study.plan.digest,
+        recipe,
+    ) and document.honesty.candidates == n_finished
+
+
+def is_tested(document: BundleDocument) -> bool:
+    """Say whether the ensemble was evaluated on a locked test split."""
+    return any(evaluation.split == "test" for evaluation in document.evaluations)
 
 
 def _write_report(study: OpenStudy, result: StudyResult) -> None:

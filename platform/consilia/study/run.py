@@ -74,13 +74,14 @@ def run_study(study: OpenStudy, *, retry_failed: bool = False) -> "StudyResult":
         return _build(study, plan.ensemble, slots, trains=True)
 
 
-def build_recipe(study: OpenStudy, recipe: EnsembleRecipe, *, refit: bool = False) -> "StudyResult":
+def build_recipe(study: OpenStudy, recipe: EnsembleRecipe, *, refit: bool = False, test: bool = False) -> "StudyResult":
     """Build a recipe's ensemble from the predictions that a study's trials have left.
 
     Args:
         study: Its search has finished a trial.
         recipe: How to combine; not necessarily the plan's own.
         refit: Train the refits that the recipe ships, where they are missing; without it nothing is trained.
+        test: Open the locked test split for another recipe than the plan's, too.
 
     Raises:
         StudyError: The study has no folds yet, its data have changed, or refits are missing.
@@ -93,9 +94,9 @@ def build_recipe(study: OpenStudy, recipe: EnsembleRecipe, *, refit: bool = Fals
         )
     with hold_study(study.folder, work=study.at_work()), LazySlots(study) as slots:
         if not refit:
-            return _build(study, recipe, slots, trains=False)
+            return _build(study, recipe, slots, trains=False, test=test)
         with log_to(study.folder.log):
-            return _build(study, recipe, slots, trains=True)
+            return _build(study, recipe, slots, trains=True, test=test)
 
 
 def make_missing_folds(study: OpenStudy) -> None:
@@ -168,7 +169,9 @@ def _run_trials(study: OpenStudy, slots: LazySlots, starts: Sequence[Start], *, 
     settle_end(study, controller)
 
 
-def _build(study: OpenStudy, recipe: EnsembleRecipe, slots: LazySlots, *, trains: bool) -> "StudyResult":
+def _build(
+    study: OpenStudy, recipe: EnsembleRecipe, slots: LazySlots, *, trains: bool, test: bool = False
+) -> "StudyResult":
     """Combine the trials; where `trains`, train missing refits before."""
     from consilia.study.combine import combine, is_built
     from consilia.study.refit import missing_refits, refuse_missing, train_refits
@@ -180,4 +183,4 @@ def _build(study: OpenStudy, recipe: EnsembleRecipe, slots: LazySlots, *, trains
         else:
             refuse_missing(study, missing, recipe)
     slots.close()
-    return combine(study, recipe)
+    return combine(study, recipe, test=test)

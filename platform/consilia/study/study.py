@@ -166,15 +166,19 @@ class Study(OpenStudy):
         self.refresh()
         return history_frame(self.plan, self.folder, trial)
 
-    def fit(self, recipe: Recipe | None = None, *, refit: bool = False, device: str = "auto") -> "EnsemblePredictor":
+    def fit(
+        self, recipe: Recipe | None = None, *, refit: bool = False, test: bool = False, device: str = "auto"
+    ) -> "EnsemblePredictor":
         """Build the ensemble of a recipe from the trials' stored predictions, and load it.
 
-        It is evaluated on the locked test split, whose opening is written down. One that has been built before is
-        loaded as it is. Nothing is trained, unless `refit` asks for it.
+        That of the study's own recipe is evaluated on the locked test split, whose opening is written down; others are
+        where `test` asks for it. One that has been built before is loaded as it is. Nothing is trained, unless `refit`
+        asks for it.
 
         Args:
             recipe: Name of a shipped recipe, a file, or a recipe; None: the study's own.
             refit: Train what a recipe with `build: fast` ships, where it is missing.
+            test: Open the locked test split for this recipe, whichever it is.
             device: A torch device such as "cpu" or "cuda:0"; "auto" takes the best one.
 
         Raises:
@@ -185,13 +189,14 @@ class Study(OpenStudy):
         """
         from consilia.predict.loading import load_predictor
 
-        return load_predictor(self.build(recipe, refit=refit).bundle, device=device, precision="auto")
+        return load_predictor(self.build(recipe, refit=refit, test=test).bundle, device=device, precision="auto")
 
     def build(
         self,
         recipe: Recipe | None = None,
         *,
         refit: bool = False,
+        test: bool = False,
         address: str | None = None,
         view: StudyView | None = None,
     ) -> "StudyResult":
@@ -200,6 +205,7 @@ class Study(OpenStudy):
         Args:
             recipe: As of `fit`.
             refit: As of `fit`.
+            test: As of `fit`.
             address: Of a running Ray cluster to train refits on; None: where the study says.
             view: Told of the refits' progress; None: a bar in a notebook, and nothing in a script.
 
@@ -213,7 +219,7 @@ class Study(OpenStudy):
         if address is not None:
             cluster = self.plan.cluster.model_copy(update={"address": address})
             study = replace(study, plan=self.plan.model_copy(update={"cluster": cluster}))
-        return build_recipe(study, chosen, refit=refit)
+        return build_recipe(study, chosen, refit=refit, test=test)
 
     def result(self, recipe: Recipe | None = None) -> "StudyResult":
         """Return what the study has ended with: an ensemble's document, the best trials, and where the time went.
