@@ -49,10 +49,14 @@ def test_other_classes_are_refused_in_words_and_nothing_is_opened(trained_copy, 
     assert openings(trained_copy) == before
 
 
-def test_images_that_one_of_them_was_trained_on_are_refused_by_its_name(trained_copy):
+def test_images_that_one_of_them_was_trained_on_are_refused_by_its_name(trained_copy, phantoms_copy):
+    table = phantoms_copy / "metadata.csv"
+    lines = table.read_text().splitlines()
+    table.write_text("\n".join(lines[: len(lines) // 2]))
     card = trained_copy.plan.data
     columns = card.source.columns.model_copy(update={"split": None})
-    unsplit = card.model_copy(update={"source": card.source.model_copy(update={"columns": columns})})
+    source = card.source.model_copy(update={"columns": columns})
+    unsplit = card.model_copy(update={"source": source, "path": str(phantoms_copy)})
     with pytest.raises(DataError, match=rf"{trained_copy.bundle.name}: .*were in the training"):
         compare_on_card(trained_copy.bundle, trained_copy.bundle, unsplit, stores=trained_copy.stores, device="cpu")
 

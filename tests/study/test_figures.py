@@ -22,7 +22,7 @@ def test_figures_of_other_images_are_files_whose_numbers_are_the_predictor_s(tra
     out = tmp_path / "figures"
     drawn = write_figures(trained_copy.bundle, card, stores=trained_copy.stores, out=out, device="cpu")
     written = drawn.files
-    assert drawn.remark == ""
+    assert drawn.notes == ()
     assert {path.name for path in written} == {
         f"{name}.{kind}" for name in ONE_MEMBER for kind in ("svg", "png", "parquet")
     }
@@ -61,10 +61,13 @@ def test_several_members_are_compared_too(tmp_path):
     assert set(drawings["roc"].numbers["class"]) == {"a", "b", "c"}
 
 
-def test_training_images_are_refused_before_anything_is_written(trained_copy, tmp_path):
+def test_training_images_are_refused_before_anything_is_written(trained_copy, phantoms_copy, tmp_path):
+    table = phantoms_copy / "metadata.csv"
+    lines = table.read_text().splitlines()
+    table.write_text("\n".join(lines[: len(lines) // 2]))
     columns = trained_copy.plan.data.source.columns.model_copy(update={"split": None})
     source = trained_copy.plan.data.source.model_copy(update={"columns": columns})
-    card = trained_copy.plan.data.model_copy(update={"name": "relabelled", "source": source})
+    card = trained_copy.plan.data.model_copy(update={"path": str(phantoms_copy), "source": source})
     with pytest.raises(DataError, match="were in the training"):
         write_figures(trained_copy.bundle, card, stores=trained_copy.stores, out=tmp_path / "f", device="cpu")
     assert not (tmp_path / "f").exists()

@@ -50,5 +50,6 @@ def refuse_seen(seen: Fingerprints, store: ImageStore, rows: Rows) -> None:
         first = store.index["file"].iloc[int(rows[np.flatnonzero(known)[0]])]
         raise DataError(
             f"{int(known.sum())} of these {len(rows)} images were in the training of this ensemble, {first} among "
-            "them: numbers on them would flatter it. Evaluate on images that it has not seen."
+            "them: numbers on them would flatter it. Evaluate on images that it has not seen, such as the locked "
+            "test of its study (--study)."
         )

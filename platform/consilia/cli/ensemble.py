@@ -1,7 +1,7 @@
 """Commands that build, measure and use an ensemble: ensemble, evaluate, compare, predict, explain, figures."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -9,15 +9,18 @@ from consilia.cli.options import (
     STORES,
     STUDIES,
     Bundle,
-    Card,
-    CardStores,
     Device,
+    MeasuredCard,
     Settings,
     Stores,
     Studies,
     StudyName,
+    TestOf,
     share_cores,
 )
+
+if TYPE_CHECKING:
+    from consilia import DataCard, Study
 
 OnUnknownKind = Literal["refuse", "as_displayed"]  # of `predict.images`, which a command may not import up here
 Precision = Literal["auto", "float32", "bfloat16"]  # of `predict.precision`
@@ -76,16 +79,20 @@ def ensemble(
 
 def evaluate(
     bundle: Bundle,
-    card: Card,
+    card: MeasuredCard = None,
+    study: TestOf = None,
     settings: Settings = None,
     by: Annotated[
         list[str] | None,
         typer.Option(metavar="COLUMN", help="Measure groups of images too: sex, or age=18,40,65; may be repeated."),
     ] = None,
-    stores: CardStores = STORES,
+    studies: Studies = STUDIES,
+    stores: Stores = None,
     device: Device = "auto",
 ) -> None:
     """Measure an ensemble on a card's test split, or on all images of a card that has none.
+
+    --study takes the locked test of a study; so does the card of the ensemble's own study. It is written down.
 
     Example: consilia evaluate studies/pneumonia/ensembles/greedy_calibrated pneumoniamnist --set path=FILE
     """
@@ -93,8 +100,8 @@ def evaluate(
     import consilia
     from consilia.cli.show import show_evaluation, show_subgroups
 
-    chosen = consilia.read_card(card, settings=settings or ())
-    found = consilia.evaluate_on_card(bundle, chosen, by=by or (), stores=stores, device=device)
+    chosen = _card_or_study(card, settings, study, studies=studies, stores=stores)
+    found = consilia.evaluate_on_card(bundle, chosen, by=by or (), stores=stores or STORES, device=device)
     show_evaluation(found.evaluation)
     show_subgroups(found.subgroups)
 
@@ -102,9 +109,11 @@ def evaluate(
 def compare(
     first: Annotated[Path, typer.Argument(metavar="A", help="Folder of the ensemble that is judged.")],
     second: Annotated[Path, typer.Argument(metavar="B", help="Folder of the one that it is compared with.")],
-    card: Card,
+    card: MeasuredCard = None,
+    study: TestOf = None,
     settings: Settings = None,
-    stores: CardStores = STORES,
+    studies: Studies = STUDIES,
+    stores: Stores = None,
     device: Device = "auto",
 ) -> None:
     """Say whether one ensemble is better than another on the same images, or whether that cannot be told.
@@ -115,8 +124,8 @@ def compare(
     import consilia
     from consilia.cli.show import show_comparison
 
-    chosen = consilia.read_card(card, settings=settings or ())
-    show_comparison(consilia.compare_on_card(first, second, chosen, stores=stores, device=device))
+    chosen = _card_or_study(card, settings, study, studies=studies, stores=stores)
+    show_comparison(consilia.compare_on_card(first, second, chosen, stores=stores or STORES, device=device))
 
 
 def predict(
@@ -199,10 +208,12 @@ def explain(
 
 def figures(
     bundle: Bundle,
-    card: Card,
     out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder for the figures and their numbers.")],
+    card: MeasuredCard = None,
+    study: TestOf = None,
     settings: Settings = None,
-    stores: CardStores = STORES,
+    studies: Studies = STUDIES,
+    stores: Stores = None,
     device: Device = "auto",
 ) -> None:
     """Draw an ensemble on a card's test split, or on all images of a card that has none: SVG, PNG, and the numbers.
@@ -215,11 +226,26 @@ def figures(
     share_cores()
     import consilia
 
-    chosen = consilia.read_card(card, settings=settings or ())
-    written = consilia.write_figures(bundle, chosen, out=out, stores=stores, device=device)
+    chosen = _card_or_study(card, settings, study, studies=studies, stores=stores)
+    written = consilia.write_figures(bundle, chosen, out=out, stores=stores or STORES, device=device)
     print("\n".join(map(str, written.files)))
-    if written.remark:
-        print(f"note      {written.remark}")
+    for note in written.notes:
+        print(f"note      {note}")
+
+
+def _card_or_study(
+    card: str | None, settings: list[str] | None, study: str | None, *, studies: str, stores: str | None
+) -> "DataCard | Study":
+    """Return what is measured on: a card with its settings, or a study, whose locked test is meant."""
+    import consilia
+
+    if (card is None) == (study is None):
+        raise consilia.UserError("Say which images to measure on: either a CARD or --study STUDY.")
+    if card is not None:
+        return consilia.read_card(card, settings=settings or ())
+    if settings:
+        raise consilia.UserError("--set changes a card, but a study's locked test is as it is. Leave --set out.")
+    return consilia.open_study(str(study), studies=studies, stores=stores)
 
 
 def _share(text: str) -> tuple[str, float]:

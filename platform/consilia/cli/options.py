@@ -24,6 +24,12 @@ Stores = Annotated[
     ),
 ]
 CardStores = Annotated[str, typer.Option("--stores", metavar="DIR", help="Folder of the image stores, or a URI.")]
+MeasuredCard = Annotated[
+    str | None, typer.Argument(metavar="CARD", help="Name of a shipped card, or a file of your own. Or give --study.")
+]
+TestOf = Annotated[
+    str | None, typer.Option("--study", metavar="STUDY", help="Take the locked test of this study, in place of a card.")
+]
 Bundle = Annotated[Path, typer.Argument(metavar="BUNDLE", help="Folder of an ensemble.")]
 Card = Annotated[str, typer.Argument(metavar="CARD", help="Name of a shipped card, or a file of your own.")]
 Device = Annotated[str, typer.Option("--device", help="A torch device such as cpu or cuda:0; auto takes the best.")]

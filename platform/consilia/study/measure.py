@@ -1,9 +1,8 @@
-"""A finished ensemble on a card's images: evaluated, compared with another one, drawn."""
+"""A finished ensemble on a card's images or a study's locked test: evaluated, compared with another one, drawn."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 from matplotlib import rc_context
@@ -13,7 +12,6 @@ from consilia.bundle.store_check import refuse_seen
 from consilia.config.card import DataCard
 from consilia.config.frozen import Frozen
 from consilia.config.records import Probabilities, Rows
-from consilia.config.study_folder import StudyFolder
 from consilia.data.store.image_store import ImageStore
 from consilia.ensemble.by_column import read_groups
 from consilia.ensemble.evaluate import NO_PATIENTS, evaluate_groups
@@ -26,14 +24,14 @@ from consilia.metrics.subgroups import Subgroups
 from consilia.predict.loading import load_predictor
 from consilia.predict.predictor import BATCH_SIZE, EnsemblePredictor
 from consilia.report.figures import Drawing, Shown, draw_figures
+from consilia.study.measured import choose_images, locked_test
 from consilia.study.opened import OpenStudy
-from consilia.study.shared_stores import prepare_at
 from consilia.study.test_access import log_opening
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CardEvaluation:
-    """What an ensemble is worth on a card's images."""
+    """What an ensemble is worth on a card's images, or on a study's locked test."""
 
     evaluation: Evaluation  # of all images
     subgroups: tuple[Subgroups, ...]  # by each column that was asked for
@@ -55,20 +53,26 @@ class FigureFiles:
     """What was drawn."""
 
     files: tuple[Path, ...]  # NAME.svg, NAME.png and NAME.parquet of each figure
-    remark: str  # what a reader must know of earlier openings of the test split, or ""
+    notes: tuple[str, ...]  # which images they show, and what a reader must know of earlier openings of the test
 
 
 def evaluate_on_card(
-    bundle: str | Path, card: DataCard, *, by: Sequence[str] = (), stores: str | Path = "stores", device: str = "auto"
+    bundle: str | Path,
+    card: DataCard | OpenStudy,
+    *,
+    by: Sequence[str] = (),
+    stores: str | Path = "stores",
+    device: str = "auto",
 ) -> CardEvaluation:
     """Evaluate on the card's test split, or on all images of a card without one, and by groups of images.
 
-    An image that the ensemble was trained on is refused. If the test split is that of the ensemble's own study, the
-    study's list of openings gets a line.
+    Of a card without a test split whose images are those of the ensemble's own study, the study's locked test is
+    taken. Any other image that the ensemble was trained on is refused. Whenever the test is a study's, the study's list
+    of openings gets a line.
 
     Args:
         bundle: Folder of the ensemble.
-        card: Of the images.
+        card: Of the images; or a study, whose locked test is taken.
         by: Columns to group by, such as "sex" or "age=18,40,65".
         stores: Folder of the image stores, or its URI.
         device: A torch device such as "cpu" or "cuda:0"; "auto" takes the best one.
@@ -78,26 +82,34 @@ def evaluate_on_card(
         DataError: The classes differ, images were trained on, or a column cannot be grouped by.
     """
     predictor = load_predictor(bundle, device=device)
-    store = prepare_at(card, stores)
-    rows = rows_to_measure(store)
-    groups = [read_groups(store, rows, each) for each in by]  # a wrong name must not open the test split
-    split, remark = open_split(Path(bundle), predictor, store)
-    evaluation, subgroups = evaluate_groups(predictor, store, rows, groups, split=split)
-    return CardEvaluation(evaluation=evaluation.with_note(remark), subgroups=subgroups)
+    images = choose_images(card, [(Path(bundle), predictor)], stores=stores)
+    groups = [read_groups(images.store, images.rows, each) for each in by]  # a wrong name must not open the test split
+    notes, (split,) = images.open(), images.splits
+    evaluation, subgroups = evaluate_groups(
+        predictor, images.store, images.rows, groups, split=split, bound=images.bound
+    )
+    for note in notes:
+        evaluation = evaluation.with_note(note)
+    return CardEvaluation(evaluation=evaluation, subgroups=subgroups)
 
 
 def compare_on_card(
-    first: str | Path, second: str | Path, card: DataCard, *, stores: str | Path = "stores", device: str = "auto"
+    first: str | Path,
+    second: str | Path,
+    card: DataCard | OpenStudy,
+    *,
+    stores: str | Path = "stores",
+    device: str = "auto",
 ) -> Comparison:
-    """Compare two ensembles on the card's test split, or on all images of a card without one.
+    """Compare two ensembles on the images that `evaluate_on_card` takes, if neither has seen them.
 
-    An image that either was trained on is refused. Opening a locked test split is written to each study that it
-    belongs to.
+    Of two studies with different locked tests of the same images, those in both are taken. Opening a locked test is
+    written to each study that it belongs to.
 
     Args:
         first: Folder of the ensemble that is judged.
         second: Folder of the one that it is compared with.
-        card: Of the images.
+        card: As of `evaluate_on_card`.
         stores: Folder of the image stores, or its URI.
         device: As of `evaluate_on_card`.
 
@@ -108,17 +120,10 @@ def compare_on_card(
     bundles = (Path(first), Path(second))
     predictors = [load_predictor(bundle, device=device) for bundle in bundles]
     _refuse_unlike(*predictors)
-    store = prepare_at(card, stores)
-    rows = rows_to_measure(store)
-    for bundle, predictor in zip(bundles, predictors, strict=True):
-        try:
-            refuse_seen(predictor.seen, store, rows)
-        except DataError as error:
-            raise DataError(f"{bundle}: {error}") from error
-    opened = [open_split(bundle, predictor, store) for bundle, predictor in zip(bundles, predictors, strict=True)]
-    splits = [split for split, _ in opened]
+    images = choose_images(card, list(zip(bundles, predictors, strict=True)), stores=stores)
+    opened, splits, store, rows = images.open(), images.splits, images.store, images.rows
     one, two = (predictor.predict_store(store, rows) for predictor in predictors)
-    notes = (*_notes(store, rows), *dict.fromkeys(remark for _, remark in opened if remark))
+    notes = (*_notes(store, rows), *opened)
     if splits[0] != splits[1]:
         own = bundles[splits.index("test")]
         notes = (*notes, f"The images are the test split of {own}'s own data; the other has never seen them.")
@@ -133,13 +138,18 @@ def compare_on_card(
 
 
 def write_figures(
-    bundle: str | Path, card: DataCard, *, out: str | Path, stores: str | Path = "stores", device: str = "auto"
+    bundle: str | Path,
+    card: DataCard | OpenStudy,
+    *,
+    out: str | Path,
+    stores: str | Path = "stores",
+    device: str = "auto",
 ) -> FigureFiles:
-    """Draw the ensemble on the card's test split, or on all images of a card without one.
+    """Draw the ensemble on the images that `evaluate_on_card` takes.
 
     Args:
         bundle: Folder of the ensemble.
-        card: Of the images. An image that was trained on is refused; opening a locked test split is written down.
+        card: As of `evaluate_on_card`.
         out: Folder for NAME.svg, NAME.png and, with the numbers behind them, NAME.parquet.
         stores: Folder of the image stores, or its URI.
         device: As of `evaluate_on_card`.
@@ -149,13 +159,12 @@ def write_figures(
         DataError: The classes differ, or images were trained on.
     """
     predictor = load_predictor(bundle, device=device)
-    store = prepare_at(card, stores)
-    rows = rows_to_measure(store)
-    refuse_seen(predictor.seen, store, rows)
-    split, remark = open_split(Path(bundle), predictor, store)
-    drawings = draw_figures(predict_shown(predictor, store, rows, title=f"{card.name}, {split}"))
+    images = choose_images(card, [(Path(bundle), predictor)], stores=stores)
+    notes, (split,) = images.open(), images.splits
+    title = f"{images.store.manifest.card}, {split}"
+    drawings = draw_figures(predict_shown(predictor, images.store, images.rows, title=title))
     files = [path for name, drawing in drawings.items() for path in _write(Path(out) / name, drawing)]
-    return FigureFiles(files=tuple(files), remark=remark)
+    return FigureFiles(files=tuple(files), notes=notes)
 
 
 def predict_shown(predictor: EnsemblePredictor, store: ImageStore, rows: Rows, *, title: str) -> Shown:
@@ -179,36 +188,11 @@ def show_on_test(study: OpenStudy, predictor: EnsemblePredictor) -> Shown:
     Raises:
         DataError: The study has no test split, or the ensemble was trained on images of it.
     """
-    rows = study.folds.test
-    if len(rows) == 0:
-        raise DataError(
-            f"Figures of {study.plan.name} need images that no trial has seen, but the study has no test split. Draw "
-            "the ensemble on another card: consilia figures BUNDLE CARD --out DIR."
-        )
+    rows = locked_test(study)
     refuse_seen(predictor.seen, study.store, np.setdiff1d(rows, study.folds.bound))
     remark = log_opening(study.folder, predictor.document)
     title = f"{study.plan.data.name}, test" + (" (opened before)" if remark else "")
     return predict_shown(predictor, study.store, rows, title=title)
-
-
-def rows_to_measure(store: ImageStore) -> Rows:
-    """Return the rows of the test split, or all rows where there is none."""
-    locked = np.flatnonzero((store.index["split"] == "test").to_numpy())
-    return locked if len(locked) else np.arange(len(store))
-
-
-def open_split(
-    bundle: Path, predictor: EnsemblePredictor, store: ImageStore
-) -> tuple[Literal["test", "external"], str]:
-    """Say whether these are the ensemble's own data; if so, write the opening to its study, if it lies in one.
-
-    Returns:
-        Which images they are, and what `log_opening` has to say.
-    """
-    if store.digest != predictor.document.provenance.data_digest:
-        return "external", ""
-    folder = StudyFolder(bundle.absolute().parent.parent)
-    return "test", log_opening(folder, predictor.document) if folder.plan.is_file() else ""
 
 
 def _refuse_unlike(first: EnsemblePredictor, second: EnsemblePredictor) -> None:

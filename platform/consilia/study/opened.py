@@ -1,11 +1,11 @@
 """What everything after planning takes: a study's plan and files, and what they lead to, opened once."""
 
 import logging
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 from consilia.config.records import TrialRecord
 from consilia.config.study import StudyPlan, WeightsSource
@@ -14,6 +14,7 @@ from consilia.data.folds import FoldPlan, check_no_leak, load_folds
 from consilia.data.store.image_store import ImageStore
 from consilia.data.store.prepare import OpenWorkers, prepare
 from consilia.errors import StudyError
+from consilia.study.folder import hold_study
 from consilia.study.mirror import Mirror
 from consilia.study.remote import Place, Remote, open_place
 from consilia.study.shared_stores import SharedStores
@@ -133,6 +134,10 @@ class OpenStudy:
     def at_work(self) -> AbstractContextManager[None] | None:
         """Return what holds the study at its URI while this process writes it; None where it has no URI."""
         return None if self.mirror is None else self.mirror.at_work(self.note)
+
+    def writing(self) -> AbstractContextManager[Any]:
+        """Hold a study that lies at a URI while something is added to it."""
+        return nullcontext() if self.mirror is None else hold_study(self.folder, work=self.at_work())
 
     def refresh(self, *, bundle: str = "") -> None:
         """Bring the folder to what lies at the study's URI; see `Mirror.refresh`."""

@@ -3,7 +3,7 @@
 torch, timm, scikit-learn and matplotlib are imported by what needs them, so that a study opens in a second.
 """
 
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -17,7 +17,7 @@ from consilia.config.recipe import EnsembleRecipe
 from consilia.config.study import StudyPlan
 from consilia.errors import UserError
 from consilia.report.trials import TrialBoard
-from consilia.study.folder import find_study, hold_study
+from consilia.study.folder import find_study
 from consilia.study.mirror import find_remote_study
 from consilia.study.opened import OpenStudy
 from consilia.study.plan import change_plan, read_plan
@@ -313,7 +313,7 @@ class Study(OpenStudy):
         from consilia.study.suspects import write_suspects
 
         self.refresh()
-        with self._writing() if out is None else nullcontext():
+        with self.writing() if out is None else nullcontext():
             return write_suspects(self, None if out is None else Path(out))
 
     @cached_property
@@ -334,13 +334,9 @@ class Study(OpenStudy):
         provenance = predictor.document.provenance
         identity = f"{predictor.document.name} {provenance.created}"
         if identity not in self._shown:
-            with self._writing():  # the opening is written down
+            with self.writing():  # the opening is written down
                 self._shown[identity] = show_on_test(self, predictor)
         return self._shown[identity]
-
-    def _writing(self) -> AbstractContextManager[Any]:
-        """Hold a study that lies at a URI while something is added to it."""
-        return nullcontext() if self.mirror is None else hold_study(self.folder, work=self.at_work())
 
     def _name_of(self, recipe: Recipe | None) -> str:
         if recipe is None:
