@@ -51,6 +51,25 @@ def test_the_warning_stands_among_the_findings_with_what_to_do():
     assert finding.action
 
 
+def test_whatever_warns_in_the_table_is_a_finding():
+    labels = alternating(N)
+    columns = {f"meta_{name}": agreeing(labels, 0.8, seed=seed) for seed, name in enumerate(("site", "room"))}
+    found = audit(make_audit_store(labels, columns=columns), card_of(None))
+    findings = [each.sentence for each in found.findings if each.topic == "shortcut"]
+    assert len(findings) == sum(each.warns for each in found.shortcuts.tried) == 3
+    assert any(each.startswith("All columns together predict the label (AUC 0.") for each in findings)
+
+
+@pytest.mark.parametrize(("name", "crops"), [("mode", False), ("format", False), ("width", True)])
+def test_cropping_is_only_advised_where_the_shape_of_the_file_tells(name, crops):
+    labels = alternating(N)
+    values = {"mode": ["L", "RGB"], "format": ["PNG", "JPEG"], "width": [60, 90]}[name]
+    store = make_audit_store(labels, columns={name: [values[label] for label in labels]})
+    (finding,) = (each for each in audit(store, card_of(None)).findings if f"'file {name}' alone" in each.sentence)
+    assert ("crop" in finding.action.lower()) is crops
+    assert "data of one source" in finding.action
+
+
 def test_a_column_that_is_the_label_in_other_words_is_called_so():
     labels = alternating(N)
     found = find(make_audit_store(labels, columns={"meta_diagnosis": [("neg", "POS")[each] for each in labels]}))

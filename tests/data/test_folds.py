@@ -328,6 +328,15 @@ class TestCheck:
         with pytest.raises(DataError, match=r"patient '005'.*fold parts them"):
             check_no_leak(replace(folds, fold=fold), store)
 
+    def test_where_no_patients_are_known_only_files_are_named(self, make_store):
+        store = make_store(balanced(), pixels={"002.png": 800, "008.png": 800}, group="none")
+        folds = split(store)
+        fold = folds.fold.copy()
+        fold[8] = (fold[2] + 1) % 3
+        with pytest.raises(DataError, match=r"002\.png and 008\.png hold the same pixels, but a fold") as refused:
+            check_no_leak(replace(folds, fold=fold), store)
+        assert "(patient" not in str(refused.value)
+
     def test_a_copy_in_two_folds_is_named(self, make_store):
         store = make_store(balanced(), pixels={"002.png": 800, "008.png": 800})
         folds = split(store)

@@ -46,8 +46,14 @@ def test_hardly_any_usual_image_breaks_a_rule(reference):
         (lambda image: np.where(np.arange(SIZE)[:, None, None] < 8, 0, image), "share of black pixels is 25%"),
         (lambda image: np.where(np.arange(SIZE)[:, None, None] < 8, 255, image), "share of white pixels is 25%"),
         (lambda image: image // 2, "mean difference of grey values"),
-        (lambda image: 255 - image, "gain of that likeness when turned or inverted is 2.00"),
-        (lambda image: image[::-1], "gain of that likeness when turned or inverted is 2.00"),
+        (
+            lambda image: 255 - image,
+            "what turning or inverting it adds to its likeness to the mean training image is 2.00",
+        ),
+        (
+            lambda image: image[::-1],
+            "what turning or inverting it adds to its likeness to the mean training image is 2.00",
+        ),
         (lambda image: np.rot90(image), "likeness to the mean training image is 0.00"),
         (lambda image: np.full_like(image, 120), "likeness to the mean training image is 0.00"),
         (

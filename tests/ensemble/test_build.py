@@ -141,6 +141,8 @@ def test_the_card_holds_the_numbers(study):
         assert said in card
     assert "No locked test split has been evaluated" in card
     assert "no patient's image" in card
+    assert "| class | images | patients | precision |" in card
+    assert "| class | patients | precision |" in card  # patient by patient
 
 
 def test_the_document_is_json_that_others_can_read(study):

@@ -76,6 +76,11 @@ def test_findings_stand_above_everything_else(store, found):
     assert page.index(found.findings[0].topic == "leak" and "across the test split") < page.index("<table>")
 
 
+def test_near_duplicates_are_described_as_they_are_found(store, found):
+    assert "16 x 16 grey means" in render_page(found, store)
+    assert "perceptual hash" not in render_page(found, store)
+
+
 def test_pictures_beyond_the_most_are_counted(store, found):
     page = render_page(found, store, most_cases=1)
     assert len(sources(page)) == 2

@@ -22,6 +22,7 @@ _BINS = 10  # of equal frequency, that numbers of more distinct values are cut i
 _IDENTIFIER = 0.5  # distinct values a patient, above which a column names rather than describes
 _MISSING, _RARE = -1, -2
 _FILE = ("width", "height", "format", "mode")
+SAVED_AS = ("file format", "file mode")  # columns of how a file was saved, whatever its size
 _CELLS = 10  # cells a side; the outermost, a tenth of the side, are the border
 _CHUNK_BYTES = 16_000_000  # pixels in memory at a time
 

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 import numpy as np
 
 from consilia.audit.document import Case, CrossingPatient, Duplicates, Finding, Severity, Shortcut, Shortcuts
+from consilia.audit.features import SAVED_AS
 from consilia.audit.shortcuts import ALL_COLUMNS
 from consilia.config.card import DataCard
 from consilia.config.records import Rows
@@ -148,15 +149,14 @@ def judge_sizes(store: ImageStore, groups: GroupIds, pool: Rows, test: Rows, *, 
 def judge_shortcuts(shortcuts: Shortcuts | None) -> Iterator[Finding]:
     """Report what predicts the label without the finding."""
     warned = [each for each in shortcuts.tried if each.warns] if shortcuts else []
-    single = [each for each in warned if each.origin not in ("all", "border")]
     for each in warned:
-        if each.origin == "all" and single:
-            continue  # it says no more than its columns
+        was_written = each.is_label and each.origin in ("table", "tag")
+        kind = "label" if was_written else "saved" if each.name in SAVED_AS else each.origin
         yield Finding(
             severity="warning",
             topic="shortcut",
             sentence=_sentence(each),
-            action=_ADVICE.get("label" if each.is_label else each.origin, _ADVICE[""]),
+            action=_ADVICE.get(kind, _ADVICE[""]),
         )
 
 
@@ -167,6 +167,10 @@ _ADVICE = {
     "counts too. Crop or mask what is not anatomy.",
     "file": "The classes may come from different sources, and padding (`fit: pad`) shows a network the shape of the "
     "file. See whether `fit: crop` is possible, and test on data of one source.",
+    "saved": "The classes may come from different sources, and how a file was saved (compression, colours) may show a "
+    "network which. Take files of one kind, or both kinds in every class, and test on data of one source.",
+    "all": "See which of them do, together if none alone, and whether the images show them. Balance them, or test on "
+    "data in which they do not go with the label.",
     "": "See whether the images show it (site, scanner, view); a network may learn it in place of the finding. "
     "Balance it, or test on data in which it does not go with the label.",
 }
@@ -214,9 +218,8 @@ def _sentence(shortcut: Shortcut) -> str:
     what = {"border": "The border of the picture alone", "all": f"{ALL_COLUMNS.capitalize()}"}.get(
         shortcut.origin, f"{_ORIGINS.get(shortcut.origin, '')}{shortcut.name!r} alone"
     )
-    if shortcut.is_label:
-        return f"{what} nearly is the label ({value}{best})."
-    return f"{what} predicts the label ({value}{best})."
+    nearly, predicts = ("nearly are", "predict") if shortcut.origin == "all" else ("nearly is", "predicts")
+    return f"{what} {nearly if shortcut.is_label else predicts} the label ({value}{best})."
 
 
 _ORIGINS = {"table": "Column ", "tag": "DICOM tag ", "file": "Property "}

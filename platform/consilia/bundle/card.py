@@ -91,24 +91,24 @@ def _evaluation(evaluation: Evaluation, *, title: str, unit: str) -> str:
     for name, estimate in evaluation.metrics.items():
         before = _number(evaluation.uncalibrated.get(name)) if name in evaluation.uncalibrated else ""
         rows.append([METRICS[name].title, _number(estimate), before])
+    whole = unit == "patients"
+    units = ["patients"] if whole else ["images", "patients"]
     classes = [
         [
             report.name,
-            report.images,
-            report.patients,
+            *(getattr(report, each) for each in units),
             *(f"{value:.3f}" for value in (report.precision, report.recall, report.f1)),
         ]
         for report in evaluation.classes
     ]
     names = [report.name for report in evaluation.classes]
     counts = [[name, *row] for name, row in zip(names, evaluation.confusion, strict=True)]
-    whole = unit == "patients"
     counted = f"{evaluation.patients} patients" if whole else count_in_words(evaluation.images, evaluation.patients)
     parts = [
         f"### {title}",
         f"{counted}; {evaluation.predictor}. Intervals: 95 %, bootstrap over patients.",
         _table(["metric", "value", "before calibration"], rows),
-        _table(["class", unit, "patients", "precision", "recall", "F1"], classes),
+        _table(["class", *units, "precision", "recall", "F1"], classes),
         _table(["true class \\ predicted", *names], counts),
         _promises(evaluation),
         "\n".join(f"- {note}" for note in evaluation.notes),

@@ -59,14 +59,16 @@ def refuse_crossing(
         if divided.empty:
             continue
         rows = frame["row"][frame["bond"] == divided[0]].to_numpy()
-        one, two = (
-            f"{store.index['file'][row]} (patient {store.index['patient_id'][row]!r})"
-            for row in _closest(store, part, rows)
-        )
+        one, two = (_name(store, row) for row in _closest(store, part, rows))
         raise DataError(
             f"{store.folder}: {one} and {two} {says}, but {what} parts them ({len(divided)} such cases in all). "
             f"{remedy}"
         )
+
+
+def _name(store: ImageStore, row: int) -> str:
+    file = str(store.index["file"][row])
+    return f"{file} (patient {store.index['patient_id'][row]!r})" if store.manifest.has_patients else file
 
 
 def _closest(store: ImageStore, part: npt.NDArray[np.int64], rows: Rows) -> tuple[int, int]:

@@ -48,7 +48,13 @@ RULES = (
     Rule(title="mean difference of grey values, in levels", shown="{:.0f}", margin=5, below=False, above=True),
     Rule(title="colour, in levels between channels", shown="{:.0f}", margin=8, below=True, above=True),
     Rule(title="likeness to the mean training image", shown="{:z.2f}", margin=0.1, below=True, above=False),
-    Rule(title="gain of that likeness when turned or inverted", shown="{:z.2f}", margin=0.1, below=False, above=True),
+    Rule(
+        title="what turning or inverting it adds to its likeness to the mean training image",
+        shown="{:z.2f}",
+        margin=0.1,
+        below=False,
+        above=True,
+    ),
 )
 _COLOUR = 4  # place of the rule whose number the file may know better than the stored pixels
 
