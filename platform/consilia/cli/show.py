@@ -1,7 +1,6 @@
 """What commands print at their end."""
 
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -25,8 +24,6 @@ from consilia.report.confirmations import confirmation_lines
 from consilia.report.console import make_console
 from consilia.report.estimate_tables import comparison_table, honesty_table, subgroups_table
 from consilia.report.progress import PrepareProgress, StudyProgress
-from consilia.report.trials import TrialBoard, hints, leaderboard_table
-from consilia.report.watch import TrialWatch
 
 if TYPE_CHECKING:  # what only some commands need: torch, timm and matplotlib take seconds to import
     from consilia.cluster.listing import JobSummary
@@ -95,25 +92,6 @@ def show_preview(card: DataCard, preview: "Preview", *, strength: float) -> None
         table.add_row(what, limits + note)
     console.print(table)
     console.print(f"image     {preview.file}, {preview.label}\npicture   {preview.path}", soft_wrap=True)
-
-
-def show_trials(board: TrialBoard) -> None:
-    """Print a study's trials, the best first, and how the unfinished ones go on."""
-    console = make_console()
-    console.print(leaderboard_table(board, width=console.width))
-    for line in (*confirmation_lines(board.confirmations, metric=board.metric), *hints(board)):
-        console.print(line, soft_wrap=True, highlight=False)
-
-
-def follow_trials(read: Callable[[], TrialBoard], *, every: float) -> None:
-    """Show the trials every so many seconds, until nothing is left to run."""
-    with TrialWatch(make_console()) as view:
-        while True:
-            board = read()
-            view.show(board)
-            if board.is_over:
-                return
-            time.sleep(every)
 
 
 def show_jobs(jobs: "Sequence[JobSummary]") -> None:

@@ -89,7 +89,7 @@ def trials(
     Example: consilia trials pneumonia --watch
     """
     import consilia
-    from consilia.cli.show import follow_trials, show_trials
+    from consilia.cli.show_trials import follow_trials, show_trials
     from consilia.report.trials import board_to_csv, board_to_json
 
     if watch and output != "table":

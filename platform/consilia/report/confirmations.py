@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from scipy.special import stdtrit
 
 from consilia.config.records import Confirmation
 from consilia.metrics.estimates import Estimate
@@ -18,6 +17,8 @@ def optimism(confirmations: Sequence[Confirmation], *, metric: str) -> Estimate 
     """
     if len(confirmations) < 2:
         return None
+    from scipy.special import stdtrit  # it takes half a second, and few studies confirm
+
     sign = -1.0 if METRICS[metric].higher_is_better else 1.0
     differences = sign * np.array([each.difference for each in confirmations])
     n, mean = len(differences), float(differences.mean())

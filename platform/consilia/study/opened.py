@@ -1,29 +1,33 @@
-"""What everything after planning takes: a study's plan and files, and what they lead to, opened once."""
+"""What everything after planning takes: a study's plan and files, and what they lead to, opened once.
+
+Images and folds, with pandas and pydicom, are imported by what needs them: trials are shown without.
+"""
 
 import logging
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from consilia.config.records import TrialRecord
 from consilia.config.study import StudyPlan, WeightsSource
 from consilia.config.study_folder import StudyFolder
-from consilia.data.folds import FoldPlan, check_no_leak, load_folds
-from consilia.data.store.image_store import ImageStore
-from consilia.data.store.prepare import OpenWorkers, prepare
 from consilia.errors import StudyError
 from consilia.study.folder import hold_study
 from consilia.study.mirror import Mirror
 from consilia.study.remote import Place, Remote, open_place
-from consilia.study.shared_stores import SharedStores
 from consilia.study.spaces import join_plan_spaces
 from consilia.study.view import SILENT, StudyView
 from consilia.study.weights import resolve_weights
-from consilia.train.context import TrainingContext
 from consilia.tune.space import JointSpace
 from consilia.tune.stored import read_trials
+
+if TYPE_CHECKING:
+    from consilia.data.folds import FoldPlan
+    from consilia.data.store.image_store import ImageStore
+    from consilia.data.store.prepare import OpenWorkers
+    from consilia.train.context import TrainingContext
 
 logger = logging.getLogger(__name__)
 
@@ -40,7 +44,7 @@ class OpenStudy:
     folder: StudyFolder
     stores: Path  # folder of the image stores
     view: StudyView = SILENT  # told of everything that happens
-    workers: OpenWorkers | None = None  # decode images that are not prepared yet; None: processes on this machine
+    workers: "OpenWorkers | None" = None  # decode images that are not prepared yet; None: processes on this machine
     remote_studies: Remote | None = None  # all studies at their URI; None: they lie on a disk alone
     remote_stores: Remote | None = None  # the stores, likewise
 
@@ -100,25 +104,30 @@ class OpenStudy:
         return resolve_weights(self.plan)
 
     @cached_property
-    def store(self) -> ImageStore:
+    def store(self) -> "ImageStore":
         """The prepared images; those that are not prepared yet are decoded now.
 
         Raises:
             DataError: The data cannot be used.
         """
+        from consilia.data.store.prepare import prepare
+        from consilia.study.shared_stores import SharedStores
+
         shared = None if self.remote_stores is None else SharedStores(self.remote_stores, self.note)
         return prepare(
             self.plan.data, root=self.stores, progress=self.view.preparing, workers=self.workers, shared=shared
         )
 
     @cached_property
-    def folds(self) -> FoldPlan:
+    def folds(self) -> "FoldPlan":
         """The folds that every trial shares, checked for leaks.
 
         Raises:
             StudyError: There are none yet, or the data have changed since they were made.
             DataError: A patient stands on two sides.
         """
+        from consilia.data.folds import check_no_leak, load_folds
+
         if not self.folder.folds.exists():
             raise StudyError(f"{self.folder.root} has no folds yet: `consilia search` must finish a trial first.")
         folds = load_folds(self.folder.folds)
@@ -157,8 +166,10 @@ class OpenStudy:
         """
         return read_trials(self.folder)
 
-    def training_context(self, device: str) -> TrainingContext:
+    def training_context(self, device: str) -> "TrainingContext":
         """Return what all trials share, on a device of torch's or "auto"."""
+        from consilia.train.context import TrainingContext
+
         return TrainingContext(
             store_folder=self.store.folder,
             folds=self.folds,

@@ -9,8 +9,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import pandas as pd
-
 from consilia.config.catalog import is_file_reference, load
 from consilia.config.frozen import near_match
 from consilia.config.recipe import EnsembleRecipe
@@ -26,6 +24,7 @@ from consilia.study.trials import TrialReader, history_frame, trials_frame
 from consilia.study.view import StudyView, default_view
 
 if TYPE_CHECKING:
+    import pandas as pd
     from matplotlib.figure import Figure
 
     from consilia.predict.predictor import EnsemblePredictor
@@ -128,7 +127,7 @@ class Study(OpenStudy):
     def __repr__(self) -> str:
         return f"Study({self.name!r}, {str(self.folder.root)!r})"
 
-    def trials(self) -> pd.DataFrame:
+    def trials(self) -> "pd.DataFrame":
         """Return one row a trial: fully evaluated ones first, the best at the top, then the others by number.
 
         Columns: trial; state ("running", "interrupted", "paused", "finished", "stopped" or "failed"); metric, the name
@@ -150,7 +149,7 @@ class Study(OpenStudy):
         self.refresh()
         return self._reader()
 
-    def history(self, trial: int) -> pd.DataFrame:
+    def history(self, trial: int) -> "pd.DataFrame":
         """Return one row an epoch and fold of a trial, in order.
 
         Columns: fold, from 0; epoch, from 1; train_loss; lr, the learning rate of the epoch's end; seconds; images seen
@@ -251,7 +250,7 @@ class Study(OpenStudy):
 
         return load_predictor(find_bundle(self, self._name_of(recipe)), device=device, precision="auto")
 
-    def evaluate(self, recipe: Recipe | None = None) -> pd.DataFrame:
+    def evaluate(self, recipe: Recipe | None = None) -> "pd.DataFrame":
         """Return what an ensemble is worth, in one row a split, unit and metric, as it was measured when it was built.
 
         Columns: split ("test": the locked test split; "cross_fitted": each image by an ensemble that did not see its

@@ -4,9 +4,7 @@ import errno
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
-from typing import TypeVar
-
-import pandas as pd
+from typing import TYPE_CHECKING, TypeVar
 
 from consilia.config.record_files import read_fold_result, read_trial
 from consilia.config.records import FoldResult, TrialRecord
@@ -18,6 +16,9 @@ from consilia.report.trials import Place, TrialBoard, TrialRow, board_columns, b
 from consilia.study.folder import is_held
 from consilia.train.tables import read_history
 from consilia.tune.stored import leaderboard, read_confirmations
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 Content = TypeVar("Content")
 
@@ -107,17 +108,21 @@ class TrialReader:
         return self._read[path][1]  # type: ignore[return-value] # one path is always read by the same function
 
 
-def trials_frame(board: TrialBoard) -> pd.DataFrame:
+def trials_frame(board: TrialBoard) -> "pd.DataFrame":
     """Return one row a trial, in the board's order, with the columns of `report.trials.board_columns`."""
+    import pandas as pd
+
     return pd.DataFrame(board_rows(board), columns=board_columns(board))
 
 
-def history_frame(plan: StudyPlan, folder: StudyFolder, number: int) -> pd.DataFrame:
+def history_frame(plan: StudyPlan, folder: StudyFolder, number: int) -> "pd.DataFrame":
     """Return one row an epoch and fold of a trial; see `Study.history`.
 
     Raises:
         StudyError: There is no such trial, or a history is damaged; names it.
     """
+    import pandas as pd
+
     trial = folder.trial(number)
     if not trial.record.is_file():
         known = sorted(int(path.parent.name) for path in folder.trials.glob("*/trial.json"))

@@ -5,8 +5,7 @@ from typing import Protocol
 from consilia.config.records import EpochReport, RefitProgress, TrialRecord, TrialTask
 from consilia.config.study import StudyPlan
 from consilia.report.notebook import NotebookProgress, in_notebook
-from consilia.tune.contract import SearchObserver
-from consilia.tune.refit_controller import RefitView
+from consilia.tune.contract import RefitView, SearchObserver
 
 
 class StudyView(SearchObserver, RefitView, Protocol):

@@ -1,17 +1,21 @@
-"""Tables of a finished fold: out-of-fold logits and history; reading them needs no torch."""
+"""Tables of a finished fold: out-of-fold logits and history. Reading needs no torch, and no pandas until then."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
-import pandas as pd
 
 from consilia.config.records import Labels, Logits, OutOfFold, Rows
 from consilia.config.study_folder import TrialFolder
-from consilia.data.folds import FoldPlan
 from consilia.errors import StudyError
 from consilia.files import write_atomically
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from consilia.data.folds import FoldPlan
 
 HistoryRow = Mapping[str, float]
 """One epoch: epoch, train_loss, lr, seconds, images, and every metric of the validation fold."""
@@ -21,6 +25,8 @@ _AGAIN = "Train the fold again by deleting its folder."
 
 def write_out_of_fold(path: Path, image_ids: Rows, logits: Logits) -> None:
     """Write image_id and logit_0 ... logit_{c-1} as Parquet."""
+    import pandas as pd
+
     columns = {f"logit_{number}": logits[:, number] for number in range(logits.shape[1])}
     frame = pd.DataFrame({"image_id": image_ids, **columns})
     write_atomically(path, lambda temporary: frame.to_parquet(temporary, index=False))
@@ -43,7 +49,9 @@ def read_fold_logits(path: Path) -> tuple[Rows, Logits]:
     return frame["image_id"].to_numpy(np.int64), logits
 
 
-def read_out_of_fold(trial: TrialFolder, folds: FoldPlan, labels: Labels, patients: npt.NDArray[np.str_]) -> OutOfFold:
+def read_out_of_fold(
+    trial: TrialFolder, folds: "FoldPlan", labels: Labels, patients: npt.NDArray[np.str_]
+) -> OutOfFold:
     """Assemble a trial's predictions for every image of the pool, each by the model that never saw it.
 
     Args:
@@ -70,11 +78,13 @@ def read_out_of_fold(trial: TrialFolder, folds: FoldPlan, labels: Labels, patien
 
 def write_history(path: Path, rows: Sequence[HistoryRow]) -> None:
     """Write one row an epoch as Parquet."""
+    import pandas as pd
+
     frame = pd.DataFrame([dict(row) for row in rows]).astype({"epoch": "int64", "images": "int64"})
     write_atomically(path, lambda temporary: frame.to_parquet(temporary, index=False))
 
 
-def read_history(path: Path) -> pd.DataFrame:
+def read_history(path: Path) -> "pd.DataFrame":
     """Read one row an epoch, in order.
 
     Raises:
@@ -93,7 +103,9 @@ def _fold_logits(path: Path, expected: Rows) -> tuple[Rows, Logits]:
     return image_ids, logits
 
 
-def _read_parquet(path: Path) -> pd.DataFrame:
+def _read_parquet(path: Path) -> "pd.DataFrame":
+    import pandas as pd
+
     try:
         return pd.read_parquet(path)
     except (OSError, ValueError) as error:

@@ -3,7 +3,7 @@
 import logging
 from typing import Protocol
 
-from consilia.config.records import EpochReport, TaskTaken, TrialOutcome, TrialRecord, TrialTask
+from consilia.config.records import EpochReport, RefitProgress, TaskTaken, TrialOutcome, TrialRecord, TrialTask
 
 logger = logging.getLogger(__name__)
 
@@ -90,3 +90,13 @@ class Audience:
         logger.info("%s", text)
         for observer in self._observers:
             observer.noted(text)
+
+
+class RefitView(Protocol):
+    """Who watches refits: told in the driver, in order."""
+
+    def refitting(self, progress: RefitProgress) -> None:
+        """Something has changed: one began, an epoch ended, or one ended."""
+
+    def noted(self, text: str) -> None:
+        """Something happened that people should know."""

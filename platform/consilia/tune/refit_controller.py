@@ -4,23 +4,13 @@ import logging
 from collections import defaultdict, deque
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Protocol
 
 from consilia.config.records import EpochReport, RefitProgress, TaskTaken, TrialOutcome, TrialTask
+from consilia.tune.contract import RefitView
 from consilia.tune.ledger import Ledger
 from consilia.tune.progress import Losses, TrialProgress
 
 logger = logging.getLogger(__name__)
-
-
-class RefitView(Protocol):
-    """Who watches refits: told in the driver, in order."""
-
-    def refitting(self, progress: RefitProgress) -> None:
-        """Something has changed: one began, an epoch ended, or one ended."""
-
-    def noted(self, text: str) -> None:
-        """Something happened that people should know."""
 
 
 class RefitController:

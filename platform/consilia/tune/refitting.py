@@ -9,11 +9,12 @@ from consilia.train.context import TrainingContext
 from consilia.train.refit import refit
 from consilia.train.tasks import train_refit, train_trial
 from consilia.tune.capacity import Capacity
+from consilia.tune.contract import RefitView
 from consilia.tune.driver_disk import BrokerDisk
 from consilia.tune.far_training import FarTraining, weights_files
 from consilia.tune.interrupt import StopSignal
 from consilia.tune.ledger import Ledger
-from consilia.tune.refit_controller import RefitController, RefitView
+from consilia.tune.refit_controller import RefitController
 from consilia.tune.tuner import run_in_slots
 from consilia.tune.worker_groups import WorkerGroups
 

@@ -2,11 +2,13 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-
-import optuna
+from typing import TYPE_CHECKING
 
 from consilia.config.space import Architecture, Choice, FloatRange, Hyperparameters, IntRange, SearchSpace, Value
 from consilia.errors import PlanError
+
+if TYPE_CHECKING:
+    import optuna
 
 Range = FloatRange | IntRange | Choice
 
@@ -39,7 +41,7 @@ class JointSpace:
         """Return the default configuration of one architecture."""
         return self.draw(lambda name, parameter: architecture if name == "architecture" else parameter.default)
 
-    def suggest(self, trial: optuna.Trial) -> Hyperparameters:
+    def suggest(self, trial: "optuna.Trial") -> Hyperparameters:
         """Draw a configuration from Optuna (define-by-run)."""
         return Hyperparameters.model_validate(self.draw(lambda name, range_: _suggest(trial, name, range_)))
 
@@ -101,7 +103,7 @@ def _check_shared(shared: dict[str, tuple[str, Range]], family: str, name: str, 
         )
 
 
-def _suggest(trial: optuna.Trial, name: str, parameter: Range) -> Value:
+def _suggest(trial: "optuna.Trial", name: str, parameter: Range) -> Value:
     if isinstance(parameter, Choice):
         return trial.suggest_categorical(name, parameter.values)  # type: ignore[return-value] # values are ours
     if isinstance(parameter, IntRange):
