@@ -4,8 +4,10 @@ import json
 import numpy as np
 import pytest
 
+from consilia.bundle.card import model_card
 from consilia.bundle.reading import read_bundle
 from consilia.config.recipe import BestSingle, EnsembleRecipe, Greedy, SoftVote
+from consilia.config.space import Architecture
 from consilia.errors import RunError, StudyError
 from consilia.metrics.scores import METRICS, softmax
 from consilia.predict.loading import load_predictor
@@ -143,11 +145,26 @@ def test_the_card_holds_the_numbers(study):
     assert "no patient's image" in card
     assert "| class | images | patients | precision |" in card
     assert "| class | patients | precision |" in card  # patient by patient
+    assert "| 0 | resnet | test_resnet | 0.500 | 3 |" in card
+
+
+def test_the_card_names_an_architecture_as_the_study_does_and_says_what_it_is_of_timm_s(study):
+    bundle = study.build(VOTES)
+    document = read_bundle(bundle)
+    small = Architecture(timm="densenet121", arguments={"growth_rate": 12, "block_config": (3, 3, 3)})
+    members = tuple(
+        each.model_copy(
+            update={"architecture": "tiny_densenet", "model": each.model.model_copy(update={"architecture": small})}
+        )
+        for each in document.members
+    )
+    card = model_card(document.model_copy(update={"members": members}))
+    assert "| tiny_densenet | densenet121, growth_rate=12, block_config=(3, 3, 3) |" in card
 
 
 def test_the_document_is_json_that_others_can_read(study):
     content = json.loads((study.build(VOTES) / "ensemble.json").read_text())
-    assert content["schema_version"] == 5
+    assert content["schema_version"] == 6
     assert set(content["files"]) == {
         "card.md",
         "golden.npz",

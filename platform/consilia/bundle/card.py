@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 
-from consilia.bundle.document import BundleDocument
+from consilia.bundle.document import BundleDocument, Member
 from consilia.bundle.evaluation import Evaluation
 from consilia.bundle.text import CALIBRATOR, MEMBERS, THRESHOLDS, describe_reading
 from consilia.decision.ood.verdict import describe_ood
@@ -123,10 +123,10 @@ def _promises(evaluation: Evaluation) -> str:
 
 def _members(document: BundleDocument) -> str:
     rows = [
-        [member.trial, member.model.architecture.timm, f"{member.weight:.3f}", len(member.networks)]
+        [member.trial, member.architecture, _model(member), f"{member.weight:.3f}", len(member.networks)]
         for member in document.members
     ]
-    table = _table(["trial", "architecture", "weight", "networks"], rows)
+    table = _table(["trial", "architecture", "timm model", "weight", "networks"], rows)
     selection = document.selection
     chosen = (
         f"{selection.reason} {selection.candidates} fully evaluated trials could be chosen from. The "
@@ -135,6 +135,12 @@ def _members(document: BundleDocument) -> str:
     )
     told = ["## Members", chosen, MEMBERS[document.build], table, _sizes(document)]
     return "\n\n".join(part for part in told if part)
+
+
+def _model(member: Member) -> str:
+    """Return the name of timm's model, with what was changed of it."""
+    architecture = member.model.architecture
+    return ", ".join([architecture.timm, *(f"{key}={value}" for key, value in architecture.arguments.items())])
 
 
 def _sizes(document: BundleDocument) -> str:

@@ -15,7 +15,7 @@ from consilia.decision.ood.verdict import OodReport
 from consilia.decision.review import SafetyReport
 from consilia.metrics.estimates import HonestReport
 
-SCHEMA_VERSION = 5
+SCHEMA_VERSION = 6
 
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
@@ -40,6 +40,7 @@ class Member(Frozen):
 
     trial: int = Field(ge=0)
     weight: float = Field(gt=0, le=1)  # in the linear pool
+    architecture: str = Field(min_length=1)  # as the study's search space calls it
     model: ModelSpec
     networks: tuple[Network, ...] = Field(min_length=1)
 
@@ -80,7 +81,7 @@ class Provenance(Frozen):
 class BundleDocument(Frozen):
     """`ensemble.json`."""
 
-    schema_version: Literal[5] = 5
+    schema_version: Literal[6] = 6
     consilia: str  # the version that wrote it
     name: str
     classes: tuple[str, ...] = Field(min_length=2)

@@ -82,7 +82,8 @@ def build_ensemble(
     fitted = fit_recipe(recipe, finished.candidates, finished.truth, seed=plan.seed)
     chosen = _chosen(finished.numbers, fitted.choice.combination)
     sets = None if is_fast else calibrate_sets(fitted.calibrated, fitted.truth, alpha=recipe.safety.alpha)
-    members, weights = (ship_refits if is_fast else ship_folds)(chosen, folder, folds)
+    names = {trial.number: trial.hyperparameters.architecture for trial in trials}
+    members, weights = (ship_refits if is_fast else ship_folds)(chosen, names, folder, folds)
     device = choose_device("auto")
     ood, no_ood = fit_ood(members, weights, store=store, folds=folds, seed=plan.seed, device=device)
     document = BundleDocument(

@@ -44,11 +44,14 @@ def chosen_trials(
     return tuple(finished.numbers[place] for place in fitted.choice.combination.members)
 
 
-def ship_folds(weights: Mapping[int, float], folder: StudyFolder, folds: FoldPlan) -> Shipped:
+def ship_folds(
+    weights: Mapping[int, float], architectures: Mapping[int, str], folder: StudyFolder, folds: FoldPlan
+) -> Shipped:
     """Ship the networks of all folds.
 
     Args:
         weights: Of the chosen trials in the linear pool, by their numbers.
+        architectures: Of the trials, as their search space calls them.
         folder: Of the study.
         folds: Of the study.
     """
@@ -61,11 +64,14 @@ def ship_folds(weights: Mapping[int, float], folder: StudyFolder, folds: FoldPla
             name = f"members/trial-{number}-fold-{fold}.safetensors"
             networks.append(Network(file=name, fold=fold, preprocessing=preprocessing))
             files[name] = source
-        members.append(Member(trial=number, weight=weight, model=model, networks=tuple(networks)))
+        called = architectures[number]
+        members.append(Member(trial=number, weight=weight, architecture=called, model=model, networks=tuple(networks)))
     return tuple(members), files
 
 
-def ship_refits(weights: Mapping[int, float], folder: StudyFolder, folds: FoldPlan) -> Shipped:
+def ship_refits(
+    weights: Mapping[int, float], architectures: Mapping[int, str], folder: StudyFolder, folds: FoldPlan
+) -> Shipped:
     """Ship one refit of each trial; arguments as of `ship_folds`.
 
     Raises:
@@ -82,8 +88,8 @@ def ship_refits(weights: Mapping[int, float], folder: StudyFolder, folds: FoldPl
                 "--refit"
             )
         model, preprocessing = read_network_metadata(trial.refit.weights)
-        name = f"members/trial-{number}-refit.safetensors"
+        name, called = f"members/trial-{number}-refit.safetensors", architectures[number]
         network = Network(file=name, fold=None, preprocessing=preprocessing)
-        members.append(Member(trial=number, weight=weight, model=model, networks=(network,)))
+        members.append(Member(trial=number, weight=weight, architecture=called, model=model, networks=(network,)))
         files[name] = trial.refit.weights
     return tuple(members), files
