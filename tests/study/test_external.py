@@ -102,6 +102,25 @@ def test_a_measurement_is_of_a_card_or_of_a_study(drawn, capsys):
     assert "Leave --set out" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("command", ["evaluate", "compare", "figures"])
+def test_a_shipped_card_is_given_by_its_name_and_settings(trained_copy, tmp_path, command, capsys):
+    bundles = [str(trained_copy.bundle)] * (2 if command == "compare" else 1)
+    settings = [
+        "--set",
+        f"path={trained_copy.plan.data.path}",
+        "--set",
+        "size=32",
+        "--stores",
+        str(trained_copy.stores),
+    ]
+    out = ["--out", str(tmp_path / "figures")] if command == "figures" else []
+    before = len(openings(trained_copy))
+    assert run([command, *bundles, "phantoms", *settings, *out, "--device", "cpu"]) == 0
+    assert len(openings(trained_copy)) == before + len(bundles)
+    assert run([command, "--help"]) == 0
+    assert "Override a key of the card, such as path=DIR" in " ".join(capsys.readouterr().out.replace("│", " ").split())
+
+
 def test_the_study_s_images_under_another_card_are_its_locked_test_too(trained_copy):
     before = len(openings(trained_copy))
     unsplit = without_splits(trained_copy.plan.data)

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from consilia.cli.options import STORES, Card, CardStores, Settings
+from consilia.cli.options import STORES, Card, CardSettings, CardStores
 
 app = typer.Typer(help="Make, check and prepare labelled images.", no_args_is_help=True)
 
@@ -28,7 +28,7 @@ def phantoms(
 
 
 @app.command()
-def prepare(card: Card, settings: Settings = None, stores: CardStores = STORES) -> None:
+def prepare(card: Card, settings: CardSettings = None, stores: CardStores = STORES) -> None:
     """Decode every image of a card once into a store that all trials read, and say in brief what is wrong with it.
 
     Example: consilia data prepare pneumoniamnist --set path=pneumoniamnist_28.npz
@@ -45,7 +45,7 @@ def prepare(card: Card, settings: Settings = None, stores: CardStores = STORES) 
 @app.command()
 def audit(
     card: Card,
-    settings: Settings = None,
+    settings: CardSettings = None,
     stores: CardStores = STORES,
     out: Annotated[
         Path | None, typer.Option("--out", metavar="DIR", help="Folder of the two files; default: below the stores.")
@@ -72,7 +72,7 @@ def audit(
 @app.command()
 def preview(
     card: Card,
-    settings: Settings = None,
+    settings: CardSettings = None,
     image: Annotated[int, typer.Option(min=0, metavar="N", help="Number of the image in the store.")] = 0,
     strength: Annotated[
         float, typer.Option(min=0, max=1, help="Of the augmentation; a search tries several, 1 is the policy's limit.")

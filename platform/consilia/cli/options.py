@@ -12,6 +12,10 @@ Settings = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Override a key, such as training.epochs=5; may be repeated."),
 ]
+CardSettings = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Override a key of the card, such as path=DIR; may be repeated."),
+]
 Studies = Annotated[
     str, typer.Option("--studies", metavar="DIR", help="Folder of the studies, or a URI such as s3://bucket/studies.")
 ]
