@@ -102,13 +102,12 @@ def _rows_of(
 
 
 def _calibration_table(rows: Rows) -> Table:
-    header = ["pool", "predictor", "side", "log loss", "less temperature's", "ECE", "debiased", "signed gap"]
+    header = ["pool", "predictor", "side", "log loss", "less temperature's", "ECE (RMS, debiased)", "signed gap"]
     return header, [
         [
             *(str(row["pool"]), row["predictor"], row["side"]),
             f"{row['figures']['log_loss'][0]:.4f}",
             _signed(row["difference"]["log_loss"]),
-            f"{row['figures']['ece'][0]:.4f}",
             f"{_root(row['figures']['debiased_square'][0]):.4f}",
             _signed(row["figures"]["signed_gap"]),
         ]

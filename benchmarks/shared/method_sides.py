@@ -22,7 +22,8 @@ from consilia.ensemble.choice import choose as choose_or_single
 from consilia.ensemble.selection import Candidates, CandidateWeights, Truth, select, weigh_in_bags, weighted_log_loss
 from consilia.ensemble.thresholds import operating_points
 from consilia.ensemble.uncertainty import calibrate_sets
-from consilia.metrics.scores import ECE_BINS, METRICS
+from consilia.metrics.calibration_error import squared_calibration_error
+from consilia.metrics.scores import METRICS
 from shared.half_draws import Figures, HalfDraw, Sides
 
 TEMPERATURE = "temperature, log pool"  # what recipes ask for
@@ -138,18 +139,10 @@ def fold_ensembles(draw: HalfDraw, ensemble: LinearPool) -> FoldProbabilities:
 def debiased_square(probabilities: Probabilities, labels: Labels) -> float:
     """Return the mean squared calibration error of the most probable class, less what chance adds to it in each bin.
 
-    It may be negative. In 15 bins of equally many images.
-
-    Source: Kumar, Liang and Ma, Verified Uncertainty Calibration, NeurIPS 2019, section 4.1.
+    It may be negative.
     """
-    confidence = probabilities.max(axis=1)
-    right = (probabilities.argmax(axis=1) == labels).astype(np.float64)
-    total = 0.0
-    for rows in np.array_split(np.argsort(confidence, kind="stable"), min(ECE_BINS, len(labels) // 2)):
-        accuracy = right[rows].mean()
-        square = (confidence[rows].mean() - accuracy) ** 2
-        total += len(rows) * (square - accuracy * (1 - accuracy) / (len(rows) - 1))
-    return float(total / len(labels))
+    correct = (probabilities.argmax(axis=1) == labels).astype(np.float64)
+    return float(squared_calibration_error(probabilities.max(axis=1), correct, np.ones((1, len(labels))))[0])
 
 
 def _auto_without_limits(oof: Probabilities, truth: Truth) -> AnyCalibrator:
@@ -164,7 +157,7 @@ def _auto_without_limits(oof: Probabilities, truth: Truth) -> AnyCalibrator:
 
 
 def _calibration_figures(probabilities: Probabilities, labels: Labels) -> Figures:
-    figures = {name: METRICS[name].function(probabilities, labels) for name in ("log_loss", "ece", "signed_gap")}
+    figures = {name: METRICS[name].function(probabilities, labels) for name in ("log_loss", "signed_gap")}
     return {**figures, "debiased_square": debiased_square(probabilities, labels)}
 
 

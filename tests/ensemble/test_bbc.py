@@ -147,7 +147,7 @@ def test_processes_score_the_draws_as_one_does_and_are_gone_afterwards(monkeypat
     together = out_of_bag_scores(QUICK, candidates, truth, draws=12, seed=4)
     for name in METRICS:
         np.testing.assert_array_equal(alone[name], together[name])
-        assert len(np.unique(alone[name])) > 6  # draws differ, so their order is seen
+        assert len(np.unique(alone[name])) > 4  # draws differ, so their order is seen; an ECE may be 0 in several
     assert not [line for line in children_of(os.getpid()) if "popen_loky" in line]
 
 

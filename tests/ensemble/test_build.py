@@ -53,7 +53,7 @@ def test_the_cross_fitted_numbers_of_one_trial_are_those_of_its_stored_logits(st
     assert evaluation.split == "cross_fitted"
     assert evaluation.images == len(study.folds.pool)
     for name, info in METRICS.items():
-        expected = info.function(softmax(oof.logits), oof.labels)
+        expected = info.function(softmax(oof.logits), oof.labels, None, study.store.patients[study.folds.pool])
         assert evaluation.metrics[name].value == pytest.approx(expected)
         assert evaluation.metrics[name].low <= evaluation.metrics[name].high
     assert any("internal estimate" in note for note in evaluation.notes)

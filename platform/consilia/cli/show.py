@@ -18,6 +18,7 @@ from consilia.data.store.image_store import ImageStore
 from consilia.decision.promises import promise_rows
 from consilia.files import sha256_of_file
 from consilia.metrics.patients import count_in_words
+from consilia.metrics.scores import METRICS
 from consilia.metrics.subgroups import Subgroups
 from consilia.report.audit_tables import counts_table, print_audit, print_brief
 from consilia.report.confirmations import confirmation_lines
@@ -212,10 +213,12 @@ def _show_level(evaluation: Evaluation, *, title: str, unit: str) -> None:
     for name in _HEADLINE:
         estimate, before = evaluation.metrics.get(name), evaluation.uncalibrated.get(name)
         if estimate is None:
-            table.add_row(name, "undefined", "", "")
+            table.add_row(METRICS[name].title, "undefined", "", "")
         else:
             interval = f"{estimate.low:.4f} ... {estimate.high:.4f}"
-            table.add_row(name, f"{estimate.value:.4f}", interval, f"{before.value:.4f}" if before else "")
+            table.add_row(
+                METRICS[name].title, f"{estimate.value:.4f}", interval, f"{before.value:.4f}" if before else ""
+            )
     console.print(table)
     classes = Table("class", unit, "precision", "recall", "F1", *(f"as {each.name}" for each in evaluation.classes))
     for each, row in zip(evaluation.classes, evaluation.confusion, strict=True):

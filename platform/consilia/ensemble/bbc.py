@@ -115,8 +115,8 @@ def _score_out_of_bag(
     predicted = _predict_out_of_bag(recipe, candidates, truth, drawn, seed=seed)
     if predicted is None:
         return [float("nan")] * len(metric_names)
-    labels = truth.labels[drawn == 0]
-    return [metric(name).function(predicted, labels) for name in metric_names]
+    labels, patients = truth.labels[drawn == 0], truth.patients[drawn == 0]
+    return [metric(name).function(predicted, labels, None, patients) for name in metric_names]
 
 
 def _predict_out_of_bag(

@@ -46,7 +46,10 @@ def patient_bootstrap(
         ValueError: Unequal lengths, no image, or NaN among the probabilities.
     """
     scores = bootstrap_scores(metric_names, probabilities, labels, patients, weights=weights, draws=draws, seed=seed)
-    return {name: with_interval(metric(name).function(probabilities, labels, weights), scores[name]) for name in scores}
+    return {
+        name: with_interval(metric(name).function(probabilities, labels, weights, patients), scores[name])
+        for name in scores
+    }
 
 
 def bootstrap_scores(
@@ -79,7 +82,7 @@ def bootstrap_scores(
         empty = ~weightings.any(axis=1)
         weightings[empty] = 1.0  # any: what it gives is dropped
         for name, info in infos.items():
-            scores[name].append(np.where(empty, np.nan, info.score_weightings(shown, true, weightings)))
+            scores[name].append(np.where(empty, np.nan, info.score_weightings(shown, true, weightings, numbers)))
     return {name: np.concatenate(parts) for name, parts in scores.items()}
 
 

@@ -9,10 +9,11 @@ from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 
 from consilia.config.records import Labels, Probabilities
 from consilia.metrics.bootstrap import draw_patients
+from consilia.metrics.calibration_error import n_bins
 from consilia.metrics.patients import patient_numbers, patient_weights
 from consilia.metrics.scores import Weights, check_scorable, image_log_loss
 
-BINS = 10
+MOST_BINS = 10
 DRAWS = 500
 _GRID = np.linspace(0.0, 1.0, 101)
 _PERCENTILES = (2.5, 97.5)
@@ -33,7 +34,7 @@ class ClassScores:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Reliability:
-    """How often predictions of about one confidence are right, in bins of equally many images."""
+    """How often predictions of about one confidence are right, in bins of equally many images, at least 20."""
 
     confidence: Numbers  # (n_bins,) mean, ascending
     accuracy: Numbers  # (n_bins,)
@@ -108,7 +109,7 @@ def reliability(
     check_scorable(probabilities, labels)
     confidence = probabilities.max(axis=1)
     right = (probabilities.argmax(axis=1) == labels).astype(np.float64)
-    bins = np.array_split(np.argsort(confidence, kind="stable"), min(BINS, len(labels)))
+    bins = np.array_split(np.argsort(confidence, kind="stable"), n_bins(len(labels), most=MOST_BINS))
     numbers, n_patients = patient_numbers(patients)
     generator = np.random.default_rng(seed)
     simulated = []

@@ -64,8 +64,8 @@ def compare_paired(
     return tuple(
         _pair(
             name,
-            (metric(name).function(first, labels), one[name]),
-            (metric(name).function(second, labels), two[name]),
+            (metric(name).function(first, labels, None, patients), one[name]),
+            (metric(name).function(second, labels, None, patients), two[name]),
             n_patients=n_patients,
         )
         for name in one

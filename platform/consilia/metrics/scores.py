@@ -13,40 +13,52 @@ import numpy.typing as npt
 
 from consilia.config.records import Labels, Logits, Probabilities
 from consilia.errors import PlanError
+from consilia.metrics.calibration_error import squared_calibration_error
+from consilia.metrics.patients import patient_numbers
 
 Weights = npt.NDArray[np.float64]  # (n_images,), not negative
 Weightings = npt.NDArray[np.float64]  # (n_weightings, n_images), not negative
 Scores = npt.NDArray[np.float64]  # (n_weightings,)
+PatientNumbers = npt.NDArray[np.int64]  # (n_images,)
+Scorer = Callable[[Probabilities, Labels, Weightings, PatientNumbers | None], Scores]
 
 SMALLEST_PROBABILITY = 1e-15  # log loss clips here, so one wrong certainty costs 34.5 nats, not infinity
-ECE_BINS = 15
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MetricInfo:
     """One metric: its direction, and its value for each of many weightings of the same images."""
 
-    score_weightings: Callable[[Probabilities, Labels, Weightings], Scores]
+    score_weightings: Scorer
     higher_is_better: bool | None  # None: 0 is best, from either side
     title: str
 
-    def function(self, probabilities: Probabilities, labels: Labels, weights: Weights | None = None) -> float:
+    def function(
+        self,
+        probabilities: Probabilities,
+        labels: Labels,
+        weights: Weights | None = None,
+        patients: npt.NDArray[np.str_] | None = None,
+    ) -> float:
         """Return the metric of `probabilities` (n_images, n_classes).
 
         Args:
             probabilities: Rows sum to 1.
             labels: True class numbers, (n_images,).
             weights: Of each image; None: all equal.
+            patients: Of each image, (n_images,); None: each image is taken as a patient of its own. Only the ECE asks.
 
         Returns:
-            The metric; NaN where the labels leave it undefined (see `macro_auc`), never otherwise.
+            The metric; NaN where the labels leave it undefined (see `macro_auc`; the ECE needs two patients), never
+            otherwise.
 
         Raises:
             ValueError: No image, unequal lengths, or a NaN among the probabilities.
         """
         check_scorable(probabilities, labels)
         weightings = np.ones((1, len(labels))) if weights is None else np.asarray(weights, np.float64)[None]
-        return float(self.score_weightings(probabilities, labels, weightings)[0])
+        numbers = None if patients is None else patient_numbers(patients)[0]
+        return float(self.score_weightings(probabilities, labels, weightings, numbers)[0])
 
 
 def softmax(logits: Logits | npt.NDArray[np.float64]) -> Probabilities:
@@ -149,24 +161,14 @@ def _won_pairs(
     return (positives * below).sum(axis=1), positives.sum(axis=1) * negatives.sum(axis=1)
 
 
-def _ece(probabilities: Probabilities, labels: Labels, weightings: Weightings) -> Scores:
-    """Expected calibration error of the top label over 15 bins of equal weight.
-
-    Images of equal confidence share a bin, the one of their middle, so the order of the images is irrelevant.
-    """
-    confidence = probabilities.max(axis=1)
-    gap = confidence - _is_correct(probabilities, labels)
-    order = np.argsort(confidence, kind="stable")
-    starts = np.flatnonzero(np.diff(confidence[order], prepend=-np.inf))
-    masses = np.add.reduceat(weightings[:, order], starts, axis=1)  # (n_weightings, n_runs)
-    gaps = np.add.reduceat(weightings[:, order] * gap[order], starts, axis=1)
-    total = masses.sum(axis=1, keepdims=True)
-    middle = (np.cumsum(masses, axis=1) - masses / 2) / total
-    bins = np.minimum((middle * ECE_BINS).astype(np.int64), ECE_BINS - 1)
-    bins += np.arange(len(weightings))[:, None] * ECE_BINS
-    sums = np.bincount(bins.ravel(), gaps.ravel(), minlength=len(weightings) * ECE_BINS)
-    result: Scores = np.abs(sums).reshape(len(weightings), ECE_BINS).sum(axis=1) / total[:, 0]
-    return result
+def _ece(
+    probabilities: Probabilities, labels: Labels, weightings: Weightings, patients: PatientNumbers | None
+) -> Scores:
+    """Root mean squared calibration error of the most probable class, debiased; 0 where its square is negative."""
+    correct = _is_correct(probabilities, labels)
+    squares = squared_calibration_error(probabilities.max(axis=1), correct, weightings, patients)
+    roots: Scores = np.sqrt(np.maximum(squares, 0.0))
+    return roots
 
 
 def _one_hot(labels: Labels, n_classes: int) -> npt.NDArray[np.float64]:
@@ -192,14 +194,20 @@ def _mean_of_defined(numerators: Weightings, denominators: Weightings) -> Scores
     return means
 
 
+def _by_image(scorer: Callable[[Probabilities, Labels, Weightings], Scores]) -> Scorer:
+    return lambda probabilities, labels, weightings, _: scorer(probabilities, labels, weightings)
+
+
 METRICS: Mapping[str, MetricInfo] = {
-    "log_loss": MetricInfo(score_weightings=_log_loss, higher_is_better=False, title="log loss"),
-    "macro_auc": MetricInfo(score_weightings=_macro_auc, higher_is_better=True, title="macro AUC"),
-    "accuracy": MetricInfo(score_weightings=_accuracy, higher_is_better=True, title="accuracy"),
+    "log_loss": MetricInfo(score_weightings=_by_image(_log_loss), higher_is_better=False, title="log loss"),
+    "macro_auc": MetricInfo(score_weightings=_by_image(_macro_auc), higher_is_better=True, title="macro AUC"),
+    "accuracy": MetricInfo(score_weightings=_by_image(_accuracy), higher_is_better=True, title="accuracy"),
     "balanced_accuracy": MetricInfo(
-        score_weightings=_balanced_accuracy, higher_is_better=True, title="balanced accuracy"
+        score_weightings=_by_image(_balanced_accuracy), higher_is_better=True, title="balanced accuracy"
     ),
-    "brier": MetricInfo(score_weightings=_brier, higher_is_better=False, title="Brier score"),
-    "ece": MetricInfo(score_weightings=_ece, higher_is_better=False, title="ECE"),
-    "signed_gap": MetricInfo(score_weightings=_signed_gap, higher_is_better=None, title="confidence minus accuracy"),
+    "brier": MetricInfo(score_weightings=_by_image(_brier), higher_is_better=False, title="Brier score"),
+    "ece": MetricInfo(score_weightings=_ece, higher_is_better=False, title="ECE (RMS, debiased)"),
+    "signed_gap": MetricInfo(
+        score_weightings=_by_image(_signed_gap), higher_is_better=None, title="confidence minus accuracy"
+    ),
 }

@@ -24,7 +24,7 @@ from consilia.metrics.scores import Scores, metric
 SUBGROUP_METRICS = ("macro_auc", "accuracy", "log_loss", "brier", "signed_gap")
 DRAWS = 1000  # a column of ten groups takes ten times as long as the whole
 _MEANS_OF_CLASSES = ("macro_auc", "balanced_accuracy")  # over other classes they are other metrics
-# Over- and under-confident images among the others cancel in the signed gap; and the fewer images, the larger the ECE.
+# Over- and under-confident images among the others cancel in the signed gap; and the ECE's bins go by the images.
 _WITHOUT_GAP = ("ece", "signed_gap")
 UNKNOWN = "unknown"
 _MISSING = frozenset({"", "nan", "na", "n/a", UNKNOWN})
@@ -152,11 +152,10 @@ def _score(
     """Return each metric of the images in `rows`, and its scores by draw; nothing where there are none."""
     if not rows.any():
         return {}
-    probabilities, labels = scored.probabilities, scored.labels
-    scores = bootstrap_scores(
-        metric_names, probabilities, labels, scored.patients, weights=rows.astype(np.float64), draws=draws, seed=seed
-    )
-    return {name: (metric(name).function(probabilities[rows], labels[rows]), scores[name]) for name in scores}
+    images = (scored.probabilities, scored.labels, scored.patients)
+    scores = bootstrap_scores(metric_names, *images, weights=rows.astype(np.float64), draws=draws, seed=seed)
+    inside = (scored.probabilities[rows], scored.labels[rows], None, scored.patients[rows])
+    return {name: (metric(name).function(*inside), scores[name]) for name in scores}
 
 
 def _subgroup(
