@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from consilia.config.recipe import Safety
-from consilia.decision.promises import measure_promises, promise_rows
+from consilia.decision.promises import PROMISES_SEEN, measure_promises, promise_rows
 from consilia.ensemble.evaluate import evaluate
 from consilia.ensemble.selection import Truth
 from consilia.ensemble.uncertainty import calibrate_sets, report_safety
@@ -99,5 +99,7 @@ def test_an_evaluation_measures_the_sets_that_predictions_show(predictor, finish
     _, patients = np.unique(store.patients[rows], return_inverse=True)
     by_patient = np.bincount(patients, covered) / np.bincount(patients)
     assert seen.sets.coverage.value == pytest.approx(by_patient.mean())
-    assert seen.sets.mean_size == pytest.approx(np.mean([len(each.prediction_set) for each in predictions]))
+    sizes = np.bincount(patients, [len(each.prediction_set) for each in predictions]) / np.bincount(patients)
+    assert seen.sets.mean_size == pytest.approx(sizes.mean())
+    assert "every patient weighs the same" in PROMISES_SEEN
     assert any("sets hold the true class in 90%" in promise for promise, _ in promise_rows(seen))

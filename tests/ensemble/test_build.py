@@ -137,6 +137,8 @@ def test_the_card_holds_the_numbers(study):
     for name, estimate in evaluation.metrics.items():
         text = f"{METRICS[name].title} | {estimate.value:.3f} ({estimate.low:.3f} to {estimate.high:.3f})"
         assert text in card
+    assert card.count("every image weighs the same") == 2  # the honest report and the evaluation
+    assert "minimised (every patient weighs the same)" in card
     for row in evaluation.confusion:
         assert f"| {row[0]} | {row[1]} |" in card
     for said in (document.selection.reason, document.calibration.reason, study.plan.digest, "0.500"):

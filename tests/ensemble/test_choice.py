@@ -24,6 +24,7 @@ def test_an_ensemble_of_independent_errors_earns_its_place(recipe):
     assert len(choice.combination.members) > 1
     assert choice.gain > choice.standard_error > 0
     assert "earned its place" in choice.reason
+    assert "every patient weighs the same" in choice.reason
 
 
 def test_an_ensemble_that_gains_nothing_is_not_shipped():

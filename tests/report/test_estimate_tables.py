@@ -54,6 +54,12 @@ def test_a_comparison_shows_both_sides_the_difference_and_the_verdict():
         assert each in text
 
 
+def test_every_table_of_numbers_names_its_weighting():
+    report = HonestReport(trials=2, candidates=1, draws=2, rows=())
+    for table in (honesty_table(report), subgroups_table(Subgroups(column="a", groups=()))):
+        assert "every image weighs the same" in " ".join(printed(table).split())
+
+
 def test_groups_show_their_gap_where_they_are_worse_and_warnings():
     bad = Subgroup(
         name="[b]",

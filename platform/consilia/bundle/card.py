@@ -6,9 +6,9 @@ from consilia.bundle.document import BundleDocument, Member
 from consilia.bundle.evaluation import Evaluation
 from consilia.bundle.text import CALIBRATOR, MEMBERS, THRESHOLDS, describe_reading
 from consilia.decision.ood.verdict import describe_ood
-from consilia.decision.promises import promise_rows
+from consilia.decision.promises import PROMISES_SEEN, promise_rows
 from consilia.metrics.estimates import ESTIMATES, Estimate
-from consilia.metrics.patients import count_in_words
+from consilia.metrics.patients import BY_IMAGE, BY_PATIENT, count_in_words
 from consilia.metrics.scores import METRICS
 
 _TITLES = {
@@ -72,7 +72,8 @@ def _honesty(document: BundleDocument) -> str:
     rows = [
         [ESTIMATES[row.kind], *(_number(row.metrics.get(name)) for name in names), row.predictor] for row in report.rows
     ]
-    said = f"{report.trials} trials were tried, and {report.candidates} finished every fold. From flattering to honest:"
+    said = f"{report.trials} trials were tried, and {report.candidates} finished every fold. From flattering to honest "
+    said = f"{said}({BY_IMAGE}):"
     return f"{said}\n\n{_table(['estimate', *(METRICS[name].title for name in names), 'describes'], rows)}"
 
 
@@ -103,7 +104,8 @@ def _evaluation(evaluation: Evaluation, *, title: str, unit: str) -> str:
     ]
     names = [report.name for report in evaluation.classes]
     counts = [[name, *row] for name, row in zip(names, evaluation.confusion, strict=True)]
-    counted = f"{evaluation.patients} patients" if whole else count_in_words(evaluation.images, evaluation.patients)
+    counted = count_in_words(evaluation.images, evaluation.patients)
+    counted = f"{evaluation.patients} patients" if whole else f"{counted}; {BY_IMAGE}"
     parts = [
         f"### {title}",
         f"{counted}; {evaluation.predictor}. Intervals: 95 %, bootstrap over patients.",
@@ -118,7 +120,7 @@ def _evaluation(evaluation: Evaluation, *, title: str, unit: str) -> str:
 
 def _promises(evaluation: Evaluation) -> str:
     rows = [] if evaluation.promises is None else promise_rows(evaluation.promises)
-    return _table(["promise", "here (one-sided 95 % bounds)"], rows) if rows else ""
+    return _table(["promise", PROMISES_SEEN], rows) if rows else ""
 
 
 def _members(document: BundleDocument) -> str:
@@ -130,7 +132,7 @@ def _members(document: BundleDocument) -> str:
     selection = document.selection
     chosen = (
         f"{selection.reason} {selection.candidates} fully evaluated trials could be chosen from. The "
-        "out-of-fold log loss that was minimised, and is therefore optimistic, is "
+        f"out-of-fold log loss that was minimised ({BY_PATIENT}), and is therefore optimistic, is "
         f"{selection.in_sample_loss:.4f}; that of the best single trial is {selection.best_single_loss:.4f}."
     )
     told = ["## Members", chosen, MEMBERS[document.build], table, _sizes(document)]
@@ -150,7 +152,7 @@ def _sizes(document: BundleDocument) -> str:
     rows = [[size.members, f"{size.loss:.4f}", f"{size.difference:+.4f}"] for size in document.sizes]
     said = (
         "Fewer members are faster (`max_members`): those of the largest weights, with a calibrator of their own. They "
-        "give no prediction sets. Cross-fitted log loss, lower is better:"
+        f"give no prediction sets. Cross-fitted log loss, lower is better ({BY_PATIENT}):"
     )
     return f"{said}\n\n{_table(['members', 'log loss', 'difference to all'], rows)}"
 
@@ -160,7 +162,7 @@ def _safety(document: BundleDocument) -> str:
     abstention = [] if safety.abstention is None else [safety.abstention.reason]
     facts = [*safety.guarantee, *(point.reason for point in safety.operating_points), *abstention]
     title = "## What it promises, and when it asks for a person"
-    return "\n\n".join([_list(title, facts), THRESHOLDS[document.build]])
+    return "\n\n".join([_list(title, facts), f"{THRESHOLDS[document.build]} In every rate {BY_PATIENT}."])
 
 
 def _gate(document: BundleDocument) -> str:

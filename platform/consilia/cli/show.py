@@ -15,9 +15,9 @@ from consilia.config.augmentation import POLICIES
 from consilia.config.card import DataCard
 from consilia.config.study import StudyPlan, WeightsSource
 from consilia.data.store.image_store import ImageStore
-from consilia.decision.promises import promise_rows
+from consilia.decision.promises import PROMISES_SEEN, promise_rows
 from consilia.files import sha256_of_file
-from consilia.metrics.patients import count_in_words
+from consilia.metrics.patients import BY_IMAGE, count_in_words
 from consilia.metrics.scores import METRICS
 from consilia.metrics.subgroups import Subgroups
 from consilia.report.audit_tables import counts_table, print_audit, print_brief
@@ -164,7 +164,7 @@ def show_comparison(comparison: "Comparison") -> None:
     """Print two ensembles beside each other, and whether the first is better."""
     console = make_console()
     console.print(f"first     {comparison.first}\nsecond    {comparison.second}", soft_wrap=True)
-    title = f"{count_in_words(comparison.images, comparison.patients)}, the same for both (95 % intervals)"
+    title = f"{count_in_words(comparison.images, comparison.patients)}, the same for both (95 % intervals; {BY_IMAGE})"
     console.print(comparison_table(comparison.metrics, title=title))
     for note in comparison.notes:
         console.print(f"note      {note}", soft_wrap=True)
@@ -201,7 +201,7 @@ def _where_time_went(seconds: Mapping[str, float]) -> str:
 
 def show_evaluation(evaluation: Evaluation) -> None:
     """Print one evaluation: headline numbers with intervals, before calibration too, each class, and patients."""
-    title = f"{evaluation.split}: {count_in_words(evaluation.images, evaluation.patients)}"
+    title = f"{evaluation.split}: {count_in_words(evaluation.images, evaluation.patients)}; {BY_IMAGE}"
     _show_level(evaluation, title=title, unit="images")
     if (whole := evaluation.by_patient) is not None:
         _show_level(whole, title=f"{evaluation.split}, patient by patient: {whole.patients} patients", unit="patients")
@@ -226,7 +226,7 @@ def _show_level(evaluation: Evaluation, *, title: str, unit: str) -> None:
         classes.add_row(each.name, str(each.images), *scores, *map(str, row))
     console.print(classes)
     if evaluation.promises is not None and (rows := promise_rows(evaluation.promises)):
-        promises = Table("promise", Column("here (one-sided 95 % bounds)", overflow="fold"))
+        promises = Table("promise", Column(PROMISES_SEEN, overflow="fold"))
         for promise, found in rows:
             promises.add_row(promise, found)
         console.print(promises)

@@ -7,7 +7,11 @@ from consilia.config.frozen import Frozen
 from consilia.decision.review import Goal, OperatingPoint, SafetyReport, answers
 from consilia.decision.sets import CalibrationScores, PredictionSets, prediction_sets
 from consilia.metrics.clustered import Rate, clustered_rate
+from consilia.metrics.patients import BY_PATIENT, patient_weights
 from consilia.metrics.subgroups import Scored
+
+PROMISES_SEEN = f"here (one-sided 95 % bounds; {BY_PATIENT})"
+"""Head of the column of what became of the promises."""
 
 
 class PointSeen(Frozen):
@@ -28,7 +32,7 @@ class SetsSeen(Frozen):
     target: float  # that the sets aim at
     coverage: Rate | None
     by_class: dict[str, Rate | None]
-    mean_size: float  # classes in a set
+    mean_size: float  # classes in a set, over patients
 
 
 class AbstentionSeen(Frozen):
@@ -41,7 +45,7 @@ class AbstentionSeen(Frozen):
 
 
 class PromisesSeen(Frozen):
-    """Every promise of a bundle, measured. Bounds of rates are one-sided, 95 % each."""
+    """Every promise of a bundle, measured, every patient weighing the same. Bounds are one-sided, 95 % each."""
 
     points: tuple[PointSeen, ...]
     sets: SetsSeen | None  # None: the bundle has none
@@ -114,7 +118,7 @@ def _see_sets(target: float, sets: PredictionSets, scored: Scored) -> SetsSeen:
             name: clustered_rate(covered[labels == number], patients[labels == number])
             for number, name in enumerate(scored.classes)
         },
-        mean_size=float(sets.members.sum(axis=1).mean()),
+        mean_size=float(np.average(sets.members.sum(axis=1), weights=patient_weights(patients))),
     )
 
 

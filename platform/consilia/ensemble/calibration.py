@@ -25,6 +25,7 @@ from consilia.decision.calibrators import (
 from consilia.decision.combination import LinearPool, combine
 from consilia.ensemble.selection import Candidates, Truth, weighted_log_loss
 from consilia.errors import RunError
+from consilia.metrics.patients import BY_PATIENT
 from consilia.metrics.scores import SMALLEST_PROBABILITY, image_log_loss, softmax
 
 LEAST_WRONG = 5  # patients with an image that is called wrongly, for any calibrator
@@ -75,7 +76,7 @@ def choose_calibrator(kind: CalibrationKind, probabilities: Probabilities, truth
     losses = {each: weighted_log_loss(cross_calibrate(each, probabilities, truth), truth) for each in tried}
     best = min(losses, key=lambda each: losses[each])
     found = ", ".join(f"{_TITLES[each]} {loss:.4f}" for each, loss in losses.items())
-    measured = f"cross-fitted log loss: uncalibrated {before:.4f}, {found}"
+    measured = f"cross-fitted log loss, {BY_PATIENT}: uncalibrated {before:.4f}, {found}"
     if losses[best] >= before:
         reason = f"No calibrator is kept: none lowers the loss ({measured})."
         return Calibration(calibrator=Identity(), reason=reason, loss_before=before, loss_after=losses[best])

@@ -10,7 +10,7 @@ from consilia.config.records import Probabilities
 from consilia.decision.combination import LinearPool
 from consilia.ensemble.selection import Candidates, Truth, combine_cross_fitted, cross_fit, select
 from consilia.metrics.bootstrap import bootstrap_standard_error
-from consilia.metrics.patients import patient_numbers
+from consilia.metrics.patients import BY_PATIENT, patient_numbers
 from consilia.metrics.scores import Weights, image_log_loss
 
 
@@ -51,7 +51,7 @@ def choose(selection: Selection, candidates: Candidates, truth: Truth, *, seed: 
     gain, error = _gain(ensemble, alone, truth, seed=seed)
     measured = (
         f"its cross-fitted log loss is {abs(gain):.4f} {'below' if gain > 0 else 'above'} "
-        f"that of the best single trial (standard error over patients {error:.4f})"
+        f"that of the best single trial (standard error over patients {error:.4f}; {BY_PATIENT})"
     )
     if gain > error:
         reason = f"The ensemble earned its place: {measured}."

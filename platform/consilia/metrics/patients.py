@@ -8,6 +8,9 @@ from consilia.config.records import Probabilities
 
 _CLIP = 1e-5  # so that one image's near-zero cannot veto a class
 FEWEST_PATIENTS = 30  # for a claim about them
+BY_IMAGE = "every image weighs the same"
+BY_PATIENT = "every patient weighs the same"
+"""What the head of a table says of its numbers; no table mixes them."""
 
 
 def patient_weights(patients: npt.NDArray[np.str_]) -> npt.NDArray[np.float64]:

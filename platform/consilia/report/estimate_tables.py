@@ -7,17 +7,19 @@ from rich.text import Text
 
 from consilia.metrics.estimates import ESTIMATES, Estimate, HonestReport
 from consilia.metrics.paired import PairedMetric
-from consilia.metrics.patients import count_in_words
+from consilia.metrics.patients import BY_IMAGE, count_in_words
 from consilia.metrics.scores import METRICS
 from consilia.metrics.subgroups import Subgroup, Subgroups
 
 HEADLINE = ("log_loss", "macro_auc", "accuracy", "brier", "ece")
+_DIGITS = 4  # of a number in a line
 _STYLES = {"better": "green", "worse": "yellow", "cannot be told": "dim"}
 
 
 def honesty_table(report: HonestReport) -> Table:
     """Return one row per estimate, from flattering to honest, with the predictor that it describes."""
-    title = f"{report.trials} trials, {report.candidates} of them finished: from flattering to honest (95 % intervals)"
+    counts = f"{report.trials} trials, {report.candidates} of them finished"
+    title = f"{counts}: from flattering to honest (95 % intervals; {BY_IMAGE})"
     table = Table(Column("estimate", ratio=2), title=title, title_justify="left", expand=True, show_lines=True)
     for name in HEADLINE:
         table.add_column(METRICS[name].title, ratio=1)
@@ -39,7 +41,7 @@ def comparison_table(metrics: Sequence[PairedMetric], *, title: str) -> Table:
 
 def subgroups_table(subgroups: Subgroups) -> Table:
     """Return one row per group: its metrics, the gap of each to all other images, and warnings."""
-    title = f"By {subgroups.column}: metrics, and their gap to all other images (95 % intervals)"
+    title = f"By {subgroups.column}: metrics, and their gap to all other images (95 % intervals; {BY_IMAGE})"
     table = Table(subgroups.column, Column("images", justify="right"), title=title, title_justify="left")
     table.add_column("patients", justify="right")
     names = tuple(dict.fromkeys(name for each in subgroups.groups for name in each.metrics))
@@ -59,7 +61,10 @@ def cell(estimate: Estimate | None) -> str:
 
 def one_line(estimate: Estimate | None) -> str:
     """Return the value and its interval."""
-    return "undefined" if estimate is None else f"{estimate.value:.4f} ({estimate.low:.4f} ... {estimate.high:.4f})"
+    if estimate is None:
+        return "undefined"
+    value, low, high = (f"{number:.{_DIGITS}f}" for number in (estimate.value, estimate.low, estimate.high))
+    return f"{value} ({low} ... {high})"
 
 
 def _with_gap(group: Subgroup, name: str) -> Text:

@@ -20,6 +20,7 @@ from consilia.metrics.diagrams import (
     reliability,
     roc_curve,
 )
+from consilia.metrics.patients import BY_PATIENT
 from consilia.metrics.risk_coverage import risk_coverage
 
 CurveOf = Callable[[Numbers, npt.NDArray[np.bool_], npt.NDArray[np.str_]], Curve | None]
@@ -119,7 +120,10 @@ def _draw_precision_recall(shown: Shown) -> Drawing:
 def _draw_risk_coverage(shown: Shown) -> Drawing:
     found = risk_coverage(shown.probabilities, shown.labels, shown.patients)
     figure, axes = _axes(
-        shown, "Errors among the most confident images", "share of images answered", "share of answers that are wrong"
+        shown,
+        f"Errors among the most confident images; {BY_PATIENT}",
+        "share of images answered",
+        "share of answers that are wrong",
     )
     axes.plot(found.coverage, found.risk, color=COLOURS[0], lw=1.5, label=f"AURC {found.aurc:.4f}")
     axes.set(xlim=(0, 1.01), ylim=(0, None))
@@ -152,7 +156,7 @@ def _draw_sizes(shown: Shown) -> Drawing:
     losses = loss_by_size(shown.members, shown.weights, shown.labels, shown.patients)
     sizes = np.arange(1, len(losses) + 1)
     figure, axes = _axes(
-        shown, "Score against the size of the ensemble", "members, by weight", "log loss, uncalibrated"
+        shown, f"Score against the size of the ensemble; {BY_PATIENT}", "members, by weight", "log loss, uncalibrated"
     )
     axes.plot(sizes, losses, "o-", color=COLOURS[0], ms=4)
     axes.set_xticks(sizes)

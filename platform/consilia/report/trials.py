@@ -13,6 +13,7 @@ from rich.table import Table
 
 from consilia.config.records import Confirmation, TrialRecord
 from consilia.config.space import Hyperparameters
+from consilia.metrics.patients import BY_IMAGE
 
 _SHOWN = ("architecture", "lr", "weight_decay", "label_smoothing", "mixup", "augmentation", "imbalance")
 _WIDTH_OF_ALL = 140
@@ -127,7 +128,7 @@ def leaderboard_table(board: TrialBoard, *, width: int) -> Table:
         width: Characters in a line; below 140 only two hyperparameters are shown, architecture and lr.
     """
     shown = _SHOWN if width >= _WIDTH_OF_ALL else _SHOWN[:2]
-    table = Table(title=f"Trials by {board.metric} (mean over folds)", title_justify="left")
+    table = Table(title=f"Trials by {board.metric} (mean over folds; {BY_IMAGE})", title_justify="left")
     table.add_column("trial", justify="right")
     table.add_column("state")
     table.add_column(board.metric, justify="right")
