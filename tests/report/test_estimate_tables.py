@@ -54,6 +54,26 @@ def test_a_comparison_shows_both_sides_the_difference_and_the_verdict():
         assert each in text
 
 
+def test_the_printed_difference_is_that_of_the_printed_numbers_or_of_their_distances_from_0():
+    def paired(metric, first, second, difference):
+        return PairedMetric(
+            metric=metric,
+            first=estimate(first),
+            second=estimate(second),
+            difference=estimate(difference),
+            verdict="cannot be told",
+        )
+
+    gap = paired("signed_gap", -0.00094, -0.02706, 0.00094 - 0.02706)
+    text = printed(comparison_table([gap, paired("log_loss", 0.30004, 0.20006, 0.09998)], title="80 images"))
+    rows = {line.split("│")[1].strip(): line for line in text.splitlines() if line.startswith("│")}
+    assert "-0.0009 (" in rows["confidence minus accuracy"]
+    assert "-0.0262" not in rows["confidence minus accuracy"]
+    assert [cell.strip() for cell in rows["its distance from 0"].split("│")[2:4]] == ["0.0009", "0.0271"]
+    assert "-0.0262 (" in rows["its distance from 0"]
+    assert "0.0999 (" in rows["log loss"]  # 0.3000 - 0.2001
+
+
 def test_every_table_of_numbers_names_its_weighting():
     report = HonestReport(trials=2, candidates=1, draws=2, rows=())
     for table in (honesty_table(report), subgroups_table(Subgroups(column="a", groups=()))):

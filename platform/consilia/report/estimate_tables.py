@@ -31,11 +31,21 @@ def honesty_table(report: HonestReport) -> Table:
 
 
 def comparison_table(metrics: Sequence[PairedMetric], *, title: str) -> Table:
-    """Return one row per metric: both predictors, their difference, and whether the first is better."""
+    """Return one row per metric: both predictors, their difference, and whether the first is better.
+
+    Where 0 is best, a second row has the distances from 0, which are what is compared. The difference is that of the
+    numbers as they are printed; its interval is its own.
+    """
     table = Table("metric", "first", "second", "first - second", "the first is", title=title, title_justify="left")
     for each in metrics:
-        numbers = (one_line(number) for number in (each.first, each.second, each.difference))
-        table.add_row(METRICS[each.metric].title, *numbers, Text(each.verdict, _STYLES[each.verdict]))
+        title, sides = METRICS[each.metric].title, (each.first, each.second)
+        cells, values = [one_line(side) for side in sides], [round(side.value, _DIGITS) for side in sides if side]
+        if METRICS[each.metric].higher_is_better is None:
+            table.add_row(title, *cells, "", "")
+            title, values = "its distance from 0", [abs(value) for value in values]
+            cells = [f"{value:.{_DIGITS}f}" for value in values] or cells
+        difference = each.difference and each.difference.model_copy(update={"value": values[0] - values[1]})
+        table.add_row(title, *cells, one_line(difference), Text(each.verdict, _STYLES[each.verdict]))
     return table
 
 
