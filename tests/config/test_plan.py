@@ -61,6 +61,7 @@ def test_the_digest_is_not_of_where_it_runs_or_where_the_data_lie():
     digest = plan().digest
     assert plan(cluster=ClusterProfile(address="auto", max_slots=2)).digest == digest
     assert plan(data=DataCard(name="card", source=FolderSource(), path="/another")).digest == digest
+    assert plan(data=DataCard(name="card", source=FolderSource(), path="/another", positive="b")).digest == digest
 
 
 def test_networks_see_the_stored_size_unless_the_plan_says_otherwise():

@@ -1,17 +1,21 @@
 """Every figure is written as a drawing people can open and as the numbers behind it."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from PIL import Image
 
 from consilia.cli.app import run
+from consilia.config.card import DataCard, FolderSource
 from consilia.data.phantoms import write_phantoms
 from consilia.data.store.prepare import prepare
 from consilia.errors import DataError
 from consilia.predict.loading import load_predictor
 from consilia.report.figures import Shown, draw_figures
-from consilia.study.measure import write_figures
+from consilia.study.measure import positive_class, write_figures
 
 ONE_MEMBER = {"reliability", "roc", "precision_recall", "risk_coverage", "confusion"}
 
@@ -59,6 +63,58 @@ def test_several_members_are_compared_too(tmp_path):
     assert drawings["loss_by_size"].numbers["members"].tolist() == [1, 2]
     assert drawings["error_correlation"].numbers.index.tolist() == ["trial 3", "trial 8"]
     assert set(drawings["roc"].numbers["class"]) == {"a", "b", "c"}
+
+
+def shown_pair(**changes):
+    second = np.random.default_rng(0).uniform(size=80)
+    probabilities = np.stack([1 - second, second], axis=1)
+    labels = (np.random.default_rng(1).random(80) < second).astype(np.int64)
+    content = {
+        "probabilities": probabilities,
+        "labels": labels,
+        "patients": np.arange(80).astype(str),
+        "classes": ("covid", "normal"),
+        "members": np.stack([probabilities] * 2),
+        "weights": np.array([0.5, 0.5]),
+        "trials": (0, 1),
+        "title": "a-data-set-of-a-rather-long-name-2026, test (opened before): 1,234 images of 1,089 patients",
+    }
+    return Shown(**(content | changes))
+
+
+@pytest.mark.parametrize("positive", [0, 1])
+def test_curves_of_two_classes_are_of_the_positive_one_and_name_it(positive):
+    shown = shown_pair(positive=positive)
+    drawings = draw_figures(shown)
+    for name in ("roc", "precision_recall"):
+        assert set(drawings[name].numbers["class"]) == {shown.classes[positive]}
+        assert f"positive: {shown.classes[positive]}" in drawings[name].figure.get_suptitle()
+    assert drawings["precision_recall"].numbers["precision"].iloc[-1] >= np.mean(shown.labels == positive) - 1e-9
+
+
+def test_titles_fit_into_their_figures_and_say_whether_patients_are_weighted():
+    drawings = draw_figures(shown_pair(classes=("benign", "malignant_of_any_kind_that_is_known_to_us")))
+    for drawing in drawings.values():
+        renderer = FigureCanvasAgg(drawing.figure).get_renderer()
+        drawing.figure.draw(renderer)
+        (title,) = drawing.figure.texts
+        extent, whole = title.get_window_extent(renderer), drawing.figure.bbox
+        assert 0 <= extent.x0 < extent.x1 <= whole.width
+        assert drawing.figure.axes[0].get_window_extent(renderer).y1 <= extent.y0
+        assert extent.y1 <= whole.height
+    for name in ("risk_coverage", "loss_by_size"):
+        assert "every patient weighs the same" in " ".join(drawings[name].figure.get_suptitle().split())
+
+
+def test_the_positive_class_is_the_card_s_or_the_rarer():
+    card = DataCard(name="card", source=FolderSource())
+    store = SimpleNamespace(labels=np.array([0, 0, 1, 1, 1]), classes=("sick", "well"))
+    assert positive_class(card, store) == 0
+    assert positive_class(card.model_copy(update={"positive": "well"}), store) == 1
+    even = SimpleNamespace(labels=np.array([0, 1]), classes=("a", "b"))
+    assert positive_class(card, even) == 1
+    with pytest.raises(DataError, match="positive must be one of the classes sick, well, but got 'ill'"):
+        positive_class(card.model_copy(update={"positive": "ill"}), store)
 
 
 def test_training_images_are_refused_before_anything_is_written(trained_copy, phantoms_copy, tmp_path):

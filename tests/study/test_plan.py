@@ -224,6 +224,8 @@ def test_what_is_confirmed_may_change_and_is_no_part_of_the_digest(file):
 
 def test_where_a_study_runs_and_where_its_data_lie_are_no_changes(file):
     old = read_plan(file)
-    new = read_plan(file, settings=["cluster.address=auto", "cluster.max_slots=3", "data.path=/moved"])
+    new = read_plan(
+        file, settings=["cluster.address=auto", "cluster.max_slots=3", "data.path=/moved", "data.positive=nodule"]
+    )
     assert changed_keys(old, new) == []
     assert new.digest == old.digest

@@ -108,6 +108,7 @@ class DataCard(Frozen):
     path: str | None = None  # the folder of the images, or the .npz file
     source: Source  # how images, labels and patients are listed
     classes: tuple[str, ...] | None = None  # in label order; left out: the sorted names that are found
+    positive: str | None = None  # of two classes, the one to find, which ROC curves are of; left out: the rarer
     group: Literal["patient", "none"] = "patient"  # `none`: the set does not name patients
     test: Literal["auto", "none"] = "auto"  # `auto`: the source's test split, else `test_fraction`
     test_fraction: float = Field(default=0.2, gt=0, lt=0.9)  # share of the patients, where the source has no test split
@@ -145,4 +146,10 @@ class DataCard(Frozen):
     def _classes_must_differ(self) -> "DataCard":
         if self.classes is not None and len(set(self.classes)) != len(self.classes):
             raise ValueError(f"classes must differ from each other, but got {list(self.classes)}")
+        return self
+
+    @model_validator(mode="after")
+    def _positive_must_be_a_class(self) -> "DataCard":
+        if self.positive is not None and self.classes is not None and self.positive not in self.classes:
+            raise ValueError(f"positive must be one of the classes {list(self.classes)}, but got {self.positive!r}")
         return self

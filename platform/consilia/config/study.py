@@ -173,8 +173,10 @@ class StudyPlan(Frozen):
 
     @property
     def digest(self) -> str:
-        """SHA-256 of the plan; where it runs, where its data lie and what is confirmed do not change the result."""
-        content = self.model_dump(mode="json", exclude={"cluster": True, "data": {"path"}, "search": {"confirm"}})
+        """SHA-256 of the plan; where it runs, where data lie, what is confirmed and drawn do not change the result."""
+        content = self.model_dump(
+            mode="json", exclude={"cluster": True, "data": {"path", "positive"}, "search": {"confirm"}}
+        )
         content["search"]["warm_start"] = [PurePath(each).name for each in self.search.warm_start]
         if self.ensemble.build == "max":
             del content["ensemble"]["build"]  # so that studies from before the key existed keep their digest

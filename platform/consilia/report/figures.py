@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from textwrap import fill
 
 import numpy as np
 import numpy.typing as npt
@@ -26,6 +27,7 @@ from consilia.metrics.risk_coverage import risk_coverage
 CurveOf = Callable[[Numbers, npt.NDArray[np.bool_], npt.NDArray[np.str_]], Curve | None]
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")  # Okabe and Ito: for all eyes
 _SIZE = (5.0, 4.5)  # inches
+_TITLE_WIDTH = 55  # characters that fit
 _BAND = 0.18  # opacity
 
 
@@ -49,6 +51,7 @@ class Shown:
     weights: Numbers  # of the members, (n_members,)
     trials: tuple[int, ...]  # their numbers
     title: str  # which images, of how many patients
+    positive: int = 1  # of two classes, the number of the one that curves are of
 
 
 def draw_figures(shown: Shown) -> dict[str, Drawing]:
@@ -86,12 +89,13 @@ def _draw_curves(
     y: str,
     chance: tuple[tuple[float, float], tuple[float, float]] | None,
 ) -> Drawing:
-    """Draw one curve a class; of two classes, that of the second."""
-    figure, axes = _axes(shown, title, x, y)
+    """Draw one curve a class; of two classes, that of the positive one, which the title names."""
+    is_binary = len(shown.classes) == 2
+    figure, axes = _axes(shown, f"{title}, positive: {shown.classes[shown.positive]}" if is_binary else title, x, y)
     if chance is not None:
         axes.plot(*chance, color="0.6", lw=1, ls="--")
     numbers = []
-    kinds = range(len(shown.classes)) if len(shown.classes) > 2 else (1,)
+    kinds = (shown.positive,) if is_binary else range(len(shown.classes))
     for place, number in enumerate(kinds):
         found = curve_of(shown.probabilities[:, number], shown.labels == number, shown.patients)
         if found is None:
@@ -167,7 +171,8 @@ def _axes(shown: Shown, title: str, x: str, y: str) -> tuple[Figure, Axes]:
     figure = Figure(figsize=_SIZE, layout="constrained")
     axes = figure.subplots()
     axes.set(xlabel=x, ylabel=y)
-    axes.set_title(f"{title}\n{shown.title}", fontsize=10, loc="left")
+    lines = "\n".join(fill(line, _TITLE_WIDTH) for line in (title, shown.title))
+    figure.suptitle(lines, fontsize=10, x=0.02, horizontalalignment="left")
     axes.spines[["top", "right"]].set_visible(False)
     return figure, axes
 

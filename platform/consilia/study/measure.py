@@ -160,14 +160,16 @@ def write_figures(
     """
     predictor = load_predictor(bundle, device=device)
     images = choose_images(card, [(Path(bundle), predictor)], stores=stores)
+    described = card.plan.data if isinstance(card, OpenStudy) else card
+    positive = positive_class(described, images.store)  # a wrong name must not open the test split
     notes, (split,) = images.open(), images.splits
     title = f"{images.store.manifest.card}, {split}"
-    drawings = draw_figures(predict_shown(predictor, images.store, images.rows, title=title))
+    drawings = draw_figures(predict_shown(predictor, images.store, images.rows, positive=positive, title=title))
     files = [path for name, drawing in drawings.items() for path in _write(Path(out) / name, drawing)]
     return FigureFiles(files=tuple(files), notes=notes)
 
 
-def predict_shown(predictor: EnsemblePredictor, store: ImageStore, rows: Rows, *, title: str) -> Shown:
+def predict_shown(predictor: EnsemblePredictor, store: ImageStore, rows: Rows, *, positive: int, title: str) -> Shown:
     """Return what figures show of an ensemble on rows of a store; the title gets the number of images."""
     patients = store.patients[rows]
     return Shown(
@@ -179,7 +181,25 @@ def predict_shown(predictor: EnsemblePredictor, store: ImageStore, rows: Rows, *
         weights=predictor.networks.combination.shares,
         trials=tuple(member.trial for member in predictor.document.members),
         title=f"{title}: {count_in_words(len(rows), len(np.unique(patients)))}",
+        positive=positive,
     )
+
+
+def positive_class(card: DataCard, store: ImageStore) -> int:
+    """Return the number of the card's positive class; where it names none, of the rarest, among equals the last.
+
+    Raises:
+        DataError: The store has no such class.
+    """
+    if card.positive is None:
+        counts = np.bincount(store.labels, minlength=len(store.classes))
+        return len(counts) - 1 - int(counts[::-1].argmin())
+    if card.positive not in store.classes:
+        raise DataError(
+            f"Card {card.name}: positive must be one of the classes {', '.join(store.classes)}, but got "
+            f"{card.positive!r}. Correct the card."
+        )
+    return store.classes.index(card.positive)
 
 
 def show_on_test(study: OpenStudy, predictor: EnsemblePredictor) -> Shown:
@@ -190,9 +210,10 @@ def show_on_test(study: OpenStudy, predictor: EnsemblePredictor) -> Shown:
     """
     rows = locked_test(study)
     refuse_seen(predictor.seen, study.store, np.setdiff1d(rows, study.folds.bound))
+    positive = positive_class(study.plan.data, study.store)
     remark = log_opening(study.folder, predictor.document)
     title = f"{study.plan.data.name}, test" + (" (opened before)" if remark else "")
-    return predict_shown(predictor, study.store, rows, title=title)
+    return predict_shown(predictor, study.store, rows, positive=positive, title=title)
 
 
 def _refuse_unlike(first: EnsemblePredictor, second: EnsemblePredictor) -> None:

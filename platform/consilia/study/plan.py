@@ -152,10 +152,11 @@ def plan_to_yaml(plan: StudyPlan) -> dict[str, Any]:
 def changed_keys(old: StudyPlan, new: StudyPlan) -> list[str]:
     """Return the dotted keys whose change would make another study of it, with both values.
 
-    Where the study runs, where the same data or earlier studies lie, and how much is searched and confirmed (trials,
-    budget, confirm: a study may be extended) are not among them.
+    Where the study runs, where the same data or earlier studies lie, which class figures call positive, and how much
+    is searched and confirmed (trials, budget, confirm: a study may be extended) are not among them.
     """
-    ignored: tuple[str, ...] = ("cluster", "data.path", "search.trials", "search.budget", "search.confirm")
+    ignored: tuple[str, ...] = ("cluster", "data.path", "data.positive")
+    ignored = (*ignored, "search.trials", "search.budget", "search.confirm")
     if all("/" in plan.training.weights for plan in (old, new)):
         ignored = (*ignored, "training.weights")  # where the weights lie; which they are is checked by their hashes
     before, after = (_flatten(_without_places(plan)) for plan in (old, new))
