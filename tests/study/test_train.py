@@ -111,7 +111,7 @@ def test_the_command_trains_to_a_bundle_and_says_where_it_lies(trained_copy, cap
     printed = capsys.readouterr()
     assert printed.err == ""
     assert f"bundle    {trained_copy.bundle}" in printed.out
-    assert "macro_auc" in printed.out
+    assert "macro AUC" in printed.out
     assert run(["trials", "tiny-train", "--studies", str(trained_copy.studies)]) == 0
     assert "test_resnet" in capsys.readouterr().out
 

@@ -173,9 +173,15 @@ class StudyPlan(Frozen):
 
     @property
     def digest(self) -> str:
-        """SHA-256 of the plan; where it runs, where data lie, what is confirmed and drawn do not change the result."""
+        """SHA-256 of the plan without what does not change the result: where it runs and what is shown or confirmed."""
         content = self.model_dump(
-            mode="json", exclude={"cluster": True, "data": {"path", "positive"}, "search": {"confirm"}}
+            mode="json",
+            exclude={
+                "cluster": True,
+                "data": {"path", "positive"},
+                "search": {"confirm"},
+                "training": {"score_every"},
+            },
         )
         content["search"]["warm_start"] = [PurePath(each).name for each in self.search.warm_start]
         if self.ensemble.build == "max":

@@ -2,7 +2,6 @@
 
 import numpy as np
 import numpy.typing as npt
-from scipy.special import softmax
 
 from consilia.config.records import Probabilities
 
@@ -50,6 +49,8 @@ def pool_images(
 
     Source: docs/methods.md section 8.
     """
+    from scipy.special import softmax  # takes half a second, which a listing of trials does not need
+
     names, numbers = np.unique(np.asarray(patients, dtype=str), return_inverse=True)
     logs = np.log(np.clip(probabilities, _CLIP, 1.0))
     sums = np.zeros((len(names), probabilities.shape[1]))
