@@ -36,6 +36,13 @@ def findings(images, reference, *, aspect=1.0, colour=None):
     return [find_broken_rules(each, reference) for each in measures]
 
 
+@pytest.mark.parametrize("channels", [1, 2, 3, 4, 5, 8])
+def test_grey_is_the_mean_of_all_channels_which_may_be_windows_of_a_ct(channels):
+    pixels = np.random.default_rng(channels).integers(0, 256, (3, SIZE, SIZE, channels), dtype=np.uint8)
+    pixels[0] = 255
+    np.testing.assert_array_equal(grey_values(pixels), np.rint(pixels.mean(axis=3)).astype(np.uint8))
+
+
 def test_hardly_any_usual_image_breaks_a_rule(reference):
     assert sum(map(bool, findings(usual(1000, seed=1), reference))) <= 5
 

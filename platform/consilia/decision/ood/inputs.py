@@ -184,14 +184,15 @@ def _planes(pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
 
 
 def _mean_plane(planes: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
-    if planes.shape[1] == 1:
+    """Return the mean over the channels, of which there may be one, three, or one for each window of a CT."""
+    n_channels = planes.shape[1]
+    if n_channels == 1:
         return planes[:, 0]
-    third = planes[:, 0].astype(np.uint16)
-    third += planes[:, 1]
-    third += planes[:, 2]
-    third += 1  # the next whole number below is then the nearest one
-    third //= 3
-    return third.astype(np.uint8)
+    mean = planes[:, 0].astype(np.float32)  # sums of bytes are exact in it
+    for channel in range(1, n_channels):
+        mean += planes[:, channel]
+    mean /= n_channels
+    return np.rint(mean, out=mean).astype(np.uint8)
 
 
 def layouts(grey: npt.NDArray[np.uint8]) -> Layouts:
