@@ -1,23 +1,10 @@
 """The simulations behind the quoted guarantees run, and say what docs/methods.md can quote."""
 
-import json
-import subprocess
-import sys
-from pathlib import Path
-
-BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+from benchmark_runs import run
 
 
 def test_guarantees_prints_every_promise_and_the_least_numbers_of_patients():
-    done = subprocess.run(
-        [sys.executable, str(BENCHMARKS / "guarantees.py"), "--quick", "--draws=2", "--pools=3"],
-        capture_output=True,
-        text=True,
-        timeout=280,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    figures = json.loads(done.stdout.splitlines()[-1])
+    figures = run("guarantees.py", "--draws=2", "--pools=3")
     assert (len(figures["sets"]), len(figures["thresholds"])) == (6, 9)
     for share, error in (*figures["sets"].values(), *figures["thresholds"].values()):
         assert 0 <= share <= 1

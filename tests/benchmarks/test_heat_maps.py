@@ -1,26 +1,13 @@
 """The benchmark of heat maps runs on one network, and its shares are shares."""
 
-import json
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
 
-BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+from benchmark_runs import run
 
 
 @pytest.mark.slow("trains networks until they see lesions")
 def test_heat_maps_prints_where_peaks_lie_by_measured_cells_by_a_ruler_and_by_chance():
-    done = subprocess.run(
-        [sys.executable, str(BENCHMARKS / "heat_maps.py"), "--quick"],
-        capture_output=True,
-        text=True,
-        timeout=280,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    (row,) = json.loads(done.stdout.splitlines()[-1])["networks"]
+    (row,) = run("heat_maps.py")["networks"]
     assert row["n"] > 0
     assert row["cell"] == 8
     shares = ("in the lesion", "within half a cell", "by a ruler: in it", "within half", "by chance", "fresh weights")

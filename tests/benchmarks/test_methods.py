@@ -1,13 +1,11 @@
 """The comparison of methods: its own statistics against oracles, and a run on drawn trials."""
 
-import json
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from benchmark_runs import run
 from consilia.config.recipe import Greedy
 from consilia.decision.combination import LinearPool
 from consilia.ensemble.selection import Truth
@@ -15,8 +13,6 @@ from consilia.metrics.scores import METRICS
 from shared.half_draws import half_draws
 from shared.method_sides import aucs, debiased_square, select_on_auc, thresholds
 from shared.trials_file import RecordedTrials, write_trials
-
-BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 
 
 def draw_trials(n_trials=6, n_pool=150, n_held_out=60, k=5):
@@ -43,15 +39,7 @@ def draw_trials(n_trials=6, n_pool=150, n_held_out=60, k=5):
 def test_methods_prints_all_sides_with_differences_to_what_ships(tmp_path: Path):
     path = tmp_path / "trials.parquet"
     write_trials(path, draw_trials())
-    done = subprocess.run(
-        [sys.executable, str(BENCHMARKS / "methods.py"), "--quick", "--draws=2", "--small=80", f"--trials={path}"],
-        capture_output=True,
-        text=True,
-        timeout=280,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    figures = json.loads(done.stdout.splitlines()[-1])
+    figures = run("methods.py", "--draws=2", "--small=80", f"--trials={path}")
     assert (figures["n_trials"], figures["n_draws"], figures["recorded"]) == (6, 2, {"epochs": 1})
     assert len(figures["calibration"]) == 2 * 2 * 9
     assert len(figures["sets"]) == 2 * 2 * 2 * 3

@@ -1,34 +1,19 @@
 """Every benchmark runs on tiny input and ends with one JSON line; none of its figures is asserted."""
 
-import json
 import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+from benchmark_runs import run
+
 pytestmark = pytest.mark.slow("measures for minutes; mypy checks every call that a benchmark makes")
-
-
-def run(name: str, *arguments: str, ray_folder: Path, timeout: float = 280) -> dict[str, object]:
-    done = subprocess.run(
-        [sys.executable, str(BENCHMARKS / name), "--quick", *arguments],
-        env={**os.environ, "RAY_TMPDIR": str(ray_folder)},
-        capture_output=True,
-        text=True,
-        timeout=timeout,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    return json.loads(done.stdout.splitlines()[-1])
 
 
 @pytest.mark.ray
 def test_trial_overhead_prints_both_sides_and_their_ratio(short_tmp: Path):
-    figures = run("trial_overhead.py", "--slot-trials=3", "--nested-trials=1", ray_folder=short_tmp)
+    figures = run("trial_overhead.py", "--slot-trials=3", "--nested-trials=1", RAY_TMPDIR=str(short_tmp))
     assert (figures["n_slot"], figures["n_nested"]) == (2, 1)
     assert figures["ratio"] == pytest.approx(figures["nested_start_s"] / figures["slot_start_s"])
     assert figures["machine"]["cpus"] == os.cpu_count()
@@ -36,7 +21,7 @@ def test_trial_overhead_prints_both_sides_and_their_ratio(short_tmp: Path):
 
 @pytest.mark.ray
 def test_startup_prints_the_seconds_of_both_sides_and_what_runs_beside_the_workers(short_tmp: Path):
-    figures = run("startup.py", ray_folder=short_tmp)
+    figures = run("startup.py", RAY_TMPDIR=str(short_tmp))
     assert 0 < figures["loop_s"] < figures["last_slot_s"]
     assert figures["kinds"]["RayTrainWorker"][0] == 2
     assert figures["helpers_mib_per_slot"] > 0
@@ -44,7 +29,7 @@ def test_startup_prints_the_seconds_of_both_sides_and_what_runs_beside_the_worke
 
 @pytest.mark.ray
 def test_gpu_search_prints_what_its_slots_did(short_tmp: Path):
-    figures = run("gpu_search.py", ray_folder=short_tmp)
+    figures = run("gpu_search.py", RAY_TMPDIR=str(short_tmp))
     assert 0 < figures["first_batch_s"] < figures["seconds"]
     assert 0 < figures["training_share"] <= figures["training_share_after_start_up"] <= 1
     assert figures["images_per_s"] > 0
@@ -53,7 +38,7 @@ def test_gpu_search_prints_what_its_slots_did(short_tmp: Path):
 @pytest.mark.ray
 @pytest.mark.timeout(900)
 def test_chaos_kills_and_finds_the_result_equal(short_tmp: Path):
-    figures = run("chaos.py", "--minutes=0.4", ray_folder=short_tmp, timeout=880)
+    figures = run("chaos.py", "--minutes=0.4", RAY_TMPDIR=str(short_tmp), timeout=880)
     assert figures["equal"] is True
     assert sum(figures["kills"].values()) >= 1
     assert figures["folds_finished"] == figures["folds_finished_in_peace"] > 0
@@ -61,7 +46,7 @@ def test_chaos_kills_and_finds_the_result_equal(short_tmp: Path):
 
 
 def test_prepare_prints_both_sides_of_each_format_and_their_ratio(tmp_path: Path):
-    figures = run("prepare.py", "--images=40", "--runs=1", ray_folder=tmp_path)
+    figures = run("prepare.py", "--images=40", "--runs=1", RAY_TMPDIR=str(tmp_path))
     assert set(figures["ratios"]) == {"PNG 128", "PNG 224", "JPEG 128", "JPEG 224"}
     for name, side in figures["images_per_second"].items():
         assert figures["ratios"][name] == pytest.approx(side["consilia"] / side["plain"])
@@ -69,14 +54,14 @@ def test_prepare_prints_both_sides_of_each_format_and_their_ratio(tmp_path: Path
 
 
 def test_builds_prints_each_build_of_each_recipe_with_a_fast_one_of_a_network_a_member(tmp_path: Path):
-    means = run("builds.py", ray_folder=tmp_path)["means"]
+    means = run("builds.py", RAY_TMPDIR=str(tmp_path))["means"]
     assert len(means) == 6
     for name in ("best_single", "soft_vote", "greedy"):
         assert means[f"{name}, max"]["networks"] == 2 * means[f"{name}, fast"]["networks"]
 
 
 def test_duplicates_prints_growth_memory_and_what_was_found(tmp_path: Path):
-    figures = run("duplicates.py", "--images=1500", ray_folder=tmp_path)
+    figures = run("duplicates.py", "--images=1500", RAY_TMPDIR=str(tmp_path))
     assert (figures["n_small"], figures["n_large"]) == (150, 1500)
     assert figures["pictures_ratio"] == pytest.approx(figures["pictures_large_s"] / figures["pictures_small_s"])
     assert figures["exact_found"] == 1.0
@@ -84,7 +69,7 @@ def test_duplicates_prints_growth_memory_and_what_was_found(tmp_path: Path):
 
 
 def test_steps_prints_each_networks_speeds_and_groups(tmp_path: Path):
-    figures = run("steps.py", ray_folder=tmp_path)
+    figures = run("steps.py", RAY_TMPDIR=str(tmp_path))
     assert [case["architecture"] for case in figures["cases"]] == ["test_resnet", "resnet18"]
     for case in figures["cases"]:
         assert min(case["eager"], case["scoring"]) > 0
@@ -94,13 +79,13 @@ def test_steps_prints_each_networks_speeds_and_groups(tmp_path: Path):
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
 @pytest.mark.timeout(600)
 def test_steps_prints_what_compiling_costs_and_when_it_is_won_back(tmp_path: Path):
-    (case,) = run("steps.py", "--compile", ray_folder=tmp_path, timeout=580)["cases"]
+    (case,) = run("steps.py", "--compile", RAY_TMPDIR=str(tmp_path), timeout=580)["cases"]
     assert case["compile_s"] > max(0, case["compile_again_s"])
     assert (case["won_back_images"] is None) == (case["compiled"] <= case["captured"])
 
 
 def test_packing_prints_totals_and_picks_the_fewest_processes_that_lose_little(tmp_path: Path):
-    figures = run("packing.py", ray_folder=tmp_path)
+    figures = run("packing.py", RAY_TMPDIR=str(tmp_path))
     assert figures["mps"] is False
     (case,) = figures["cases"]
     assert case["ratios"] == {n: pytest.approx(total / case["totals"]["1"]) for n, total in case["totals"].items()}
@@ -109,7 +94,7 @@ def test_packing_prints_totals_and_picks_the_fewest_processes_that_lose_little(t
 
 
 def test_input_path_prints_all_sides_and_their_ratios(tmp_path: Path):
-    figures = run("input_path.py", "--cases=1", "--images=8", "--steps=1", "--rounds=1", ray_folder=tmp_path)
+    figures = run("input_path.py", "--cases=1", "--images=8", "--steps=1", "--rounds=1", RAY_TMPDIR=str(tmp_path))
     (case,) = figures["cases"]
     speeds = case["images_per_second"]
     assert case["b_over_a"] == pytest.approx(speeds["consilia"] / speeds["limit"])
@@ -119,7 +104,7 @@ def test_input_path_prints_all_sides_and_their_ratios(tmp_path: Path):
 
 
 def test_racing_prints_what_each_method_saves_and_costs(tmp_path: Path):
-    figures = run("racing.py", "--searches=1", "--orders=2", "--sizes=24", ray_folder=tmp_path)
+    figures = run("racing.py", "--searches=1", "--orders=2", "--sizes=24", RAY_TMPDIR=str(tmp_path))
     methods = ["halving + fold pruning", "fold pruning", "incumbent", "WilcoxonPruner", "full cross-validation"]
     assert [row["method"] for row in figures["synthetic"]] == methods * 2  # at two levels of noise
     assert {row["method"] for row in figures["replay"]} == set(methods)
@@ -132,14 +117,14 @@ def test_racing_prints_what_each_method_saves_and_costs(tmp_path: Path):
 
 @pytest.mark.ray
 def test_scaling_prints_what_tune_and_the_driver_take_for_each_size(short_tmp: Path):
-    (size,) = run("scaling.py", "--sizes=8", "--workers=4", ray_folder=short_tmp)["sizes"]
+    (size,) = run("scaling.py", "--sizes=8", "--workers=4", RAY_TMPDIR=str(short_tmp))["sizes"]
     assert (size["trials"], size["workers"]) == (8, 4)
     assert size["answers"] > 8 * 12, "each trial has a fold of twelve epochs at least"
     assert size["busy"] == pytest.approx(size["driver_s"] / size["search_s"])
 
 
 def test_stopped_trials_prints_each_way_of_telling_and_its_difference_to_the_first(tmp_path: Path):
-    figures = run("stopped_trials.py", "--replays=2", "--trials=14", "--slots", "2", ray_folder=tmp_path)
+    figures = run("stopped_trials.py", "--replays=2", "--trials=14", "--slots", "2", RAY_TMPDIR=str(tmp_path))
     (comparison,) = figures["comparisons"]
     assert list(comparison["ways"]) == ["COMPLETE", "PRUNED", "random"]
     assert comparison["ways"]["COMPLETE"]["n_differing"] == 0
@@ -155,7 +140,7 @@ def test_stopped_trials_prints_each_way_of_telling_and_its_difference_to_the_fir
 def test_search_efficiency_prints_sides_that_all_reach_the_target_and_their_ratios(short_tmp: Path):
     size = ("--trials=2", "--folds=2", "--epochs=1", "--minutes=4")
     settings = ("--workers=2", "--threads=1", "--set=search.stopping.kind=none")
-    figures = run("search_efficiency.py", *size, *settings, ray_folder=short_tmp, timeout=880)
+    figures = run("search_efficiency.py", *size, *settings, RAY_TMPDIR=str(short_tmp), timeout=880)
     sides = figures["sides"]
     assert list(sides) == ["consilia", "optuna-1", "nested"]
     assert figures["target"] == max(side["best"] for side in sides.values())
@@ -177,7 +162,7 @@ def test_search_efficiency_prints_sides_that_all_reach_the_target_and_their_rati
 
 
 def test_predict_prints_every_side_and_memory(tmp_path: Path):
-    figures = run("predict.py", "--architecture=test_resnet", "--rounds=1", "--workers=1", ray_folder=tmp_path)
+    figures = run("predict.py", "--architecture=test_resnet", "--rounds=1", "--workers=1", RAY_TMPDIR=str(tmp_path))
     (case,) = figures["cases"]
     speeds = case["images_per_second"]
     assert set(speeds) == {"one network", "loop", "loop, once", "consilia", "bare"}
