@@ -8,6 +8,10 @@ import pytest
 
 from consilia import search
 from consilia.cli.app import run
+from consilia.config.records import TrialTask
+from consilia.config.study import FoldPruning, Halving, NoStopping, Racing
+from consilia.study.opened import OpenStudy
+from consilia.train.job import make_job
 
 
 def times(folder: Path) -> dict[str, int]:
@@ -140,3 +144,17 @@ def test_evaluating_the_bundle_on_its_own_card_gives_the_numbers_of_the_study(tr
     assert run(["evaluate", str(trained.bundle), "phantoms", *settings, "--stores", str(trained.stores)]) == 0
     stored = read_bundle(trained.bundle).evaluations[1].metrics["log_loss"].value
     assert f"{stored:.4f}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("stopping", "rung"), [(Racing(), 17), (Halving(reduction=4), 13), (FoldPruning(), 0), (NoStopping(), 0)]
+)
+def test_the_epoch_at_which_trials_are_compared_is_scored_whatever_else_is_not(trained_copy, stopping, rung):
+    plan = trained_copy.plan
+    search = plan.search.model_copy(update={"stopping": stopping})
+    training = plan.training.model_copy(update={"epochs": 50, "score_every": 25})
+    changed = plan.model_copy(update={"search": search, "training": training})
+    study = OpenStudy(plan=changed, folder=trained_copy.folder, stores=trained_copy.stores)
+    task = TrialTask(number=0, hyperparameters=study.records()[0].hyperparameters)
+    job = make_job(task, 0, study.training_context("cpu"))
+    assert [epoch for epoch in range(1, 51) if job.is_scored(epoch)] == sorted({rung, 25, 50} - {0})

@@ -130,6 +130,25 @@ def test_a_stopped_trial_tells_its_score_without_the_folds_effect_and_why(folder
     assert told.objective == pytest.approx(0.6)
 
 
+class StopAtTwo(StopAll):
+    """Stops everybody after two epochs."""
+
+    def hear(self, report: EpochReport) -> str | None:
+        return super().hear(report) if report.epoch == 2 else None
+
+
+def test_a_trial_stopped_after_an_epoch_that_was_not_scored_tells_its_last_score(
+    folder: StudyFolder, listener: Listener
+):
+    notebook = Notebook()
+    controller = open_controller(folder, listener, suggester=notebook, racing=StopAtTwo())
+    controller.next_task()
+    assert controller.hear(epoch(0, 0, 1, 0.7)) is None
+    assert controller.hear(epoch(0, 0, 2, math.nan)) == "rank 9 of 9"
+    controller.left(0)
+    assert notebook.told[0].objective == pytest.approx(0.6)
+
+
 def test_a_failed_trial_has_no_objective(folder: StudyFolder, listener: Listener):
     notebook = Notebook()
     controller = open_controller(folder, listener, suggester=notebook)

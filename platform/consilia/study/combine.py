@@ -139,10 +139,8 @@ def is_built(study: OpenStudy, recipe: EnsembleRecipe) -> bool:
         return False
     source = document.provenance
     n_finished = sum(record.state == "finished" for record in study.records().values())
-    return (source.study_digest, source.recipe) == (
-        study.plan.digest,
-        recipe,
-    ) and document.honesty.candidates == n_finished
+    built = (source.study_digest, source.recipe, document.honesty.candidates)
+    return built == (study.plan.digest, recipe, n_finished)
 
 
 def is_tested(document: BundleDocument) -> bool:

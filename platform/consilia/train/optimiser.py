@@ -112,9 +112,8 @@ def average_decay(step: int, *, steps_per_epoch: int) -> float:
 class WeightAverage:
     """Exponential moving average of a network's parameters and buffers, BatchNorm's statistics included.
 
-    Like torch.optim.swa_utils.AveragedModel with
-    use_buffers, at a tenth of its cost for small networks: the pairs of tensors are found once, and a step is one fused
-    operation.
+    Like torch.optim.swa_utils.AveragedModel with use_buffers, at a tenth of its cost for small networks: the pairs of
+    tensors are found once, and a step is one fused operation.
     """
 
     def __init__(self, model: nn.Module) -> None:

@@ -67,6 +67,7 @@ class EpochHalving(EveryFold):
         if report.number in self._numbers:
             return None
         loss = self._sign * report.score
+        assert not math.isnan(loss), "training scores the rung, whatever else it leaves out"
         self._numbers.add(report.number)
         bisect.insort(self._losses, loss)
         n_scores = len(self._losses)
