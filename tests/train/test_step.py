@@ -1,7 +1,9 @@
 """The training step: captured steps change what eager ones change, and nothing else."""
 
 import logging
+import shutil
 from collections.abc import Callable
+from contextlib import nullcontext
 from itertools import pairwise
 from pathlib import Path
 
@@ -16,7 +18,7 @@ from consilia.config.network import ModelSpec, Preprocessing
 from consilia.config.records import ALL_FOLDS
 from consilia.config.space import Architecture, Hyperparameters
 from consilia.data.folds import make_folds
-from consilia.train import fold, loop, step
+from consilia.train import fold, inference, loop, step
 from consilia.train.batches import open_images
 from consilia.train.capture import Capture
 from consilia.train.cross_validation import cross_validate
@@ -231,6 +233,24 @@ def test_sizes_are_worth_a_capture_that_come_forty_times_in_a_trial(make_context
     for number in range(3):  # of three folds, all of which share it
         assert (found(number, epochs=3), found(number, epochs=4)) == (set(), {15})
     assert (found(ALL_FOLDS, epochs=6), found(ALL_FOLDS, epochs=7)) == (set(), {15})  # a refit
+
+
+def test_steps_and_scores_keep_to_steady_convolutions_and_scores_that_stay_to_exact_ones(
+    monkeypatch: pytest.MonkeyPatch, make_context, make_task
+):
+    asked: list[tuple[str, bool]] = []
+
+    def listen(who: str):
+        return lambda device, *, rounds: asked.append((who, rounds)) or nullcontext()
+
+    monkeypatch.setattr(step, "steady_convolutions", listen("step"))
+    monkeypatch.setattr(inference, "steady_convolutions", listen("score"))
+    for precision, rounds in (("auto", True), ("float32", False)):
+        training = make_context().training.model_copy(update={"precision": precision, "epochs": 1})
+        asked.clear()
+        cross_validate(make_task(), make_context(training=training), report=[].append, stopped=lambda: False)
+        assert set(asked) == {("step", rounds), ("score", False)}
+        shutil.rmtree(make_context().trials)
 
 
 @pytest.mark.gpu
