@@ -212,7 +212,7 @@ def _work(connection: Connection, position: Any, shared: Any, seconds: float) ->
 
 
 def _send(connection: Connection, reply: object, shared: Any) -> None:
-    """Send a reply, arrays in shared memory as far as they fit there."""
+    """Send a reply, arrays in shared memory as far as they fit there; only to the process that started this one."""
     memory, ends = memoryview(shared).cast("B"), [0]
 
     def stays(array: pickle.PickleBuffer) -> bool:
@@ -228,7 +228,7 @@ def _send(connection: Connection, reply: object, shared: Any) -> None:
 
 
 def _receive(connection: Connection, shared: Any) -> Any:
-    """Return what `_send` sent, in memory of its own."""
+    """Return what `_send` sent, in memory of its own; from a process that this one has started, and no other."""
     content, ends = connection.recv()
     memory = memoryview(bytearray(memoryview(shared)[: ends[-1]]))
     return pickle.loads(content, buffers=[memory[start:end] for start, end in pairwise(ends)])
