@@ -2,6 +2,8 @@
 
 import numpy as np
 import torch
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
 from PIL import Image
 from sklearn.datasets import load_digits, load_sample_images
 from torch import nn
@@ -64,7 +66,27 @@ def digits():
     return np.stack([np.array(image.resize((SIZE, SIZE), Image.Resampling.BILINEAR)) for image in images])[..., None]
 
 
+def plots():
+    """Sheets of one to six ROC curves and bars, as papers print them."""
+    generator, sheets = np.random.default_rng(6), []
+    for _ in range(20):
+        figure = Figure(figsize=(4, 4), dpi=80)
+        for axes in figure.subplots(*generator.integers(1, 4, 2), squeeze=False).ravel():
+            if generator.random() < 0.5:
+                axes.plot(x := np.linspace(0, 1, 30), x ** generator.uniform(0.1, 0.6), label="AUC .93")
+                axes.legend(fontsize=6)
+            else:
+                axes.bar(range(5), generator.uniform(size=5))
+            axes.set_title("test set", fontsize=8)
+        canvas = FigureCanvasAgg(figure)
+        canvas.draw()
+        sheet = Image.fromarray(np.array(canvas.buffer_rgba())[..., :3]).convert("L")
+        sheets.append(np.array(sheet.resize((SIZE, SIZE), Image.Resampling.BILINEAR)))
+    return np.stack(sheets)[..., None]
+
+
 FOREIGN = {
+    "sheet of plots": lambda new: plots(),
     "photograph": lambda new: photos(),
     "noise": lambda new: np.random.default_rng(4).integers(0, 256, new.shape, dtype=np.uint8),
     "faint noise": lambda new: np.random.default_rng(5).normal(110, 15, new.shape).astype(np.uint8),

@@ -80,13 +80,13 @@ def test_a_document_that_is_not_json_is_refused(bundle, text):
 
 
 def test_a_newer_schema_names_the_version_to_install(bundle):
-    rewrite(bundle, lambda content: content.update(schema_version=7, consilia="7.1.0", novelty=[]))
-    refuse(bundle, r"written by consilia 7\.1\.0 with schema version 7.*Install consilia 7\.1\.0 or later")
+    rewrite(bundle, lambda content: content.update(schema_version=8, consilia="7.1.0", novelty=[]))
+    refuse(bundle, r"written by consilia 7\.1\.0 with schema version 8.*Install consilia 7\.1\.0 or later")
 
 
 def test_an_older_schema_is_refused(bundle):
     rewrite(bundle, lambda content: content.update(schema_version=SCHEMA_VERSION - 1))
-    refuse(bundle, r"must have schema version 6, the only one .*, but has 5\. Build it again")
+    refuse(bundle, r"must have schema version 7, the only one .*, but has 6\. Build it again")
 
 
 @pytest.mark.parametrize("key", ["build", "sizes", "prevalence", "safety", "honesty", "gate"])

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from consilia.config.recipe import Safety
 from consilia.config.records import Prediction
 from consilia.decision.ood.inputs import RULES, InputReference
+from consilia.decision.ood.picture import PARTS
 from consilia.decision.review import Judgements, Reviewer, SafetyReport, Unusual, UsualImages, join, review_part
 from consilia.ensemble.selection import Truth
 from consilia.ensemble.uncertainty import calibrate_sets, report_safety
@@ -56,9 +57,10 @@ def judge_drawn(reviewer: Reviewer, seed: int, n: int, rows: slice = slice(None)
     folds = draw_folds(generator, n)
     measures = generator.normal(size=(n, len(RULES))) * 0.3 + [1, 0, 0, 10, 10, 1, 0]
     measures[generator.random(measures.shape) < 0.1] = np.nan
-    unusual = Unusual(p_values=generator.choice([0.0005, 0.005, 0.5], n), measures=measures)
+    parts = generator.integers(0, len(PARTS), n)
+    unusual = Unusual(p_values=generator.choice([0.0005, 0.005, 0.5], n), parts=parts, measures=measures)
     disagreement = generator.uniform(0, 0.15, n)
-    kept = Unusual(p_values=unusual.p_values[rows], measures=unusual.measures[rows])
+    kept = Unusual(p_values=unusual.p_values[rows], parts=unusual.parts[rows], measures=unusual.measures[rows])
     return reviewer.judge(
         folds.mean(axis=0)[rows], folds[:, rows], disagreement[rows], None if reviewer.usual is None else kept
     )

@@ -166,7 +166,7 @@ def test_the_card_names_an_architecture_as_the_study_does_and_says_what_it_is_of
 
 def test_the_document_is_json_that_others_can_read(study):
     content = json.loads((study.build(VOTES) / "ensemble.json").read_text())
-    assert content["schema_version"] == 6
+    assert content["schema_version"] == 7
     assert set(content["files"]) == {
         "card.md",
         "golden.npz",

@@ -121,6 +121,7 @@ def test_the_bundle_holds_one_network_a_member_of_all_folds_and_no_calibration_o
         "card.md",
         "golden.npz",
         "seen.npy",
+        "unusual.npz",
         "members/trial-0-refit.safetensors",
         "members/trial-1-refit.safetensors",
     }
@@ -133,12 +134,12 @@ def test_trials_without_the_weights_of_their_folds_can_be_chosen_and_nothing_war
     assert not any("no longer on disk" in warning for warning in read_bundle(fast_bundle).warnings)
 
 
-def test_networks_that_left_no_image_out_cannot_tell_unusual_ones_and_the_card_says_so(fast_bundle):
-    document = read_bundle(fast_bundle)
-    assert document.gate is None
-    (warning,) = document.warnings
-    assert "trained on all images leave none to compare new ones with" in warning
-    assert warning in (fast_bundle / "card.md").read_text()
+def test_refits_tell_unusual_images_as_the_networks_of_folds_do(fast_bundle, study):
+    most = study.build(FAST.model_copy(update={"build": "max", "name": "most"}))
+    fast, document = read_bundle(fast_bundle), read_bundle(most)
+    assert (fast.gate, fast.warnings) == (document.gate, document.warnings)
+    assert fast.gate is not None
+    assert (fast_bundle / "unusual.npz").read_bytes() == (most / "unusual.npz").read_bytes()
 
 
 def test_selection_calibrator_and_thresholds_are_those_of_the_max_build(fast_bundle, study):

@@ -10,11 +10,10 @@ from consilia.config.network import ModelSpec, Preprocessing
 from consilia.config.space import Architecture
 from consilia.errors import UserError
 from consilia.predict.loading import load_predictor
-from consilia.predict.networks import NOTHING, InTurn, ShownImages
+from consilia.predict.networks import InTurn, ShownImages
 from consilia.predict.precision import CheckedPrecision, fast_precisions
 from consilia.predict.weights import LoadedNetwork
 from consilia.train.networks.factory import build_model
-from consilia.train.networks.layers import logits_and_features
 
 
 @pytest.fixture(autouse=True)
@@ -139,26 +138,6 @@ def test_float32_says_what_each_network_says_alone_bit_for_bit(predictor):
     )
 
 
-@pytest.mark.parametrize("options", [{}, {"precision": "bfloat16"}])
-def test_features_are_those_of_the_network_itself_and_cost_no_logits(built_bundle, predictor, options):
-    pixels = golden_images(predictor.document.reading)
-    networks = load_predictor(built_bundle, device="cpu", **options).networks
-    logits, features = networks.logits_and_features(pixels, of=(1, 2))
-    (network,) = [each for each in predictor.networks.each(pixels) if (each.member, each.fold) == (1, 2)]
-    expected = logits_and_features(network.module, network.inputs)
-    np.testing.assert_array_equal(logits[1, 2], expected[0])
-    np.testing.assert_array_equal(features, expected[1])
-    np.testing.assert_allclose(logits, networks.logits(pixels), atol=0.02 if "precision" in options else 1e-5)
-
-
-def test_what_is_known_is_not_computed():
-    networks, batch = make_networks(), shown()
-    known = torch.full((4, 3), 7.0)
-    networks[1].module.forward = None
-    found = InTurn(networks)(batch, {1: known})
-    assert torch.equal(found[1], known)
-
-
 # --- chosen by itself
 
 
@@ -168,7 +147,7 @@ class Moved:
     def __init__(self, precision, move):
         self.precision, self.move, self.n_batches = precision, move, 0
 
-    def __call__(self, shown, known=NOTHING):
+    def __call__(self, shown):
         self.n_batches += 1
         logits = torch.zeros(1, len(shown), 2)
         logits[..., 0] += self.move

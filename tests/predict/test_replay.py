@@ -2,13 +2,14 @@
 
 import logging
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import numpy as np
 import pytest
 import torch
 
 import consilia
-from consilia.predict.networks import InTurn
+from consilia.predict.networks import InTurn, _run
 from consilia.predict.replay import WORTH, Replayed
 from recorded import Recorded
 
@@ -45,20 +46,6 @@ def test_replayed_batches_say_what_eager_ones_do_bit_for_bit(predictor, precisio
     assert (recorded.n_recorded, recorded.n_replays) == (1, 5)
 
 
-def test_features_are_replayed_beside_logits(predictor):
-    networks = predictor.networks.running(InTurn(predictor.networks.loaded), capture=(recorded := Recorded()))
-    given = batches(predictor, *SIZES)
-    found = [networks.logits_and_features(pixels, of=(1, 2)) for pixels in given]
-    for pixels, (logits, features) in zip(given, found, strict=True):
-        expected, theirs = predictor.networks.logits_and_features(pixels, of=(1, 2))
-        np.testing.assert_array_equal(logits, expected)
-        np.testing.assert_array_equal(features, theirs)
-    assert (recorded.n_recorded, recorded.n_replays) == (1, 5)
-    for pixels in given:
-        networks.logits(pixels)
-    assert recorded.n_recorded == 2  # a pass without features is another one
-
-
 @pytest.mark.parametrize("kind", [RuntimeError, torch.OutOfMemoryError])
 def test_what_cannot_be_captured_runs_eagerly_and_the_log_says_why_once(predictor, kind, caplog):
     refuses = Refuses(kind("operation not permitted when stream is capturing\nsecond line"))
@@ -82,7 +69,7 @@ def test_threads_that_share_a_recording_get_their_own_results(predictor):
 
 def test_what_a_recording_reads_is_kept():
     kept = object()
-    replayed = Replayed(lambda images: (images + 1,), Recorded(), lambda images: kept)
+    replayed = Replayed(lambda images: images + 1, Recorded(), lambda images: kept)
     for _ in range(WORTH + 1):
         replayed(torch.zeros(2))
     assert replayed._kept is kept
@@ -94,14 +81,10 @@ def test_on_a_gpu_replayed_batches_say_what_eager_ones_do(built_bundle, precisio
     networks = consilia.load(built_bundle, device="cuda", precision=precision).networks
     predictor = consilia.load(built_bundle, device="cuda", precision=precision)
     eager = predictor.networks
-    eager._capture = None
+    eager._pass = partial(_run, eager._program)
     given = batches(predictor, *SIZES)
-    pairs = [(networks.logits_and_features(pixels, of=(1, 2)), networks.logits(pixels)) for pixels in given]
-    assert [each._images is not None for each in networks._replayed.values()] == [True, True]
-    largest = 0.0
-    for pixels, ((logits, features), alone) in zip(given, pairs, strict=True):
-        expected, theirs = eager.logits_and_features(pixels, of=(1, 2))
-        for mine, other in ((logits, expected), (features, theirs), (alone, eager.logits(pixels))):
-            largest = max(largest, float(np.abs(mine - other).max()))
-    print(f"\nlargest difference of logits and features: {largest:.1e}")
+    found = [networks.logits(pixels) for pixels in given]
+    assert networks._pass._images is not None
+    largest = max(float(np.abs(mine - eager.logits(pixels)).max()) for pixels, mine in zip(given, found, strict=True))
+    print(f"\nlargest difference of logits: {largest:.1e}")
     assert largest <= tolerance

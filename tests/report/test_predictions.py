@@ -47,7 +47,7 @@ def test_the_csv_is_read_back_with_every_digit(tmp_path):
 
 
 def test_the_csv_has_the_columns_and_values_of_the_frame(tmp_path):
-    rows = [ROWS[0], ROWS[2], ("odd.png", prediction(0.2, OodVerdict(state="unusual", p_value=0.005)))]
+    rows = [ROWS[0], ROWS[2], ("odd.png", prediction(0.2, OodVerdict(state="unusual", p_value=0.005, part="edges")))]
     write_predictions(rows, CLASSES, tmp_path / "p.csv")
     frame = Predictions(*zip(*rows, strict=True)).to_frame()
     found = pd.read_csv(tmp_path / "p.csv")
@@ -57,7 +57,9 @@ def test_the_csv_has_the_columns_and_values_of_the_frame(tmp_path):
 
 def test_a_rejected_image_keeps_its_numbers_and_is_marked_where_nobody_can_miss_it(tmp_path, capsys):
     states = ("usual", "unusual", "rejected")
-    rows = [(f"{state}.png", prediction(0.75, OodVerdict(state=state, p_value=0.0005))) for state in states]
+    rows = [
+        (f"{state}.png", prediction(0.75, OodVerdict(state=state, p_value=0.0005, part="edges"))) for state in states
+    ]
     write_predictions(rows, CLASSES, tmp_path / "p.csv")
     with (tmp_path / "p.csv").open(newline="", encoding="utf-8") as file:
         found = list(csv.DictReader(file))

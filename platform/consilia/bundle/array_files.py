@@ -1,6 +1,7 @@
 """The array files of a bundle: plain numbers, no images and no names of images or patients.
 
-`sets.npz` calibrates the prediction sets, by sorted scores. `unusual.npz` says what usual images look like. `seen.npy`
+`sets.npz` calibrates the prediction sets, by sorted scores. `unusual.npz` says what usual images look like: of at most
+2,000 training images it holds statistics, among them the mean brightness of 8 x 8 cells, and no picture. `seen.npy`
 holds fingerprints of the training images, so that an ensemble is never measured on them. A fingerprint is 64 bits of
 the SHA-256 of an image's stored pixels: it names an image to someone who has it, and shows nothing to anybody else.
 """
@@ -13,8 +14,9 @@ import numpy as np
 import numpy.typing as npt
 
 from consilia.bundle.arrays import Layout, read_array, read_arrays
-from consilia.decision.ood.distance import MOST_ROWS, FeatureReference, Normal
+from consilia.decision.ood.distance import MOST_ROWS, PictureReference
 from consilia.decision.ood.inputs import LAYOUT_SIDE, RULES, InputReference
+from consilia.decision.ood.picture import N_FEATURES, PARTS
 from consilia.decision.sets import CalibrationScores, from_arrays, to_arrays
 from consilia.errors import BundleError
 
@@ -30,7 +32,7 @@ _SETS_LAYOUTS: dict[str, Layout] = {
     "scores": ((None,), np.float64),
     "masses": ((None,), np.float64),
 }
-_VIEWS = ("network", "cells")
+_PICTURES = ("mean", "scale", "images", "usual", "distances")
 _ROUNDING = 1e-6  # of a mean of shares, which may end just above 1
 _INPUTS = ("histogram", "layout", "limits")
 
@@ -63,59 +65,56 @@ def read_sets(path: Path, *, n_folds: int, n_classes: int) -> CalibrationScores:
 class OodReference:
     """All that tells unusual images."""
 
-    features: FeatureReference
+    pictures: PictureReference
     inputs: InputReference
 
 
 def write_ood(path: Path, reference: OodReference) -> None:
     """Write the reference to `path`, which ends in .npz.
 
-    Arrays: the mean and whitening of each view, `units`, `distances`; `histogram`, `layout` and `limits` of the rules.
+    Arrays: those of `PictureReference`, and those of `InputReference`.
     """
-    features, inputs = reference.features, reference.inputs
-    arrays: Arrays = {"units": features.units, "distances": features.distances}
-    for view, normal in zip(_VIEWS, features.normals, strict=True):
-        arrays |= {f"{view}_mean": normal.mean, f"{view}_whitening": normal.whitening}
-    arrays |= {name: getattr(inputs, name) for name in _INPUTS}
+    arrays: Arrays = {name: getattr(reference.pictures, name) for name in _PICTURES}
+    arrays |= {name: getattr(reference.inputs, name) for name in _INPUTS}
     ordered = {name: np.ascontiguousarray(array) for name, array in arrays.items()}  # as they are read
     np.savez_compressed(path, allow_pickle=False, **ordered)
 
 
-def read_ood(path: Path, *, n_pooled: int) -> OodReference:
+def read_ood(path: Path) -> OodReference:
     """Read what `write_ood` wrote.
 
-    Args:
-        path: The file.
-        n_pooled: How many features the reference network gives, by `train.networks.layers.count_features`.
-
     Raises:
-        BundleError: The file is missing, damaged, or of another network; names it.
+        BundleError: The file is missing or damaged; names it.
     """
-    arrays = read_arrays(path, _ood_layouts(n_pooled))
+    arrays = read_arrays(path, _OOD_LAYOUTS)
     _check_numbers(path, arrays)
     distances = arrays["distances"]
-    if not 1 <= distances.size <= MOST_ROWS or (np.diff(distances) < 0).any():
-        raise BundleError(f"{path}: `distances` must be 1 to {MOST_ROWS} ascending numbers.")
-    if (arrays["units"] <= 0).any():
-        raise BundleError(f"{path}: `units` must be positive.")
-    normals = tuple(Normal(mean=arrays[f"{view}_mean"], whitening=arrays[f"{view}_whitening"]) for view in _VIEWS)
+    if not 2 <= distances.size <= MOST_ROWS or (np.diff(distances) < 0).any():
+        raise BundleError(f"{path}: `distances` must be 2 to {MOST_ROWS} ascending numbers.")
+    if len(arrays["images"]) != distances.size:
+        raise BundleError(
+            f"{path}: `images` and `distances` must be of as many images, but are of {len(arrays['images']):,} and "
+            f"{distances.size:,}."
+        )
+    for name in ("scale", "usual"):
+        if (arrays[name] <= 0).any():
+            raise BundleError(f"{path}: `{name}` must be positive.")
     return OodReference(
-        features=FeatureReference(normals=normals, units=arrays["units"], distances=distances),
+        pictures=PictureReference(**{name: arrays[name] for name in _PICTURES}),
         inputs=InputReference(**{name: arrays[name] for name in _INPUTS}),
     )
 
 
-def _ood_layouts(n_pooled: int) -> dict[str, Layout]:
-    sizes = dict(zip(_VIEWS, (n_pooled, LAYOUT_SIDE**2), strict=True))
-    return {
-        **{f"{view}_mean": ((size,), np.float32) for view, size in sizes.items()},
-        **{f"{view}_whitening": ((size, size), np.float32) for view, size in sizes.items()},
-        "units": ((len(_VIEWS),), np.float32),
-        "distances": ((None,), np.float32),
-        "histogram": ((256,), np.float64),
-        "layout": ((LAYOUT_SIDE, LAYOUT_SIDE), np.float64),
-        "limits": ((len(RULES), 2), np.float64),
-    }
+_OOD_LAYOUTS: dict[str, Layout] = {
+    "mean": ((N_FEATURES,), np.float32),
+    "scale": ((N_FEATURES,), np.float32),
+    "images": ((None, N_FEATURES), np.float32),
+    "usual": ((len(PARTS),), np.float64),
+    "distances": ((None,), np.float64),
+    "histogram": ((256,), np.float64),
+    "layout": ((LAYOUT_SIDE, LAYOUT_SIDE), np.float64),
+    "limits": ((len(RULES), 2), np.float64),
+}
 
 
 def _check_numbers(path: Path, arrays: Arrays) -> None:

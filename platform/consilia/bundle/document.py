@@ -15,7 +15,7 @@ from consilia.decision.ood.verdict import OodReport
 from consilia.decision.review import SafetyReport
 from consilia.metrics.estimates import HonestReport
 
-SCHEMA_VERSION = 6
+SCHEMA_VERSION = 7
 
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
@@ -81,7 +81,7 @@ class Provenance(Frozen):
 class BundleDocument(Frozen):
     """`ensemble.json`."""
 
-    schema_version: Literal[6] = 6
+    schema_version: Literal[7] = 7
     consilia: str  # the version that wrote it
     name: str
     classes: tuple[str, ...] = Field(min_length=2)
@@ -110,18 +110,6 @@ class BundleDocument(Frozen):
         return len(self.members[0].networks)
 
     @property
-    def gate_network(self) -> tuple[int, int] | None:
-        """The network that unusual images are told by: its member, and its place in it; both from 0."""
-        if self.gate is None:
-            return None
-        places = ((i, j) for i, member in enumerate(self.members) for j in range(len(member.networks)))
-        trial, fold = self.gate.trial, self.gate.fold
-        return next(
-            ((i, j) for i, j in places if (self.members[i].trial, self.members[i].networks[j].fold) == (trial, fold)),
-            None,
-        )
-
-    @property
     def combination(self) -> LinearPool:
         """How the members become one probability."""
         return LinearPool(weights=tuple(member.weight for member in self.members))
@@ -145,8 +133,6 @@ class BundleDocument(Frozen):
             raise ValueError(f"a {self.build} build cannot have members of networks of the folds {folds}")
         for member in self.members:
             _check_member(member, folds, self)
-        if self.gate is not None and self.gate_network is None:
-            raise ValueError(f"gate must name a network: there is no trial {self.gate.trial}, fold {self.gate.fold}")
         return self
 
 

@@ -170,6 +170,7 @@ class OodVerdict:
 
     state: Familiarity
     p_value: float  # how often a usual image lies as far from the training images or farther
+    part: str  # what of the image is unlike the nearest training image above all, usual or not
     broken_rules: tuple[str, ...] = ()  # a phrase for each; they make an image unusual, never rejected
 
 

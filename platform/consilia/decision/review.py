@@ -12,6 +12,7 @@ from consilia.config.recipe import Build
 from consilia.config.records import OodVerdict, Prediction, Probabilities
 from consilia.decision.disagreement import Disagreement
 from consilia.decision.ood.inputs import InputReference, Measures, breaks_rules, find_broken_rules
+from consilia.decision.ood.picture import PARTS
 from consilia.decision.ood.verdict import judge, rank_states, reasons
 from consilia.decision.sets import CalibrationScores, Members, prediction_sets
 from consilia.metrics.clustered import Rate
@@ -61,6 +62,7 @@ class Unusual:
     """How images compare with those of the training, one row an image."""
 
     p_values: npt.NDArray[np.float64]  # (n_images,)
+    parts: npt.NDArray[np.int64]  # (n_images,), the place among `decision.ood.picture.PARTS` that is unlike above all
     measures: Measures  # that the rules on the input look at
 
 
@@ -82,6 +84,7 @@ class Columns:
     members: Members | None  # of the prediction set
     conforms: Flags | None
     p_values: npt.NDArray[np.float64] | None
+    parts: npt.NDArray[np.int64] | None
     measures: Measures | None
 
     def take(self, rows: slice) -> "Columns":
@@ -134,6 +137,7 @@ class Reviewer:
             members=None if found is None else found.members,
             conforms=None if found is None else found.conforms,
             p_values=None if unusual is None else unusual.p_values,
+            parts=None if unusual is None else unusual.parts,
             measures=None if unusual is None else unusual.measures,
         )
         return Judgements(columns, self)
@@ -200,11 +204,12 @@ class Judgements(Sequence[Prediction]):
 
     def verdict(self, image: int) -> OodVerdict | None:
         """Return how an image compares with those of the training; None: not checked."""
-        p_values, measures, usual = self.columns.p_values, self.columns.measures, self.reviewer.usual
-        if p_values is None or measures is None or usual is None:
+        columns, usual = self.columns, self.reviewer.usual
+        if columns.p_values is None or columns.parts is None or columns.measures is None or usual is None:
             return None
-        broken_rules = find_broken_rules(measures[image], usual.inputs)
-        return judge(float(p_values[image]), broken_rules, n_reference=usual.n_distances)
+        broken_rules = find_broken_rules(columns.measures[image], usual.inputs)
+        part, n_reference = list(PARTS)[columns.parts[image]], usual.n_distances
+        return judge(float(columns.p_values[image]), broken_rules, part=part, n_reference=n_reference)
 
     def review(self, image: int) -> tuple[str, ...]:
         """Return why a person should look at an image, the gravest first; nothing where nothing speaks for it."""

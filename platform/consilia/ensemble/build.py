@@ -40,7 +40,6 @@ from consilia.ensemble.selection import select, weighted_log_loss
 from consilia.ensemble.uncertainty import calibrate_sets, disagreement_limit, report_safety
 from consilia.predict.golden import compute_golden
 from consilia.predict.networks import FoldEnsembles
-from consilia.predict.weights import choose_device
 from consilia.version import __version__
 
 PACKAGES = ("torch", "timm", "numpy", "scikit-learn", "scipy", "safetensors", "pillow")
@@ -84,8 +83,7 @@ def build_ensemble(
     sets = None if is_fast else calibrate_sets(fitted.calibrated, fitted.truth, alpha=recipe.safety.alpha)
     names = {trial.number: trial.hyperparameters.architecture for trial in trials}
     members, weights = (ship_refits if is_fast else ship_folds)(chosen, names, folder, folds)
-    device = choose_device("auto")
-    ood, no_ood = fit_ood(members, weights, store=store, folds=folds, seed=plan.seed, device=device)
+    ood, no_ood = fit_ood(store, folds, seed=plan.seed)
     document = BundleDocument(
         consilia=__version__,
         name=f"{plan.name}-{recipe.name}",

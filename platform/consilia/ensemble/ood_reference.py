@@ -1,22 +1,12 @@
 """What usual images look like, found on those of the training. Source: docs/methods.md section 7.
 
-Ledoit and Wolf, A Well-Conditioned Estimator for Large-Dimensional Covariance Matrices, Journal of Multivariate
-Analysis 2004. `decision.ood` measures images against it.
+`decision.ood` measures images against it.
 """
 
 import numpy as np
 import numpy.typing as npt
-from scipy.linalg import solve_triangular
-from sklearn.covariance import LedoitWolf
 
-from consilia.decision.ood.distance import (
-    FeatureReference,
-    Features,
-    Normal,
-    Views,
-    mahalanobis,
-    measure_distance,
-)
+from consilia.decision.ood.distance import Groups, PictureReference, squared_distances, squared_parts, standardised
 from consilia.decision.ood.inputs import (
     LAYOUT_SIDE,
     RULES,
@@ -29,32 +19,44 @@ from consilia.decision.ood.inputs import (
     layouts,
     measure_inputs,
 )
-from consilia.decision.ood.verdict import FLAG_BELOW
+from consilia.decision.ood.picture import Features
 
-_LEAST_SPREAD = 1e-3  # of the median standard deviation: a channel that was silent in training varies by chance only
+_LEAST_SPREAD = 0.3  # of the median standard deviation: what hardly varied in training would outweigh all else
 _TAIL = 0.005  # share of the training images on either side that a limit may cut off
 _BEYOND = 0.25  # limits lie this much farther from the median than that share's quantile does
 
 
-def fit_reference(trained_on: Views, held_out: Views) -> FeatureReference:
-    """Describe usual images by what a network sees of them.
+def fit_pictures(features: Features, groups: Groups) -> PictureReference:
+    """Describe usual images by their features, and tell how far a new one lies from the nearest.
+
+    Each image is compared with those of all other groups, as a new patient's will be with all: none with itself, nor
+    with another of its patient, which would be nearer than any new one.
 
     Args:
-        trained_on: Views of images that the network was trained on, at least 2; means and covariances are theirs.
-        held_out: The same views of other images of the same kind, at least 1.
+        features: Of images of the training, (n_images, N_FEATURES).
+        groups: That each belongs to, (n_images,).
 
     Raises:
-        ValueError: Too few images, unequal numbers of features, a feature that is not finite, or a view in which no
-            feature varies.
+        ValueError: There is one group alone, or no feature differs between images.
     """
-    normals = tuple(_fit_normal(*pair) for pair in zip(trained_on, held_out, strict=True))
-    own = [mahalanobis(view, normal) for view, normal in zip(held_out, normals, strict=True)]
-    # Where one in a hundred lies beyond the unit of either view, both have a say in which images are flagged, however
-    # long the tails of one of them are.
-    units = np.array([np.quantile(each, 1 - FLAG_BELOW) for each in own], dtype=np.float32)
-    units = np.where(units > 0, units, np.float32(1))
-    free = FeatureReference(normals=normals, units=units, distances=np.empty(0, dtype=np.float32))
-    return FeatureReference(normals=normals, units=units, distances=np.sort(measure_distance(held_out, free)))
+    if len(np.unique(groups)) < 2:
+        raise ValueError("images of at least 2 patients must be there to compare with each other")
+    mean, spread = features.mean(axis=0, dtype=np.float64), features.std(axis=0, dtype=np.float64)
+    if not spread.any():
+        raise ValueError("images must differ from each other: they are damaged")
+    scale = np.maximum(spread, _LEAST_SPREAD * np.median(spread[spread > 0]))
+    exact = mean.astype(np.float32), scale.astype(np.float32)
+    images = standardised(features, *exact)
+    squares = squared_distances(images, images)
+    squares[groups[:, None] == groups] = np.inf
+    parts = squared_parts(images, images[squares.argmin(axis=1)])
+    return PictureReference(
+        mean=exact[0],
+        scale=exact[1],
+        images=images[np.lexsort(images.T)],  # their order would tell which belong together
+        usual=np.maximum(parts.mean(axis=0), np.finfo(np.float32).tiny),
+        distances=np.sort(np.sqrt(parts.sum(axis=1))),
+    )
 
 
 def fit_inputs(
@@ -81,29 +83,6 @@ def fit_inputs(
     measures = measure_inputs(pixels, reference, aspect=aspect, colour=colour)
     limits = [_limits(rule, values) for rule, values in zip(RULES, measures.T, strict=True)]
     return InputReference(histogram=histogram, layout=layout, limits=np.array(limits))
-
-
-def _fit_normal(trained_on: Features, held_out: Features) -> Normal:
-    if len(trained_on) < 2 or len(held_out) < 1 or trained_on.shape[1] != held_out.shape[1]:
-        raise ValueError(
-            f"at least 2 images trained on and 1 held out must have the same features, but got {trained_on.shape} and "
-            f"{held_out.shape}"
-        )
-    if not (np.isfinite(trained_on).all() and np.isfinite(held_out).all() and np.ptp(trained_on, axis=0).any()):
-        raise ValueError("features must be finite and differ between images: weights or images are damaged")
-    exact = trained_on.astype(np.float64)
-    mean, scale = exact.mean(axis=0), _scale(exact)
-    estimator = LedoitWolf(assume_centered=True, store_precision=False)  # its inverse would take most of the time
-    covariance = estimator.fit((exact - mean) / scale).covariance_
-    whitening = solve_triangular(np.linalg.cholesky(covariance), np.eye(len(mean)), lower=True) / scale
-    return Normal(mean=mean.astype(np.float32), whitening=whitening.astype(np.float32))
-
-
-def _scale(features: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """Standard deviation of each feature, so that the shrinkage treats all depths alike; (n_features,)."""
-    deviations = features.std(axis=0)
-    result: npt.NDArray[np.float64] = np.maximum(deviations, _LEAST_SPREAD * np.median(deviations[deviations > 0]))
-    return result
 
 
 def _limits(rule: Rule, values: npt.NDArray[np.float64]) -> tuple[float, float]:

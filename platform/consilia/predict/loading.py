@@ -41,7 +41,7 @@ def load_predictor(
     if document.has_sets:
         sets = read_sets(bundle / SETS, n_folds=document.n_folds, n_classes=len(document.classes))
     ood = None
-    if document.gate is not None and document.gate_network is not None:
-        ood = read_detector(bundle, document.gate, networks, document.gate_network)
+    if document.gate is not None:
+        ood = read_detector(bundle, document.gate)
     seen = read_seen(bundle / SEEN)
     return EnsemblePredictor(document=document, networks=networks, seen=seen, sets=sets, ood=ood, asked=precision)

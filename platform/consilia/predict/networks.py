@@ -1,12 +1,11 @@
 """The networks of an ensemble in memory: uint8 images to the probabilities of each fold ensemble."""
 
 import copy
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from types import MappingProxyType
 from typing import Literal, Protocol
 
 import numpy as np
@@ -18,22 +17,14 @@ from consilia.bundle.document import Member
 from consilia.config.network import ModelSpec, Preprocessing
 from consilia.decision.combination import LinearPool, combine
 from consilia.metrics.scores import softmax
-from consilia.predict.replay import Replayed, Tensors
+from consilia.predict.replay import Replayed
 from consilia.predict.weights import LoadedNetwork, load_networks
 from consilia.train.capture import Capture, capture_for
 from consilia.train.device import MEMORY_FORMAT, steady_convolutions
 from consilia.train.input import channel_constants, normalised, sized_planes
-from consilia.train.networks.layers import count_features, logits_and_features
 
 Precision = Literal["float32", "bfloat16", "tfloat32"]
 """tfloat32: inputs and weights of convolutions are rounded to 10 bits of mantissa (TF32), on GPUs that can."""
-
-Place = tuple[int, int]  # of a network: its member, and its place among the member's networks; both from 0
-
-Known = Mapping[int, torch.Tensor]
-"""Logits that somebody has computed already, by the position of their network among the ensemble's."""
-
-NOTHING: Known = MappingProxyType({})
 
 
 class ShownImages:
@@ -72,8 +63,8 @@ class Program(Protocol):
     def precision(self) -> Precision:
         """That the next batch is computed in."""
 
-    def __call__(self, shown: ShownImages, known: Known = NOTHING, /) -> torch.Tensor:
-        """Return the logits of images, of which some are known, float32 (n_networks, n_images, n_classes)."""
+    def __call__(self, shown: ShownImages, /) -> torch.Tensor:
+        """Return the logits of images, float32 (n_networks, n_images, n_classes)."""
 
 
 class InTurn:
@@ -85,16 +76,13 @@ class InTurn:
         modules = [network.module for network in networks]
         self._modules = [_with_cast_weights(module) for module in modules] if precision == "bfloat16" else modules
 
-    def __call__(self, shown: ShownImages, known: Known = NOTHING) -> torch.Tensor:
-        """Return the logits of all networks as a `Program` does; those that are known are not computed."""
+    def __call__(self, shown: ShownImages) -> torch.Tensor:
+        """Return the logits of all networks as a `Program` does."""
         is_bfloat16, rounds = self.precision == "bfloat16", self.precision == "tfloat32"
         autocast = torch.autocast(shown.device.type, dtype=torch.bfloat16, enabled=is_bfloat16)
         with autocast, steady_convolutions(shown.device, rounds=rounds):
-            pairs = enumerate(zip(self._modules, self._preprocessings, strict=True))
-            logits = [
-                known[position] if position in known else module(shown.inputs(preprocessing))
-                for position, (module, preprocessing) in pairs
-            ]
+            pairs = zip(self._modules, self._preprocessings, strict=True)
+            logits = [module(shown.inputs(preprocessing)) for module, preprocessing in pairs]
         return torch.stack([each.float() for each in logits])
 
 
@@ -166,46 +154,15 @@ class FoldEnsembles:
 
     def logits(self, pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
         """Return what each network says, (n_members, n_folds, n_images, n_classes)."""
-        (logits,) = self._ask(pixels, None)
-        return logits
-
-    def logits_and_features(
-        self, pixels: npt.NDArray[np.uint8], *, of: Place
-    ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
-        """Return what `logits` returns, and the pooled features of one network, (n_images, n_features), in one pass.
-
-        That network computes in float32 by itself, whatever the others do: its features are compared with those of the
-        training.
-        """
-        logits, features = self._ask(pixels, of)
-        return logits, features
-
-    def count_features(self, of: Place) -> int:
-        """Return how many features `logits_and_features` gives.
-
-        Raises:
-            PlanError: The network has none.
-        """
-        (module,) = (network.module for network in self.loaded if (network.member, network.fold) == of)
-        return count_features(module)
+        with torch.inference_mode(), exact_convolutions(self.device):
+            logits = self._pass(self._upload(pixels)).cpu().numpy()
+        return logits.reshape(self.n_members, -1, *logits.shape[1:])
 
     def _compute_by(self, program: Program, capture: Capture | None) -> None:
         self._program = program
-        self._capture = capture or capture_for(self.device)
-        self._replayed: dict[Place | None, Replayed] = {}  # by the network whose features are returned
-
-    def _ask(self, pixels: npt.NDArray[np.uint8], of: Place | None) -> list[npt.NDArray[np.float32]]:
-        """Return what `logits` does, and the features of a network if one is named."""
-        with torch.inference_mode(), exact_convolutions(self.device):
-            found = self._one_pass(of)(self._upload(pixels))
-            logits, *features = (each.cpu().numpy() for each in found)
-        return [logits.reshape(self.n_members, -1, *logits.shape[1:]), *features]
-
-    def _one_pass(self, of: Place | None) -> Callable[[torch.Tensor], Tensors]:
-        run = partial(_run, self._program, self.loaded, of)
-        if self._capture is None:
-            return run
-        return self._replayed.setdefault(of, Replayed(run, self._capture, partial(_constants, self.loaded)))
+        run = partial(_run, program)
+        capture = capture or capture_for(self.device)
+        self._pass = run if capture is None else Replayed(run, capture, partial(_constants, self.loaded))
 
     def each(self, pixels: npt.NDArray[np.uint8]) -> Iterator["ShownNetwork"]:
         """Yield every network with what it is shown of images (n_images, size, size, channels)."""
@@ -234,14 +191,8 @@ class ShownNetwork:
     inputs: torch.Tensor  # (n_images, channels, image_size, image_size)
 
 
-def _run(program: Program, networks: Sequence[LoadedNetwork], of: Place | None, images: torch.Tensor) -> Tensors:
-    shown = ShownImages(images)
-    if of is None:
-        return (program(shown, NOTHING),)
-    position = [(network.member, network.fold) for network in networks].index(of)
-    network = networks[position]
-    said, features = logits_and_features(network.module, shown.inputs(network.preprocessing))
-    return program(shown, {position: said}), features
+def _run(program: Program, images: torch.Tensor) -> torch.Tensor:
+    return program(ShownImages(images))
 
 
 def _constants(networks: Sequence[LoadedNetwork], images: torch.Tensor) -> object:

@@ -12,10 +12,8 @@ from consilia.decision.calibrators import AnyCalibrator, pool_folds
 from consilia.errors import UserError
 from consilia.metrics.scores import softmax
 from consilia.predict.networks import (
-    NOTHING,
     FoldEnsembles,
     InTurn,
-    Known,
     Precision,
     Program,
     ShownImages,
@@ -111,7 +109,7 @@ class CheckedPrecision:
         """That the next batch is computed in."""
         return self._programs[0].precision
 
-    def __call__(self, shown: ShownImages, known: Known = NOTHING) -> torch.Tensor:
+    def __call__(self, shown: ShownImages) -> torch.Tensor:
         """Return logits (n_networks, n_images, n_classes).
 
         Raises:
@@ -119,21 +117,21 @@ class CheckedPrecision:
                 way.
         """
         if self._has_seen_images:
-            return self._programs[0](shown, known)
-        logits = self.check(shown, known, of="the first batch of images")
+            return self._programs[0](shown)
+        logits = self.check(shown, of="the first batch of images")
         self._has_seen_images = True
         return logits
 
-    def check(self, shown: ShownImages, known: Known = NOTHING, *, of: str) -> torch.Tensor:
+    def check(self, shown: ShownImages, *, of: str) -> torch.Tensor:
         """Return the logits, as `__call__` does, of images that do not count as the first batch.
 
         Raises:
             UserError: A probability differs by more than `LARGEST_MOVE`, or is not finite, and nothing may give way.
         """
-        exact = self._exact(shown, NOTHING)
+        exact = self._exact(shown)
         expected = self._assess(exact)
         while (program := self._programs[0]) is not self._exact:
-            logits = program(shown, known)
+            logits = program(shown)
             move = float(np.abs(self._assess(logits) - expected).max())
             if move <= LARGEST_MOVE:  # false for NaN too
                 return logits

@@ -15,7 +15,7 @@ from consilia.data.store.image_store import ImageStore
 from consilia.decision.calibrators import calibrate, pool_folds
 from consilia.decision.disagreement import measure_disagreement
 from consilia.decision.prior import correct_prior, read_prevalence
-from consilia.decision.review import WITHOUT_SET, Judgements, Reviewer, Unusual, join, review_part
+from consilia.decision.review import WITHOUT_SET, Judgements, Reviewer, join, review_part
 from consilia.decision.sets import CalibrationScores
 from consilia.errors import DataError, ReaderError, UserError
 from consilia.metrics.scores import softmax
@@ -195,10 +195,7 @@ class EnsemblePredictor:
         fewer = self.networks.of_members(kept, document.combination)
         networks = run_in_precision(fewer, document.calibrator, golden_images(document.reading), self.asked)
         cut_from = self.cut_from or len(self.document.members)
-        ood = None  # without its network no image can be compared
-        if self.ood is not None and document.gate_network is not None:
-            ood = replace(self.ood, network=document.gate_network)
-        return replace(self, document=document, networks=networks, ood=ood, cut_from=cut_from)
+        return replace(self, document=document, networks=networks, cut_from=cut_from)
 
     def read(
         self, images: Images, *, batch_size: int = BATCH_SIZE, on_unknown_kind: OnUnknownKind = "refuse"
@@ -246,19 +243,12 @@ class EnsemblePredictor:
         return correct_prior(pooled, trained=np.array(self.document.prevalence), deployed=self.deployed)
 
     def _judge(self, images: InputBatch) -> Judgements:
-        logits, unusual = self._look_at(images)
-        members = softmax(logits)
+        unusual = None if self.ood is None else self.ood.measure(images)
+        members = softmax(self.networks.logits(images.pixels))
         folds = self.networks.pool(members)
         calibrated = calibrate(self.document.calibrator, folds)
         disagreement = measure_disagreement(members, self.networks.combination.shares)
         return self._reviewer.judge(self._pool(folds), calibrated, disagreement, unusual)
-
-    def _look_at(self, images: InputBatch) -> tuple[npt.NDArray[np.float32], Unusual | None]:
-        """Return what each network says of images, and how usual they are, from one pass."""
-        if self.ood is None:
-            return self.networks.logits(images.pixels), None
-        logits, features = self.networks.logits_and_features(images.pixels, of=self.ood.network)
-        return logits, self.ood.measure(features, images)
 
     @property
     def _reviewer(self) -> Reviewer:

@@ -13,8 +13,6 @@ logger = logging.getLogger(__name__)
 
 WORTH = 4  # batches of one size before it is recorded: recording takes about as long as four of them
 
-Tensors = tuple[torch.Tensor, ...]
-
 
 class Replayed:
     """A function of batches, recorded for the first size of batch that keeps coming; it runs as it is for all others.
@@ -28,16 +26,16 @@ class Replayed:
     """
 
     def __init__(
-        self, run: Callable[[torch.Tensor], Tensors], capture: Capture, keeps: Callable[[torch.Tensor], object]
+        self, run: Callable[[torch.Tensor], torch.Tensor], capture: Capture, keeps: Callable[[torch.Tensor], object]
     ) -> None:
         self._run, self._capture, self._keeps = run, capture, keeps
         self._n_seen: Counter[int] = Counter()
         self._tried, self._lock = False, threading.Lock()
         self._images: torch.Tensor | None = None  # that the recording reads
-        self._replay: Callable[[], Tensors]
+        self._replay: Callable[[], torch.Tensor]
         self._kept: object
 
-    def __call__(self, images: torch.Tensor) -> Tensors:
+    def __call__(self, images: torch.Tensor) -> torch.Tensor:
         """Return what `run` returns."""
         with self._lock:
             self._n_seen[len(images)] += 1
@@ -45,7 +43,7 @@ class Replayed:
                 self._try_to_capture(images)
             if self._images is not None and len(images) == len(self._images):
                 self._images.copy_(images)
-                return tuple(tensor.clone() for tensor in self._replay())  # the next replay overwrites them
+                return self._replay().clone()  # the next replay overwrites it
         return self._run(images)
 
     def _try_to_capture(self, images: torch.Tensor) -> None:

@@ -1,1 +1,1 @@
-"""Images unlike those of the training: distance in features, and rules on the input."""
+"""Images unlike those of the training: distance from the nearest of them, and rules on the input."""

@@ -138,7 +138,7 @@ def _measure_block(pixels: Pixels, reference: InputReference) -> npt.NDArray[np.
     """All but the aspect, (n_images, n_rules - 1)."""
     planes = _planes(pixels)
     grey = _mean_plane(planes)
-    counts, places = _count_values(grey), layouts(grey)
+    counts, places = count_values(grey), layouts(grey)
     if pixels.shape[3] == 1:  # the pixels are the grey values
         black, white = counts[:, [0, 255]].T / grey[0].size
         spread = np.zeros(len(pixels))
@@ -153,7 +153,7 @@ def _measure_block(pixels: Pixels, reference: InputReference) -> npt.NDArray[np.
 
 def histograms(grey: npt.NDArray[np.uint8]) -> npt.NDArray[np.float64]:
     """Return cumulative shares of grey values, (n_images, 256), of images (n_images, size, size)."""
-    return _cumulative(_count_values(grey))
+    return _cumulative(count_values(grey))
 
 
 def _cumulative(counts: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
@@ -161,7 +161,7 @@ def _cumulative(counts: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
     return result
 
 
-def _count_values(grey: npt.NDArray[np.uint8]) -> npt.NDArray[np.int64]:
+def count_values(grey: npt.NDArray[np.uint8]) -> npt.NDArray[np.int64]:
     """Return how often each image has each grey value, (n_images, 256), of images (n_images, size, size)."""
     images = grey.reshape(len(grey), -1)
     n_at_once = max(1, _COUNTED // images.shape[1])

@@ -18,10 +18,7 @@ FLAG_FROM = round(1 / FLAG_BELOW)  # reference images; with fewer, no p-value is
 class OodReport(Frozen):
     """What of it stands in `ensemble.json`; what it compares with is a file of its own."""
 
-    trial: int = Field(ge=0)  # of the network that images are seen by
-    fold: int = Field(ge=0)
-    fitted_on: int = Field(ge=2)  # images that it was trained on, whose features say what is usual
-    compared_with: int = Field(ge=1)  # images that its fold held out, among whose distances new ones are ranked
+    compared_with: int = Field(ge=2)  # images of the training, among whose distances new ones are ranked
 
     @property
     def can_flag(self) -> bool:
@@ -46,7 +43,7 @@ def rank_states(
     return np.where(is_rejected, 2, np.where(is_unusual, 1, 0))
 
 
-def judge(p_value: float, broken_rules: tuple[str, ...] = (), *, n_reference: int) -> OodVerdict:
+def judge(p_value: float, broken_rules: tuple[str, ...] = (), *, part: str, n_reference: int) -> OodVerdict:
     """Say what becomes of an image.
 
     A reference of fewer than 100 images calls none unusual by its distance, and one of fewer than 1,000 rejects none.
@@ -55,33 +52,34 @@ def judge(p_value: float, broken_rules: tuple[str, ...] = (), *, n_reference: in
     Args:
         p_value: Of its distance.
         broken_rules: A phrase for each rule that it breaks.
+        part: What of it is unlike the nearest training image above all.
         n_reference: Distances that its own is ranked among.
     """
     rank = rank_states(np.array(p_value), np.array(bool(broken_rules)), n_reference=n_reference)
-    return OodVerdict(state=STATES[int(rank)], p_value=p_value, broken_rules=broken_rules)
+    return OodVerdict(state=STATES[int(rank)], p_value=p_value, part=part, broken_rules=broken_rules)
 
 
 def reasons(found: OodVerdict | None) -> tuple[str, ...]:
     """Return why a person should look at an image, the gravest first; nothing for one that is usual or unchecked."""
     if found is None:
         return ()
+    where = f"above all in its {found.part} (p {found.p_value:.4f})"
     if found.state == "rejected":
-        return f"rejected: unlike the training images (p {found.p_value:.4f})", *found.broken_rules
+        return f"rejected: unlike the training images, {where}", *found.broken_rules
     if found.p_value < FLAG_BELOW:  # rules alone make an image unusual too
-        return f"unusual: unlike most training images (p {found.p_value:.4f})", *found.broken_rules
+        return f"unusual: unlike most training images, {where}", *found.broken_rules
     return found.broken_rules
 
 
 def describe_ood(report: OodReport) -> tuple[str, ...]:
     """Return in sentences what images are compared with, and what it can tell."""
-    network = f"the network of trial {report.trial}, fold {report.fold}"
     compared = (
-        f"Each image is compared with {report.fitted_on:,} images that {network} was trained on, and its distance is "
-        f"ranked among those of {report.compared_with:,} images that the fold held out."
+        f"Each image is compared with {report.compared_with:,} images of the training, by its grey values, its edges "
+        "and where it is light and dark, and its distance from the nearest is ranked among theirs from each other."
     )
     rules = (
         "An image is unusual, too, if it breaks a rule on shape, grey values, colour or layout, whose limits come from "
-        "the same images."
+        "the same images. An image of the same kind that shows another body part or disease can look usual."
     )
     if report.can_reject:
         told = f"p < {FLAG_BELOW:g}: unusual, a person should look. p < {REJECT_BELOW:g}: rejected."
