@@ -168,3 +168,17 @@ def test_predict_prints_every_side_and_memory(tmp_path: Path):
     assert set(speeds) == {"one network", "loop", "loop, once", "consilia", "bare"}
     assert case["consilia_over_bare"] == pytest.approx(speeds["consilia"] / speeds["bare"])
     assert all(value > 0 for value in figures["memory_mib"].values())
+
+
+def test_ood_prints_what_each_candidate_flags_of_each_kind(tmp_path: Path):
+    (case,) = run("ood.py", "--images=40", RAY_TMPDIR=str(tmp_path))["cases"].values()
+    kinds = {"usual", "photographs", "plots", "pages", "screenshots", "noise", "digits", "inverted", "mirrored"}
+    assert kinds <= set(case)
+    assert len({tuple(candidates) for candidates in case.values()}) == 1
+    for candidates in case.values():
+        for found in candidates.values():
+            assert 0 <= found["flagged"] <= found["n"]
+            assert 0 <= found["auroc"] <= 1
+    alone = run("ood.py", "--images=40", "--networks=none", RAY_TMPDIR=str(tmp_path))["cases"]
+    (same,) = alone.values()
+    assert same["usual"] == {name: case["usual"][name] for name in ("shipped, no rules", "shipped")}
