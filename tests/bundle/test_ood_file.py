@@ -106,17 +106,24 @@ def test_distances_that_no_image_can_be_ranked_among_are_refused(file, distances
         read_ood(file)
 
 
-@pytest.mark.parametrize("name", ["scale", "usual"])
-def test_numbers_that_cannot_be_divided_by_are_refused(file, name):
-    arrays = arrays_of(file)
-    arrays[name][0] = 0
-    rewrite(file, arrays)
-    with pytest.raises(BundleError, match=f"`{name}` must be positive"):
+def test_numbers_that_cannot_be_divided_by_are_refused(file):
+    rewrite(file, {**arrays_of(file), "usual": np.zeros(3)})
+    with pytest.raises(BundleError, match="`usual` must be positive"):
         read_ood(file)
 
 
 @pytest.mark.parametrize(
-    ("name", "number"), [("histogram", 1e300), ("histogram", -1), ("layout", 9), ("layout", -1e300)]
+    ("name", "number"),
+    [
+        ("scale", 0),
+        ("scale", 1e-30),
+        ("mean", 3e38),
+        ("images", -3e38),
+        ("histogram", 1e300),
+        ("histogram", -1),
+        ("layout", 9),
+        ("layout", -1e300),
+    ],
 )
 def test_numbers_that_no_image_has_are_refused(file, name, number):
     arrays = arrays_of(file)

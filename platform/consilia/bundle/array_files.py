@@ -33,6 +33,7 @@ _SETS_LAYOUTS: dict[str, Layout] = {
     "masses": ((None,), np.float64),
 }
 _PICTURES = ("mean", "scale", "images", "usual", "distances")
+_MOST = 1e9  # far from what any image gives, and from where squares overflow
 _ROUNDING = 1e-6  # of a mean of shares, which may end just above 1
 _INPUTS = ("histogram", "layout", "limits")
 
@@ -96,9 +97,8 @@ def read_ood(path: Path) -> OodReference:
             f"{path}: `images` and `distances` must be of as many images, but are of {len(arrays['images']):,} and "
             f"{distances.size:,}."
         )
-    for name in ("scale", "usual"):
-        if (arrays[name] <= 0).any():
-            raise BundleError(f"{path}: `{name}` must be positive.")
+    if (arrays["usual"] <= 0).any():
+        raise BundleError(f"{path}: `usual` must be positive.")
     return OodReference(
         pictures=PictureReference(**{name: arrays[name] for name in _PICTURES}),
         inputs=InputReference(**{name: arrays[name] for name in _INPUTS}),
@@ -121,8 +121,11 @@ def _check_numbers(path: Path, arrays: Arrays) -> None:
     for name, array in arrays.items():
         if np.isnan(array).any() or (name != "limits" and np.isinf(array).any()):  # a rule without a limit has infinity
             raise BundleError(f"{path}: {name} must hold numbers, but some are not.")
-    for name, least, most in (("histogram", 0, 1), ("layout", -LAYOUT_SIDE, LAYOUT_SIDE)):
-        if arrays[name].min() < least or arrays[name].max() > most + _ROUNDING:
+    for name, least, most in (
+        *(("mean", -_MOST, _MOST), ("scale", 1 / _MOST, _MOST), ("images", -_MOST, _MOST)),
+        *(("histogram", 0, 1), ("layout", -LAYOUT_SIDE, LAYOUT_SIDE)),
+    ):
+        if not arrays[name].size or arrays[name].min() < least or arrays[name].max() > most + _ROUNDING:
             raise BundleError(f"{path}: {name} must lie in {least} ... {most}.")
 
 

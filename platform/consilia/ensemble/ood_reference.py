@@ -44,7 +44,7 @@ def fit_pictures(features: Features, groups: Groups) -> PictureReference:
     mean, spread = features.mean(axis=0, dtype=np.float64), features.std(axis=0, dtype=np.float64)
     if not spread.any():
         raise ValueError("images must differ from each other: they are damaged")
-    scale = np.maximum(spread, _LEAST_SPREAD * np.median(spread[spread > 0]))
+    scale = np.maximum(spread, max(_LEAST_SPREAD * np.median(spread[spread > 0]), 1e-6))
     exact = mean.astype(np.float32), scale.astype(np.float32)
     images = standardised(features, *exact)
     squares = squared_distances(images, images)
