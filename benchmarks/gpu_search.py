@@ -37,13 +37,13 @@ _POLL_SECONDS = 1.0
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="phantoms and tiny networks, half a minute")
+    parser.add_argument("--quick", action="store_true", help="a few trials of tiny networks on phantoms")
     parser.add_argument("--data", type=Path, help="pneumoniamnist_28.npz; without it, phantoms are drawn")
     parser.add_argument("--minutes", type=float, help="from the command to the end of the search")
     parser.add_argument("--set", action="append", default=[], help="of the study, such as cluster.max_slots=2")
     parser.add_argument("--keep", type=Path, help="new folder for the study; default: a temporary one")
     arguments = parser.parse_args()
-    minutes = arguments.minutes or (0.7 if arguments.quick else 4.0)
+    minutes = arguments.minutes or 4.0
     with tempfile.TemporaryDirectory(prefix="gs-", ignore_cleanup_errors=True) as temporary:
         folder = arguments.keep or Path(temporary)
         study = write_study(folder, arguments)
@@ -63,7 +63,7 @@ def write_study(folder: Path, arguments: argparse.Namespace) -> Path:
         "data": data,
         "folds": {"k": 2 if is_small else 5},
         "spaces": ["tiny"] if is_small else ["resnet", "densenet", "efficientnet"],
-        "search": {"trials": 200},
+        "search": {"trials": 3 if arguments.quick else 200},
         "training": {"epochs": 3, "batch_size": 16} if is_small else {"epochs": 6, "image_size": 112},
         "ensemble": "best_single",
     }
