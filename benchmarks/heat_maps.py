@@ -1,190 +1,345 @@
-"""Do heat maps mark what the network learned to see? Planted lesions against the peaks of the maps.
+"""Do heat maps mark what the network learned to see? consilia's beside other ways, on lesions whose place is known.
 
-Each network is trained on phantoms by a whole study, and the test images whose nodule it finds are explained. Compared
-are cells drawn where they look and cells drawn by a ruler; the trained network and one with fresh weights; and the
-lesion of the image with those of all other images, which tell what chance would hit.
+Each network is trained on phantoms by a whole study, and the test images whose nodule it finds are explained. Beside
+consilia's heat maps stand the usual class activation maps of the last stage, those of the two stages before it (all by
+Draelos and Carin's products, arXiv:2011.08891), and occlusion by the same blur. Then weights are forgotten from the
+head down to the stem (Adebayo et al., NeurIPS 2018), and the lesions of other images tell what chance would hit.
 
-    OMP_NUM_THREADS=1 python benchmarks/heat_maps.py [--quick] [--networks 5] [--patients 240] [--epochs 16]
+With --data, the same networks learn the views of cxr-views, and places are blurred in the order of each map (deletion:
+the lower the mean log odds, the better) or uncovered in it (insertion: the higher, the better).
+
+    OMP_NUM_THREADS=1 python benchmarks/heat_maps.py [--quick] [--sizes 64 112 224] [--data DIR] [--root DIR]
 """
 
 import argparse
 import tempfile
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from unittest.mock import patch
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 import torch
+import torch.nn.functional as F
 import yaml
+from scipy.ndimage import zoom
 
 import consilia
 from consilia import search
-from consilia.config.network import ModelSpec
 from consilia.data.phantoms import write_phantoms
-from consilia.predict import attribution as evidence
-from consilia.predict.explain import Explanation, explain
+from consilia.predict.attribution import Pixels, blurred, log_odds
+from consilia.predict.explain import Explanation, explain, smoothed
 from consilia.predict.predictor import EnsemblePredictor
 from consilia.study.plan import read_single_plan
 from consilia.train.device import set_threads
-from consilia.train.networks.cells import cell_centres
-from shared.figures import print_figures
+from consilia.train.input import network_input
+from consilia.train.networks.layers import layer_groups
+from shared.figures import print_figures, print_table
 
-SIZE = 64  # pixels
-NETWORKS: dict[str, dict[str, Any]] = {  # and the side that the network sees, where it is not the stored one
-    "test_resnet, dilated": {"timm": "test_resnet", "arguments": {"output_stride": 8}},
-    "test_resnet, dilated, at 128 px": {"timm": "test_resnet", "arguments": {"output_stride": 8}, "image_size": 128},
-    "test_resnet": {"timm": "test_resnet"},
-    "test_efficientnet": {"timm": "test_efficientnet"},
-    "tiny DenseNet": {"timm": "densenet121", "arguments": {"growth_rate": 12, "block_config": [3, 3, 3]}},
-    "narrow ResNet-18 at 128 px": {"timm": "resnet18", "arguments": {"channels": [16, 32, 64, 128]}, "image_size": 128},
-}
-
-TITLES = (
-    *("in the lesion", "within half a cell", "by a ruler: in it", "within half", "by chance", "fresh weights"),
-    "likeness",
-)
-
+MOST_IMAGES = 48
+LITE0 = "tf_efficientnet_lite0"
+Maps = npt.NDArray[np.float64]  # (n_images, size, size)
 Points = npt.NDArray[np.float64]  # (n_images, 3): row, column and radius of the lesion, in pixels
+
+
+@dataclass(frozen=True, slots=True)
+class Network:
+    """What is trained, and how."""
+
+    architecture: dict[str, Any]
+    lr: float
+    epochs: int = 16
+
+
+NETWORKS = {
+    "narrow ResNet-18": Network({"timm": "resnet18", "arguments": {"channels": [16, 32, 64, 128]}}, 2e-3),
+    "tiny DenseNet": Network(
+        {"timm": "densenet121", "arguments": {"growth_rate": 12, "block_config": [3, 3, 3]}}, 1e-2
+    ),
+    "tiny EfficientNet": Network({"timm": "test_efficientnet"}, 1e-2),
+    "EfficientNet-Lite0": Network({"timm": LITE0}, 1e-3, epochs=12),  # with pretrained weights
+}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="the first network, on 120 patients for 8 epochs")
-    parser.add_argument("--networks", type=int)
-    parser.add_argument("--patients", type=int)
-    parser.add_argument("--epochs", type=int)
+    parser.add_argument("--quick", action="store_true", help="the first network, on few patients for few epochs")
+    parser.add_argument("--networks", nargs="+", choices=tuple(NETWORKS), help="default: those that --data allows")
+    parser.add_argument("--sizes", nargs="+", type=int, default=[64], help="of the images, in pixels")
+    parser.add_argument("--patients", type=int, help="phantoms")
+    parser.add_argument("--data", type=Path, help="a folder with cxr-views and weights of EfficientNet-Lite0")
+    parser.add_argument("--root", type=Path, help="keeps the studies; those that are there are not trained again")
     arguments = parser.parse_args()
     set_threads(1)
-    n_networks = arguments.networks or (1 if arguments.quick else len(NETWORKS))
     patients = arguments.patients or (120 if arguments.quick else 240)
-    epochs = arguments.epochs or (8 if arguments.quick else 16)
-    with tempfile.TemporaryDirectory() as folder:
-        root = Path(folder)
-        phantoms = write_phantoms(root / "phantoms", patients=patients, size=SIZE)
-        rows = [
-            {"network": name, **measure(root / str(number), phantoms, NETWORKS[name], epochs=epochs)}
-            for number, name in enumerate(list(NETWORKS)[:n_networks])
-        ]
-    header = ["network", "test accuracy", "images", "cell, px", *TITLES]
-    print_figures(
-        f"Peaks of heat maps, {patients} patients, {epochs} epochs",
-        header,
-        [
-            [row["network"], f"{row['accuracy']:.2f}", str(row["n"]), f"{row['cell']:g}"]
-            + [f"{row[title]:.2f}" for title in TITLES]
-            for row in rows
-        ],
-        {"n_patients": patients, "n_epochs": epochs, "networks": rows},
-    )
+    names = arguments.networks or list(NETWORKS)[: 1 if arguments.quick else 4 if arguments.data else 3]
+    rows, real = [], []
+    with nullcontext(arguments.root) if arguments.root else tempfile.TemporaryDirectory() as folder:
+        for size in arguments.sizes:
+            phantoms = Path(folder) / f"phantoms-{size}-{patients}"
+            if not phantoms.exists():
+                write_phantoms(phantoms, patients=patients, size=size)
+            for name in names:
+                case = Case(Path(folder), NETWORKS[name], size, arguments.data, quick=arguments.quick)
+                rows.append({"network": name, "size": size, **on_phantoms(case, phantoms)})
+                if arguments.data:
+                    real.append({"network": name, "size": size, **on_views(case, arguments.data / "cxr-views")})
+    show_phantoms(rows, patients)
+    if real:
+        show_views(real)
+    print_figures("", (), [], {"n_patients": patients, "phantoms": rows, "views": real})
 
 
-def measure(root: Path, phantoms: Path, network: dict[str, Any], *, epochs: int) -> dict[str, Any]:
-    """Train the network, and return where its heat maps have their peaks."""
-    bundle = train(root, phantoms, network, epochs=epochs)
+@dataclass(frozen=True, slots=True)
+class Case:
+    """One network at one size."""
+
+    folder: Path
+    network: Network
+    size: int
+    data: Path | None
+    quick: bool
+
+    def train(self, card: str, path: Path, **more: Any) -> Path:
+        """Return the bundle of a study of this configuration alone."""
+        root = self.folder / f"{card}-{self.network.architecture['timm']}-{self.size}"
+        root.mkdir(exist_ok=True)
+        space = {"family": "heat", "architectures": {"net": self.network.architecture}, "start_with": ["net"]}
+        training: dict[str, Any] = {
+            "epochs": 8 if self.quick else self.network.epochs,
+            "batch_size": 32,
+            "image_size": self.size,
+        }
+        if self.network.architecture["timm"] == LITE0 and self.data:
+            training["weights"] = f"{(self.data / 'weights').absolute()}/"
+        study = {
+            "name": "heat",
+            "data": {"card": card, "path": str(path), "size": self.size, **more},
+            "folds": {"k": 2},
+            "spaces": [{**space, "parameters": {}}],
+            "training": training,
+            "ensemble": "best_single",
+        }
+        (root / "heat.yaml").write_text(yaml.safe_dump(study), encoding="utf-8")
+        settings = [f"lr={self.network.lr}", "mixup=0", "augmentation=0.3"]
+        plan = read_single_plan(root / "heat.yaml", settings=settings)
+        return search(plan, studies=root / "studies", stores=self.folder / "stores").result().bundle
+
+
+def on_phantoms(case: Case, phantoms: Path) -> dict[str, Any]:
+    """Return where the heat maps of found nodules have their peaks, and what becomes of them without the weights."""
+    # Phantoms of two patients may look alike: they are drawn apart, and images are explained, not scored.
+    predictor = consilia.load(case.train("phantoms", phantoms, on_leak="keep"), device="cpu")
     table = pd.read_csv(phantoms / "metadata.csv").query("split == 'test'").reset_index(drop=True)
-    predictor = consilia.load(bundle, device="cpu")
     called = np.array([each.label for each in predictor.predict([phantoms / path for path in table["path"]])])
-    seen = table[(table["label"] == "nodule") & (called == "nodule")]
+    seen = table[(table["label"] == "nodule") & (called == "nodule")].iloc[:MOST_IMAGES]
     if seen.empty:
-        raise SystemExit(
-            f"{network['timm']} predicts no nodule in any test image that has one: train it longer (--epochs)."
-        )
-    paths, lesions = [phantoms / path for path in seen["path"]], seen[["lesion_y", "lesion_x", "lesion_radius"]]
-    points = lesions.to_numpy() * SIZE
-    found = explanations(predictor, paths)
-    with by_a_ruler():
-        ruled = explanations(predictor, paths)
-    forget(predictor)
-    fresh = explanations(predictor, paths)
-    half = found[0].cell / 2
+        raise SystemExit("No nodule of a test image was found: train longer.")
+    points = seen[["lesion_y", "lesion_x", "lesion_radius"]].to_numpy() * case.size
+    found = explanations(predictor, [phantoms / path for path in seen["path"]], "nodule")
+    maps = {"consilia": np.stack([each.heat_map for each in found]).astype(float), **rivals(predictor, found)}
+    drawn = np.array([each.says_nothing_because is None for each in found])
     others = [np.delete(np.arange(len(points)), row) for row in range(len(points))]
-    chance = [share_within([each] * len(rest), points[rest], half) for each, rest in zip(found, others, strict=True)]
-    values = (
-        share_within(found, points, 0),
-        share_within(found, points, half),
-        share_within(ruled, points, 0),
-        share_within(ruled, points, half),
-        float(np.mean(chance)),
-        share_within(fresh, points, half),
-        likeness(found, fresh),
-    )
-    accuracy = float((called == table["label"].to_numpy()).mean())
-    return {"accuracy": accuracy, "n": len(points), "cell": found[0].cell, **dict(zip(TITLES, values, strict=True))}
-
-
-def train(root: Path, phantoms: Path, network: dict[str, Any], *, epochs: int) -> Path:
-    """Return the bundle of a study of one configuration."""
-    root.mkdir()
-    architecture = {key: network[key] for key in ("timm", "arguments") if key in network}
-    space = {"family": "heat", "architectures": {"net": architecture}, "start_with": ["net"], "parameters": {}}
-    training = {"epochs": epochs, "batch_size": 32, "image_size": network.get("image_size", SIZE)}
-    study = {
-        "name": "heat",
-        "data": {"card": "phantoms", "path": str(phantoms), "size": SIZE},
-        "folds": {"k": 2},
-        "spaces": [space],
-        "training": training,
-        "ensemble": "best_single",
+    by_chance = [
+        hits(np.stack([row] * len(rest)), points[rest]).mean()
+        for row, rest in zip(maps["consilia"], others, strict=True)
+    ]
+    return {
+        "accuracy": float((called == table["label"].to_numpy()).mean()),
+        "n": len(seen),
+        "drawn": float(drawn.mean()),
+        "gain": float(np.median([each.gain for each in found])),
+        "agreement": float(np.median([each.agreement for each in found])),
+        "by chance": float(np.mean(by_chance)),
+        "peak in the lesion": {name: float(hits(each, points).mean()) for name, each in maps.items()},
+        "mass in the lesion": {name: float(mass(each, points).mean()) for name, each in maps.items()},
+        "forgotten": forgotten(predictor, found),
     }
-    (root / "heat.yaml").write_text(yaml.safe_dump(study), encoding="utf-8")
-    lr = 1e-2 if network["timm"] != "resnet18" else 1e-3
-    plan = read_single_plan(root / "heat.yaml", settings=[f"lr={lr}", "mixup=0", "augmentation=0.3"])
-    return search(plan, studies=root / "studies", stores=root.parent / "stores").result().bundle
 
 
-def explanations(predictor: EnsemblePredictor, paths: Sequence[Path]) -> list[Explanation]:
-    """Return the heat map of the nodule in each image."""
-    found = [each for _, each in explain(predictor, list(paths), label="nodule")]
+def explanations(predictor: EnsemblePredictor, paths: Sequence[Path], label: str | None = None) -> list[Explanation]:
+    """Return the heat map of each image."""
+    found = [each for _, each in explain(predictor, list(paths), label=label)]
     return [each for each in found if isinstance(each, Explanation)]
 
 
-def share_within(found: Sequence[Explanation], points: Points, tolerance: float) -> float:
-    """Return the share of images whose peak is at most `tolerance` pixels outside the lesion."""
-    distances = [
-        np.inf if each.peak is None else np.hypot(*(np.array(each.peak) + 0.5 - point[:2])) - point[2]
-        for each, point in zip(found, points, strict=True)
+def hits(maps: Maps, points: Points) -> npt.NDArray[np.bool_]:
+    """Say of each map whether its peak lies in the lesion."""
+    peaks = np.stack(np.unravel_index(maps.reshape(len(maps), -1).argmax(axis=1), maps.shape[1:]), axis=1) + 0.5
+    inside: npt.NDArray[np.bool_] = np.hypot(*(peaks - points[:, :2]).T) <= points[:, 2]
+    return inside
+
+
+def mass(maps: Maps, points: Points) -> npt.NDArray[np.float64]:
+    """Return which share of what speaks for the class lies in the lesion."""
+    rows, columns = np.mgrid[: maps.shape[1], : maps.shape[2]] + 0.5
+    y, x, radius = (each[:, None, None] for each in points.T)
+    positive = np.clip(maps, 0, None)
+    within = (positive * (np.hypot(rows - y, columns - x) <= radius)).sum(axis=(1, 2))
+    result: npt.NDArray[np.float64] = within / np.maximum(positive.sum(axis=(1, 2)), 1e-12)
+    return result
+
+
+def rivals(predictor: EnsemblePredictor, found: Sequence[Explanation]) -> dict[str, Maps]:
+    """Return other maps of the same images and classes."""
+    pixels = np.stack([each.pixels for each in found])
+    labels = torch.tensor([predictor.classes.index(each.label) for each in found])
+    odds = log_odds(predictor.networks, predictor.document.calibrator)
+    n_folds = 1 + max(each.fold for each in predictor.networks.loaded)
+    stages = activation_maps(predictor, pixels, labels)
+
+    def ask(images: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
+        with torch.inference_mode():
+            return odds(*[torch.from_numpy(images)] * n_folds, labels).numpy()
+
+    return {
+        "last stage": stages[0],
+        "two stages before it": (stages[1] + stages[2]) / 2,
+        "occlusion": occluded(ask, pixels),
+    }
+
+
+def activation_maps(predictor: EnsemblePredictor, pixels: Pixels, labels: torch.Tensor) -> list[Maps]:
+    """Return what activations times gradients say at each place of a stage, from the last one back, of all networks."""
+    size, networks = pixels.shape[1], predictor.networks
+    shown = torch.from_numpy(pixels)
+    logits, stages = [], []
+    for each in networks.loaded:
+        module: Any = each.module
+        inputs = network_input(shown, each.preprocessing).requires_grad_()
+        last, inner = module.forward_intermediates(inputs)
+        inner[-1] = last
+        stages.append(inner[::-1][:3])
+        logits.append(module.forward_head(last))
+    z = torch.stack(logits).double().view(networks.n_members, -1, *logits[0].shape)
+    q = torch.log(torch.einsum("m,mfnc->fnc", torch.tensor(networks.combination.weights).double(), z.softmax(dim=-1)))
+    own = F.one_hot(labels, z.shape[-1]).bool()
+    scores = q.mean(dim=0)
+    odds = scores[own] - torch.logsumexp(scores.masked_fill(own, -torch.inf), dim=1)
+    result = []
+    for depth in range(3):
+        features = [inner[depth] for inner in stages]
+        gradients = torch.autograd.grad(odds.sum(), features, retain_graph=True)
+        total = np.zeros(pixels.shape[:3])
+        for one, gradient in zip(features, gradients, strict=True):
+            cells = (one * gradient).sum(dim=1, keepdim=True).detach() * (one.shape[-1] / size) ** 2
+            total += (
+                F.interpolate(cells, size=(size, size), mode="bilinear", align_corners=False)[:, 0].double().numpy()
+            )
+        result.append(total)
+    return result
+
+
+def occluded(ask: Callable[[npt.NDArray[np.float32]], npt.NDArray[np.float64]], pixels: Pixels, n: int = 16) -> Maps:
+    """Return how much the log odds fall when each of n x n soft patches is replaced by its blur."""
+    size = pixels.shape[1]
+    image, without = pixels.astype(np.float32), blurred(pixels)
+    centres, places = (np.arange(n) + 0.5) * size / n, np.arange(size) + 0.5
+    windows = np.exp(-((places - centres[:, None]) ** 2) / (2 * (size / n) ** 2)).astype(np.float32)
+    whole = ask(image)
+    falls = np.zeros((len(pixels), n, n))
+    for row, column in np.ndindex(n, n):
+        mask = np.outer(windows[row], windows[column])[..., None]
+        falls[:, row, column] = whole - ask(image + mask * (without - image))
+    enlarged: Maps = zoom(falls, (1, size / n, size / n), order=1, grid_mode=True, mode="nearest")
+    return enlarged
+
+
+def forgotten(predictor: EnsemblePredictor, found: Sequence[Explanation]) -> dict[str, float]:
+    """Return how alike maps are to those of networks that forget, from the head down; changes the networks.
+
+    The mean correlation over images, and at the end the share of images whose map is still drawn.
+    """
+    pixels = np.stack([each.pixels for each in found])
+    images = pixels[..., 0] if pixels.shape[3] == 1 else pixels
+    groups = [layer_groups(each.module) for each in predictor.networks.loaded]
+    result = {}
+    for name, share in (("head", 0.0), ("half", 0.5), ("all", 1.0)):
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            for network, depths in zip(predictor.networks.loaded, groups, strict=True):
+                first = min(len(depths) - 1, round((1 - share) * len(depths)))
+                forget(network.module, {name for group in depths[first:] for name in group})
+        after = [each for _, each in explain(predictor, images, label=found[0].label) if isinstance(each, Explanation)]
+        pairs = zip(found, after, strict=True)
+        result[name] = float(np.mean([alike(one.heat_map, other.heat_map) for one, other in pairs]))
+    result["still drawn"] = float(np.mean([each.says_nothing_because is None for each in after]))
+    return result
+
+
+def forget(module: torch.nn.Module, parameters: set[str]) -> None:
+    """Give the layers that hold these parameters fresh weights."""
+    for name, layer in module.named_modules():
+        own = {f"{name}.{each}" for each, _ in layer.named_parameters(recurse=False)}
+        if own & parameters and hasattr(layer, "reset_parameters"):
+            layer.reset_parameters()
+
+
+def alike(one: npt.NDArray[np.float32], other: npt.NDArray[np.float32]) -> float:
+    return float(np.corrcoef(one.ravel(), other.ravel())[0, 1]) if one.std() and other.std() else 0.0
+
+
+def on_views(case: Case, folder: Path) -> dict[str, Any]:
+    """Return how the log odds of the predicted view fall and rise as places are blurred or uncovered by each map."""
+    predictor = consilia.load(case.train("cxr_views", folder), device="cpu")
+    paths = sorted((folder / "images").glob("*.png"))
+    found = explanations(predictor, paths[:: 1 + len(paths) // MOST_IMAGES])
+    pixels = np.stack([each.pixels for each in found])
+    labels = torch.tensor([predictor.classes.index(each.label) for each in found])
+    odds = log_odds(predictor.networks, predictor.document.calibrator)
+    n_folds = 1 + max(each.fold for each in predictor.networks.loaded)
+    maps = {"consilia": np.stack([each.heat_map for each in found]).astype(float), **rivals(predictor, found)}
+    noise = np.random.default_rng(0).normal(size=maps["consilia"].shape)
+    maps["chance"] = np.stack([smoothed(each) for each in noise])
+    image, without = pixels.astype(np.float32), blurred(pixels)
+
+    def mean_odds(images: npt.NDArray[np.float32]) -> float:
+        with torch.inference_mode():
+            return float(odds(*[torch.from_numpy(images)] * n_folds, labels).mean())
+
+    shares = np.linspace(0.05, 0.95, 10)
+    result: dict[str, Any] = {
+        "n": len(found),
+        "drawn": float(np.mean([each.says_nothing_because is None for each in found])),
+        "agreement": float(np.median([each.agreement for each in found])),
+        "deletion": {},
+        "insertion": {},
+    }
+    for name, each in maps.items():
+        limits = np.quantile(each, 1 - shares, axis=(1, 2))[..., None, None, None]
+        first = [each[..., None] >= limit for limit in limits]
+        result["deletion"][name] = float(np.mean([mean_odds(np.where(where, without, image)) for where in first]))
+        result["insertion"][name] = float(np.mean([mean_odds(np.where(where, image, without)) for where in first]))
+    return result
+
+
+def show_phantoms(rows: list[dict[str, Any]], patients: int) -> None:
+    ways = list(rows[0]["peak in the lesion"])
+    table = [
+        [row["network"], str(row["size"]), f"{row['accuracy']:.2f}", str(row["n"])]
+        + [f"{row['peak in the lesion'][way]:.2f}, {row['mass in the lesion'][way]:.2f}" for way in ways]
+        + [f"{row['by chance']:.2f}", f"{row['drawn']:.2f}", f"{row['gain']:.2f}", f"{row['agreement']:.2f}"]
+        + [", ".join(f"{row['forgotten'][each]:.2f}" for each in ("head", "half", "all"))]
+        + [f"{row['forgotten']['still drawn']:.2f}"]
+        for row in rows
     ]
-    return float((np.array(distances) <= tolerance).mean())
+    header = ["network", "px", "test accuracy", "nodules", *ways, "by chance", "drawn", "gain, nats", "folds agree"]
+    header += ["likeness once head, half, all forgot", "still drawn"]
+    print_table(f"Peak, and mass, in the lesion ({patients} patients)", header, table)
 
 
-def likeness(found: Sequence[Explanation], fresh: Sequence[Explanation]) -> float:
-    """Return the mean correlation of the maps of trained and of fresh weights; 0 where a map is empty."""
-    return float(
-        np.mean(
-            [
-                np.corrcoef(one.heat_map.ravel(), other.heat_map.ravel())[0, 1]
-                if one.heat_map.any() and other.heat_map.any()
-                else 0.0
-                for one, other in zip(found, fresh, strict=True)
-            ]
-        )
-    )
-
-
-@contextmanager
-def by_a_ruler() -> Iterator[None]:
-    """Draw cell i of n at (i + 1/2) / n of the side, wherever it looks."""
-
-    def ruler(spec: ModelSpec, image_size: int) -> npt.NDArray[np.float64]:
-        n = len(cell_centres(spec, image_size))
-        return (np.arange(n) + 0.5) / n
-
-    with patch.object(evidence, "cell_centres", ruler):
-        yield
-
-
-def forget(predictor: EnsemblePredictor) -> None:
-    """Give every layer of every network fresh weights."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        for network in predictor.networks.each(np.zeros((1, SIZE, SIZE, 1), np.uint8)):
-            for layer in network.module.modules():
-                if hasattr(layer, "reset_parameters"):
-                    layer.reset_parameters()  # type: ignore[operator] # of every layer with weights
+def show_views(rows: list[dict[str, Any]]) -> None:
+    ways = list(rows[0]["deletion"])
+    table = [
+        [row["network"], str(row["size"]), str(row["n"]), f"{row['drawn']:.2f}", f"{row['agreement']:.2f}"]
+        + [f"{row['deletion'][way]:.2f}, {row['insertion'][way]:.2f}" for way in ways]
+        for row in rows
+    ]
+    header = ["network", "px", "images", "drawn", "folds agree", *ways]
+    print_table("Mean log odds of the view under deletion, and insertion", header, table)
 
 
 if __name__ == "__main__":

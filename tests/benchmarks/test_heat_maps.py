@@ -6,12 +6,11 @@ from benchmark_runs import run
 
 
 @pytest.mark.slow("trains networks until they see lesions")
-def test_heat_maps_prints_where_peaks_lie_by_measured_cells_by_a_ruler_and_by_chance():
-    (row,) = run("heat_maps.py")["networks"]
+def test_heat_maps_prints_where_the_peaks_of_each_way_lie():
+    (row,) = run("heat_maps.py")["phantoms"]
     assert row["n"] > 0
-    assert row["cell"] == 8
-    shares = ("in the lesion", "within half a cell", "by a ruler: in it", "within half", "by chance", "fresh weights")
-    assert all(0 <= row[name] <= 1 for name in shares)
-    assert row["in the lesion"] <= row["within half a cell"]
-    assert row["by a ruler: in it"] <= row["within half"]
-    assert -1 <= row["likeness"] <= 1
+    assert set(row["peak in the lesion"]) == {"consilia", "last stage", "two stages before it", "occlusion"}
+    for shares in (row["peak in the lesion"], row["mass in the lesion"]):
+        assert all(0 <= share <= 1 for share in shares.values())
+    assert 0 <= row["drawn"] <= 1
+    assert all(-1 <= row["forgotten"][depth] <= 1 for depth in ("head", "half", "all"))

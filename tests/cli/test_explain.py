@@ -49,6 +49,8 @@ def test_the_index_has_a_row_for_every_image_and_names_files_that_hold_python_s_
         assert heat_map.dtype == np.float32
         np.testing.assert_allclose(heat_map, expected.heat_map, atol=1e-4)
         assert (row["peak_row"], row["peak_column"]) == tuple(map(str, expected.peak or ("", "")))
+        assert float(row["gain"]) == pytest.approx(expected.gain, abs=1e-4)
+        assert row["says_nothing_because"] == (expected.says_nothing_because or "")
         with Image.open(out / row["overlay"]) as overlay:
             assert overlay.format == "PNG"
         assert row["error"] == ""

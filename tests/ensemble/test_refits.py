@@ -16,14 +16,12 @@ from consilia.config.record_files import read_refit_result, write_refit_result
 from consilia.config.records import RefitResult
 from consilia.config.study_folder import StudyFolder
 from consilia.decision.calibrators import Temperature, pool_folds
-from consilia.decision.combination import LinearPool
 from consilia.decision.disagreement import mutual_information
 from consilia.ensemble.evaluate import describe, evaluate
 from consilia.ensemble.members import chosen_trials
 from consilia.errors import RunError, StudyError
 from consilia.files import sha256_of_json
 from consilia.metrics.scores import softmax
-from consilia.predict.attribution import odds_gradient
 from consilia.predict.explain import explain
 from consilia.predict.loading import load_predictor
 from consilia.train.network_files import write_weights
@@ -234,28 +232,12 @@ def test_the_locked_test_split_is_scored_with_the_refits(refitted, fast):
     assert "trained on all images" in found.predictor
 
 
-def test_the_derivative_that_heat_maps_start_from_is_that_of_the_calibrated_log_odds():
-    generator = np.random.default_rng(0)
-    logits, weights = generator.normal(size=(2, 1, 3, 3)), np.array([0.3, 0.7])
-    calibrator, labels = Temperature(temperature=1.7), np.array([0, 1, 2])
-
-    def odds(values: np.ndarray) -> np.ndarray:
-        p = pool_folds(calibrator, np.tensordot(weights, softmax(values), axes=1))[np.arange(3), labels]
-        return np.log(p) - np.log1p(-p)
-
-    found, step = odds_gradient(logits, LinearPool(weights=(0.3, 0.7)), calibrator, labels), 1e-6
-    for place in np.ndindex(2, 1, 3, 3):
-        moved = np.zeros_like(logits)
-        moved[place] = step
-        slope = (odds(logits + moved) - odds(logits - moved))[place[2]] / (2 * step)
-        assert found[place] == pytest.approx(slope, abs=1e-7)
-
-
 def test_a_fast_ensemble_explains_with_its_calibrated_probability(fast, images):
     predictions = fast.predict(images[:2])
     for prediction, (_, found) in zip(predictions, explain(fast, images[:2]), strict=True):
         assert (found.label, found.probability) == (prediction.label, pytest.approx(prediction.confidence))
         assert found.heat_map.shape == (SIZE, SIZE)
+        assert np.isnan(found.agreement)  # one network: nobody to agree with
 
 
 @pytest.mark.parametrize(

@@ -1,117 +1,123 @@
-"""A heat map is the derivative of what the predictor computes, added up over all its networks."""
+"""What is explained is the predictor's own log odds, and what exceeds those of the blurred image is divided exactly."""
+
+from types import SimpleNamespace
+from unittest.mock import patch
 
 import numpy as np
 import pytest
 import torch
+from captum.attr import IntegratedGradients
+from torch import nn
 
-from consilia.config.network import ModelSpec
-from consilia.config.space import Architecture
+from consilia.config.network import Preprocessing
 from consilia.decision.calibrators import Identity, Temperature, TemperatureBias, pool_folds
-from consilia.decision.combination import LinearPool, combine
+from consilia.decision.combination import LinearPool
 from consilia.metrics.scores import softmax
-from consilia.predict.attribution import _drawing, cell_contributions, contributions, odds_gradient
-from consilia.train.networks.factory import build_model
+from consilia.predict import attribution
+from consilia.predict.attribution import STEPS, TOLERANCE, blurred, contributions, log_odds
 
-POOL = LinearPool(weights=(0.2, 0.5, 0.3))
+SIZE = 32
+LABELS = np.array([0, 1, 1, 0, 1])
 
 
 @pytest.fixture
-def images():
-    return np.random.default_rng(1).integers(0, 256, (5, 32, 32), dtype=np.uint8)
+def pixels():
+    return np.random.default_rng(1).integers(0, 256, (5, SIZE, SIZE, 1), dtype=np.uint8)
 
 
-def log_odds(logits, combination, calibrator, labels):
-    """Of the predictor's own probabilities; nothing is under a clip in these tests."""
-    probabilities = pool_folds(calibrator, combine(softmax(logits), combination))
-    own = probabilities[np.arange(len(labels)), labels]
-    return np.log(own) - np.log1p(-own)
-
-
-@pytest.mark.parametrize(
-    "calibrator",
-    [Identity(), Temperature(temperature=1.7), TemperatureBias(temperature=1.7, biases=(0.5, -0.7, 0.2))],
-)
-def test_the_gradient_is_the_slope_of_the_predictor_s_log_odds(calibrator):
-    generator = np.random.default_rng(0)
-    logits = generator.normal(size=(3, 2, 4, 3))
-    labels = np.array([0, 1, 2, 1])
-    gradient = odds_gradient(logits, POOL, calibrator, labels)
-    for _ in range(5):
-        step = 1e-5 * generator.normal(size=logits.shape)
-        slope = log_odds(logits + step, POOL, calibrator, labels)
-        slope -= log_odds(logits - step, POOL, calibrator, labels)
-        expected = 2 * (gradient * step).sum(axis=(0, 1, 3))
-        np.testing.assert_allclose(slope, expected, rtol=1e-5, atol=1e-10)
-
-
-def test_what_all_classes_share_is_no_evidence_for_any():
-    logits = np.random.default_rng(0).normal(size=(3, 2, 4, 3))
-    gradient = odds_gradient(logits, POOL, Identity(), np.zeros(4, np.int64))
-    np.testing.assert_allclose(gradient.sum(axis=-1), 0, atol=1e-15)
-
-
-def test_a_fold_that_is_sure_beyond_the_clip_counts_as_much_as_one_that_is_not():
-    logits = np.array([[[[60.0, 0.0]], [[0.3, 0.0]]]])  # one member, two folds
-    gradient = odds_gradient(logits, LinearPool(weights=(1.0,)), Temperature(temperature=2.0), np.array([0]))
-    np.testing.assert_allclose(gradient[0, :, 0], [[0.25, -0.25]] * 2, rtol=1e-12)  # 1 / (folds * temperature)
+def linear_ensemble(*networks: nn.Linear, weights=(1.0,)):
+    """Return what `contributions` asks of an ensemble: these networks, member by member, of flattened images."""
+    n_folds = len(networks) // len(weights)
+    preprocessing = Preprocessing(size=SIZE, image_size=SIZE, channels=1, mean=(0.5,), std=(0.25,))
+    loaded = [
+        SimpleNamespace(
+            member=i // n_folds, fold=i % n_folds, module=nn.Sequential(nn.Flatten(), each), preprocessing=preprocessing
+        )
+        for i, each in enumerate(networks)
+    ]
+    combination, device = LinearPool(weights=weights), torch.device("cpu")
+    return SimpleNamespace(loaded=loaded, combination=combination, n_members=len(weights), device=device)
 
 
 @pytest.mark.parametrize(
-    "architecture",
-    [
-        Architecture(timm="test_resnet", arguments={"output_stride": 8}),
-        Architecture(timm="test_efficientnet"),
-        Architecture(timm="densenet121", arguments={"growth_rate": 12, "block_config": (3, 3, 3)}),
-    ],
-    ids=lambda architecture: architecture.timm,
+    "calibrator", [Identity(), Temperature(temperature=1.7), TemperatureBias(temperature=1.7, biases=(0.5, -0.7))]
 )
-def test_cells_hold_the_class_activation_map_and_sum_to_what_the_network_says(architecture):
-    torch.manual_seed(0)
-    model = build_model(ModelSpec(architecture=architecture, n_classes=3, channels=1)).eval()
-    inputs = torch.randn(2, 1, 64, 64)
-    share = torch.tensor([[1.0, -0.4, -0.6], [-0.1, 0.3, -0.2]])
-    with torch.no_grad():
-        features, logits = model.forward_features(inputs), model(inputs)
-    head = model.get_classifier()
-    by_hand = torch.einsum("bc,ck,bkij->bij", share, head.weight, features) / features[0, 0].numel()
-    cells = cell_contributions(model, inputs, share)
-    np.testing.assert_allclose(cells, by_hand.detach(), atol=1e-6)
-    said = (share * (logits - head.bias)).sum(dim=1).detach().numpy()
-    np.testing.assert_allclose(cells.sum(axis=(1, 2)), said, rtol=1e-4, atol=1e-5)
-
-
-def test_the_map_of_the_ensemble_adds_what_all_its_networks_say(predictor, images):
-    pixels = images[..., None]
+def test_the_log_odds_are_those_of_the_predictor_s_probabilities(predictor, pixels, calibrator):
     networks = predictor.networks
-    logits = networks.logits(pixels)
-    gradient = odds_gradient(logits, networks.combination, predictor.document.calibrator, np.zeros(5, np.int64))
-    evidence, cell = contributions(networks, pixels, gradient)
-    biases = np.zeros_like(logits)
-    for network in networks.each(pixels):
-        biases[network.member, network.fold] = network.module.get_classifier().bias.detach().numpy()
-    assert cell == 32  # one cell an image, so enlarging it loses nothing
-    np.testing.assert_allclose(
-        evidence.sum(axis=(1, 2)), (gradient * (logits - biases)).sum(axis=(0, 1, 3)), rtol=1e-4, atol=1e-5
+    p = pool_folds(calibrator, networks.pool(softmax(networks.logits(pixels))))[np.arange(5), LABELS]
+    n_folds = 1 + max(network.fold for network in networks.loaded)
+    images = [torch.from_numpy(pixels)] * n_folds
+    found = log_odds(networks, calibrator)(*images, torch.from_numpy(LABELS))
+    np.testing.assert_allclose(found.detach(), np.log(p) - np.log1p(-p), rtol=1e-5, atol=1e-6)
+
+
+def test_of_linear_networks_each_pixel_adds_its_weight_times_what_blurring_takes_from_it(pixels):
+    torch.manual_seed(0)
+    folds = [nn.Linear(SIZE * SIZE, 2), nn.Linear(SIZE * SIZE, 2)]
+    with torch.no_grad():
+        folds[1].bias += torch.tensor([0.0, 60.0])  # surer than any clip
+    found, _ = contributions(linear_ensemble(*folds), Temperature(temperature=2.0), pixels, LABELS)
+    change = (pixels - blurred(pixels)).squeeze(-1) / 255 / 0.25
+    for fold, network in enumerate(folds):
+        against_the_other = (network.weight[1] - network.weight[0]).detach().numpy().reshape(SIZE, SIZE)
+        slope = np.where(LABELS == 1, 1, -1)[:, None, None] * against_the_other / (2 * 2.0)  # folds, temperature
+        np.testing.assert_allclose(found[fold], slope * change, atol=1e-5)
+
+
+def test_all_pixels_of_all_folds_add_up_to_what_the_log_odds_exceed_those_of_the_blurred_image_by(predictor, pixels):
+    calibrator = Temperature(temperature=0.005)  # steep, so that there is something to add up
+    found, gains = contributions(predictor.networks, calibrator, pixels, LABELS)
+    n_folds = 1 + max(network.fold for network in predictor.networks.loaded)
+    assert found.shape == (n_folds, 5, SIZE, SIZE)
+    odds, without = (
+        log_odds(predictor.networks, calibrator)(*[torch.from_numpy(each)] * n_folds, torch.from_numpy(LABELS))
+        for each in (pixels, blurred(pixels))
     )
+    np.testing.assert_allclose(gains, (odds - without).detach(), atol=1e-4)
+    assert np.abs(gains).max() > 1
+    assert (np.abs(found.sum(axis=(0, 2, 3)) - gains) <= TOLERANCE * np.maximum(np.abs(gains), 1)).all()
 
 
-@pytest.mark.parametrize("centres", [[0.5], [0.3, 0.7], [0.1, 0.25, 0.55, 0.9], np.linspace(0.05, 0.95, 10)])
-def test_cells_that_say_the_same_are_drawn_as_one_plane(centres):
-    drawn = _drawing(np.array(centres), 64)
-    assert drawn.shape == (64, len(centres))
-    assert (drawn >= 0).all()
-    np.testing.assert_allclose(drawn.sum(axis=1), 1, atol=1e-12)
+def test_only_images_whose_sum_is_off_take_more_steps():
+    class Sudden(nn.Module):
+        """Says the second class as soon as the corner is bright."""
+
+        def forward(self, inputs):
+            corner = inputs[:, 0, 0, 0]
+            return torch.stack([torch.zeros_like(corner), torch.sigmoid(40 * corner)], dim=1)
+
+    asked = []
+
+    class Counted(IntegratedGradients):
+        def attribute(self, inputs, **options):
+            asked.append((options["n_steps"], len(inputs[0])))
+            return super().attribute(inputs, **options)
+
+    ensemble = linear_ensemble(nn.Linear(1, 1))
+    ensemble.loaded[0].module = Sudden()
+    images = np.full((2, SIZE, SIZE, 1), 60, np.uint8)
+    images[1, 0, 0] = 255
+    with patch.object(attribution, "IntegratedGradients", Counted):
+        found, gains = contributions(ensemble, Identity(), images, np.array([1, 1]))
+    assert asked[:2] == [(STEPS[0], 2), (STEPS[1], 1)]
+    np.testing.assert_allclose(gains, [0, 1], atol=1e-3)
+    np.testing.assert_allclose(found.sum(axis=(0, 2, 3)), gains, atol=TOLERANCE)
+    assert found[0, 1, 0, 0] == pytest.approx(found[0, 1].sum())
 
 
-def test_a_maximum_between_two_cells_is_drawn_between_them():
-    centres = (np.arange(8) + 0.5) / 8
-    drawn = _drawing(centres, 800)
+def test_members_count_by_their_weight(pixels):
+    torch.manual_seed(0)
+    one, other = nn.Linear(SIZE * SIZE, 2), nn.Linear(SIZE * SIZE, 2)
+    alone, _ = contributions(linear_ensemble(one), Identity(), pixels, LABELS)
+    beside, _ = contributions(linear_ensemble(one, other, weights=(1 - 1e-9, 1e-9)), Identity(), pixels, LABELS)
+    np.testing.assert_allclose(beside, alone, atol=1e-4)
 
-    def peak(values):
-        return (np.argmax(drawn @ values) + 0.5) / 800
 
-    one, two, more = np.eye(8)[3], np.eye(8)[3] + np.eye(8)[4], np.eye(8)[3] + 0.5 * np.eye(8)[4]
-    assert peak(one) == pytest.approx(centres[3], abs=1e-3)
-    assert peak(two) == pytest.approx((centres[3] + centres[4]) / 2, abs=1e-3)
-    # The vertex of the parabola through 0, 1 and 0.5 lies (0.5 - 0) / (2 * (2 - 0 - 0.5)) of a cell to the right.
-    assert peak(more) == pytest.approx(centres[3] + 0.5 / 3 / 8, abs=1e-3)
+def test_blurring_takes_a_lesion_away_and_leaves_how_brightness_changes():
+    y, x = np.mgrid[:64, :64]
+    ramp = np.uint8(40 + 2 * x)
+    lesion = np.where(np.hypot(y - 30, x - 30) < 5, ramp + 60, ramp).astype(np.uint8)
+    found = blurred(np.stack([ramp, lesion])[..., None])[..., 0]
+    assert np.abs(found[1] - found[0]).max() < 0.1 * 60
+    np.testing.assert_allclose(found[0][:, 30:34], ramp[:, 30:34], atol=2)
+    np.testing.assert_array_equal(blurred(np.full((1, 28, 28, 3), 7, np.uint8)), np.full((1, 28, 28, 3), 7))

@@ -118,6 +118,14 @@ def test_an_ensemble_that_bfloat16_moves_on_the_first_batch_only_is_refused_ther
     fast.predict(images)  # later batches are not compared
 
 
+def inputs_of(network: LoadedNetwork, pixels: np.ndarray) -> torch.Tensor:
+    return ShownImages(torch.from_numpy(pixels)).inputs(network.preprocessing)
+
+
+def say(network: LoadedNetwork, pixels: np.ndarray) -> torch.Tensor:
+    return network.module(inputs_of(network, pixels))
+
+
 def test_an_unknown_precision_is_refused_with_the_choices(built_bundle):
     with pytest.raises(UserError, match=r"must be one of float32, bfloat16"):
         load_predictor(built_bundle, device="cpu", precision="float16")
@@ -126,13 +134,13 @@ def test_an_unknown_precision_is_refused_with_the_choices(built_bundle):
 def test_the_modules_that_explanations_ask_compute_in_float32_whatever_runs(built_bundle, predictor):
     pixels = golden_images(predictor.document.reading)
     fast = load_predictor(built_bundle, device="cpu", precision="bfloat16")
-    for one, other in zip(fast.networks.each(pixels), predictor.networks.each(pixels), strict=True):
-        assert torch.equal(one.module(one.inputs), other.module(other.inputs))
+    for one, other in zip(fast.networks.loaded, predictor.networks.loaded, strict=True):
+        assert torch.equal(say(one, pixels), say(other, pixels))
 
 
 def test_float32_says_what_each_network_says_alone_bit_for_bit(predictor):
     pixels = golden_images(predictor.document.reading)
-    expected = [network.module(network.inputs).numpy() for network in predictor.networks.each(pixels)]
+    expected = [say(network, pixels).numpy() for network in predictor.networks.loaded]
     np.testing.assert_array_equal(
         predictor.networks.logits(pixels).reshape(len(expected), *expected[0].shape), expected
     )

@@ -3,6 +3,7 @@
 Source of the second: Adebayo et al., Sanity Checks for Saliency Maps, NeurIPS 2018.
 """
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,20 +22,18 @@ pytestmark = pytest.mark.slow("trains networks until they see lesions; test_attr
 
 SIZE = 64
 
-# Without dilation the tiny networks' cells are 16 or 32 pixels wide here, and a lesion is 8 to 12.
-SPACE = """
-family: dilated
-architectures:
-  net: {timm: test_resnet, arguments: {output_stride: 8}}
-start_with: [net]
-parameters: {}
-"""
+FAMILIES = {
+    "resnet": {"timm": "test_resnet"},
+    "densenet": {"timm": "densenet121", "arguments": {"growth_rate": 12, "block_config": [3, 3, 3]}},
+    "efficientnet": {"timm": "test_efficientnet"},
+}
 
 STUDY = """
 name: heat
 data: {{card: phantoms, path: "{phantoms}", size: 64}}
 folds: {{k: 2}}
-spaces: ["{space}"]
+spaces:
+  - {{family: heat, architectures: {{net: {network}}}, start_with: [net], parameters: {{}}}}
 search: {{trials: 1}}
 training: {{epochs: 16, batch_size: 32}}
 ensemble: best_single
@@ -52,31 +51,30 @@ class Learned:
     def explanations(self, predictor) -> list[Explanation]:
         return [result for _, result in explain(predictor, self.paths, label="nodule")]
 
-    def hits(self, found: list[Explanation], *, tolerance: float) -> float:
-        """Return the share of images whose peak is at most `tolerance` pixels outside the lesion."""
-        distances = [self.distance(each, lesion) for each, lesion in zip(found, self.lesions, strict=True)]
-        return float(np.mean([distance <= tolerance for distance in distances]))
-
     @staticmethod
-    def distance(explanation: Explanation, lesion: np.ndarray) -> float:
-        if explanation.peak is None:
-            return np.inf
-        return float(np.hypot(*(np.array(explanation.peak) + 0.5 - lesion[:2])) - lesion[2])
+    def hits(explanation: Explanation, lesion: np.ndarray) -> bool:
+        """Say whether the map's peak lies in the lesion; one that is not drawn has none."""
+        peak = explanation.peak
+        return peak is not None and bool(np.hypot(*(np.array(peak) + 0.5 - lesion[:2])) <= lesion[2])
 
 
 @pytest.fixture(scope="module")
-def learned(tmp_path_factory, silent_view_class, one_thread) -> Learned:
+def phantoms(tmp_path_factory) -> Path:
+    return write_phantoms(tmp_path_factory.mktemp("heat") / "phantoms", patients=240, size=SIZE)
+
+
+@pytest.fixture(scope="module", params=FAMILIES)
+def learned(request, tmp_path_factory, phantoms, silent_view_class, one_thread) -> Learned:
     root = tmp_path_factory.mktemp("heat")
-    phantoms = write_phantoms(root / "phantoms", patients=240, size=SIZE)
-    (root / "space.yaml").write_text(SPACE)
-    (root / "heat.yaml").write_text(STUDY.format(phantoms=phantoms, space=root / "space.yaml"))
+    network = json.dumps(FAMILIES[request.param])
+    (root / "heat.yaml").write_text(STUDY.format(phantoms=phantoms, network=network))
     plan = read_single_plan(root / "heat.yaml", settings=["lr=1e-2", "mixup=0", "augmentation=0.3"])
     result = search(plan, studies=root / "studies", stores=root / "stores", view=silent_view_class()).result()
     table = pd.read_csv(phantoms / "metadata.csv").query("split == 'test' and label == 'nodule'")
     paths = [phantoms / path for path in table["path"]]
     right = [each.label == "nodule" for each in consilia.load(result.bundle, device="cpu").predict(paths)]
     lesions = table[["lesion_y", "lesion_x", "lesion_radius"]].to_numpy() * SIZE
-    assert sum(right) >= 30
+    assert sum(right) >= 20
     return Learned(
         bundle=result.bundle, paths=[path for path, ok in zip(paths, right, strict=True) if ok], lesions=lesions[right]
     )
@@ -86,7 +84,7 @@ def forget(predictor) -> None:
     """Give every layer of every network fresh weights."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        for network in predictor.networks.each(np.zeros((1, SIZE, SIZE, 1), np.uint8)):
+        for network in predictor.networks.loaded:
             for layer in network.module.modules():
                 if hasattr(layer, "reset_parameters"):
                     layer.reset_parameters()
@@ -94,30 +92,20 @@ def forget(predictor) -> None:
 
 def test_the_peak_lies_in_the_planted_lesion(learned):
     found = learned.explanations(consilia.load(learned.bundle, device="cpu"))
-    assert learned.hits(found, tolerance=0) >= 0.8
-    half = found[0].cell / 2
-    assert half == 4
+    assert np.mean([learned.hits(each, lesion) for each, lesion in zip(found, learned.lesions, strict=True)]) >= 0.8
     # Lesions are all in the lungs, so a peak may hit by lying in the lungs: against the lesions of other images.
     by_chance = np.mean(
         [
-            learned.distance(explanation, lesion) <= half
+            learned.hits(explanation, lesion)
             for i, explanation in enumerate(found)
             for j, lesion in enumerate(learned.lesions)
             if i != j
         ]
     )
-    assert by_chance <= 0.35
+    assert by_chance <= 0.25
 
 
-def test_fresh_weights_destroy_the_heat_maps(learned):
+def test_of_networks_with_fresh_weights_no_map_is_drawn(learned):
     predictor = consilia.load(learned.bundle, device="cpu")
-    before = learned.explanations(predictor)
     forget(predictor)
-    after = learned.explanations(predictor)
-    assert learned.hits(after, tolerance=4) <= 0.4
-    likeness = [
-        np.corrcoef(one.heat_map.ravel(), other.heat_map.ravel())[0, 1]
-        for one, other in zip(before, after, strict=True)
-        if other.peak is not None
-    ]
-    assert np.mean([*likeness, 0.0]) <= 0.3
+    assert all("The details of this image" in each.says_nothing_because for each in learned.explanations(predictor))

@@ -1,9 +1,9 @@
 """The networks of an ensemble in memory: uint8 images to the probabilities of each fold ensemble."""
 
 import copy
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Literal, Protocol
@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from consilia.bundle.document import Member
-from consilia.config.network import ModelSpec, Preprocessing
+from consilia.config.network import Preprocessing
 from consilia.decision.combination import LinearPool, combine
 from consilia.metrics.scores import softmax
 from consilia.predict.replay import Replayed
@@ -124,7 +124,7 @@ class FoldEnsembles:
         return len(self.combination.weights)
 
     def running(self, program: Program, *, capture: Capture | None = None) -> "FoldEnsembles":
-        """Return these networks, computing as `program` does; `each` stays as it is.
+        """Return these networks, computing as `program` does; `loaded` stays as it is.
 
         Args:
             program: Computes the logits.
@@ -164,31 +164,8 @@ class FoldEnsembles:
         capture = capture or capture_for(self.device)
         self._pass = run if capture is None else Replayed(run, capture, partial(_constants, self.loaded))
 
-    def each(self, pixels: npt.NDArray[np.uint8]) -> Iterator["ShownNetwork"]:
-        """Yield every network with what it is shown of images (n_images, size, size, channels)."""
-        shown = ShownImages(self._upload(pixels))
-        for network in self.loaded:
-            yield ShownNetwork(
-                member=network.member,
-                fold=network.fold,
-                spec=network.spec,
-                module=network.module,
-                inputs=shown.inputs(network.preprocessing),
-            )
-
     def _upload(self, pixels: npt.NDArray[np.uint8]) -> torch.Tensor:
         return torch.from_numpy(np.ascontiguousarray(pixels)).to(self.device)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ShownNetwork:
-    """One network, and a batch as it is shown to it."""
-
-    member: int  # from 0, as in the bundle
-    fold: int  # from 0
-    spec: ModelSpec
-    module: nn.Module
-    inputs: torch.Tensor  # (n_images, channels, image_size, image_size)
 
 
 def _run(program: Program, images: torch.Tensor) -> torch.Tensor:

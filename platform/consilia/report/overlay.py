@@ -1,5 +1,6 @@
 """A heat map over its image, for people's eyes: the plain image beside it, since the overlay hides what it marks."""
 
+import textwrap
 from functools import lru_cache
 
 import numpy as np
@@ -14,38 +15,57 @@ _OPACITY = 0.65  # of the strongest place; the weaker a place, the more of the i
 _SMALLEST, _LARGEST = 256, 512  # side of the shown image, pixels: smaller ones are enlarged, larger ones reduced
 _GAP = 8
 _LINE = 18  # height of a line of text, pixels
+_LETTER = 12  # height of a letter
 _BAR = 12  # width of the colour bar
-_SCALE = 26  # width of its numbers
+_SCALE = 34  # width of its numbers and unit
 _PAPER, _INK = (24, 24, 24), (220, 220, 220)
 
 
-def draw_overlay(pixels: Picture, heat_map: npt.NDArray[np.float32], *, caption: str, footnote: str) -> Image.Image:
+def draw_overlay(
+    pixels: Picture, heat_map: npt.NDArray[np.float32] | str, *, caption: str, unit: str, footnote: str
+) -> Image.Image:
     """Return the image on the left, the image under its heat map on the right, and the colours' scale.
 
     Args:
         pixels: (size, size, channels); several channels are shown as their grey mean.
-        heat_map: (size, size) in [0, 1].
+        heat_map: (size, size), of which what is above 0 is drawn; or a sentence on why there is none, which stands in
+            its place.
         caption: Above; cut off where the picture ends.
+        unit: Of the heat map.
         footnote: Below, likewise.
     """
     grey = _shown(Image.fromarray(pixels.mean(axis=2).round().astype(np.uint8)), Image.Resampling.NEAREST)
-    heat = _shown(Image.fromarray(heat_map.astype(np.float32), mode="F"), Image.Resampling.BILINEAR)
     plain = np.repeat(np.asarray(grey)[..., None], 3, axis=2)
     side = len(plain)
-    bar = np.repeat(np.linspace(1, 0, side, dtype=np.float32)[:, None], _BAR, axis=1)
     sheet = Image.new("RGB", (5 * _GAP + 2 * side + _BAR + _SCALE, 2 * _LINE + side + 2 * _GAP), _PAPER)
     top, right = _LINE + _GAP, 2 * _GAP + side
-    sheet.paste(Image.fromarray(plain), (_GAP, top))
-    sheet.paste(Image.fromarray(_blend(plain, np.asarray(heat).clip(0, 1))), (right, top))
-    sheet.paste(Image.fromarray(_coloured(bar)), (right + side + _GAP, top))
     pen = ImageDraw.Draw(sheet)
-    font = ImageFont.load_default(size=12)
+    font = ImageFont.load_default(size=_LETTER)
+    sheet.paste(Image.fromarray(plain), (_GAP, top))
+    if isinstance(heat_map, str):
+        words = textwrap.fill(heat_map, side // 7)  # letters are 6 pixels wide on average
+        pen.multiline_text((right + _GAP, top + _GAP), words, fill=_INK, font=font, spacing=6)
+    else:
+        highest = float(heat_map.max())
+        positive = np.clip(heat_map / highest if highest > 0 else 0 * heat_map, 0, None).astype(np.float32)
+        heat = _shown(Image.fromarray(positive, mode="F"), Image.Resampling.BILINEAR)
+        bar = np.repeat(np.linspace(1, 0, side, dtype=np.float32)[:, None], _BAR, axis=1)
+        sheet.paste(Image.fromarray(_blend(plain, np.asarray(heat).clip(0, 1))), (right, top))
+        sheet.paste(Image.fromarray(_coloured(bar)), (right + side + _GAP, top))
+        scale = right + side + _GAP + _BAR + 4
+        pen.text((scale, top), f"{highest:.2g}", fill=_INK, font=font)
+        pen.text((scale, top + side - 14), "0", fill=_INK, font=font)
+        sheet.paste(_upright(unit, font), (scale, top + 20))
     pen.text((_GAP, _GAP // 2), caption, fill=_INK, font=font)
     pen.text((_GAP, top + side + 2), footnote, fill=_INK, font=font)
-    scale = right + side + _GAP + _BAR + 4
-    pen.text((scale, top), "1", fill=_INK, font=font)
-    pen.text((scale, top + side - 14), "0", fill=_INK, font=font)
     return sheet
+
+
+def _upright(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> Image.Image:
+    """Return the text from the bottom to the top."""
+    line = Image.new("RGB", (round(font.getlength(text)), _LINE), _PAPER)
+    ImageDraw.Draw(line).text((0, 0), text, fill=_INK, font=font)
+    return line.transpose(Image.Transpose.ROTATE_90)
 
 
 def _shown(image: Image.Image, resampling: Image.Resampling) -> Image.Image:

@@ -12,7 +12,7 @@ import numpy as np
 
 from consilia.errors import ReaderError, UserError
 from consilia.files import write_atomically, write_text
-from consilia.predict.explain import CAUTION, Explanation, explain
+from consilia.predict.explain import CAUTION, UNIT, Explanation, explain
 from consilia.predict.images import Images, OnUnknownKind
 from consilia.predict.predictor import EnsemblePredictor
 from consilia.report.overlay import draw_overlay
@@ -21,9 +21,9 @@ INDEX = "index.csv"
 ABOUT = "about.txt"
 COLUMNS = (
     *("image", "label", "probability", "overlay", "heat_map"),
-    *("peak_row", "peak_column", "cell_pixels", "error"),
+    *("peak_row", "peak_column", "gain", "agreement", "says_nothing_because", "error"),
 )
-_FOOTNOTE = "Where the networks found what speaks for the label. Not a localisation: see about.txt."
+_FOOTNOTE = "Which places raise the log odds of the label. Not an outline of a finding: see about.txt."
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,8 +45,8 @@ def write_explanations(
 ) -> Explained:
     """Write each image's overlay (.png) and heat map (.npy), and at the end `index.csv` and `about.txt`.
 
-    A heat map is float32 (size, size) in [0, 1], the size being the stored image's. In the index, peaks and cells are
-    in its pixels; the peak is empty where nothing speaks for the label. An image that cannot be read has its error
+    A heat map is float32 (size, size), as of `Explanation`, the size being the stored image's. A map that says nothing
+    is not drawn: picture and index say why, and the index has no peak. An image that cannot be read has its error
     there, and no files. Files are written whole, and the index last, when everything that it names is there.
 
     Args:
@@ -59,7 +59,6 @@ def write_explanations(
 
     Raises:
         UserError: The folder holds something, or there is no such class.
-        PlanError: A network has no feature map to show.
     """
     folder = Path(folder)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
@@ -84,13 +83,19 @@ def write_explanations(
 def _write(explanation: Explanation, name: str, base: Path) -> list[object]:
     """Write the two files of an image; return its row of the index but the name."""
     caption = f"{explanation.label}   calibrated probability {explanation.probability:.3f}   {Path(name).name}"
-    overlay = draw_overlay(explanation.pixels, explanation.heat_map, caption=caption, footnote=_FOOTNOTE)
+    silent = explanation.says_nothing_because
+    overlay = draw_overlay(
+        explanation.pixels, silent or explanation.heat_map, caption=caption, unit=UNIT, footnote=_FOOTNOTE
+    )
     picture, array = base.with_name(f"{base.name}.png"), base.with_name(f"{base.name}.npy")
     write_atomically(array, lambda temporary: np.save(temporary, explanation.heat_map, allow_pickle=False))
     write_atomically(picture, overlay.save)
-    peak = explanation.peak or ("", "")
-    cell = round(explanation.cell, 2)
-    return [explanation.label, explanation.probability, picture.name, array.name, *peak, cell, ""]
+    return [
+        *(explanation.label, explanation.probability, picture.name, array.name),
+        *(explanation.peak or ("", "")),
+        *(explanation.gain, "" if np.isnan(explanation.agreement) else explanation.agreement),
+        *(silent or "", ""),
+    ]
 
 
 def _write_index(rows: list[list[object]], temporary: Path) -> None:
@@ -110,7 +115,11 @@ def _about(predictor: EnsemblePredictor) -> str:
     return (
         f"Heat maps of the ensemble {document.name}.\n\n{textwrap.fill(CAUTION, 110)}\n\n"
         "index.csv: one row an image. `probability` is the calibrated one of `label`. `peak_row` and `peak_column`\n"
-        "are the strongest place, counted from 0 in pixels of the stored image. `cell_pixels` is the side of a cell\n"
-        "of the coarsest network in these pixels: no map tells places apart that are closer than that.\n"
-        "NAME.npy: float32 (size, size) in [0, 1], the heat map. NAME.png: the image, and the image under it.\n"
+        "are the strongest place, counted from 0 in pixels of the stored image; places closer than a fifteenth of\n"
+        "its side are not told apart. `gain` is what the map divides among places: by how many nats the log odds of\n"
+        "`label` exceed those of the same image blurred until no detail is left. `agreement` is the mean correlation\n"
+        "of the maps of any two folds. Where `says_nothing_because` says why, no map is drawn.\n"
+        f"NAME.npy: float32 (size, size), the heat map: {UNIT}, negative where a place speaks against the\n"
+        "label; its mean times 100 is the gain, within a tenth. NAME.png: the image, and\n"
+        "the image under what speaks for the label.\n"
     )

@@ -1,13 +1,7 @@
-"""What a built network shows of itself: its layers by depth, and where it pools.
+"""What a built network shows of itself: its layers by depth. Source: docs/methods.md section 3."""
 
-Source: docs/methods.md sections 3 and 10.
-"""
-
-from timm.layers.adaptive_avgmax_pool import SelectAdaptivePool2d
 from timm.models import group_parameters
 from torch import nn
-
-from consilia.errors import PlanError
 
 
 def layer_groups(model: nn.Module) -> list[list[str]]:
@@ -29,24 +23,3 @@ def layer_groups(model: nn.Module) -> list[list[str]]:
     else:
         groups = [last]
     return [group for group in groups if group] + [head]
-
-
-def pooling_layer(model: nn.Module) -> nn.Module:
-    """Return the layer that pools the last feature map, (b, features, height, width), over the image.
-
-    timm builds it from one class in every convolutional network, so it is found without the network's name. Its
-    input is the last thing in the network that has a place in the image.
-
-    Args:
-        model: A timm model, as `build_model` returns it.
-
-    Raises:
-        PlanError: It has none, like a vision transformer, or its maps have their features last.
-    """
-    layers = [layer for layer in model.modules() if isinstance(layer, SelectAdaptivePool2d) and layer.pool_type]
-    if not layers or getattr(model, "output_fmt", "NCHW") != "NCHW":
-        raise PlanError(
-            f"A network must pool feature maps (features, height, width) over the image, as ResNet, DenseNet and "
-            f"EfficientNet do, to show where they lie, but timm's {type(model).__name__} does not."
-        )
-    return layers[-1]
