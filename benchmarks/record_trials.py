@@ -119,7 +119,7 @@ class _Record:
 
     def __call__(self, task: TrialTask) -> int | None:
         folds = [self._context.trial(task.number).fold(fold) for fold in range(K)]
-        if all(_held_out(fold).exists() for fold in folds):
+        if all(held_out_file(fold).exists() for fold in folds):
             return task.number
         if self._is_over() or train_trial(task, self._context, stopped=self._is_over).state != "finished":
             return None
@@ -133,7 +133,7 @@ class _Record:
 
 def predict_held_out(fold: FoldFolder, context: TrainingContext) -> None:
     """Write a fold's logits of the held-out images, and delete its weights, which are not needed again."""
-    if not _held_out(fold).exists():
+    if not held_out_file(fold).exists():
         spec, preprocessing, state = read_weights(fold.weights)
         device = resolve_device(context.device)
         model = build_model(spec)
@@ -143,7 +143,7 @@ def predict_held_out(fold: FoldFolder, context: TrainingContext) -> None:
         batch_size = context.training.batch_size
         images = open_images(context.store, device)
         logits = predict_logits(model, images, rows, preprocessing=preprocessing, batch_size=batch_size)
-        write_out_of_fold(_held_out(fold), rows, logits)
+        write_out_of_fold(held_out_file(fold), rows, logits)
     fold.weights.unlink(missing_ok=True)
 
 
@@ -159,7 +159,7 @@ class Logged:
 def read_logged(context: TrainingContext, task: TrialTask, spaces: dict[str, SearchSpace]) -> Logged:
     """Read the files of a finished trial."""
     trial, folds, store = context.trial(task.number), context.folds, context.store
-    parts = [read_fold_logits(_held_out(trial.fold(fold))) for fold in range(K)]
+    parts = [read_fold_logits(held_out_file(trial.fold(fold))) for fold in range(K)]
     assert all(np.array_equal(rows, folds.test) for rows, _ in parts)
     return Logged(
         note=_note(task, spaces),
@@ -184,7 +184,7 @@ def collect(context: TrainingContext, trials: Sequence[Logged]) -> RecordedTrial
     )
 
 
-def _held_out(fold: FoldFolder) -> Path:
+def held_out_file(fold: FoldFolder) -> Path:
     return fold.root / "held_out.parquet"
 
 

@@ -182,3 +182,12 @@ def test_ood_prints_what_each_candidate_flags_of_each_kind(tmp_path: Path):
     alone = run("ood.py", "--images=40", "--networks=none", RAY_TMPDIR=str(tmp_path))["cases"]
     (same,) = alone.values()
     assert same["usual"] == {name: case["usual"][name] for name in ("shipped, no rules", "shipped")}
+
+
+def test_shift_prints_what_each_rule_chose_here_and_elsewhere(tmp_path: Path):
+    figures = run("shift.py", RAY_TMPDIR=str(tmp_path))
+    (world,) = figures["worlds"]
+    assert world["n_here"] > 0 < world["n_elsewhere"]
+    assert len(world["rules"]) == len(figures["rules"]) == 9
+    for rule in world["rules"].values():
+        assert all(0 <= rule[place]["accuracy"] <= 1 for place in ("here", "elsewhere"))
