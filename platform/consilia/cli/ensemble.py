@@ -186,10 +186,10 @@ def explain(
     device: Device = "auto",
     on_unknown_kind: UnknownKind = "refuse",
 ) -> int:
-    """Draw where in each image the ensemble's networks found what speaks for a class: PNG, array, and index.csv.
+    """Draw which places of each image raise the log odds of a class, and by how much: PNG, array, and index.csv.
 
-    A heat map is not a localisation of a finding, and a wrong prediction has one too. An image that cannot be read has
-    its error in the index; the others are explained, and the exit code is 1.
+    A heat map does not outline a finding, and a wrong prediction has one too. Where it would say nothing, the picture
+    says why. An image that cannot be read has its error in the index; the others are explained, and the exit code is 1.
 
     Example: consilia explain studies/demo/ensembles/greedy_calibrated data/samples/*.png --out heat_maps
     """

@@ -99,7 +99,12 @@ def log_odds(networks: FoldEnsembles, calibrator: AnyCalibrator) -> Callable[...
         *images, labels = given
         z = torch.stack(
             [
-                checkpoint(each.module, network_input(images[each.fold], each.preprocessing), use_reentrant=False)
+                checkpoint(
+                    each.module,
+                    network_input(images[each.fold], each.preprocessing),
+                    use_reentrant=False,
+                    preserve_rng_state=False,  # nothing is random in inference
+                )
                 for each in networks.loaded
             ]
         )
