@@ -59,6 +59,7 @@ NETWORKS = {
     "tiny DenseNet": Network(
         {"timm": "densenet121", "arguments": {"growth_rate": 12, "block_config": [3, 3, 3]}}, 1e-2
     ),
+    "tiny ResNet": Network({"timm": "test_resnet"}, 1e-2),
     "tiny EfficientNet": Network({"timm": "test_efficientnet"}, 1e-2),
     "EfficientNet-Lite0": Network({"timm": LITE0}, 1e-3, epochs=12),  # with pretrained weights
 }
@@ -75,7 +76,7 @@ def main() -> None:
     arguments = parser.parse_args()
     set_threads(1)
     patients = arguments.patients or (120 if arguments.quick else 240)
-    names = arguments.networks or list(NETWORKS)[: 1 if arguments.quick else 4 if arguments.data else 3]
+    names = arguments.networks or list(NETWORKS)[: 1 if arguments.quick else 5 if arguments.data else 4]
     rows, real = [], []
     with nullcontext(arguments.root) if arguments.root else tempfile.TemporaryDirectory() as folder:
         for size in arguments.sizes:
