@@ -40,7 +40,7 @@ def make_networks(architecture="test_resnet", n=3, image_size=32):
         preprocessing = Preprocessing(
             size=40, channels=1, image_size=image_size, mean=(0.4 + 0.1 * number,), std=(0.2 + 0.05 * number,)
         )
-        networks.append(LoadedNetwork(member=number, fold=0, spec=spec, preprocessing=preprocessing, module=module))
+        networks.append(LoadedNetwork(member=number, fold=0, preprocessing=preprocessing, module=module))
     return networks
 
 

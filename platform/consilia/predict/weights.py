@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from consilia.bundle.document import Member
-from consilia.config.network import ModelSpec, Preprocessing
+from consilia.config.network import Preprocessing
 from consilia.errors import BundleError, PlanError, UserError
 from consilia.train.device import MEMORY_FORMAT
 from consilia.train.networks.factory import build_model
@@ -23,7 +23,6 @@ class LoadedNetwork:
 
     member: int  # from 0, as in the bundle
     fold: int  # from 0
-    spec: ModelSpec
     preprocessing: Preprocessing
     module: nn.Module
 
@@ -42,7 +41,7 @@ def load_networks(
         BundleError: A file's tensors are not exactly those of its model.
     """
     return tuple(
-        LoadedNetwork(member=number, fold=fold, spec=member.model, preprocessing=network.preprocessing, module=module)
+        LoadedNetwork(member=number, fold=fold, preprocessing=network.preprocessing, module=module)
         for number, member in enumerate(members)
         for fold, (network, module) in enumerate(zip(member.networks, _load_member(member, files, device), strict=True))
     )
