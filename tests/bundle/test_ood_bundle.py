@@ -1,4 +1,4 @@
-"""What a bundle holds of its gate: of which images, of which network, and nothing that does not fit."""
+"""What a bundle holds of its gate: of which images, and nothing that does not fit."""
 
 import dataclasses
 import json
@@ -11,9 +11,11 @@ from consilia.bundle.reading import read_bundle
 from consilia.bundle.writing import record_evaluation
 from consilia.config.recipe import BestSingle, EnsembleRecipe
 from consilia.config.records import DROPPED, LOCKED
+from consilia.decision.ood.picture import describe
 from consilia.decision.ood.verdict import OodReport, describe_ood
 from consilia.ensemble.evaluate import evaluate
 from consilia.ensemble.ood import fit_ood
+from consilia.ensemble.ood_reference import fit_pictures
 from consilia.errors import BundleError
 from consilia.files import sha256_of_json
 from consilia.predict.loading import load_predictor
@@ -62,8 +64,15 @@ def test_the_same_study_gives_the_same_file(study):
     assert first == second
 
 
-def test_refits_are_judged_too(study, tmp_path):
-    """Which networks ship does not matter to what usual images look like."""
+def test_an_image_is_compared_with_those_of_other_groups(study):
+    rows, group = study.folds.pool, np.arange(len(study.folds.group)) % 4
+    found, _ = fit_ood(study.store, dataclasses.replace(study.folds, group=group), seed=0)
+    features = describe(study.store.pixels[rows])
+    np.testing.assert_array_equal(found.reference.pictures.distances, fit_pictures(features, group[rows]).distances)
+    assert (found.reference.pictures.distances > fit_pictures(features, np.arange(len(rows))).distances).any()
+
+
+def test_a_bundle_holds_what_is_fitted_to_the_images_of_its_study(study, tmp_path):
     gate, warnings = fit_ood(study.store, study.folds, seed=0)
     write_ood(tmp_path / "unusual.npz", gate.reference)
     bundle = study.build(BEST)

@@ -62,6 +62,17 @@ def test_the_index_has_a_row_for_every_image_and_names_files_that_hold_python_s_
     assert printed.err.startswith(str(images[1]))
 
 
+def test_where_a_map_says_nothing_picture_and_index_say_why(trained, tmp_path):
+    Image.new("L", (40, 40), 90).save(tmp_path / "plain.png")
+    assert explain(trained.bundle, [tmp_path / "plain.png"], tmp_path / "maps") == 0
+    (row,) = rows_of(tmp_path / "maps")
+    assert row["says_nothing_because"].startswith("The details of this image")
+    assert (row["peak_row"], row["peak_column"]) == ("", "")
+    with Image.open(tmp_path / "maps" / row["overlay"]) as overlay:
+        right = np.asarray(overlay)[40:, overlay.width // 2 :]
+    assert (np.ptp(right, axis=2) == 0).all()  # neither a map nor its scale: letters are grey
+
+
 def test_the_error_of_an_image_stands_in_its_row_alone(trained, images, tmp_path):
     explain(trained.bundle, images, tmp_path / "maps")
     broken = rows_of(tmp_path / "maps")[1]

@@ -89,6 +89,13 @@ def test_a_feature_that_did_not_vary_is_heard_and_gives_no_infinity():
     assert (p_values(new, reference) == 1 / 201).all()
 
 
+def test_a_feature_that_hardly_varied_does_not_outweigh_all_others():
+    images, new = draw(np.random.default_rng(0), 200), draw(np.random.default_rng(1), 200)
+    images[:, 5] = 1e-3 * images[:, 6]
+    new[:, 5] = images[:, 5].mean() + 0.01 * images[:, 6].std()  # ten of its own standard deviations
+    assert (p_values(new, fit_pictures(images, np.arange(200))) < FLAG_BELOW).mean() < 0.05
+
+
 @pytest.mark.parametrize("n_reference", [200, 1000])
 def test_new_images_of_the_same_kind_get_uniform_p_values_and_one_flag_in_a_hundred(n_reference):
     generator = np.random.default_rng(n_reference)
