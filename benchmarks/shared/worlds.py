@@ -58,7 +58,7 @@ def of_views(_: Path, *, root: Path, host: str) -> World:
     table["patient"] = table["patientid"].astype(str)
     hosts = table["url"].map(lambda url: urlparse(url).netloc)
     table["elsewhere"] = table["patient"].isin(table.loc[hosts == host, "patient"])
-    return World(table, root / "images", size=64, epochs=10, clusters=12)
+    return World(table, root / "images", size=64, epochs=10, clusters=30)
 
 
 def of_pneumonia(folder: Path, *, archive: Path, seed: int, n_images: int = 1500, n_clusters: int = 20) -> World:
