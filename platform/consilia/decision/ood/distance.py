@@ -51,10 +51,12 @@ def find_nearest(features: Features, reference: PictureReference) -> Nearest:
     return Nearest(np.sqrt(parts.sum(axis=1)), (parts / reference.usual).argmax(axis=1))
 
 
-def squared_distances(one: Features, other: Features) -> npt.NDArray[np.float64]:
+def squared_distances(one: Features, other: Features) -> Features:
     """Return the squared distance of each pair, (n_one, n_other), to rounding."""
-    exact, others = one.astype(np.float64), other.astype(np.float64)
-    result: npt.NDArray[np.float64] = (exact**2).sum(axis=1)[:, None] - 2 * exact @ others.T + (others**2).sum(axis=1)
+    result: Features = one @ other.T
+    result *= -2
+    result += np.einsum("ij,ij->i", other, other)
+    result += np.einsum("ij,ij->i", one, one)[:, None]
     return result
 
 

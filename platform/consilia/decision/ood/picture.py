@@ -4,6 +4,8 @@ Plots, text, screens, noise and photographs differ from medical images in these,
 Source: docs/methods.md section 7.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 import numpy.typing as npt
 
@@ -32,20 +34,26 @@ def describe(pixels: npt.NDArray[np.uint8]) -> Features:
     """
     grey = grey_values(pixels)
     layout = layouts(grey).reshape(len(grey), -1)
-    parts = [_quantiles(grey) / _GREY]
+    planes = [grey]
     for scale in range(_SCALES):
         if scale:
             grey = _halved(grey)
         for one, next_one in ((grey[:, :, :-1], grey[:, :, 1:]), (grey[:, :-1], grey[:, 1:])):
-            parts.append(np.log2(1 + _quantiles(np.maximum(one, next_one) - np.minimum(one, next_one))))
-    return np.concatenate([*parts, layout], axis=1).astype(np.float32)
+            planes.append(np.maximum(one, next_one) - np.minimum(one, next_one))
+    levels, *edges = _quantiles(planes)
+    return np.concatenate([levels / _GREY, *(np.log2(1 + each) for each in edges), layout], axis=1).astype(np.float32)
 
 
-def _quantiles(levels: npt.NDArray[np.uint8]) -> npt.NDArray[np.int64]:
-    """Return quantiles of each plane of levels, (n_images, n_shares)."""
-    counts = count_values(levels).cumsum(axis=1)
-    n = levels[0].size
-    return np.stack([np.count_nonzero(counts < share * n, axis=1) for share in _SHARES], axis=1)
+def _quantiles(planes: Sequence[npt.NDArray[np.uint8]]) -> npt.NDArray[np.int64]:
+    """Return quantiles of each image in each plane of levels, (n_planes, n_images, n_shares)."""
+    counts = np.stack([count_values(plane) for plane in planes]).cumsum(axis=2)
+    sizes = np.array([plane[0].size for plane in planes])
+    # One sorted row of all cumulative counts: each one's lie above those before it.
+    offsets = (np.arange(counts.shape[0] * counts.shape[1]) * (1 + sizes.max())).reshape(*counts.shape[:2], 1)
+    wanted = np.ceil(np.outer(sizes, _SHARES)).astype(np.int64)[:, None]
+    places = np.searchsorted((counts + offsets).ravel(), (wanted + offsets).ravel())
+    result: npt.NDArray[np.int64] = (places % counts.shape[2]).reshape(*counts.shape[:2], len(_SHARES))
+    return result
 
 
 def _halved(grey: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
