@@ -52,6 +52,7 @@ LOOKS_PRIVATE = re.compile(
         "ray.train.v2._internal.execution.scaling_policy.fixed:FixedScalingPolicy.after_controller_start",
         "ray.train.v2._internal.execution.scaling_policy.fixed:FixedScalingPolicy.before_controller_abort",
         "ray.train.v2._internal.execution.scaling_policy.fixed:FixedScalingPolicy.before_controller_shutdown",
+        "ray.train.v2._internal.execution.worker_group.worker:RayTrainWorker.poll_status",
         "ray.train.v2._internal.execution.worker_group.worker_group:WorkerGroup.replace_replica_group",
         "ray.train.v2.api.callback:UserCallback.after_exception",
         "optuna.storages.journal._file:LOCK_FILE_SUFFIX",

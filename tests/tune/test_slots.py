@@ -2,6 +2,7 @@
 
 import os
 import time
+import urllib.request
 from collections import defaultdict
 from collections.abc import Callable
 from functools import partial
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 import ray
 from played_trials import CAPACITY, kill_actor
+from prometheus_client.parser import text_string_to_metric_families
 from ray.util.state import list_tasks
 from search_records import Listener, epoch, task
 
@@ -23,6 +25,7 @@ from consilia.tune.limits import Limits
 from consilia.tune.live import LiveSlots
 from consilia.tune.nodes import living_nodes
 from consilia.tune.racing import EveryFold
+from consilia.tune.search_metrics import COUNTERS, GAUGES, SearchMetrics
 from consilia.tune.tuner import run_in_slots
 from consilia.tune.worker_groups import WorkerGroups
 from processes import wait_until_idle
@@ -30,7 +33,9 @@ from processes import wait_until_idle
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(600), pytest.mark.usefixtures("ray_on_loopback")]
 
 Report = Callable[[EpochReport], None]
+LABELS = {label for each in (*GAUGES, *COUNTERS) for label in each.labels}
 IN_TIME = "the search has waited for the worker of its last trial"
+STUDY = "five-in-a-slot"  # as no other search on this Ray is called
 LR = 0.7  # as no other trial on this Ray has: the dashboard shows all of them
 
 
@@ -81,7 +86,10 @@ def listener(earlier_rows: set[str], marks: Path, tmp_path_factory: pytest.TempP
     )
     with WorkerGroups(noted=listener.noted) as groups:
         groups.settle(CAPACITY, LiveSlots(CAPACITY, living_nodes, limit=1, seen=living_nodes()))
-        run_in_slots(controller, groups=groups, run_trial=partial(_play, marks), n_folds=2, storage=folder.ray)
+        metrics, play = SearchMetrics(STUDY, "log_loss", controller, groups), partial(_play, marks)
+        run_in_slots(controller, groups=groups, run_trial=play, n_folds=2, storage=folder.ray, turn=metrics.turn)
+        controller.close("it is over")
+        metrics.publish(is_over=True)
         if (marks / "left-4").exists():
             listener.notes.append(IN_TIME)
     return listener
@@ -185,6 +193,47 @@ def test_a_failed_trial_shows_its_reason_in_the_dashboard(listener: Listener, ea
     rows(earlier_rows)
     (row,) = [row for row in list_tasks(detail=True, limit=10_000) if row.name == "trial 2 test_resnet lr=7e-01"]
     assert "the loss is not finite in fold 1, epoch 1" in row.error_message
+
+
+def test_no_call_of_what_carries_messages_stands_in_the_dashboards_tasks(listener: Listener, earlier_rows: set[str]):
+    rows(earlier_rows)
+    ours = [row.func_or_class_name for row in list_tasks(limit=10_000) if row.task_id not in earlier_rows]
+    messages = ("Broker.take", "Broker.report", "Broker.next_message", "Relay.train", "RayTrainWorker.poll_status")
+    assert [name for name in ours if name in messages] == []
+    assert len(ours) < 60, ours  # five trials; the waiting alone were hundreds
+
+
+def test_a_node_serves_the_searchs_metrics(listener: Listener):
+    def value(name: str, **labels: str) -> float | None:
+        return served_metrics().get((f"ray_consilia_{name}", frozenset({"study": STUDY, **labels}.items())))
+
+    wait_for(lambda: value("slots", state="wanted") == 0)  # the last that was published
+    assert [value("trials", state=state) for state in ("finished", "stopped", "failed", "running")] == [2, 2, 1, 0]
+    assert value("best_objective", metric="log_loss") == 0.5
+    assert value("losses_total", cause="slot") == 1  # its broker was killed
+    assert value("epochs_total") == len(listener.epochs)
+    assert value("images_total") == sum(report.images for report in listener.epochs)
+    assert value("slot_seconds", purpose="reserved") >= value("slot_seconds", purpose="useful") > 0
+
+
+def served_metrics() -> dict[tuple[str, frozenset[tuple[str, str]]], float]:
+    """What every node serves of consilia, by name and labels, without those that Ray adds."""
+    found = {}
+    for node in ray.nodes():
+        address = f"http://{node['NodeManagerAddress']}:{node['MetricsExportPort']}/metrics"
+        with urllib.request.urlopen(address, timeout=30) as answer:
+            for family in text_string_to_metric_families(answer.read().decode()):
+                for name, labels, value, *_ in family.samples:
+                    own = {key: labels[key] for key in ("study", *LABELS) if labels.get(key)}
+                    found[name, frozenset(own.items())] = value
+    return found
+
+
+def wait_for(is_true: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 60
+    while not is_true():
+        assert time.monotonic() < deadline, served_metrics()
+        time.sleep(0.5)
 
 
 def test_no_actor_and_no_placement_group_is_left(listener: Listener, ray_folder: Path):

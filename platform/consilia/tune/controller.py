@@ -12,8 +12,9 @@ from consilia.config.study_folder import StudyFolder
 from consilia.files import write_text
 from consilia.tune.checkpoint_cleanup import CheckpointCleanup
 from consilia.tune.contract import SearchObserver
+from consilia.tune.ledger import Ledger
 from consilia.tune.limits import Limits
-from consilia.tune.progress import Failures, Losses, TrialProgress
+from consilia.tune.progress import Failures, Losses, Totals, TrialProgress
 from consilia.tune.racing import Racing
 from consilia.tune.stored import read_trials
 from consilia.tune.suggester import Suggester
@@ -64,6 +65,7 @@ class TrialController:
         self._leaving: dict[int, tuple[TrialState, str]] = {}  # state and reason of trials told to leave
         self._exclusive: deque[TrialTask] = deque()
         self._losses: defaultdict[int, Losses] = defaultdict(Losses)  # by trial
+        self.totals = Totals()
         self.halted = ""  # why no trial can go on: a full disk
         self.gave_up = ""  # why no other trial is tried: too many have failed in a row
         self.records: dict[int, TrialRecord] = read_trials(folder)
@@ -80,6 +82,16 @@ class TrialController:
     def n_running(self) -> int:
         """Trials that are in slots."""
         return len(self._running)
+
+    @property
+    def n_training(self) -> int:
+        """Trials that a worker has taken."""
+        return sum(progress.was_taken for progress in self._running.values())
+
+    @property
+    def ledger(self) -> Ledger:
+        """The account of the slots' time."""
+        return self._limits.ledger
 
     def next_task(self) -> TrialTask | None:
         """Return an interrupted trial, or else a new one; None while there is none to hand out.
@@ -101,6 +113,7 @@ class TrialController:
         self._running[message.number].was_taken = True
         self._limits.ledger.taken(message.number)
         if message.attempt > 1:
+            self.totals.losses["worker"] += 1
             reason = f" ({message.reason})" if message.reason else ""
             self._observer.noted(f"trial {message.number}: its worker was lost{reason}; another goes on with it")
 
@@ -114,6 +127,7 @@ class TrialController:
         if progress is None:
             return None
         progress.heard(report)
+        self.totals.heard(report)
         self._limits.ledger.heard(report)
         self._limits.heard(report)
         if report.note:
@@ -143,6 +157,8 @@ class TrialController:
         """Write how a trial ended on its worker; a trial that has already left is ignored."""
         if outcome.number not in self._running:
             return
+        if outcome.fault:
+            self.totals.losses[outcome.fault] += 1
         if outcome.fault == "disk":
             self._halt_for(outcome.reason)
         if outcome.fault == "memory" and self._makes_room(outcome):
@@ -172,6 +188,7 @@ class TrialController:
         if progress is None or number in self._leaving:
             self.left(number)
             return
+        self.totals.losses["slot"] += 1
         losses = self._losses[number]
         if counts:
             losses.add(progress)

@@ -152,15 +152,12 @@ class Ledger:
         """By all slots together, now."""
         return self._devices_held
 
-    def write(self) -> None:
-        """Write the account; where the disk is full it stays in memory, and the next write tries again.
+    def table(self) -> pd.DataFrame:
+        """Return the account of all runs, with the columns of ledger.parquet.
 
         It is what holds if the driver is killed now: the next run goes on with the epochs of trials under way, which
         are useful, and what they have done since is lost.
         """
-        self._last_written = self._clock()
-        if self._path is None:
-            return
         rows = self._rows.copy()
         for number, timeline in self._timelines.items():
             open_rows: list[tuple[int, Purpose, float]] = [(f, self._useful, s) for f, s in timeline.epochs.items()]
@@ -171,7 +168,14 @@ class Ledger:
                 rows[number, fold, purpose] = (before + seconds, devices_before + seconds * timeline.devices)
         here = [(self._run, *key, *amounts) for key, amounts in sorted(rows.items()) if amounts[0] > 0]
         earlier = list(self._earlier.itertuples(index=False, name=None))
-        table = pd.DataFrame([*earlier, *here], columns=list(_COLUMNS))
+        return pd.DataFrame([*earlier, *here], columns=list(_COLUMNS))
+
+    def write(self) -> None:
+        """Write the account; where the disk is full it stays in memory, and the next write tries again."""
+        self._last_written = self._clock()
+        if self._path is None:
+            return
+        table = self.table()
         try:
             write_atomically(self._path, lambda temporary: table.to_parquet(temporary, index=False))
         except OSError as error:

@@ -38,7 +38,7 @@ class LiveSlots:
         clock: Callable[[], float] = time.monotonic,
         poll_seconds: float = _POLL_SECONDS,
     ) -> None:
-        self._capacity, self._nodes, self._limit = capacity, nodes, limit
+        self._capacity, self._nodes, self.limit = capacity, nodes, limit
         self._measure = measure
         self._clock, self._poll_seconds = clock, poll_seconds
         self._shares = {key: share for key, node in seen.items() if (share := capacity.share_on(node)) is not None}
@@ -53,11 +53,11 @@ class LiveSlots:
         if self._clock() >= self._next_poll:
             self._poll()
         n_places = sum(self._places.get(key, 0) for key in self._alive)
-        return min(self._limit, n_places // self._capacity.workers)
+        return min(self.limit, n_places // self._capacity.workers)
 
     def n_missing(self) -> int:
         """Return how many slots are wanted beyond those that the cluster holds."""
-        return self._limit - self.count()
+        return self.limit - self.count()
 
     def by_node(self) -> dict[str, int]:
         """Return how many workers each living node holds, by the node's id."""

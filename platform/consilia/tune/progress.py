@@ -46,6 +46,21 @@ class TrialProgress:
 
 
 @dataclass(slots=True)
+class Totals:
+    """What this run of a search has computed and lost, over all trials."""
+
+    epochs: int = 0
+    images: int = 0  # seen in training
+    losses: Counter[str] = field(default_factory=Counter)  # by what was lost: "worker", "slot", "memory", "disk"
+
+    def heard(self, report: EpochReport) -> None:
+        """Count an epoch; one that an earlier process computed was counted then."""
+        if not report.is_repeat:
+            self.epochs += 1
+            self.images += report.images
+
+
+@dataclass(slots=True)
 class Losses:
     """Slots that one trial has lost in a row, with no new epoch in between."""
 

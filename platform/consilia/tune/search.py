@@ -16,6 +16,7 @@ from consilia.tune.far_training import FarTraining, weights_files
 from consilia.tune.ledger import Ledger
 from consilia.tune.limits import Limits, objective_noise
 from consilia.tune.racing import make_racing
+from consilia.tune.search_metrics import SearchMetrics
 from consilia.tune.space import join_spaces
 from consilia.tune.stored import read_trials, stored_reports
 from consilia.tune.suggester import OptunaSuggester
@@ -71,6 +72,7 @@ def search_trials(
         weights=weights_files(context, folder),
         disk=BrokerDisk(groups.broker),
     )
+    metrics = SearchMetrics(plan.name, plan.search.metric, controller, groups)
     try:
         run_in_slots(
             controller,
@@ -79,9 +81,11 @@ def search_trials(
             prove=training.prove,
             n_folds=plan.folds.k,
             storage=folder.ray,
+            turn=metrics.turn,
         )
     finally:
         controller.close("the search was interrupted")
+        metrics.publish(is_over=True)
     return controller
 
 

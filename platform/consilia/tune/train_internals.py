@@ -17,6 +17,7 @@ from ray.train.v2._internal.callbacks.placement_group_callback import PlacementG
 from ray.train.v2._internal.exceptions import WorkerGroupStartupTimeoutError, WorkerHealthCheckFailedError
 from ray.train.v2._internal.execution.controller import TrainController
 from ray.train.v2._internal.execution.scaling_policy.fixed import FixedScalingPolicy
+from ray.train.v2._internal.execution.worker_group.worker import RayTrainWorker
 from ray.train.v2.api.callback import UserCallback
 from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
@@ -106,10 +107,11 @@ class LossNotice(UserCallback):
 
 
 class _Unregistered(FixedScalingPolicy):
-    """A group of a fixed size, of which no coordinator is told."""
+    """A group of a fixed size, of which no coordinator is told; it lives in the group's controller."""
 
     def after_controller_start(self, train_run_context: Any) -> None:
-        pass
+        # Else each worker's health check stands in the dashboard's task table, one a second.
+        ray.method(enable_task_events=False)(RayTrainWorker.poll_status)
 
     async def before_controller_shutdown(self) -> None:
         pass

@@ -35,10 +35,11 @@ _ENVIRONMENT = {
 class _ControllerSearcher(Searcher):
     """Tune asks it for configurations, several times a second; the controller answers while a slot is free."""
 
-    def __init__(self, controller: Controller, groups: WorkerGroups) -> None:
+    def __init__(self, controller: Controller, groups: WorkerGroups, turn: Callable[[], None]) -> None:
         super().__init__()
         self._controller = controller
         self._groups = groups
+        self._turn = turn
         self._numbers: dict[str, int] = {}
         self.error: ClusterError | None = None  # why no trial can run any more
 
@@ -50,6 +51,7 @@ class _ControllerSearcher(Searcher):
             self.error = error
             return None
         self._controller.reserve(n_slots)
+        self._turn()
         self._groups.is_short = self._controller.n_running >= n_slots
         if self._groups.is_short:
             return None
@@ -115,6 +117,7 @@ def run_in_slots(
     prove: Prove | None = None,
     storage: Path,
     noun: str = "trial",
+    turn: Callable[[], None] = lambda: None,
 ) -> None:
     """Let Tune run the controller's tasks on the workers until it has no more, or the user asks to stop.
 
@@ -128,6 +131,7 @@ def run_in_slots(
         prove: As of `worker.Program`.
         storage: Folder for Ray's own state.
         noun: What a task is called in the dashboard.
+        turn: Called several times a second.
 
     Raises:
         ClusterError: No node can train.
@@ -138,7 +142,7 @@ def run_in_slots(
     job = Job(program=ray.put(Program(run_trial, prove)), n_folds=n_folds, noun=noun)
     relay = tune.with_parameters(Relay, broker=groups.broker, job=job)
     relay.__qualname__ = Relay.__qualname__  # the dashboard shows it as the class of the actor
-    searcher, stop = _ControllerSearcher(controller, groups), StopSignal()
+    searcher, stop = _ControllerSearcher(controller, groups, turn), StopSignal()
     together = {"TUNE_MAX_PENDING_TRIALS_PG": str(max(1, groups.count()))}  # else Tune starts one after the other
     with _environment({**_ENVIRONMENT, **together}), stop.listening():
         tune.Tuner(

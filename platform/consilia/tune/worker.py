@@ -181,7 +181,7 @@ class _Watch:
         self._broker = broker
         self._task, job, self._ticket = taken
         self._n_folds = job.n_folds
-        row = broker.trial.options(name=trial_name(self._task, noun=job.noun))
+        row = broker.trial.options(name=trial_name(self._task, noun=job.noun), enable_task_events=True)
         self._trial: Any = row.remote(self._task.number, self._ticket)
         self._folds: dict[int, Any] = {}
         self._last_sign = self._last_look = time.monotonic()
@@ -217,7 +217,8 @@ class _Watch:
     def _open_fold(self, fold: int) -> None:
         if fold < self._n_folds and fold not in self._folds:
             name = f"trial {self._task.number} fold {fold + 1}/{self._n_folds}"
-            self._folds[fold] = self._broker.fold.options(name=name).remote(self._task.number, self._ticket, fold)
+            row = self._broker.fold.options(name=name, enable_task_events=True)
+            self._folds[fold] = row.remote(self._task.number, self._ticket, fold)
 
 
 class _Follower:

@@ -113,7 +113,8 @@ class WorkerGroups:
         self._orphans = Orphans()
         here = ray.get_runtime_context().get_node_id()  # whose disk the broker reads and writes
         options = {"num_cpus": 0, "max_restarts": -1, "max_concurrency": _CALLS, "label_selector": {NODE_LABEL: here}}
-        self.broker: Any = ray.remote(Broker).options(**options).remote()
+        # Its calls would fill the dashboard's task table: those that name a trial or a fold ask to stand there.
+        self.broker: Any = ray.remote(Broker).options(enable_task_events=False, **options).remote()
 
     def __enter__(self) -> "WorkerGroups":
         return self
@@ -170,6 +171,15 @@ class WorkerGroups:
         names = {group.name for group in self._groups}
         n_refused = sum(worker.group in names for worker in self._refusals)  # each of them has ended
         return max(0, self._live.count() - n_refused)
+
+    def n_started(self) -> int:
+        """Return how many slots have their workers."""
+        return len(self._ask_patiently("workers", [group.name for group in self._groups]) or ())
+
+    def n_wanted(self) -> int:
+        """Return how many slots there would be, if the cluster had room for all."""
+        assert self._live is not None, "settle comes first"
+        return self._live.limit
 
     def devices_per_slot(self) -> float:
         """Return the GPUs that a slot holds now, or the CPUs where it has no GPU: the mean where slots differ."""
@@ -346,7 +356,7 @@ class WorkerGroups:
         """Say how many workers have started, until all have."""
         n_wanted = sum(1 if group.together else group.n_workers for group in self._groups)
         if self._n_started < n_wanted:
-            n_started = len(self._ask_patiently("workers", [group.name for group in self._groups]) or ())
+            n_started = self.n_started()
             if n_started > self._n_started:
                 self._noted(f"{n_started} of {n_wanted} workers started")
                 self._n_started = n_started
