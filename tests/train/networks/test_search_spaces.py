@@ -26,7 +26,7 @@ def defaults(space: SearchSpace, architecture: str, *, from_scratch: bool) -> Hy
 
 
 def test_all_families_ship():
-    assert sorted([*FULL, "tiny"]) == NAMES
+    assert sorted([*FULL, "tiny", "tiny_augmented"]) == NAMES
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -43,7 +43,7 @@ def test_every_architecture_exists_and_takes_its_defaults(name):
                 drop_path=options.drop_path,
                 head_dropout=options.head_dropout,
             )
-            check_image_size(spec, 28 if name == "tiny" else 64)
+            check_image_size(spec, 28 if name.startswith("tiny") else 64)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -60,7 +60,14 @@ def test_every_parameter_is_a_hyperparameter_and_every_condition_stands_after_wh
 
 def test_shared_parameters_have_one_range_in_all_families():
     for section in ("parameters", "from_scratch"):
-        spaces = [getattr(read(name), section) for name in (FULL if section == "from_scratch" else NAMES)]
+        spaces = [getattr(read(name), section) for name in (FULL if section == "from_scratch" else [*FULL, "tiny"])]
         for key in set.union(*(set(space) for space in spaces)):
             ranges = [space[key].model_copy(update={"when": {}}) for space in spaces if key in space]
             assert all(other == ranges[0] for other in ranges), key
+
+
+def test_the_augmented_space_is_tiny_but_for_where_augmentation_begins():
+    tiny, augmented = (read(name).model_dump() for name in ("tiny", "tiny_augmented"))
+    assert augmented["parameters"]["augmentation"].pop("low") == 0.5
+    assert tiny["parameters"]["augmentation"].pop("low") == 0
+    assert {**augmented, "family": "tiny"} == tiny
