@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from consilia.study.combine import StudyResult
     from consilia.study.end import InterruptedStudyError
     from consilia.study.explain import write_explanations
-    from consilia.study.exports import export_onnx
+    from consilia.study.exports import export_dicom, export_onnx
     from consilia.study.measure import compare_on_card, evaluate_on_card, write_figures
     from consilia.study.plan import change_plan, read_card, read_plan, read_single_plan
     from consilia.study.study import Study, open_study, search
@@ -76,6 +76,7 @@ __all__ = [
     "change_plan",
     "compare_on_card",
     "evaluate_on_card",
+    "export_dicom",
     "export_onnx",
     "load",
     "open_study",
@@ -109,6 +110,7 @@ _MODULE_OF = {
     "change_plan": "study.plan",
     "compare_on_card": "study.measure",
     "evaluate_on_card": "study.measure",
+    "export_dicom": "study.exports",
     "export_onnx": "study.exports",
     "open_study": "study.study",
     "prepare_card": "study.cards",

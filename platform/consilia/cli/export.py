@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from consilia.cli.options import STUDIES, Bundle, Stores, Studies, share_cores
+from consilia.cli.options import STUDIES, Bundle, Device, Stores, Studies, UnknownKind, share_cores
 
 app = typer.Typer(help="Write ensembles, predictions and studies for other programs.", no_args_is_help=True)
 
@@ -44,3 +44,31 @@ def onnx(
         f"images    {done.n_images} compared: every label is the same, probabilities differ by at most "
         f"{done.images_difference:.1e}"
     )
+
+
+@app.command()
+def dicom(
+    bundle: Bundle,
+    images: Annotated[list[Path], typer.Argument(metavar="IMAGES...", help="DICOM files.")],
+    to: Annotated[Path, typer.Option("--to", metavar="DIR", help="A new or an empty folder.")],
+    device: Device = "auto",
+    on_unknown_kind: UnknownKind = "refuse",
+) -> int:
+    """Write what an ensemble says of DICOM images as DICOM: a Structured Report and a heat map of each.
+
+    The report (TID 1500) has label, probabilities, prediction set and every reason for review; its observer is the
+    ensemble, named by the bundle's hash. The heat map is a Secondary Capture. An image that is no DICOM file or cannot
+    be read has nothing written; the others have, and the exit code is 1.
+
+    Example: consilia export dicom studies/demo/ensembles/greedy_calibrated scans/*.dcm --to results
+    """
+    share_cores()
+    import consilia
+    from consilia.report.console import make_console
+
+    tell = make_console(stderr=True)
+    done = consilia.export_dicom(bundle, images, to, device=device, on_unknown_kind=on_unknown_kind)
+    for error in done.errors:
+        tell.print(error, soft_wrap=True)
+    print(f"{to}: a report and a heat map of {done.n_images} images each; not of {len(done.errors)}")
+    return 1 if done.errors else 0
