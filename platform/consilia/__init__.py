@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from consilia.study.explain import write_explanations
     from consilia.study.exports import export_dicom, export_onnx
     from consilia.study.measure import compare_on_card, evaluate_on_card, write_figures
+    from consilia.study.mlflow import export_mlflow
     from consilia.study.plan import change_plan, read_card, read_plan, read_single_plan
     from consilia.study.study import Study, open_study, search
     from consilia.study.view import StudyView
@@ -77,6 +78,7 @@ __all__ = [
     "compare_on_card",
     "evaluate_on_card",
     "export_dicom",
+    "export_mlflow",
     "export_onnx",
     "load",
     "open_study",
@@ -111,6 +113,7 @@ _MODULE_OF = {
     "compare_on_card": "study.measure",
     "evaluate_on_card": "study.measure",
     "export_dicom": "study.exports",
+    "export_mlflow": "study.mlflow",
     "export_onnx": "study.exports",
     "open_study": "study.study",
     "prepare_card": "study.cards",

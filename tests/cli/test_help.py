@@ -13,7 +13,7 @@ COMMANDS = [
     *("submit", "jobs", "status", "logs", "stop"),
     *("data phantoms", "data prepare", "data audit", "data preview"),
     *("weights list", "weights fetch"),
-    *("export onnx", "export dicom"),
+    *("export onnx", "export dicom", "export mlflow"),
 ]
 HEAVY = {"torch", "ray", "optuna", "pandas", "timm", "numpy", "sklearn", "PIL"}
 CPU_SECONDS = """

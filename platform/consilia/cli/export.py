@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from consilia.cli.options import STUDIES, Bundle, Device, Stores, Studies, UnknownKind, share_cores
+from consilia.cli.options import STUDIES, Bundle, Device, Stores, Studies, StudyName, UnknownKind, share_cores
 
 app = typer.Typer(help="Write ensembles, predictions and studies for other programs.", no_args_is_help=True)
 
@@ -72,3 +72,30 @@ def dicom(
         tell.print(error, soft_wrap=True)
     print(f"{to}: a report and a heat map of {done.n_images} images each; not of {len(done.errors)}")
     return 1 if done.errors else 0
+
+
+@app.command()
+def mlflow(
+    study: StudyName,
+    tracking_uri: Annotated[
+        str | None,
+        typer.Option(metavar="URI", help="MLflow's, such as http://127.0.0.1:5000; default: as MLflow is set up."),
+    ] = None,
+    experiment: Annotated[str, typer.Option(metavar="NAME", help="MLflow's experiment; made if need be.")] = "consilia",
+    studies: Studies = STUDIES,
+) -> None:
+    """Log a study to MLflow: the study as a run, its trials as runs below it, and its ensemble as a pyfunc model.
+
+    One way, and safe to repeat: a second export adds what is new and changes nothing else.
+
+    Example: consilia export mlflow demo --tracking-uri sqlite:///mlflow.db
+    """
+    import consilia
+
+    opened = consilia.open_study(study, studies=studies)
+    done = consilia.export_mlflow(opened, tracking_uri=tracking_uri, experiment=experiment)
+    print(
+        f"study     run {done.run} of experiment {experiment}, {'written' if done.is_changed else 'as it was'}\n"
+        f"trials    {done.n_new} new, {done.n_known} there before, {done.n_open} not ended yet\n"
+        f"model     {done.model or 'none: the ensemble is not built'}"
+    )

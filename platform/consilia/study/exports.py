@@ -1,4 +1,4 @@
-"""What an ensemble, its predictions or a whole study become in the formats of other programs: see `export`."""
+"""What an ensemble and its predictions become in the formats of other programs; `export` writes them."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
