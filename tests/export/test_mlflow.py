@@ -47,7 +47,9 @@ def runs_of(uri, study) -> tuple:
     assert parent.info.run_name == study.name
     children = [each for each in runs if each.data.tags.get("mlflow.parentRunId") == parent.info.run_id]
     assert len(children) == len(runs) - 1
-    return client, parent, {int(each.data.tags["consilia.trial"]): each for each in children}
+    by_number = {int(each.data.tags["consilia.trial"]): each for each in children}
+    assert len(by_number) == len(children)  # no trial has two
+    return client, parent, by_number
 
 
 def files_below(folder) -> dict:
