@@ -42,7 +42,9 @@ if TYPE_CHECKING:
     from consilia.study.combine import StudyResult
     from consilia.study.end import InterruptedStudyError
     from consilia.study.explain import write_explanations
+    from consilia.study.exports import export_dicom, export_onnx
     from consilia.study.measure import compare_on_card, evaluate_on_card, write_figures
+    from consilia.study.mlflow import export_mlflow
     from consilia.study.plan import change_plan, read_card, read_plan, read_single_plan
     from consilia.study.study import Study, open_study, search
     from consilia.study.view import StudyView
@@ -75,6 +77,9 @@ __all__ = [
     "change_plan",
     "compare_on_card",
     "evaluate_on_card",
+    "export_dicom",
+    "export_mlflow",
+    "export_onnx",
     "load",
     "open_study",
     "prepare_card",
@@ -107,6 +112,9 @@ _MODULE_OF = {
     "change_plan": "study.plan",
     "compare_on_card": "study.measure",
     "evaluate_on_card": "study.measure",
+    "export_dicom": "study.exports",
+    "export_mlflow": "study.mlflow",
+    "export_onnx": "study.exports",
     "open_study": "study.study",
     "prepare_card": "study.cards",
     "preview_card": "study.cards",

@@ -170,6 +170,15 @@ def test_predict_prints_every_side_and_memory(tmp_path: Path):
     assert all(value > 0 for value in figures["memory_mib"].values())
 
 
+def test_onnx_speed_prints_both_sides_and_their_ratio(tmp_path: Path):
+    cases = run("onnx_speed.py", RAY_TMPDIR=str(tmp_path))["cases"]
+    assert [case["batch_size"] for case in cases] == [1, 64]
+    for case in cases:
+        speeds = case["images_per_second"]
+        assert case["onnx_over_torch"] == pytest.approx(speeds["onnx"] / speeds["torch"])
+        assert case["difference"] < 1e-4
+
+
 def test_ood_prints_what_each_candidate_flags_of_each_kind(tmp_path: Path):
     (case,) = run("ood.py", "--images=40", RAY_TMPDIR=str(tmp_path))["cases"].values()
     kinds = {"usual", "photographs", "plots", "pages", "screenshots", "noise", "digits", "inverted", "mirrored"}

@@ -13,6 +13,7 @@ COMMANDS = [
     *("submit", "jobs", "status", "logs", "stop"),
     *("data phantoms", "data prepare", "data audit", "data preview"),
     *("weights list", "weights fetch"),
+    *("export onnx", "export dicom", "export mlflow"),
 ]
 HEAVY = {"torch", "ray", "optuna", "pandas", "timm", "numpy", "sklearn", "PIL"}
 CPU_SECONDS = """
@@ -32,7 +33,7 @@ def test_a_command_explains_itself_with_an_example(command, capsys):
 def test_the_help_names_every_command(capsys):
     assert run(["--help"]) == 0
     printed = capsys.readouterr().out
-    for group in ("data", "weights"):
+    for group in ("data", "weights", "export"):
         run([group, "-h"])
         printed += capsys.readouterr().out
     for command in COMMANDS:

@@ -13,6 +13,7 @@ from consilia.decision.calibrators import AnyCalibrator, Calibrator, Isotonic, T
 from consilia.decision.combination import LinearPool
 from consilia.decision.ood.verdict import OodReport
 from consilia.decision.review import SafetyReport
+from consilia.files import sha256_of_json
 from consilia.metrics.estimates import HonestReport
 
 SCHEMA_VERSION = 7
@@ -103,6 +104,11 @@ class BundleDocument(Frozen):
     provenance: Provenance
     environment: dict[str, str]  # that computed the golden outputs
     files: dict[str, FileRecord]  # every other file of the bundle
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of all of this; `ensemble.json` has it too, and since it lists every file, it names the bundle."""
+        return sha256_of_json(self.model_dump(mode="json"))
 
     @property
     def n_folds(self) -> int:

@@ -15,7 +15,7 @@ from consilia.bundle.evaluation import Evaluation, with_test
 from consilia.bundle.golden import GOLDEN, GoldenOutputs, write_golden
 from consilia.bundle.reading import CARD, DOCUMENT, read_bundle
 from consilia.decision.sets import CalibrationScores
-from consilia.files import sha256_of_file, sha256_of_json, sync, write_json, write_text
+from consilia.files import sha256_of_file, sync, write_json, write_text
 
 _AT_FDCWD = -100  # Linux: paths are relative to the working directory
 _RENAME_EXCHANGE = 2  # Linux: swap two names in one step
@@ -111,8 +111,7 @@ def _finish(folder: Path, document: BundleDocument) -> None:
         if path.is_file() and path.name != DOCUMENT
     }
     complete = BundleDocument.model_validate(document.model_copy(update={"files": files}).model_dump())
-    content = complete.model_dump(mode="json")
-    write_json(folder / DOCUMENT, {**content, "digest": sha256_of_json(content)})
+    write_json(folder / DOCUMENT, {**complete.model_dump(mode="json"), "digest": complete.digest})
 
 
 def _link(source: Path, target: Path) -> None:

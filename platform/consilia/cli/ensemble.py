@@ -16,17 +16,14 @@ from consilia.cli.options import (
     Studies,
     StudyName,
     TestOf,
+    UnknownKind,
     share_cores,
 )
 
 if TYPE_CHECKING:
     from consilia import DataCard, Study
 
-OnUnknownKind = Literal["refuse", "as_displayed"]  # of `predict.images`, which a command may not import up here
-Precision = Literal["auto", "float32", "bfloat16"]  # of `predict.precision`
-UnknownKind = Annotated[
-    OnUnknownKind, typer.Option(help="An image of a kind that was not trained on, such as a PNG where it was DICOM.")
-]
+Precision = Literal["auto", "float32", "bfloat16"]  # of `predict.precision`, which a command may not import up here
 ImageFiles = Annotated[list[Path], typer.Argument(metavar="IMAGES...", help="Image files.")]
 
 

@@ -2,7 +2,7 @@
 
 import os
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -37,6 +37,10 @@ TestOf = Annotated[
 Bundle = Annotated[Path, typer.Argument(metavar="BUNDLE", help="Folder of an ensemble.")]
 Card = Annotated[str, typer.Argument(metavar="CARD", help="Name of a shipped card, or a file of your own.")]
 Device = Annotated[str, typer.Option("--device", help="A torch device such as cpu or cuda:0; auto takes the best.")]
+OnUnknownKind = Literal["refuse", "as_displayed"]  # of `predict.images`, which a command may not import up here
+UnknownKind = Annotated[
+    OnUnknownKind, typer.Option(help="An image of a kind that was not trained on, such as a PNG where it was DICOM.")
+]
 Job = Annotated[str, typer.Argument(metavar="JOB", help="Id of the job, as submit printed it.")]
 Address = Annotated[
     str, typer.Option("--address", metavar="URL", help="The cluster's dashboard, such as http://head:8265.")

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
-from consilia.errors import ReaderError, UserError
-from consilia.files import write_atomically, write_text
+from consilia.errors import ReaderError
+from consilia.files import check_empty, write_atomically, write_text
 from consilia.predict.explain import CAUTION, UNIT, Explanation, explain
 from consilia.predict.images import Images, OnUnknownKind
 from consilia.predict.predictor import EnsemblePredictor
@@ -61,10 +61,7 @@ def write_explanations(
         UserError: The folder holds something, or there is no such class.
     """
     folder = Path(folder)
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise UserError(
-            f"{folder} must be a new or an empty folder, so that no older heat map lies among the new ones."
-        )
+    check_empty(folder)
     rows: list[list[object]] = []
     errors: list[str] = []
     explained = explain(predictor, images, label=label, on_unknown_kind=on_unknown_kind)
