@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import typer
 
-from consilia.cli import cluster, data, ensemble, study, weights
+from consilia.cli import cluster, data, ensemble, serve, study, weights
 from consilia.errors import ConsiliaError
 
 app = typer.Typer(
@@ -20,7 +20,7 @@ app = typer.Typer(
 )
 app.add_typer(data.app, name="data")
 app.add_typer(weights.app, name="weights")
-for module in (study, ensemble, cluster):
+for module in (study, ensemble, serve, cluster):
     module.register(app)
 
 
