@@ -7,14 +7,13 @@ from functools import partial
 from pathlib import Path
 
 from fastapi import FastAPI
-from starlette.datastructures import MutableHeaders
 from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from consilia.config.records import Prediction
-from consilia.errors import ReaderError
-from consilia.predict.images import OnUnknownKind
+from consilia.predict.images import InputImage, OnUnknownKind
 from consilia.predict.predictor import EnsemblePredictor
+from consilia.predict.prefetch import spare_threads
 from consilia.serve.access import Access, Guard
 from consilia.serve.batching import MOST, Batcher
 from consilia.serve.failures import tell_failures
@@ -32,6 +31,7 @@ HEADERS = {
     "Cross-Origin-Resource-Policy": "same-origin",
     "Cache-Control": "no-store",  # answers are about patients
 }
+_RAW_HEADERS = [(name.lower().encode(), value.encode()) for name, value in HEADERS.items()]
 
 
 def make_app(
@@ -52,8 +52,10 @@ def make_app(
         on_unknown_kind: As of `EnsemblePredictor.predict`.
     """
     limits = limits or Limits()
-    batcher: Batcher[Prediction | ReaderError] = Batcher(
-        partial(_predict, predictor, on_unknown_kind), most_waiting=limits.waiting
+    batcher = Batcher(
+        partial(_predict, predictor),
+        most_waiting=limits.waiting,
+        n_readers=spare_threads(predictor.networks.device),
     )
     metrics = Metrics(predictor.classes, lambda: batcher.n_waiting)
 
@@ -99,13 +101,13 @@ class _Headed:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         async def headed(message: Message) -> None:
             if message["type"] == "http.response.start":
-                MutableHeaders(scope=message).update(HEADERS)
+                message["headers"] = [*message["headers"], *_RAW_HEADERS]
             await send(message)
 
         await self._app(scope, receive, headed if scope["type"] == "http" else send)
 
 
-def _predict(
-    predictor: EnsemblePredictor, on_unknown_kind: OnUnknownKind, paths: list[Path]
-) -> list[Prediction | ReaderError]:
-    return list(predictor.iterate(paths, batch_size=MOST, on_unknown_kind=on_unknown_kind))
+def _predict(predictor: EnsemblePredictor, images: list[InputImage]) -> list[Prediction]:
+    """Return predictions, from as many images at once as a predictor takes by itself."""
+    batches = (images[start : start + MOST] for start in range(0, len(images), MOST))
+    return [found for batch in batches for found in predictor.judge(batch)]

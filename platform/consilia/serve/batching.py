@@ -1,4 +1,4 @@
-"""Requests that come within a few milliseconds are predicted together, in one thread: networks are not asked twice."""
+"""Images that come within a few milliseconds are predicted together, in one thread; files are read in others."""
 
 import asyncio
 import logging
@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from starlette.exceptions import HTTPException
@@ -17,35 +16,37 @@ PAUSE = 0.004  # seconds that an idle predictor waits for more requests to join 
 MOST = 64  # images after which a batch takes no further request
 _THREAD = "consilia-predict"
 
+Image = TypeVar("Image")
 Result = TypeVar("Result")
 Other = TypeVar("Other")
 _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class _Job:
-    paths: Sequence[Path]
-    n_images: int
+class _Job(Generic[Image]):
+    images: Sequence[Image]
     answer: asyncio.Future[Any]  # of a list of results
 
 
-class Batcher(Generic[Result]):
-    """Predicts the files of many requests; used from one event loop, between `start` and `stop`."""
+class Batcher(Generic[Image, Result]):
+    """Predicts the images of many requests; used from one event loop, between `start` and `stop`."""
 
-    def __init__(self, predict: Callable[[list[Path]], list[Result]], *, most_waiting: int) -> None:
+    def __init__(self, predict: Callable[[list[Image]], list[Result]], *, most_waiting: int, n_readers: int) -> None:
         """Start nothing yet.
 
         Args:
-            predict: Returns the results of files, in order; it is called in one thread.
-            most_waiting: Images that may wait or be predicted at once; what comes on top is refused.
+            predict: Returns the results of images, in order; it is called in one thread.
+            most_waiting: Images that may have a place at once; what comes on top is refused.
+            n_readers: Threads of `read`.
         """
         self._predict, self._most_waiting = predict, most_waiting
         self._thread = ThreadPoolExecutor(1, thread_name_prefix=_THREAD)
-        self._queue: asyncio.Queue[_Job] = asyncio.Queue()
+        self._readers = ThreadPoolExecutor(n_readers, thread_name_prefix=_THREAD)
+        self._queue: asyncio.Queue[_Job[Image]] = asyncio.Queue()
         self._answers: set[asyncio.Future[Any]] = set()  # that somebody waits for
         self._task: asyncio.Task[None] | None = None
         self._is_stopping = False
-        self.n_waiting = 0  # images of requests that have no answer yet
+        self.n_waiting = 0  # images that have a place
 
     def start(self) -> None:
         """Begin to predict, in a task of the running event loop."""
@@ -59,13 +60,15 @@ class Batcher(Generic[Result]):
                 answer.set_exception(_stopping())
         if self._task is not None:
             self._task.cancel()
-        self._thread.shutdown(wait=False, cancel_futures=True)
+        for pool in (self._thread, self._readers):
+            pool.shutdown(wait=False, cancel_futures=True)
 
-    def admit(self, n_images: int) -> None:
-        """Refuse images that there is no room for.
+    @contextmanager
+    def place(self, n_images: int) -> Iterator[None]:
+        """Hold places for images while they are read and predicted.
 
         Raises:
-            HTTPException: 503, with Retry-After.
+            HTTPException: 503, with Retry-After: there is no room, or the server stops.
         """
         if self._is_stopping:
             raise _stopping()
@@ -75,41 +78,52 @@ class Batcher(Generic[Result]):
                 f"{self.n_waiting} images wait already, and at most {self._most_waiting} may. Send yours again later.",
                 headers={"Retry-After": "1"},
             )
+        self.n_waiting += n_images
+        try:
+            yield
+        finally:
+            self.n_waiting -= n_images
 
-    async def predict(self, paths: Sequence[Path], n_images: int) -> list[Result]:
-        """Return the results of a request's files, `n_images` of them, in order.
+    async def read(self, work: Callable[[], Other]) -> Other:
+        """Return what `work` returns in a thread that reads files, beside the one that predicts.
 
         Raises:
-            HTTPException: 503: too many images wait, or the server stops.
+            HTTPException: 503: the server stops; and whatever `work` raises.
         """
-        with self._place(n_images) as answer:
-            self._queue.put_nowait(_Job(paths, n_images, answer))
+        return await self._in_pool(self._readers, work)
+
+    async def alone(self, work: Callable[[], Other]) -> Other:
+        """Return what `work` returns in the thread that predicts, between two batches; raises as `read`."""
+        return await self._in_pool(self._thread, work)
+
+    async def predict(self, images: Sequence[Image]) -> list[Result]:
+        """Return the results of images, in order.
+
+        Raises:
+            HTTPException: 503: the server stops; and whatever the predictor raises at them.
+        """
+        with self._awaited() as answer:
+            self._queue.put_nowait(_Job(images, answer))
             results: list[Result] = await answer
             return results
 
-    async def alone(self, work: Callable[[], Other]) -> Other:
-        """Return what `work` returns in the same thread, between two batches; it counts as one image.
-
-        Raises:
-            HTTPException: As of `predict`; and whatever `work` raises.
-        """
-        with self._place(1) as refused:
-            working = asyncio.get_running_loop().run_in_executor(self._thread, work)
+    async def _in_pool(self, pool: ThreadPoolExecutor, work: Callable[[], Other]) -> Other:
+        with self._awaited() as refused:
+            working = asyncio.get_running_loop().run_in_executor(pool, work)
             await asyncio.wait({working, refused}, return_when=asyncio.FIRST_COMPLETED)
             return await (refused if refused.done() else working)
 
     @contextmanager
-    def _place(self, n_images: int) -> Iterator[asyncio.Future[Any]]:
-        """Hold a place for images while their answer is awaited."""
-        self.admit(n_images)
+    def _awaited(self) -> Iterator[asyncio.Future[Any]]:
+        """Yield a future that fails when the server stops."""
+        if self._is_stopping:
+            raise _stopping()
         answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-        self.n_waiting += n_images
         self._answers.add(answer)
         try:
             yield answer
         finally:
             self._answers.discard(answer)
-            self.n_waiting -= n_images
 
     async def _run(self) -> None:
         while True:
@@ -124,21 +138,21 @@ class Batcher(Generic[Result]):
             else:
                 _divide(results, jobs)
 
-    async def _collect(self) -> list[_Job]:
+    async def _collect(self) -> list[_Job[Image]]:
         """Return the jobs of the next batch."""
         was_idle = self._queue.empty()
         jobs = [await self._queue.get()]
         if was_idle:  # otherwise they have waited for the batch before them
             await asyncio.sleep(PAUSE)
-        while sum(job.n_images for job in jobs) < MOST and not self._queue.empty():
+        while sum(len(job.images) for job in jobs) < MOST and not self._queue.empty():
             jobs.append(self._queue.get_nowait())
         return jobs
 
-    async def _predict_together(self, jobs: Sequence[_Job]) -> list[Result]:
-        paths = [path for job in jobs for path in job.paths]
-        results = await asyncio.get_running_loop().run_in_executor(self._thread, self._predict, paths)
-        if len(results) != (expected := sum(job.n_images for job in jobs)):
-            raise RuntimeError(f"the predictor must return {expected} results, but returned {len(results)}")
+    async def _predict_together(self, jobs: Sequence[_Job[Image]]) -> list[Result]:
+        images = [image for job in jobs for image in job.images]
+        results = await asyncio.get_running_loop().run_in_executor(self._thread, self._predict, images)
+        if len(results) != len(images):
+            raise RuntimeError(f"the predictor must return {len(images)} results, but returned {len(results)}")
         return results
 
 
@@ -151,13 +165,13 @@ def wait_for_threads(seconds: float) -> bool:
     return not any(thread.is_alive() for thread in threads)
 
 
-def _divide(results: Sequence[Result], jobs: Sequence[_Job]) -> None:
+def _divide(results: Sequence[Result], jobs: Sequence[_Job[Image]]) -> None:
     """Give each job its own results."""
     start = 0
     for job in jobs:
         if not job.answer.done():  # its client may have gone
-            job.answer.set_result(results[start : start + job.n_images])
-        start += job.n_images
+            job.answer.set_result(results[start : start + len(job.images)])
+        start += len(job.images)
 
 
 def _stopping() -> HTTPException:

@@ -13,7 +13,6 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from consilia.config.records import Prediction
-from consilia.errors import ReaderError
 
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)  # bounds of the histogram
 _UNCHECKED = "unchecked"  # of an image that the ensemble compares with nothing
@@ -44,10 +43,10 @@ class Metrics:
         for name in classes:
             self._labels.labels(name)
 
-    def count(self, results: Iterable[Prediction | ReaderError]) -> None:
-        """Count what was said of images."""
+    def count(self, results: Iterable[Prediction | str]) -> None:
+        """Count what was said of images: a prediction, or why there is none."""
         for result in results:
-            if isinstance(result, ReaderError):
+            if isinstance(result, str):
                 self._unreadable.inc()
             else:
                 self._labels.labels(result.label).inc()

@@ -3,7 +3,6 @@
 import io
 import json
 from collections.abc import Sequence
-from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -11,20 +10,21 @@ from typing import Annotated, Any, Literal, cast
 
 from fastapi import APIRouter, Depends, Request, Response
 from prometheus_client import CONTENT_TYPE_LATEST
+from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
 
 from consilia.bundle.card import model_card
 from consilia.config.records import Prediction
 from consilia.errors import ReaderError
 from consilia.predict.explain import CAUTION, Explanation, explain
-from consilia.predict.images import Frame, Images, OnUnknownKind
+from consilia.predict.images import Frame, Images, InputImage, OnUnknownKind
 from consilia.predict.predictor import EnsemblePredictor
 from consilia.report.overlay import draw_explanation
 from consilia.serve.answers import Model, Predicted, PredictedImage, RequestLimits, UnreadableImage, say
 from consilia.serve.batching import Batcher
 from consilia.serve.failures import FAILURES
 from consilia.serve.metrics import Metrics
-from consilia.serve.uploads import Limits, Received, Upload, receive
+from consilia.serve.uploads import Limits, Upload, on_disk, receive
 from consilia.version import __version__
 
 EXPLANATION = "Consilia-Explanation"  # header of a heat map: JSON of what it shows, for those who cannot see it
@@ -42,8 +42,8 @@ class Service:
     digest: str  # of the bundle
     on_unknown_kind: OnUnknownKind
     limits: Limits
-    folder: Path  # of files while they are predicted
-    batcher: Batcher[Prediction | ReaderError]
+    folder: Path  # of files while they are read
+    batcher: Batcher[InputImage, Prediction]
     metrics: Metrics
 
 
@@ -63,11 +63,16 @@ def _body(**fields: dict[str, Any]) -> dict[str, Any]:
 @router.post("/v1/predict", responses=FAILURES, openapi_extra=_body(files={"type": "array", "items": _FILE}))
 async def predict(request: Request, service: Served) -> Predicted:
     """Predict images; one that cannot be read has its error in its place, and the others are predicted."""
-    service.batcher.admit(1)  # before a body is read for nothing
-    async with _received(request, service) as received:
-        results = await service.batcher.predict(received.paths, received.n_images)
-        service.metrics.count(results)
-        return Predicted(images=_say_all(received, results, service), precision=service.predictor.precision)
+    batcher = service.batcher
+    with batcher.place(1):  # before a body is read for nothing
+        async with receive(request, service.limits) as form:
+            read = await batcher.read(partial(_read, service, form.files))
+        with batcher.place(len(read) - 1):
+            found = iter(await batcher.predict([each.image for each in read if isinstance(each.image, InputImage)]))
+    results = [each.image if isinstance(each.image, str) else next(found) for each in read]
+    service.metrics.count(results)
+    images = [each.say(result, service.digest) for each, result in zip(read, results, strict=True)]
+    return Predicted(images=images, precision=service.predictor.precision)
 
 
 @router.post(
@@ -78,19 +83,14 @@ async def predict(request: Request, service: Served) -> Predicted:
 )
 async def explain_image(request: Request, service: Served) -> Response:
     """Draw which places of an image raise the log odds of `label`, or of its most probable class."""
-    service.batcher.admit(1)
-    async with _received(request, service) as received:
-        if len(received.uploads) != 1:
-            raise HTTPException(422, f"One image is explained at a time, but there are {len(received.uploads)}.")
-        (upload,) = received.uploads
-        work = partial(
-            _draw,
-            service,
-            upload,
-            label=_label(received.fields.get("label", ""), service.predictor.classes),
-            frame=_frame(received.fields.get("frame", "0"), upload),
-        )
-        picture, shown = await service.batcher.alone(work)
+    with service.batcher.place(1):
+        async with receive(request, service.limits) as form:
+            if len(form.files) != 1:
+                raise HTTPException(422, f"One image is explained at a time, but there are {len(form.files)}.")
+            label = _label(form.fields.get("label", ""), service.predictor.classes)
+            frame = form.fields.get("frame", "0")
+            work = partial(_draw, service, form.files, label=label, frame=frame)
+            picture, shown = await service.batcher.alone(work)
     return Response(picture, media_type="image/png", headers={EXPLANATION: json.dumps(shown)})
 
 
@@ -130,36 +130,53 @@ async def metrics(service: Served) -> Response:
     return Response(service.metrics.text(), media_type=CONTENT_TYPE_LATEST)
 
 
-def _received(request: Request, service: Service) -> AbstractAsyncContextManager[Received]:
-    reading = service.predictor.document.reading
-    return receive(request, folder=service.folder, reading=reading, limits=service.limits)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class _ReadImage:
+    name: str  # as answers call it
+    frame: int | None
+    image: InputImage | str  # or why it cannot be read
+
+    def say(self, result: Prediction | str, bundle: str) -> PredictedImage | UnreadableImage:
+        if isinstance(result, str):
+            return UnreadableImage(name=self.name, frame=self.frame, error=result, bundle=bundle)
+        return say(result, name=self.name, frame=self.frame, bundle=bundle)
 
 
-def _say_all(
-    received: Received, results: Sequence[Prediction | ReaderError], service: Service
-) -> list[PredictedImage | UnreadableImage]:
-    said: list[PredictedImage | UnreadableImage] = []
-    places = ((upload, number) for upload in received.uploads for number in range(upload.n_images))
-    for (upload, number), result in zip(places, results, strict=True):
-        frame = number if upload.n_images > 1 else None
-        name = upload.name if frame is None else f"{upload.name}[{frame}]"
-        if isinstance(result, ReaderError):
-            error = upload.in_words(result)
-            said.append(UnreadableImage(name=name, frame=frame, error=error, bundle=service.digest))
-        else:
-            said.append(say(result, name=name, frame=frame, bundle=service.digest))
-    return said
+def _read(service: Service, files: Sequence[UploadFile]) -> list[_ReadImage]:
+    """Decode all images of a request, as the predictor does; one alone costs no further thread."""
+    predictor, found = service.predictor, []
+    with on_disk(files, service.folder, predictor.document.reading, service.limits) as uploads:
+        paths, n_images = [upload.path for upload in uploads], sum(upload.n_images for upload in uploads)
+        batches = predictor.read(paths, batch_size=n_images, on_unknown_kind=service.on_unknown_kind)
+        images = (image for batch in batches for _, image in batch)
+        for upload in uploads:
+            for number in range(upload.n_images):
+                frame = number if upload.n_images > 1 else None
+                image = next(images)
+                found.append(
+                    _ReadImage(
+                        name=upload.name if frame is None else f"{upload.name}[{frame}]",
+                        frame=frame,
+                        image=upload.in_words(image) if isinstance(image, ReaderError) else image,
+                    )
+                )
+    return found
 
 
-def _draw(service: Service, upload: Upload, *, label: str | None, frame: int | None) -> tuple[bytes, dict[str, Any]]:
+def _draw(
+    service: Service, files: Sequence[UploadFile], *, label: str | None, frame: str
+) -> tuple[bytes, dict[str, Any]]:
     """Return the picture of a heat map, and what it shows in words and numbers.
 
     Raises:
-        HTTPException: 422: the image cannot be read.
+        HTTPException: 422: the image cannot be read, or has no such frame.
     """
-    # A frame is what a predictor makes of a path; its type is not one that people hand over.
-    image = upload.path if frame is None else cast(Images, [Frame(upload.path, frame)])
-    ((_, found),) = explain(service.predictor, image, label=label, on_unknown_kind=service.on_unknown_kind)
+    predictor = service.predictor
+    with on_disk(files, service.folder, predictor.document.reading, service.limits) as (upload,):
+        number = _frame(frame, upload)
+        # A frame is what a predictor makes of a path; its type is not one that people hand over.
+        image = upload.path if number is None else cast(Images, [Frame(upload.path, number)])
+        ((_, found),) = explain(predictor, image, label=label, on_unknown_kind=service.on_unknown_kind)
     if isinstance(found, ReaderError):
         raise HTTPException(422, upload.in_words(found))
     picture = io.BytesIO()

@@ -1,13 +1,12 @@
-"""What a request sends: files within limits, which lie on disk for as long as the request is answered."""
+"""What a request sends: files within limits, which lie on disk only while they are read."""
 
 import shutil
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 from uuid import uuid4
 
-from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import FormData, UploadFile
 from starlette.exceptions import HTTPException
 from starlette.formparsers import MultiPartException, MultiPartParser
@@ -43,8 +42,16 @@ class Limits:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Form:
+    """What a request sends."""
+
+    files: tuple[UploadFile, ...]  # at least one, each with a name
+    fields: dict[str, str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Upload:
-    """One file of a request."""
+    """One file of a request, while it lies on disk."""
 
     name: str  # that the client gave it
     path: Path  # its bytes
@@ -55,53 +62,56 @@ class Upload:
         return str(error).replace(str(self.path), self.name)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Received:
-    """The files of a request, and its other fields."""
-
-    uploads: tuple[Upload, ...]  # at least one
-    fields: dict[str, str]
-
-    @property
-    def paths(self) -> list[Path]:
-        """Where the files lie."""
-        return [upload.path for upload in self.uploads]
-
-    @property
-    def n_images(self) -> int:
-        """Number of images in all files."""
-        return sum(upload.n_images for upload in self.uploads)
-
-
 @asynccontextmanager
-async def receive(request: Request, *, folder: Path, reading: Reading, limits: Limits) -> AsyncIterator[Received]:
-    """Store the files of a multipart request, and delete them at the end.
+async def receive(request: Request, limits: Limits) -> AsyncIterator[Form]:
+    """Read a multipart request, whose files are gone at the end.
+
+    Raises:
+        HTTPException: 413: the body or the number of files is beyond its limit; 422: it is not multipart, or has no
+            file.
+    """
+    form = await _parse(request, limits)
+    try:
+        parts = form.multi_items()
+        # A browser sends a file without a name where none was chosen.
+        files = tuple(each for _, each in parts if isinstance(each, UploadFile) and each.filename)
+        if not files:
+            raise HTTPException(422, "The request has no file: curl -F files=@image.png URL")
+        yield Form(files=files, fields={name: each for name, each in parts if isinstance(each, str)})
+    finally:
+        await form.close()
+
+
+@contextmanager
+def on_disk(files: Sequence[UploadFile], folder: Path, reading: Reading, limits: Limits) -> Iterator[list[Upload]]:
+    """Write files for readers that take paths, and delete them at the end.
 
     Args:
-        request: Its body is read here.
+        files: Of a request.
         folder: For the files; names in it are never the client's.
         reading: Of the ensemble, which says whether each frame is an image.
         limits: Of a request.
 
     Raises:
-        HTTPException: 413: the body or the number of images is beyond its limit; 422: it is not multipart, or has no
-            file.
+        HTTPException: 413: the files have more images than a request may have.
     """
-    form = await _parse(request, limits)
+    paths = []
     try:
-        uploads = await run_in_threadpool(_store, _files(form), folder, reading)
+        uploads = []
+        for file in files:
+            name = file.filename or ""
+            suffix = PurePath(name).suffix.lower()
+            paths.append(folder / f"{uuid4().hex}{suffix if suffix in _DICOM_SUFFIXES else ''}")
+            with paths[-1].open("xb") as stored:
+                shutil.copyfileobj(file.file, stored)
+            n_images = sum(1 for _ in split_frames([(name, paths[-1])], reading))
+            uploads.append(Upload(name=name, path=paths[-1], n_images=n_images))
+        if (n_images := sum(upload.n_images for upload in uploads)) > limits.images:
+            raise _too_many(limits, f"these files have {n_images}")
+        yield uploads
     finally:
-        await form.close()
-    received = Received(
-        uploads=uploads, fields={name: each for name, each in form.multi_items() if isinstance(each, str)}
-    )
-    try:
-        if received.n_images > limits.images:
-            raise _too_many(limits, f"these files have {received.n_images}")
-        yield received
-    finally:
-        for path in received.paths:
-            path.unlink()
+        for path in paths:
+            path.unlink(missing_ok=True)
 
 
 async def _parse(request: Request, limits: Limits) -> FormData:
@@ -140,24 +150,3 @@ def _check_size(n_bytes: int, limits: Limits) -> None:
 
 def _too_many(limits: Limits, found: str) -> HTTPException:
     return HTTPException(413, f"A request may have {limits.images} images at most, but {found}. Send fewer at a time.")
-
-
-def _files(form: FormData) -> list[UploadFile]:
-    """Return the files; a browser sends one without a name where none was chosen."""
-    files = [each for _, each in form.multi_items() if isinstance(each, UploadFile) and each.filename]
-    if not files:
-        raise HTTPException(422, "The request has no file: curl -F files=@image.png URL")
-    return files
-
-
-def _store(files: Sequence[UploadFile], folder: Path, reading: Reading) -> tuple[Upload, ...]:
-    uploads = []
-    for file in files:
-        name = file.filename or ""
-        suffix = PurePath(name).suffix.lower()
-        path = folder / f"{uuid4().hex}{suffix if suffix in _DICOM_SUFFIXES else ''}"
-        with path.open("xb") as stored:
-            shutil.copyfileobj(file.file, stored)
-        n_images = sum(1 for _ in split_frames([(name, path)], reading))
-        uploads.append(Upload(name=name, path=path, n_images=n_images))
-    return tuple(uploads)
