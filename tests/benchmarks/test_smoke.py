@@ -179,6 +179,17 @@ def test_onnx_speed_prints_both_sides_and_their_ratio(tmp_path: Path):
         assert case["difference"] < 1e-4
 
 
+def test_serve_prints_latencies_and_both_sides_without_an_error(tmp_path: Path):
+    figures = run("serve.py", "--seconds=1.5", "--clients=4", RAY_TMPDIR=str(tmp_path))
+    (case,) = figures["cases"]
+    assert (figures["clients"], case["errors"]) == (4, 0)
+    assert 0 < case["p50_s"] <= case["p95_s"] <= case["p99_s"]
+    speeds = case["images_per_second"]
+    assert len(speeds["direct"]) == len(speeds["served"]) == 6
+    ratios = sorted(served / direct for served, direct in zip(speeds["served"], speeds["direct"], strict=True))
+    assert ratios[0] <= case["served_over_direct"] <= ratios[-1]
+
+
 def test_ood_prints_what_each_candidate_flags_of_each_kind(tmp_path: Path):
     (case,) = run("ood.py", "--images=40", RAY_TMPDIR=str(tmp_path))["cases"].values()
     kinds = {"usual", "photographs", "plots", "pages", "screenshots", "noise", "digits", "inverted", "mirrored"}

@@ -10,6 +10,7 @@ from consilia.cli.app import run
 
 COMMANDS = [
     *("search", "train", "trials", "suspects", "ensemble", "evaluate", "compare", "predict", "explain", "figures"),
+    "serve",
     *("submit", "jobs", "status", "logs", "stop"),
     *("data phantoms", "data prepare", "data audit", "data preview"),
     *("weights list", "weights fetch"),

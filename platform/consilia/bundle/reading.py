@@ -47,6 +47,15 @@ def read_bundle(path: Path) -> BundleDocument:
     return document
 
 
+def read_digest(path: Path) -> str:
+    """Return the SHA-256 of a bundle that `read_bundle` has checked: it covers the hash of every file.
+
+    Raises:
+        BundleError: The folder is not a bundle.
+    """
+    return str(_read_document(path / DOCUMENT)["digest"])
+
+
 _NEEDED: Mapping[str, Callable[[BundleDocument], bool]] = {
     GOLDEN: lambda document: True,
     SEEN: lambda document: True,

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import typer
 
-from consilia.cli import cluster, data, ensemble, export, study, weights
+from consilia.cli import cluster, data, ensemble, export, serve, study, weights
 from consilia.errors import ConsiliaError
 
 app = typer.Typer(
@@ -21,7 +21,7 @@ app = typer.Typer(
 app.add_typer(data.app, name="data")
 app.add_typer(weights.app, name="weights")
 app.add_typer(export.app, name="export")
-for module in (study, ensemble, cluster):
+for module in (study, ensemble, serve, cluster):
     module.register(app)
 
 

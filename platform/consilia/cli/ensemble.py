@@ -21,9 +21,22 @@ from consilia.cli.options import (
 )
 
 if TYPE_CHECKING:
-    from consilia import DataCard, Study
+    from consilia import DataCard, EnsemblePredictor, Study
 
-Precision = Literal["auto", "float32", "bfloat16"]  # of `predict.precision`, which a command may not import up here
+Precision = Annotated[
+    Literal["auto", "float32", "bfloat16"],  # of `predict.precision`
+    typer.Option(help="auto: on a GPU the fastest that moves no probability by more than 0.01."),
+]
+Prevalence = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="CLASS=SHARE", help="How common a class is where you predict; all classes but one must be given."
+    ),
+]
+MaxMembers = Annotated[
+    int | None,
+    typer.Option(metavar="N", min=1, help="Ask only the N members of the largest weights: faster, less accurate."),
+]
 ImageFiles = Annotated[list[Path], typer.Argument(metavar="IMAGES...", help="Image files.")]
 
 
@@ -131,19 +144,9 @@ def predict(
     out: Annotated[Path | None, typer.Option("--out", metavar="FILE", help="Write a CSV instead of a table.")] = None,
     device: Device = "auto",
     on_unknown_kind: UnknownKind = "refuse",
-    prevalence: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="CLASS=SHARE", help="How common a class is where you predict; all classes but one must be given."
-        ),
-    ] = None,
-    max_members: Annotated[
-        int | None,
-        typer.Option(metavar="N", min=1, help="Ask only the N members of the largest weights: faster, less accurate."),
-    ] = None,
-    precision: Annotated[
-        Precision, typer.Option(help="auto: on a GPU the fastest that moves no probability by more than 0.01.")
-    ] = "auto",
+    prevalence: Prevalence = None,
+    max_members: MaxMembers = None,
+    precision: Precision = "auto",
 ) -> int:
     """Predict images: label, confidence, and every class's calibrated probability.
 
@@ -152,14 +155,9 @@ def predict(
     Example: consilia predict studies/demo/ensembles/greedy_calibrated data/samples/*.png --out predictions.csv
     """
     share_cores()
-    import consilia
     from consilia.report.predictions import print_predictions, write_predictions
 
-    predictor = consilia.load(bundle, device=device, precision=precision)
-    if max_members is not None:
-        predictor = predictor.with_members(max_members)
-    if prevalence:
-        predictor = predictor.for_prevalence(dict(map(_share, prevalence)))
+    predictor = load_as_asked(bundle, device, precision, prevalence, max_members)
     rows = predictor.iterate_named(images, on_unknown_kind=on_unknown_kind)
     if out is None:
         n_bad = print_predictions(rows, predictor.classes)
@@ -243,6 +241,20 @@ def _card_or_study(
     if settings:
         raise consilia.UserError("--set changes a card, but a study's locked test is as it is. Leave --set out.")
     return consilia.open_study(str(study), studies=studies, stores=stores)
+
+
+def load_as_asked(
+    bundle: Path, device: str, precision: Precision, prevalence: list[str] | None, max_members: int | None
+) -> "EnsemblePredictor":
+    """Return the predictor of a bundle with what the options of a command ask for."""
+    import consilia
+
+    predictor = consilia.load(bundle, device=device, precision=precision)
+    if max_members is not None:
+        predictor = predictor.with_members(max_members)
+    if prevalence:
+        predictor = predictor.for_prevalence(dict(map(_share, prevalence)))
+    return predictor
 
 
 def _share(text: str) -> tuple[str, float]:

@@ -128,9 +128,13 @@ class EnsemblePredictor:
         """Yield as `iterate`, each with its name: the image's path, `scan.dcm[3]` for a frame, or `image 0`."""
         for batch in self.read(images, batch_size=batch_size, on_unknown_kind=on_unknown_kind):
             readable = [image for _, image in batch if not isinstance(image, ReaderError)]
-            found = iter(self._judge(stack(readable)) if readable else ())
+            found = iter(self.judge(readable))
             for name, image in batch:
                 yield name, image if isinstance(image, ReaderError) else next(found)
+
+    def judge(self, images: Sequence[InputImage]) -> Sequence[Prediction]:
+        """Return a prediction for each image that `read` has yielded; they go through the networks together."""
+        return self._judge(stack(images)) if images else ()
 
     def predict_patients(
         self,

@@ -2,11 +2,14 @@
 
 import textwrap
 from functools import lru_cache
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 from matplotlib import colormaps
 from PIL import Image, ImageDraw, ImageFont
+
+from consilia.predict.explain import UNIT, Explanation
 
 Picture = npt.NDArray[np.uint8]
 
@@ -19,6 +22,23 @@ _LETTER = 12  # height of a letter
 _BAR = 12  # width of the colour bar
 _SCALE = 34  # width of its numbers and unit
 _PAPER, _INK = (24, 24, 24), (220, 220, 220)
+
+
+def draw_explanation(explanation: Explanation, name: str, *, footnote: str) -> Image.Image:
+    """Return the overlay of an image's heat map; where the map says nothing, the sentence on why stands in its place.
+
+    Args:
+        explanation: The heat map.
+        name: Of the image; of a path, its last part is shown.
+        footnote: As of `draw_overlay`.
+    """
+    return draw_overlay(
+        explanation.pixels,
+        explanation.says_nothing_because or explanation.heat_map,
+        caption=f"{explanation.label}   calibrated probability {explanation.probability:.3f}   {Path(name).name}",
+        unit=UNIT,
+        footnote=footnote,
+    )
 
 
 def draw_overlay(

@@ -15,7 +15,7 @@ from consilia.files import check_empty, write_atomically, write_text
 from consilia.predict.explain import CAUTION, UNIT, Explanation, explain
 from consilia.predict.images import Images, OnUnknownKind
 from consilia.predict.predictor import EnsemblePredictor
-from consilia.report.overlay import draw_overlay
+from consilia.report.overlay import draw_explanation
 
 INDEX = "index.csv"
 ABOUT = "about.txt"
@@ -79,11 +79,7 @@ def write_explanations(
 
 def _write(explanation: Explanation, name: str, base: Path) -> list[object]:
     """Write the two files of an image; return its row of the index but the name."""
-    caption = f"{explanation.label}   calibrated probability {explanation.probability:.3f}   {Path(name).name}"
-    silent = explanation.says_nothing_because
-    overlay = draw_overlay(
-        explanation.pixels, silent or explanation.heat_map, caption=caption, unit=UNIT, footnote=_FOOTNOTE
-    )
+    overlay = draw_explanation(explanation, name, footnote=_FOOTNOTE)
     picture, array = base.with_name(f"{base.name}.png"), base.with_name(f"{base.name}.npy")
     write_atomically(array, lambda temporary: np.save(temporary, explanation.heat_map, allow_pickle=False))
     write_atomically(picture, overlay.save)
@@ -91,7 +87,7 @@ def _write(explanation: Explanation, name: str, base: Path) -> list[object]:
         *(explanation.label, explanation.probability, picture.name, array.name),
         *(explanation.peak or ("", "")),
         *(explanation.gain, "" if np.isnan(explanation.agreement) else explanation.agreement),
-        *(silent or "", ""),
+        *(explanation.says_nothing_because or "", ""),
     ]
 
 

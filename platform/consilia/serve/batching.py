@@ -1,0 +1,178 @@
+"""Images that come within a few milliseconds are predicted together, in one thread; files are read in others."""
+
+import asyncio
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+from starlette.exceptions import HTTPException
+
+PAUSE = 0.004  # seconds that an idle predictor waits for more requests to join the first
+MOST = 64  # images after which a batch takes no further request
+_THREAD = "consilia-predict"
+
+Image = TypeVar("Image")
+Result = TypeVar("Result")
+Other = TypeVar("Other")
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Job(Generic[Image]):
+    images: Sequence[Image]
+    answer: asyncio.Future[Any]  # of a list of results
+
+
+class Batcher(Generic[Image, Result]):
+    """Predicts the images of many requests; used from one event loop, between `start` and `stop`."""
+
+    def __init__(self, predict: Callable[[list[Image]], list[Result]], *, most_waiting: int, n_readers: int) -> None:
+        """Start nothing yet.
+
+        Args:
+            predict: Returns the results of images, in order; it is called in one thread.
+            most_waiting: Images that may have a place at once; what comes on top is refused.
+            n_readers: Threads of `read`.
+        """
+        self._predict, self._most_waiting = predict, most_waiting
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix=_THREAD)
+        self._readers = ThreadPoolExecutor(n_readers, thread_name_prefix=_THREAD)
+        self._queue: asyncio.Queue[_Job[Image]] = asyncio.Queue()
+        self._answers: set[asyncio.Future[Any]] = set()  # that somebody waits for
+        self._task: asyncio.Task[None] | None = None
+        self._is_stopping = False
+        self.n_waiting = 0  # images that have a place
+
+    def start(self) -> None:
+        """Begin to predict, in a task of the running event loop."""
+        self._task = asyncio.get_running_loop().create_task(self._run())
+
+    def stop(self) -> None:
+        """Refuse what waits and what comes; a batch under way goes on in its thread, and nobody waits for it."""
+        self._is_stopping = True
+        for answer in self._answers:
+            if not answer.done():
+                answer.set_exception(_stopping())
+        if self._task is not None:
+            self._task.cancel()
+        for pool in (self._thread, self._readers):
+            pool.shutdown(wait=False, cancel_futures=True)
+
+    @contextmanager
+    def place(self, n_images: int) -> Iterator[None]:
+        """Hold places for images while they are read and predicted.
+
+        Raises:
+            HTTPException: 503, with Retry-After: there is no room, or the server stops.
+        """
+        if self._is_stopping:
+            raise _stopping()
+        if self.n_waiting + n_images > self._most_waiting:
+            raise HTTPException(
+                503,
+                f"{self.n_waiting} images wait already, and at most {self._most_waiting} may. Send yours again later.",
+                headers={"Retry-After": "1"},
+            )
+        self.n_waiting += n_images
+        try:
+            yield
+        finally:
+            self.n_waiting -= n_images
+
+    async def read(self, work: Callable[[], Other]) -> Other:
+        """Return what `work` returns in a thread that reads files, beside the one that predicts.
+
+        Raises:
+            HTTPException: 503: the server stops; and whatever `work` raises.
+        """
+        return await self._in_pool(self._readers, work)
+
+    async def alone(self, work: Callable[[], Other]) -> Other:
+        """Return what `work` returns in the thread that predicts, between two batches; raises as `read`."""
+        return await self._in_pool(self._thread, work)
+
+    async def predict(self, images: Sequence[Image]) -> list[Result]:
+        """Return the results of images, in order.
+
+        Raises:
+            HTTPException: 503: the server stops; and whatever the predictor raises at them.
+        """
+        with self._awaited() as answer:
+            self._queue.put_nowait(_Job(images, answer))
+            results: list[Result] = await answer
+            return results
+
+    async def _in_pool(self, pool: ThreadPoolExecutor, work: Callable[[], Other]) -> Other:
+        with self._awaited() as refused:
+            working = asyncio.get_running_loop().run_in_executor(pool, work)
+            await asyncio.wait({working, refused}, return_when=asyncio.FIRST_COMPLETED)
+            return await (refused if refused.done() else working)
+
+    @contextmanager
+    def _awaited(self) -> Iterator[asyncio.Future[Any]]:
+        """Yield a future that fails when the server stops."""
+        if self._is_stopping:
+            raise _stopping()
+        answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        self._answers.add(answer)
+        try:
+            yield answer
+        finally:
+            self._answers.discard(answer)
+
+    async def _run(self) -> None:
+        while True:
+            jobs = await self._collect()
+            try:
+                results = await self._predict_together(jobs)
+            except Exception as error:
+                _log.exception("%d requests failed together", len(jobs))
+                for job in jobs:
+                    if not job.answer.done():
+                        job.answer.set_exception(error)
+            else:
+                _divide(results, jobs)
+
+    async def _collect(self) -> list[_Job[Image]]:
+        """Return the jobs of the next batch."""
+        was_idle = self._queue.empty()
+        jobs = [await self._queue.get()]
+        if was_idle:  # otherwise they have waited for the batch before them
+            await asyncio.sleep(PAUSE)
+        while sum(len(job.images) for job in jobs) < MOST and not self._queue.empty():
+            jobs.append(self._queue.get_nowait())
+        return jobs
+
+    async def _predict_together(self, jobs: Sequence[_Job[Image]]) -> list[Result]:
+        images = [image for job in jobs for image in job.images]
+        results = await asyncio.get_running_loop().run_in_executor(self._thread, self._predict, images)
+        if len(results) != len(images):
+            raise RuntimeError(f"the predictor must return {len(images)} results, but returned {len(results)}")
+        return results
+
+
+def wait_for_threads(seconds: float) -> bool:
+    """Wait until no batcher that has stopped computes any more; say whether that is so in time."""
+    deadline = time.monotonic() + seconds
+    threads = [thread for thread in threading.enumerate() if thread.name.startswith(_THREAD)]
+    for thread in threads:
+        thread.join(max(0.0, deadline - time.monotonic()))
+    return not any(thread.is_alive() for thread in threads)
+
+
+def _divide(results: Sequence[Result], jobs: Sequence[_Job[Image]]) -> None:
+    """Give each job its own results."""
+    start = 0
+    for job in jobs:
+        if not job.answer.done():  # its client may have gone
+            job.answer.set_result(results[start : start + len(job.images)])
+        start += len(job.images)
+
+
+def _stopping() -> HTTPException:
+    return HTTPException(503, "The server is stopping.", headers={"Retry-After": "10"})

@@ -1,0 +1,150 @@
+"""Requests that wait are predicted together, each gets its own results, and none is kept waiting at the end."""
+
+import asyncio
+import threading
+
+import pytest
+from starlette.exceptions import HTTPException
+
+from consilia.serve.batching import MOST, Batcher, wait_for_threads
+
+
+class Gate:
+    """Predicts a letter by its capital, once it is let through."""
+
+    def __init__(self) -> None:
+        self.calls: list[list[str]] = []
+        self.begun, self.may_end = threading.Event(), threading.Event()
+
+    def __call__(self, images: list[str]) -> list[str]:
+        self.calls.append(images)
+        self.begun.set()
+        assert self.may_end.wait(60)
+        if "bad" in images:
+            raise ValueError("bad")
+        return [image.upper() for image in images]
+
+
+def in_a_loop(check, most_waiting: int = 1000) -> Gate:
+    """Run `check` with a batcher whose predictor stands at a gate."""
+    gate = Gate()
+
+    async def run() -> None:
+        batcher = Batcher(gate, most_waiting=most_waiting, n_readers=1)
+        batcher.start()
+        try:
+            await asyncio.wait_for(check(batcher, gate), 60)
+        finally:
+            batcher.stop()
+            gate.may_end.set()
+
+    asyncio.run(run())
+    assert wait_for_threads(60)
+    return gate
+
+
+async def until_begun(gate: Gate) -> None:
+    await asyncio.get_running_loop().run_in_executor(None, gate.begun.wait, 60)
+
+
+def test_what_comes_during_a_batch_is_predicted_in_one_call_and_divided():
+    async def check(batcher, gate):
+        first = asyncio.create_task(batcher.predict(["a"]))
+        await until_begun(gate)
+        later = [asyncio.create_task(batcher.predict(list(names))) for names in ("bc", "d", "efg")]
+        await asyncio.sleep(0)
+        gate.may_end.set()
+        assert await first == ["A"]
+        assert [await each for each in later] == [["B", "C"], ["D"], ["E", "F", "G"]]
+
+    assert in_a_loop(check).calls == [["a"], ["b", "c", "d", "e", "f", "g"]]
+
+
+def test_a_batch_takes_no_further_request_once_it_is_large():
+    async def check(batcher, gate):
+        first = asyncio.create_task(batcher.predict(["a"]))
+        await until_begun(gate)
+        large = asyncio.create_task(batcher.predict(["b"] * MOST))
+        last = asyncio.create_task(batcher.predict(["c"]))
+        gate.may_end.set()
+        assert await last == ["C"]
+        await asyncio.gather(first, large)
+
+    assert [len(call) for call in in_a_loop(check).calls] == [1, MOST, 1]
+
+
+def test_a_batch_that_fails_fails_its_requests_alone():
+    async def check(batcher, gate):
+        gate.may_end.set()
+        with pytest.raises(ValueError, match="bad"):
+            await batcher.predict(["bad"])
+        assert await batcher.predict(["a"]) == ["A"]
+
+    in_a_loop(check)
+
+
+def test_images_that_there_is_no_room_for_are_refused_at_once():
+    async def check(batcher, gate):
+        with batcher.place(2):
+            assert batcher.n_waiting == 2
+            with pytest.raises(HTTPException) as refused, batcher.place(2):
+                pass
+            assert refused.value.status_code == 503
+            assert refused.value.headers == {"Retry-After": "1"}
+            with batcher.place(1):
+                assert batcher.n_waiting == 3
+        assert batcher.n_waiting == 0
+
+    in_a_loop(check, most_waiting=3)
+
+
+def test_files_are_read_while_a_batch_is_predicted():
+    async def check(batcher, gate):
+        first = asyncio.create_task(batcher.predict(["a"]))
+        await until_begun(gate)
+        assert await batcher.read(lambda: "read") == "read"
+        assert not first.done()
+        gate.may_end.set()
+        await first
+
+    in_a_loop(check)
+
+
+def test_other_work_has_the_thread_to_itself():
+    async def check(batcher, gate):
+        first = asyncio.create_task(batcher.predict(["a"]))
+        await until_begun(gate)
+        alone = asyncio.create_task(batcher.alone(lambda: (len(gate.calls), threading.current_thread().name)))
+        await asyncio.sleep(0)
+        assert not alone.done()
+        gate.may_end.set()
+        await first
+        n_calls, thread = await alone
+        assert n_calls == 1
+        assert thread.startswith("consilia-predict")
+
+    in_a_loop(check)
+
+
+def test_nobody_waits_once_it_stops():
+    async def check(batcher, gate):
+        first = asyncio.create_task(batcher.predict(["a"]))
+        await until_begun(gate)
+        waiting = [
+            first,
+            asyncio.create_task(batcher.predict(["b"])),
+            asyncio.create_task(batcher.alone(lambda: None)),
+            asyncio.create_task(batcher.read(gate.may_end.wait)),
+        ]
+        await asyncio.sleep(0)
+        batcher.stop()
+        for task in waiting:
+            with pytest.raises(HTTPException, match="stopping"):
+                await task
+        with pytest.raises(HTTPException, match="stopping"):
+            await batcher.predict(["b"])
+        with pytest.raises(HTTPException, match="stopping"), batcher.place(1):
+            pass
+        assert not gate.may_end.is_set()
+
+    in_a_loop(check)
