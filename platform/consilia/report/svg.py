@@ -16,6 +16,7 @@ _INK = "#123457"  # stands for the page's ink until the drawing is done; no figu
 _COLOURS = {_INK: "currentColor", COLOURS[0]: "var(--curve)", COLOURS[-1]: "currentColor"}  # dim or unseen in the dark
 _STYLE: Any = {  # matplotlib types the keys one by one
     "svg.fonttype": "none",
+    "text.parse_math": False,  # a class may be called $x$
     "svg.hashsalt": "consilia",  # with no date either, equal figures give equal bytes
     "font.size": 10,
     "axes.linewidth": 0.7,

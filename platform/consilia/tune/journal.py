@@ -56,11 +56,9 @@ def hours_to_end(content: bytes) -> dict[int, float]:
     starts: list[datetime] = []
     ends: dict[int, datetime] = {}
     for entry in map(json.loads, content.splitlines()):
-        if entry["op_code"] != SET_STATE:
-            continue
         if entry.get("datetime_start"):
             starts.append(datetime.fromisoformat(entry["datetime_start"]))
-        if entry["state"] in ENDED and entry.get("datetime_complete"):
+        if entry["op_code"] == SET_STATE and entry.get("datetime_complete"):
             ends[int(entry["trial_id"])] = datetime.fromisoformat(entry["datetime_complete"])
     if not starts:
         return {}
