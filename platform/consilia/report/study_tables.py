@@ -215,7 +215,7 @@ def _direction(metric: str) -> str:
 
 
 def _percent(estimate: Estimate) -> str:
-    value, low, high = (f"{100 * each:.1f} %" for each in (estimate.value, estimate.low, estimate.high))
+    value, low, high = (f"{100 * each:.1f}\u00a0%" for each in (estimate.value, estimate.low, estimate.high))
     return f"{value} (95 % interval: {low} to {high})"
 
 

@@ -44,6 +44,7 @@ class StudyResult:
 
     bundle: Path
     report: Path  # JSON: the leaderboard and every ensemble's metrics
+    page: Path  # HTML: the report for people
     document: BundleDocument  # what the bundle says of itself, its evaluations among it
     metric: str  # the study's
     trials: tuple[TrialRecord, ...]  # finished ones, best first
@@ -97,6 +98,7 @@ def read_result(study: OpenStudy, recipe: str) -> StudyResult:
     return StudyResult(
         bundle=find_bundle(study, recipe),
         report=folder.report,
+        page=folder.page,
         document=read_bundle(folder.bundle(recipe)),
         metric=study.plan.search.metric,
         trials=tuple(board),
