@@ -3,7 +3,10 @@
 import json
 import re
 import shutil
+import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +17,7 @@ import consilia
 from consilia.bundle.document import BundleDocument
 from consilia.bundle.reading import read_bundle
 from consilia.cli.app import run
+from consilia.cli.show_report import follow_report
 from consilia.config.record_files import write_trial
 from consilia.data.folds import make_folds
 from consilia.errors import StudyError
@@ -281,6 +285,19 @@ def test_following_a_study_that_nobody_works_in_writes_its_last_page(trained_cop
     out = tmp_path / "page.html"
     assert run(["report", trained_copy.plan.name, "--watch", "--out", str(out), *places]) == 0
     assert out.read_text() == trained_page
+
+
+def test_a_running_search_is_followed_until_nobody_works_in_it(trained_copy, tmp_path):
+    study, out = open_copy(trained_copy), tmp_path / "page.html"
+    follow = partial(follow_report, study, out, pictures=False, every=0.1, show=False)
+    with ThreadPoolExecutor(1) as threads:
+        with hold_study(trained_copy.folder):
+            following = threads.submit(follow)
+            while not out.exists() and not following.done():
+                time.sleep(0.05)
+            assert 'http-equiv="refresh"' in out.read_text()
+        assert following.result() == out
+    assert 'http-equiv="refresh"' not in out.read_text()
 
 
 def test_the_counts_are_those_of_the_folds(trained):

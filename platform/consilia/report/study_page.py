@@ -97,6 +97,7 @@ class StudyFacts:
     histories: Mapping[int, pd.DataFrame]  # of the best trials
     importance: Mapping[str, float] | None  # None: too few trials have finished
     seconds: Mapping[str, float]  # by purpose, see `tune.ledger`
+    device_seconds: float  # of GPUs that slots held; of CPUs where they held none
     provenance: tuple[tuple[str, str], ...]  # what decides the result, each with its name
     measured: Measured | None  # None: there is no ensemble yet
     refresh: int | None = None  # seconds after which a browser shall load the page again

@@ -25,7 +25,7 @@ from consilia.study.opened import OpenStudy
 from consilia.study.trials import TrialReader, history_frame
 from consilia.tune.importance import importances
 from consilia.tune.journal import hours_to_end, whole_lines
-from consilia.tune.ledger import read_ledger, seconds_by_purpose
+from consilia.tune.ledger import device_seconds, read_ledger, seconds_by_purpose
 
 _MOST_HISTORIES = 6
 NO_PICTURES = "Pictures were left out, so that this page may travel farther than the images."
@@ -59,6 +59,7 @@ def gather_facts(study: OpenStudy, *, pictures: bool, refresh: int | None = None
     measured = _measured(study, pictures=pictures, is_held=board.is_held)
     folds = load_folds(folder.folds) if folder.folds.is_file() else None
     table = pd.read_parquet(folder.folds) if folds else pd.DataFrame()
+    ledger = read_ledger(folder.ledger) if folder.ledger.is_file() else None
     is_search = plan.search.configuration is None
     return StudyFacts(
         plan=plan,
@@ -72,7 +73,8 @@ def gather_facts(study: OpenStudy, *, pictures: bool, refresh: int | None = None
         drawn={number: _drawn(study, record) for number, record in study.records().items()},
         histories=_histories(study, board, measured),
         importance=importances(study.records().values(), study.space, metric=plan.search.metric) if is_search else None,
-        seconds=seconds_by_purpose(read_ledger(folder.ledger)) if folder.ledger.is_file() else {},
+        seconds={} if ledger is None else seconds_by_purpose(ledger),
+        device_seconds=0.0 if ledger is None else device_seconds(ledger),
         provenance=tuple(_describe_provenance(plan, folds, measured.document if measured else None)),
         measured=measured,
         refresh=refresh,
