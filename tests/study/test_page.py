@@ -14,6 +14,8 @@ import pandas as pd
 import pytest
 
 import consilia
+from consilia.audit.document import Finding
+from consilia.audit.run import audit
 from consilia.bundle.document import BundleDocument
 from consilia.bundle.reading import read_bundle
 from consilia.cli.app import run
@@ -27,7 +29,7 @@ from consilia.report.study_page import render_study
 from consilia.report.study_tables import with_interval
 from consilia.study.combine import combine
 from consilia.study.folder import hold_study
-from consilia.study.image_scores import find_gaps, measure_cross_fitted, read_scores, write_scores
+from consilia.study.image_scores import find_gaps, measure_cross_fitted, read_scores, read_subgroups, write_scores
 from consilia.study.opened import OpenStudy
 from consilia.study.page import gather_facts, write_study_page
 from finished_study import write_trial as write_trial_files
@@ -121,6 +123,26 @@ def test_without_pictures_it_holds_no_image_no_file_and_no_patient(trained_copy,
     named = {*study.store.index["file"].astype(str), *study.store.patients.tolist()}
     assert not [name for name in named if name in text]
     assert "Pictures were left out" in Page(text).words
+
+
+def test_findings_of_an_audit_are_named_only_where_pictures_are_shown(trained_copy, tmp_path):
+    study = open_copy(trained_copy)
+    found = audit(study.store, study.plan.data, study.folds, shortcuts=False)
+    finding = Finding(severity="warning", topic="patients", sentence="Look at patient 'p17'.", action="See p17.png.")
+    place = tmp_path / "stores" / "audits" / f"{study.plan.data.name}-{study.store.digest[:16]}"
+    found.model_copy(update={"findings": (finding,)}).write(place / "audit.json")
+    moved = replace(study, stores=tmp_path / "stores")
+    moved.__dict__["store"] = study.store
+    assert gather_facts(moved, pictures=True).findings == (finding,)
+    words = Page(write_study_page(moved, pictures=False, out=tmp_path / "page.html").read_text()).words
+    assert "warning patients:" in words
+    assert "p17" not in words
+
+
+def test_groups_of_an_earlier_ensemble_are_not_shown_for_this_one(several):
+    document = read_bundle(several.folder.bundle("votes"))
+    assert read_subgroups(several, document) == ()
+    assert read_subgroups(several, document.model_copy(update={"evaluations": ()})) is None
 
 
 def test_pictures_are_of_the_worst_errors_and_of_the_least_certain(trained):

@@ -27,7 +27,14 @@ from consilia.metrics.subgroups import Subgroups
 from consilia.predict.loading import load_predictor
 from consilia.report.confirmations import confirmations_to_json
 from consilia.study.end import read_end
-from consilia.study.image_scores import find_gaps, measure_cross_fitted, measure_test, read_scores, write_scores
+from consilia.study.image_scores import (
+    find_gaps,
+    measure_cross_fitted,
+    measure_test,
+    read_scores,
+    read_subgroups,
+    write_scores,
+)
 from consilia.study.opened import OpenStudy
 from consilia.study.test_access import log_opening
 from consilia.tune.ledger import read_ledger, seconds_by_purpose
@@ -156,6 +163,7 @@ def is_tested(document: BundleDocument) -> bool:
 def _subgroups(study: OpenStudy, document: BundleDocument) -> tuple[Subgroups, ...]:
     """Return the ensemble's scores by columns of the data; its predictions are made where they are missing."""
     scores = read_scores(study, document)
+    stored = read_subgroups(study, document)
     if scores is None or (scores.split == "test") != is_tested(document):
         if is_tested(document):  # by a consilia that did not keep them
             predictor = load_predictor(study.folder.bundle(document.provenance.recipe.name))
@@ -164,7 +172,8 @@ def _subgroups(study: OpenStudy, document: BundleDocument) -> tuple[Subgroups, .
         else:
             scores = measure_cross_fitted(study, document)
         write_scores(study, document, scores)
-    return find_gaps(study, scores)
+        stored = None
+    return find_gaps(study, scores) if stored is None else stored
 
 
 def _write_report(study: OpenStudy, result: StudyResult, subgroups: Sequence[Subgroups]) -> None:

@@ -131,6 +131,24 @@ def find_gaps(study: OpenStudy, scores: ImageScores) -> tuple[Subgroups, ...]:
     return tuple(found)
 
 
+def read_subgroups(study: OpenStudy, document: BundleDocument) -> tuple[Subgroups, ...] | None:
+    """Return what report.json holds of `find_gaps` for an ensemble; None: nothing, or of another one of its name.
+
+    Raises:
+        StudyError: The file is damaged; names it.
+    """
+    path = study.folder.report
+    try:
+        ensembles = json.loads(path.read_text(encoding="utf-8"))["ensembles"] if path.is_file() else {}
+        entry = ensembles.get(document.provenance.recipe.name, {})
+        is_same = entry.get("evaluations") == [each.to_json() for each in document.evaluations]
+        if not is_same or "subgroups" not in entry:
+            return None
+        return tuple(Subgroups.model_validate(each) for each in entry["subgroups"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise StudyError(f"{path} is damaged ({error}). Delete it: it is written again.") from error
+
+
 def _says_something(groups: Groups, shown: Shown) -> bool:
     n_groups = len(groups.names)
     if not 2 <= n_groups <= _MOST_GROUPS:

@@ -1,6 +1,5 @@
 """The report of a study, gathered from what lies in its folder and written as one HTML file."""
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,7 +14,6 @@ from consilia.config.study import StudyPlan
 from consilia.data.folds import FoldPlan, load_folds
 from consilia.errors import StudyError
 from consilia.files import write_text
-from consilia.metrics.subgroups import Subgroups
 from consilia.report.html import Rows
 from consilia.report.study_page import Cases, Measured, StudyFacts, render_study
 from consilia.report.trials import TrialBoard
@@ -28,6 +26,7 @@ from consilia.tune.journal import hours_to_end, whole_lines
 from consilia.tune.ledger import device_seconds, read_ledger, seconds_by_purpose
 
 _MOST_HISTORIES = 6
+_UNNAMED = "`audit.html` says what, and names files and patients, which this page does not."
 NO_PICTURES = "Pictures were left out, so that this page may travel farther than the images."
 
 
@@ -67,7 +66,7 @@ def gather_facts(study: OpenStudy, *, pictures: bool, refresh: int | None = None
         ended_by="" if end is None else end.ended_by,
         counts=_count(table, plan.data.classes or (measured.document.classes if measured else ())),
         leaks=tuple(_describe_leaks(folds, table)) if folds else ("The images are not divided yet.",),
-        findings=_findings(study, folds),
+        findings=_findings(study, folds, names=pictures),
         openings=_count_lines(folder.test_openings),
         hours=hours_to_end(whole_lines(folder.journal.read_bytes())) if folder.journal.is_file() else {},
         drawn={number: _drawn(study, record) for number, record in study.records().items()},
@@ -95,7 +94,7 @@ def _measured(study: OpenStudy, *, pictures: bool, is_held: bool) -> Measured | 
     if not study.folder.bundle(recipe).is_dir() or not study.folder.report.is_file():
         return None
     from consilia.study.cases import show_cases
-    from consilia.study.image_scores import read_scores
+    from consilia.study.image_scores import read_scores, read_subgroups
 
     document = read_bundle(study.folder.bundle(recipe))
     scores = read_scores(study, document)
@@ -109,18 +108,9 @@ def _measured(study: OpenStudy, *, pictures: bool, is_held: bool) -> Measured | 
     return Measured(
         document=document,
         shown=scores.shown,
-        subgroups=_read_subgroups(study, recipe),
+        subgroups=read_subgroups(study, document) or (),
         cases=show_cases(study, scores) if pictures else Cases(absent=NO_PICTURES),
     )
-
-
-def _read_subgroups(study: OpenStudy, recipe: str) -> tuple[Subgroups, ...]:
-    try:
-        report = json.loads(study.folder.report.read_text(encoding="utf-8"))
-        found = report["ensembles"].get(recipe, {}).get("subgroups", [])
-        return tuple(Subgroups.model_validate(each) for each in found)
-    except (ValueError, KeyError, TypeError) as error:
-        raise StudyError(f"{study.folder.report} is damaged ({error}). Delete it: it is written again.") from error
 
 
 def _count(table: pd.DataFrame, classes: tuple[str, ...]) -> Rows:
@@ -160,12 +150,19 @@ def _describe_leaks(folds: FoldPlan, table: pd.DataFrame) -> Iterator[str]:
         yield f"{n_joined:,} groups of patients share a picture, exactly or nearly. Each group stays in one fold."
 
 
-def _findings(study: OpenStudy, folds: FoldPlan | None) -> tuple[Finding, ...] | None:
-    """Return what the last audit of these data has found; None: there was none."""
+def _findings(study: OpenStudy, folds: FoldPlan | None, *, names: bool) -> tuple[Finding, ...] | None:
+    """Return what the last audit of these data has found, without what names files and patients unless `names`.
+
+    Returns:
+        None where there was no audit.
+    """
     if folds is None:
         return None
     path = study.stores / "audits" / f"{study.plan.data.name}-{folds.store_digest[:16]}" / JSON
-    return read_audit(path).findings if path.is_file() else None
+    found = read_audit(path).findings if path.is_file() else None
+    if found is None or names:
+        return found
+    return tuple(each.model_copy(update={"sentence": f"{each.topic}: {_UNNAMED}", "action": ""}) for each in found)
 
 
 def _histories(study: OpenStudy, board: TrialBoard, measured: Measured | None) -> dict[int, pd.DataFrame]:
