@@ -287,9 +287,12 @@ def test_groups_are_of_columns_that_say_something(several):
     other = replace(several)
     other.__dict__["store"] = replace(store, index=store.index.assign(**columns))
     assert find_gaps(other, read_scores(several, document)) == ()  # 10 patients are too few for two groups of 30
-    (found,) = find_gaps(other, measure_cross_fitted(several, document))
-    assert found.column == "site"
-    assert [(group.images, group.patients) for group in found.groups] == [(30, 30), (30, 30)]
+    scores = measure_cross_fitted(several, document)
+    alone = replace(scores.shown, patients=np.arange(len(scores.rows)).astype(str))  # 30 in each class, too
+    for shown in (scores.shown, alone):
+        (found,) = find_gaps(other, replace(scores, shown=shown))
+        assert found.column == "site"
+        assert [(group.images, group.patients) for group in found.groups] == [(30, 30), (30, 30)]
 
 
 def test_the_command_says_where_the_page_lies(trained_copy, capsys):
