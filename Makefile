@@ -14,7 +14,7 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 ON_RAY = $(shell grep -rl "mark.ray" tests)
 PARALLEL := --numprocesses=$(JOBS) --dist=loadfile
 
-.PHONY: help setup demo lint test test-all docs format clean
+.PHONY: help setup demo lint test test-all pictures docs format clean
 
 help: ## List these targets.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "%-10s %s\n", $$1, $$2}' Makefile
@@ -27,11 +27,12 @@ $(INSTALLED): pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
 	touch $@
 
-demo: setup ## Draw phantoms, search, combine and predict.
+demo: setup ## Draw phantoms, search, combine, report and predict.
 	test -f $(DEMO)/phantoms/metadata.csv || $(BIN)/consilia data phantoms $(DEMO)/phantoms
 	$(BIN)/consilia search examples/phantoms.yaml --set data.path=$(DEMO)/phantoms \
 		--studies $(DEMO)/studies --stores $(DEMO)/stores
 	$(BIN)/consilia predict $(DEMO)/studies/phantoms/ensembles/greedy_calibrated $(DEMO_IMAGES)
+	@echo "The report of the study, for a browser: $(CURDIR)/$(DEMO)/studies/phantoms/report.html"
 
 lint: setup ## Check style, format, types and the order of imports.
 	$(BIN)/ruff check .
@@ -46,6 +47,9 @@ test: lint ## Lint, every fast test, and one pass through a real Ray: eight minu
 test-all: lint ## Lint and every test there is, with all counts.
 	$(PYTEST) -m "not ray" --hypothesis-profile=thorough $(PARALLEL)
 	$(PYTEST) -m ray --hypothesis-profile=thorough $(ON_RAY)
+
+pictures: demo ## Make the pictures of the README from the demo, with an installed Chromium.
+	$(BIN)/python docs/make_pictures.py --demo $(DEMO)
 
 # Material warns of mkdocs 2, which pyproject.toml excludes.
 docs: $(VENV)/.installed-docs ## Build the documentation site into site/; a dead link fails.

@@ -9,8 +9,8 @@ import pytest
 from consilia.cli.app import run
 
 COMMANDS = [
-    *("search", "train", "trials", "suspects", "ensemble", "evaluate", "compare", "predict", "explain", "figures"),
-    "serve",
+    *("search", "train", "trials", "report", "suspects"),
+    *("ensemble", "evaluate", "compare", "predict", "explain", "figures", "serve"),
     *("submit", "jobs", "status", "logs", "stop"),
     *("data phantoms", "data prepare", "data audit", "data preview"),
     *("weights list", "weights fetch"),

@@ -91,7 +91,7 @@ def test_the_same_search_on_another_machine_repeats_nothing(studies, machine, st
     after = open_place(studies).remote.list()
     assert (silent_view.epochs, silent_view.n_prepared) == ([], 0)
     assert {name for name in before if before[name] != after.get(name)} <= {
-        f"tiny-train/{name}" for name in ("lease.json", "report.json", "run.log")
+        f"tiny-train/{name}" for name in ("lease.json", "report.html", "report.json", "run.log")
     }
 
 

@@ -5,7 +5,7 @@ import pytest
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 
-from consilia.tune.journal import cut_journal, whole_lines
+from consilia.tune.journal import cut_journal, hours_to_end, whole_lines
 
 
 @pytest.fixture
@@ -49,3 +49,18 @@ def test_the_beginning_of_a_journal_is_a_state_that_the_search_was_in(
 def test_a_line_that_is_still_being_written_is_left_out(journal):
     assert whole_lines(journal + b'{"op_code":') == journal
     assert whole_lines(b"{") == b""
+
+
+def test_hours_are_those_of_optuna_from_the_first_start(journal, tmp_path):
+    (tmp_path / "part").write_bytes(journal)
+    storage = JournalStorage(JournalFileBackend(str(tmp_path / "part")))
+    trials = optuna.load_study(study_name="own", storage=storage).get_trials()
+    begin = min(trial.datetime_start for trial in trials if trial.datetime_start)
+    expected = {
+        trial.number: (trial.datetime_complete - begin).total_seconds() / 3600
+        for trial in trials
+        if trial.datetime_complete
+    }
+    assert hours_to_end(journal) == pytest.approx(expected)
+    assert set(expected) == {0, 1}
+    assert hours_to_end(b"") == {}

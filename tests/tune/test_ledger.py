@@ -15,7 +15,7 @@ import consilia
 from consilia.config.records import EpochReport
 from consilia.errors import StudyError
 from consilia.tune import ledger as ledger_module
-from consilia.tune.ledger import NOBODY, Ledger, read_ledger, seconds_by_purpose
+from consilia.tune.ledger import NOBODY, Ledger, device_seconds, read_ledger, seconds_by_purpose
 
 
 class Clock:
@@ -245,6 +245,7 @@ def test_runs_add_up(clock: Clock, path: Path):
         clock.wait(1e6)  # nothing runs: this time is nobody's
     table = read_ledger(path)
     assert seconds_by_purpose(table) == pytest.approx({"useful": 30.0, "reserved": 30.0, "wall": 30.0, "idle": 0.0})
+    assert device_seconds(table) == pytest.approx(60.0)
     assert table.query("purpose == 'useful'")[["run", "fold"]].to_numpy().tolist() == [[0, 0], [1, 1], [2, 2]]
 
 

@@ -152,7 +152,9 @@ def show_result(result: "StudyResult") -> None:
     for warning in document.warnings:
         console.print(f"warning   {warning}", soft_wrap=True)
     console.print(f"bundle    {result.bundle}", soft_wrap=True)
-    console.print(f"report    {result.report}", soft_wrap=True)
+    console.print(f"numbers   {result.report}", soft_wrap=True)
+    if result.page.is_file():
+        console.print(f"report    {result.page}", soft_wrap=True)
 
 
 def show_honesty(document: BundleDocument) -> None:

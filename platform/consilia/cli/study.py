@@ -1,11 +1,11 @@
-"""Commands that run or read a study: search, train, trials, suspects."""
+"""Commands that run or read a study: search, train, trials, report, suspects."""
 
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
-from consilia.cli.options import STUDIES, Settings, Stores, Studies, StudyFile, StudyName, limit_threads
+from consilia.cli.options import STUDIES, Settings, Stores, Studies, StudyFile, StudyName, limit_threads, share_cores
 
 
 def register(app: typer.Typer) -> None:
@@ -13,6 +13,7 @@ def register(app: typer.Typer) -> None:
     app.command()(search)
     app.command()(train)
     app.command()(trials)
+    app.command()(report)
     app.command()(suspects)
 
 
@@ -103,6 +104,40 @@ def trials(
         show_trials(found.board())
     else:
         print((board_to_json if output == "json" else board_to_csv)(found.board()), end="")
+
+
+def report(
+    study: StudyName,
+    show: Annotated[bool, typer.Option("--open", help="Show the page in a browser.")] = False,
+    no_pictures: Annotated[
+        bool, typer.Option("--no-pictures", help="Leave images, files and patients out: such a page may travel.")
+    ] = False,
+    out: Annotated[
+        Path | None, typer.Option("--out", metavar="FILE", help="The page; default: report.html in the study's folder.")
+    ] = None,
+    watch: Annotated[bool, typer.Option("--watch", help="Write it again and again while a search is running.")] = False,
+    every: Annotated[float, typer.Option(metavar="SECONDS", min=1, help="Time between two pages of --watch.")] = 30.0,
+    studies: Studies = STUDIES,
+    stores: Stores = None,
+) -> None:
+    """Write a study's report: one HTML page with its result, figures, search and worst errors.
+
+    Every search ends with it. It needs no network and can be mailed; with pictures, only where the images may go.
+
+    Example: consilia report pneumonia --open
+    """
+    share_cores()
+    import consilia
+    from consilia.cli.show_report import follow_report, open_page
+
+    found = consilia.open_study(study, studies=studies, stores=stores)
+    if watch:
+        page = follow_report(found, out, pictures=not no_pictures, every=every, show=show)
+    else:
+        page = found.report(out, pictures=not no_pictures)
+        if show:
+            open_page(page)
+    print(f"report    {page}")
 
 
 def suspects(

@@ -14,7 +14,8 @@ studies/<name>/
   ensembles/<recipe>/ the bundle
   ledger.parquet      seconds by run, trial, fold and purpose
   search.json         which limit ended the search; missing while it is not over
-  report.json  run.log
+  predictions/<recipe>.parquet  what that ensemble says of the images that it is measured on
+  report.json  report.html  run.log
   ray/                Ray's own state; may be deleted
 """
 
@@ -134,6 +135,15 @@ class StudyFolder:
     def report(self) -> Path:
         """JSON: leaderboard and metrics."""
         return self.root / "report.json"
+
+    @property
+    def page(self) -> Path:
+        """HTML: the same for people, with figures and pictures."""
+        return self.root / "report.html"
+
+    def predictions(self, recipe: str) -> Path:
+        """Parquet: what the ensemble of this recipe says of each image that it is measured on."""
+        return self.root / "predictions" / f"{recipe}.parquet"
 
     @property
     def test_openings(self) -> Path:

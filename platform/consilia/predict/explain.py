@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.ndimage import gaussian_filter
 
+from consilia.config.records import Labels
 from consilia.decision.calibrators import pool_folds
 from consilia.errors import ReaderError, UserError
 from consilia.metrics.scores import softmax
@@ -94,15 +95,25 @@ def explain(
     chosen = None if label is None else predictor.classes.index(label)
     for batch in predictor.read(images, batch_size=batch_size, on_unknown_kind=on_unknown_kind):
         pixels = [image.pixels for _, image in batch if not isinstance(image, ReaderError)]
-        found = iter(_explain(predictor, np.stack(pixels), chosen) if pixels else ())
+        labels = None if chosen is None else np.full(len(pixels), chosen)
+        found = iter(explain_pixels(predictor, np.stack(pixels), labels) if pixels else ())
         for name, image in batch:
             yield name, image if isinstance(image, ReaderError) else next(found)
 
 
-def _explain(predictor: EnsemblePredictor, pixels: npt.NDArray[np.uint8], chosen: int | None) -> list[Explanation]:
+def explain_pixels(
+    predictor: EnsemblePredictor, pixels: npt.NDArray[np.uint8], labels: Labels | None = None
+) -> list[Explanation]:
+    """Return the heat map of each image that is read already; all are in memory at once.
+
+    Args:
+        predictor: The ensemble.
+        pixels: (n_images, size, size, channels), as a store of its images holds them.
+        labels: The class to explain of each, (n_images,); None: its most probable one.
+    """
     networks, calibrator = predictor.networks, predictor.document.calibrator
     probabilities = pool_folds(calibrator, networks.pool(softmax(networks.logits(pixels))))
-    labels = probabilities.argmax(axis=1) if chosen is None else np.full(len(pixels), chosen)
+    labels = probabilities.argmax(axis=1) if labels is None else labels
     maps, gains = contributions(networks, calibrator, pixels, labels)
     return [
         Explanation(

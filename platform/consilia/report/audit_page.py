@@ -1,22 +1,18 @@
 """An audit as one HTML file that needs no network, with a picture of every suspect."""
 
-import base64
-import io
-import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from jinja2 import Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup, escape
 from PIL import Image as Pillow
 
 from consilia.audit.document import Audit, Case, Image, Shortcut
 from consilia.data.store.image_store import ImageStore
 from consilia.files import write_text
 from consilia.report.audit_tables import count_cases, counts_of_parts, headline, list_counts
+from consilia.report.html import Rows, embed_png, page_environment
 
 MOST_CASES = 500  # with pictures; the rest stand in audit.json
 MOST_IMAGES = 12  # of one case
@@ -30,8 +26,6 @@ _SECTIONS: tuple[tuple[str, Callable[[Case], bool]], ...] = (
     ("Near duplicates", lambda case: case.kind == "near"),
     ("Exact duplicates", lambda case: True),
 )
-
-Rows = list[list[str]]  # (n_rows, n_columns) cells of a table
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,14 +56,7 @@ def render_page(audit: Audit, store: ImageStore, *, most_cases: int = MOST_CASES
         store: The audited data set, for the pictures.
         most_cases: How many cases are shown with pictures, the most important first.
     """
-    environment = Environment(
-        loader=PackageLoader("consilia.report"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters["code"] = _code
+    environment = page_environment()
     environment.filters["likeness"] = _likeness
     environment.filters["place"] = _place
     environment.filters["thumbnail"] = lambda image: thumbnail(store.pixels[image.image_id])
@@ -88,9 +75,7 @@ def thumbnail(pixels: npt.NDArray[np.uint8]) -> str:
     picture = Pillow.fromarray(np.asarray(pixels if pixels.shape[2] == 3 else pixels[:, :, 0]))
     if picture.width > _SIDE:
         picture = picture.resize((_SIDE, _SIDE), Pillow.Resampling.BOX)
-    file = io.BytesIO()
-    picture.save(file, format="PNG")
-    return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode("ascii")
+    return embed_png(picture)
 
 
 def _sections(cases: Sequence[Case], *, most: int) -> Iterator[_Section]:
@@ -150,11 +135,6 @@ def _shortcut(each: Shortcut) -> list[str]:
     auc, best = each.auc, each.best_auc
     interval = f"{auc.low:.2f} to {auc.high:.2f}"
     return [each.name, each.origin, f"{auc.value:.2f}", interval, each.best_class, f"{best.value:.2f}", verdict]
-
-
-def _code(text: str) -> Markup:
-    """Escape, and set what stands between backticks as code."""
-    return Markup(re.sub(r"`([^`]+)`", r"<code>\1</code>", str(escape(text))))
 
 
 def _likeness(case: Case) -> str:

@@ -81,6 +81,26 @@ def draw_overlay(
     return sheet
 
 
+def draw_pair(pixels: Picture, heat_map: npt.NDArray[np.float32] | None, *, side: int) -> Image.Image:
+    """Return the image, and beside it itself under its heat map, without any text.
+
+    Args:
+        pixels: (size, size, channels); several channels are shown as their grey mean.
+        heat_map: (size, size), of which what is above 0 is drawn; None: its place stays empty.
+        side: Of each of the two, pixels.
+    """
+    grey = Image.fromarray(pixels.mean(axis=2).round().astype(np.uint8))
+    resampling = Image.Resampling.NEAREST if side % grey.width == 0 else Image.Resampling.LANCZOS
+    plain = np.repeat(np.asarray(grey.resize((side, side), resampling))[..., None], 3, axis=2)
+    pair = Image.new("RGB", (2 * side + _GAP // 2, side), _PAPER)
+    pair.paste(Image.fromarray(plain), (0, 0))
+    if heat_map is not None:
+        positive = np.clip(heat_map / max(float(heat_map.max()), 1e-12), 0, None).astype(np.float32)
+        heat = Image.fromarray(positive, mode="F").resize((side, side), Image.Resampling.BILINEAR)
+        pair.paste(Image.fromarray(_blend(plain, np.asarray(heat).clip(0, 1))), (side + _GAP // 2, 0))
+    return pair
+
+
 def _upright(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> Image.Image:
     """Return the text from the bottom to the top."""
     line = Image.new("RGB", (round(font.getlength(text)), _LINE), _PAPER)

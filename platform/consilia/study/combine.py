@@ -2,7 +2,7 @@
 
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,9 +23,18 @@ from consilia.ensemble.evaluate import evaluate
 from consilia.errors import BundleError, StudyError
 from consilia.files import write_json
 from consilia.metrics.estimates import Estimate
+from consilia.metrics.subgroups import Subgroups
 from consilia.predict.loading import load_predictor
 from consilia.report.confirmations import confirmations_to_json
 from consilia.study.end import read_end
+from consilia.study.image_scores import (
+    find_gaps,
+    measure_cross_fitted,
+    measure_test,
+    read_scores,
+    read_subgroups,
+    write_scores,
+)
 from consilia.study.opened import OpenStudy
 from consilia.study.test_access import log_opening
 from consilia.tune.ledger import read_ledger, seconds_by_purpose
@@ -42,6 +51,7 @@ class StudyResult:
 
     bundle: Path
     report: Path  # JSON: the leaderboard and every ensemble's metrics
+    page: Path  # HTML: the report for people
     document: BundleDocument  # what the bundle says of itself, its evaluations among it
     metric: str  # the study's
     trials: tuple[TrialRecord, ...]  # finished ones, best first
@@ -74,10 +84,11 @@ def combine(study: OpenStudy, recipe: EnsembleRecipe, *, test: bool = False) -> 
             remark = log_opening(folder, predictor.document)
             found = evaluate(predictor, study.store, folds.test, seed=plan.seed, bound=folds.bound)
             record_evaluation(bundle, found.with_note(remark))
+            write_scores(study, predictor.document, measure_test(study, predictor))
         else:
             study.note(f"the locked test stays closed: {recipe.name} is not the study's own recipe; --test opens it")
     result = read_result(study, recipe.name)
-    _write_report(study, result)
+    _write_report(study, result, _subgroups(study, result.document))
     return result
 
 
@@ -94,6 +105,7 @@ def read_result(study: OpenStudy, recipe: str) -> StudyResult:
     return StudyResult(
         bundle=find_bundle(study, recipe),
         report=folder.report,
+        page=folder.page,
         document=read_bundle(folder.bundle(recipe)),
         metric=study.plan.search.metric,
         trials=tuple(board),
@@ -148,7 +160,23 @@ def is_tested(document: BundleDocument) -> bool:
     return any(evaluation.split == "test" for evaluation in document.evaluations)
 
 
-def _write_report(study: OpenStudy, result: StudyResult) -> None:
+def _subgroups(study: OpenStudy, document: BundleDocument) -> tuple[Subgroups, ...]:
+    """Return the ensemble's scores by columns of the data; its predictions are made where they are missing."""
+    scores = read_scores(study, document)
+    stored = read_subgroups(study, document)
+    if scores is None or (scores.split == "test") != is_tested(document):
+        if is_tested(document):  # by a consilia that did not keep them
+            predictor = load_predictor(study.folder.bundle(document.provenance.recipe.name))
+            log_opening(study.folder, document)
+            scores = measure_test(study, predictor)
+        else:
+            scores = measure_cross_fitted(study, document)
+        write_scores(study, document, scores)
+        stored = None
+    return find_gaps(study, scores) if stored is None else stored
+
+
+def _write_report(study: OpenStudy, result: StudyResult, subgroups: Sequence[Subgroups]) -> None:
     """Write report.json, keeping the ensembles that other recipes have left there."""
     plan, folder, document = study.plan, study.folder, result.document
     ensembles: dict[str, Any] = {}
@@ -164,6 +192,7 @@ def _write_report(study: OpenStudy, result: StudyResult) -> None:
         "safety": document.safety.model_dump(mode="json"),
         "gate": None if document.gate is None else document.gate.model_dump(mode="json"),
         "evaluations": [evaluation.to_json() for evaluation in document.evaluations],
+        "subgroups": [each.model_dump(mode="json") for each in subgroups],
         "warnings": list(document.warnings),
     }
     report = {

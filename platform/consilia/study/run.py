@@ -5,7 +5,9 @@ search asks for its workers seconds earlier.
 """
 
 import functools
+import logging
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -30,6 +32,8 @@ from consilia.tune.warm_start import Start
 
 if TYPE_CHECKING:
     from consilia.study.combine import StudyResult
+
+logger = logging.getLogger(__name__)
 
 
 def run_study(study: OpenStudy, *, retry_failed: bool = False) -> "StudyResult":
@@ -71,7 +75,9 @@ def run_study(study: OpenStudy, *, retry_failed: bool = False) -> "StudyResult":
             from consilia.study.confirm import confirm_best
 
             confirm_best(study, slots)
-        return _build(study, plan.ensemble, slots, trains=True)
+        result = _build(study, plan.ensemble, slots, trains=True)
+        _write_page(study)
+        return result
 
 
 def build_recipe(study: OpenStudy, recipe: EnsembleRecipe, *, refit: bool = False, test: bool = False) -> "StudyResult":
@@ -93,10 +99,25 @@ def build_recipe(study: OpenStudy, recipe: EnsembleRecipe, *, refit: bool = Fals
             f"--refit trains what a recipe with build: fast ships, but {recipe.name} has build: max. Leave it out."
         )
     with hold_study(study.folder, work=study.at_work()), LazySlots(study) as slots:
-        if not refit:
-            return _build(study, recipe, slots, trains=False, test=test)
-        with log_to(study.folder.log):
-            return _build(study, recipe, slots, trains=True, test=test)
+        with log_to(study.folder.log) if refit else nullcontext():
+            result = _build(study, recipe, slots, trains=refit, test=test)
+        if recipe == study.plan.ensemble:
+            _write_page(study)
+        return result
+
+
+def _write_page(study: OpenStudy) -> None:
+    """Write report.html; whatever goes wrong with it takes nothing from the result, which is stored."""
+    from consilia.study.page import write_study_page
+
+    try:
+        write_study_page(study)
+    except Exception as error:
+        logger.warning("report.html could not be written", exc_info=True)
+        study.note(
+            f"report.html could not be written: {error}. All else is stored; `consilia report {study.plan.name}` tries "
+            "again."
+        )
 
 
 def make_missing_folds(study: OpenStudy) -> None:

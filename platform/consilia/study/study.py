@@ -297,6 +297,30 @@ class Study(OpenStudy):
             )
         return FIGURES[kind](shown).figure
 
+    def report(self, out: str | Path | None = None, *, pictures: bool = True, refresh: int | None = None) -> Path:
+        """Write the report as one HTML page that needs no network: report.html, as every search ends with it.
+
+        It says what the study holds now, so it can be written while a search is at work.
+
+        Args:
+            out: The page; None: report.html in the study's folder.
+            pictures: Show the worst errors and the least certain images with their heat maps, files and patients.
+            refresh: Seconds after which a browser shall load the page again; None: never.
+
+        Returns:
+            The page.
+
+        Raises:
+            StudyError: A file of the study is damaged; names it.
+            BundleError: The ensemble is damaged.
+        """
+        from consilia.study.page import write_study_page
+
+        self.refresh(bundle=self.plan.ensemble.name)
+        is_ours = out is None and not self.board().is_held
+        with self.writing() if is_ours else nullcontext():
+            return write_study_page(self, pictures=pictures, out=None if out is None else Path(out), refresh=refresh)
+
     def suspects(self, out: str | Path | None = None) -> "SuspectFiles":
         """Write the images whose label the study's own trials doubt: suspects.csv, and a sheet of pictures.
 

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Collection
 from dataclasses import dataclass
+from datetime import datetime
 
 # Of Optuna's JournalOperation and TrialState; `tests/tune/test_journal.py` compares.
 SET_PARAM, SET_STATE = 5, 6
@@ -44,3 +45,21 @@ def cut_journal(content: bytes, *, before_end_of: Collection[int]) -> Extent:
 def whole_lines(content: bytes) -> bytes:
     """Return the content without a last line that is still being written."""
     return content[: content.rfind(b"\n") + 1]
+
+
+def hours_to_end(content: bytes) -> dict[int, float]:
+    """Return by trial the hours from the first trial's start to its end; its last one, if it was taken up again.
+
+    Args:
+        content: Whole lines.
+    """
+    starts: list[datetime] = []
+    ends: dict[int, datetime] = {}
+    for entry in map(json.loads, content.splitlines()):
+        if entry.get("datetime_start"):
+            starts.append(datetime.fromisoformat(entry["datetime_start"]))
+        if entry["op_code"] == SET_STATE and entry.get("datetime_complete"):
+            ends[int(entry["trial_id"])] = datetime.fromisoformat(entry["datetime_complete"])
+    if not starts:
+        return {}
+    return {number: (end - min(starts)).total_seconds() / 3600 for number, end in ends.items()}

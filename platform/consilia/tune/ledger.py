@@ -226,3 +226,8 @@ def seconds_by_purpose(table: pd.DataFrame) -> dict[str, float]:
     totals = {str(name): float(seconds) for name, seconds in table.groupby("purpose")["seconds"].sum().items()}
     accounted = sum(seconds for name, seconds in totals.items() if name not in ("reserved", "wall"))
     return {**totals, "idle": max(0.0, totals.get("reserved", 0.0) - accounted)}
+
+
+def device_seconds(table: pd.DataFrame) -> float:
+    """Return the seconds of GPUs that slots held over all runs; of CPUs, where they held no GPU."""
+    return float(table.loc[table["purpose"] == "reserved", "device_seconds"].sum())
