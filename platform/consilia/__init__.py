@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from consilia.predict.predictor import EnsemblePredictor
     from consilia.study.cards import audit_card, prepare_card, preview_card
     from consilia.study.combine import StudyResult
+    from consilia.study.draft import draft_study, write_draft
     from consilia.study.end import InterruptedStudyError
     from consilia.study.explain import write_explanations
     from consilia.study.measure import compare_on_card, evaluate_on_card, write_figures
@@ -74,6 +75,7 @@ __all__ = [
     "audit_card",
     "change_plan",
     "compare_on_card",
+    "draft_study",
     "evaluate_on_card",
     "load",
     "open_study",
@@ -83,6 +85,7 @@ __all__ = [
     "read_plan",
     "read_single_plan",
     "search",
+    "write_draft",
     "write_explanations",
     "write_figures",
     "write_phantoms",
@@ -106,6 +109,7 @@ _MODULE_OF = {
     "audit_card": "study.cards",
     "change_plan": "study.plan",
     "compare_on_card": "study.measure",
+    "draft_study": "study.draft",
     "evaluate_on_card": "study.measure",
     "open_study": "study.study",
     "prepare_card": "study.cards",
@@ -114,6 +118,7 @@ _MODULE_OF = {
     "read_plan": "study.plan",
     "read_single_plan": "study.plan",
     "search": "study.study",
+    "write_draft": "study.draft",
     "write_explanations": "study.explain",
     "write_figures": "study.measure",
     "write_phantoms": "data.phantoms",

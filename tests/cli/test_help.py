@@ -9,6 +9,7 @@ import pytest
 from consilia.cli.app import run
 
 COMMANDS = [
+    "init",
     *("search", "train", "trials", "suspects", "ensemble", "evaluate", "compare", "predict", "explain", "figures"),
     *("submit", "jobs", "status", "logs", "stop"),
     *("data phantoms", "data prepare", "data audit", "data preview"),

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import typer
 
-from consilia.cli import cluster, data, ensemble, study, weights
+from consilia.cli import cluster, data, ensemble, init, study, weights
 from consilia.errors import ConsiliaError
 
 app = typer.Typer(
@@ -20,7 +20,7 @@ app = typer.Typer(
 )
 app.add_typer(data.app, name="data")
 app.add_typer(weights.app, name="weights")
-for module in (study, ensemble, cluster):
+for module in (init, study, ensemble, cluster):
     module.register(app)
 
 
@@ -44,6 +44,8 @@ def run(arguments: Sequence[str]) -> int:
         return _fail(error, str(error), code=error.exit_code, debug=debug)
     except typer.TyperException as error:
         return _fail(error, _explain_usage(error), code=error.exit_code, debug=debug)
+    except typer.Abort:  # Ctrl-C where a command asks something
+        result = _INTERRUPTED
     except OSError as error:
         place = f"{error.filename}: " if error.filename else ""
         return _fail(error, f"{place}{error.strerror or error}", code=1, debug=debug)
