@@ -94,6 +94,14 @@ def test_a_label_that_could_be_one_of_several_columns_is_asked(tmp_path):
     assert draft.why["source.columns.label"] == "a (12), b (12)"
 
 
+def test_the_only_column_that_could_be_the_label_is_proposed_and_asked_if_its_name_does_not_say_so(tmp_path):
+    rows = [{**each, "shape": each["label"]} for each in balanced()]
+    answers = Answers()
+    with pytest.raises(UserError, match="label-column is asked"):
+        draft_study(write_table(tmp_path, rows, columns=("path", "shape", "patient")), decide=answers)
+    assert answers.choices["label-column"].value == "shape"
+
+
 def test_a_patient_that_no_column_is_named_like_is_asked(tmp_path):
     folder = write_table(tmp_path / "set", [{**each, "who": each["patient"]} for each in balanced()])
     write_table(folder, [{**each, "who": each["patient"]} for each in balanced()], columns=("path", "label", "who"))

@@ -45,8 +45,9 @@ def find_path_columns(cells: Cells, files: Iterable[str]) -> list[PathColumn]:
 
 def propose_label(cells: Cells, taken: Iterable[str]) -> Choice:
     """Propose the column of the label: the one that is called so, among those with a few distinct values."""
-    counts = {name: Counter(filter(None, cells[name])) for name in cells.keys() - set(taken)}
-    few = {name: counts[name] for name in cells if name in counts and _may_be_label(counts[name])}
+    others = {*taken, *(name for name in cells if _PATIENT.fullmatch(name) or _SPLIT.fullmatch(name))}
+    counts = {name: Counter(filter(None, column)) for name, column in cells.items() if name not in others}
+    few = {name: found for name, found in counts.items() if _may_be_label(found)}
     named = [name for name in few if _LABEL.fullmatch(name)]
     likely = named if len(named) == 1 else list(few)
     value = likely[0] if len(likely) == 1 else None
