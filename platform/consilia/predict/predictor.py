@@ -10,6 +10,7 @@ from consilia.bundle.array_files import Fingerprints
 from consilia.bundle.document import BundleDocument
 from consilia.bundle.golden import golden_images
 from consilia.bundle.store_check import check_store
+from consilia.bundle.text import describe_members
 from consilia.config.records import Prediction, Probabilities, Rows
 from consilia.data.store.image_store import ImageStore
 from consilia.decision.calibrators import calibrate, pool_folds
@@ -20,6 +21,7 @@ from consilia.decision.sets import CalibrationScores
 from consilia.errors import DataError, ReaderError, UserError
 from consilia.metrics.scores import softmax
 from consilia.predict.cut import cut_document, is_cut
+from consilia.predict.display import show_facts
 from consilia.predict.images import Images, InputBatch, InputImage, OnUnknownKind, stack
 from consilia.predict.networks import FoldEnsembles, Precision
 from consilia.predict.ood import OodDetector
@@ -53,6 +55,27 @@ class EnsemblePredictor:
     deployed: npt.NDArray[np.float64] | None = None  # prevalence to correct for, (n_classes,); None: as in training
     cut_from: int | None = None  # members of the ensemble that this is a part of; None: it has all its members
     asked: AskedPrecision = "float32"  # precision; `precision` is what came of it
+
+    def _repr_html_(self) -> str:
+        """Return what a notebook shows: what the ensemble knows, how it was measured, and what to beware of."""
+        document = self.document
+        found = {each.split: each.metrics.get("macro_auc") for each in document.evaluations}
+        measured = {
+            f"macro AUC, {split}": f"{auc.value:.3f} ({auc.low:.3f} to {auc.high:.3f})"
+            for split, auc in found.items()
+            if auc is not None
+        }
+        facts = {
+            "study": document.provenance.study,
+            "classes": ", ".join(self.classes),
+            "images": f"{document.modality}, stored at {document.reading.size} x {document.reading.size} pixels",
+            "members": describe_members(document),
+            **measured,
+            "device": f"{self.networks.device}, {self.precision}",
+            "prevalence": "" if self.deployed is None else "other than in training",
+            "beware": "; ".join(document.warnings),
+        }
+        return show_facts(f"Ensemble {document.name}", facts)
 
     @property
     def classes(self) -> tuple[str, ...]:

@@ -134,6 +134,23 @@ class Study(OpenStudy):
     def __repr__(self) -> str:
         return f"Study({self.name!r}, {str(self.folder.root)!r})"
 
+    def _repr_html_(self) -> str:
+        """Return what a notebook shows: how far the study is, its ensembles, and the best trials."""
+        from consilia.predict.display import show_facts
+
+        board, table = self.board(), self.trials()
+        shown = ["trial", "state", "objective", "architecture", "lr", "seconds", "reason"]
+        facts = {
+            "data": self.plan.data.title or self.plan.data.name,
+            "classes": ", ".join(self.plan.data.classes or ()),
+            "trials": board.count("finished", "stopped", "failed", "paused", "running", "interrupted") or "none yet",
+            "search": "running" if board.is_held else "not running",
+            "folds": f"{self.plan.folds.k}, seed {self.plan.seed}",
+            "ensembles": ", ".join(self.ensembles()),
+            "folder": str(self.folder.root),
+        }
+        return show_facts(f"Study {self.name}, by {board.metric}", facts, table=table[shown], n_rows=len(table))
+
     def trials(self) -> "pd.DataFrame":
         """Return one row a trial: fully evaluated ones first, the best at the top, then the others by number.
 
@@ -171,6 +188,10 @@ class Study(OpenStudy):
         """
         self.refresh()
         return history_frame(self.plan, self.folder, trial)
+
+    def ensembles(self) -> list[str]:
+        """Return the names of the recipes whose ensembles have been built, sorted."""
+        return sorted(path.parent.name for path in self.folder.root.glob("ensembles/*/ensemble.json"))
 
     def fit(
         self, recipe: Recipe | None = None, *, refit: bool = False, test: bool = False, device: str = "auto"
