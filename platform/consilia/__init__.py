@@ -35,6 +35,7 @@ if TYPE_CHECKING:
         StudyError,
         UserError,
     )
+    from consilia.predict.explain import Explanation, explain
     from consilia.predict.precision import AskedPrecision
     from consilia.predict.predictions import Predictions
     from consilia.predict.predictor import EnsemblePredictor
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
     from consilia.study.explain import write_explanations
     from consilia.study.measure import compare_on_card, evaluate_on_card, write_figures
     from consilia.study.plan import change_plan, read_card, read_plan, read_single_plan
+    from consilia.study.prototype import TrainedFold, train_fold
     from consilia.study.study import Study, open_study, search
     from consilia.study.view import StudyView
 
@@ -58,6 +60,7 @@ __all__ = [
     "EnsemblePredictor",
     "EnsembleRecipe",
     "Evaluation",
+    "Explanation",
     "InterruptedStudyError",
     "JobOptions",
     "PlanError",
@@ -70,6 +73,7 @@ __all__ = [
     "StudyPlan",
     "StudyResult",
     "StudyView",
+    "TrainedFold",
     "UserError",
     "__version__",
     "audit_card",
@@ -77,6 +81,7 @@ __all__ = [
     "compare_on_card",
     "draft_study",
     "evaluate_on_card",
+    "explain",
     "load",
     "open_study",
     "prepare_card",
@@ -85,6 +90,7 @@ __all__ = [
     "read_plan",
     "read_single_plan",
     "search",
+    "train_fold",
     "write_draft",
     "write_explanations",
     "write_figures",
@@ -98,6 +104,7 @@ _MODULE_OF = {
     "EnsemblePredictor": "predict.predictor",
     "EnsembleRecipe": "config.recipe",
     "Evaluation": "bundle.evaluation",
+    "Explanation": "predict.explain",
     "InterruptedStudyError": "study.end",
     "JobOptions": "cluster.options",
     "Prediction": "config.records",
@@ -106,11 +113,13 @@ _MODULE_OF = {
     "StudyPlan": "config.study",
     "StudyResult": "study.combine",
     "StudyView": "study.view",
+    "TrainedFold": "study.prototype",
     "audit_card": "study.cards",
     "change_plan": "study.plan",
     "compare_on_card": "study.measure",
     "draft_study": "study.draft",
     "evaluate_on_card": "study.measure",
+    "explain": "predict.explain",
     "open_study": "study.study",
     "prepare_card": "study.cards",
     "preview_card": "study.cards",
@@ -118,6 +127,7 @@ _MODULE_OF = {
     "read_plan": "study.plan",
     "read_single_plan": "study.plan",
     "search": "study.study",
+    "train_fold": "study.prototype",
     "write_draft": "study.draft",
     "write_explanations": "study.explain",
     "write_figures": "study.measure",
