@@ -2,9 +2,11 @@
 
 import re
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
+from consilia.config.augmentation import Modality
 from consilia.config.catalog import content_folder, load, names
 from consilia.config.recipe import EnsembleRecipe
 from consilia.config.study import ClusterProfile
@@ -58,6 +60,11 @@ def test_every_file_is_described_in_the_folder_s_readme_and_every_name_there_exi
     assert known <= in_tables | files
     assert files <= known
     assert in_tables <= known | set(ClusterProfile.model_fields)
+
+
+def test_the_cards_readme_lists_every_modality(root):
+    text = (root / "data" / "README.md").read_text(encoding="utf-8")
+    assert [each for each in get_args(Modality) if f"`{each}`" not in text] == []
 
 
 def test_every_kind_of_content_has_something_to_pick():

@@ -35,17 +35,20 @@ if TYPE_CHECKING:
         StudyError,
         UserError,
     )
+    from consilia.predict.explain import Explanation, explain
     from consilia.predict.precision import AskedPrecision
     from consilia.predict.predictions import Predictions
     from consilia.predict.predictor import EnsemblePredictor
     from consilia.study.cards import audit_card, prepare_card, preview_card
     from consilia.study.combine import StudyResult
+    from consilia.study.draft import draft_study, write_draft
     from consilia.study.end import InterruptedStudyError
     from consilia.study.explain import write_explanations
     from consilia.study.exports import export_dicom, export_onnx
     from consilia.study.measure import compare_on_card, evaluate_on_card, write_figures
     from consilia.study.mlflow import export_mlflow
     from consilia.study.plan import change_plan, read_card, read_plan, read_single_plan
+    from consilia.study.prototype import TrainedFold, train_fold
     from consilia.study.study import Study, open_study, search
     from consilia.study.view import StudyView
 
@@ -59,6 +62,7 @@ __all__ = [
     "EnsemblePredictor",
     "EnsembleRecipe",
     "Evaluation",
+    "Explanation",
     "InterruptedStudyError",
     "JobOptions",
     "PlanError",
@@ -71,12 +75,15 @@ __all__ = [
     "StudyPlan",
     "StudyResult",
     "StudyView",
+    "TrainedFold",
     "UserError",
     "__version__",
     "audit_card",
     "change_plan",
     "compare_on_card",
+    "draft_study",
     "evaluate_on_card",
+    "explain",
     "export_dicom",
     "export_mlflow",
     "export_onnx",
@@ -88,6 +95,8 @@ __all__ = [
     "read_plan",
     "read_single_plan",
     "search",
+    "train_fold",
+    "write_draft",
     "write_explanations",
     "write_figures",
     "write_phantoms",
@@ -100,6 +109,7 @@ _MODULE_OF = {
     "EnsemblePredictor": "predict.predictor",
     "EnsembleRecipe": "config.recipe",
     "Evaluation": "bundle.evaluation",
+    "Explanation": "predict.explain",
     "InterruptedStudyError": "study.end",
     "JobOptions": "cluster.options",
     "Prediction": "config.records",
@@ -108,10 +118,13 @@ _MODULE_OF = {
     "StudyPlan": "config.study",
     "StudyResult": "study.combine",
     "StudyView": "study.view",
+    "TrainedFold": "study.prototype",
     "audit_card": "study.cards",
     "change_plan": "study.plan",
     "compare_on_card": "study.measure",
+    "draft_study": "study.draft",
     "evaluate_on_card": "study.measure",
+    "explain": "predict.explain",
     "export_dicom": "study.exports",
     "export_mlflow": "study.mlflow",
     "export_onnx": "study.exports",
@@ -122,6 +135,8 @@ _MODULE_OF = {
     "read_plan": "study.plan",
     "read_single_plan": "study.plan",
     "search": "study.study",
+    "train_fold": "study.prototype",
+    "write_draft": "study.draft",
     "write_explanations": "study.explain",
     "write_figures": "study.measure",
     "write_phantoms": "data.phantoms",

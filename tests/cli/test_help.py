@@ -9,6 +9,7 @@ import pytest
 from consilia.cli.app import run
 
 COMMANDS = [
+    "init",
     *("search", "train", "trials", "report", "suspects"),
     *("ensemble", "evaluate", "compare", "predict", "explain", "figures", "serve"),
     *("submit", "jobs", "status", "logs", "stop"),

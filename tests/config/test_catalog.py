@@ -126,6 +126,18 @@ def test_an_unknown_key_is_named_as_the_file_has_it_though_pydantic_names_the_un
     )
 
 
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        ({"modality": "mri"}, "'histology' or 'other', but got 'mri'. Did you mean 'mr'?"),
+        ({"fit": "padd"}, "'pad', 'crop' or 'stretch', but got 'padd'. Did you mean 'pad'?"),
+        ({"source": {"kind": "tabel"}}, "but got 'tabel'. Did you mean 'table'?"),
+    ],
+)
+def test_a_value_that_is_nearly_an_allowed_one_is_answered_with_all_and_the_nearest(content, says):
+    assert says in problem(DataCard, {"name": "a", "source": {"kind": "folder"}, **content})
+
+
 def test_every_wrong_key_gets_its_own_line():
     ranges = {"lr": {"kind": "float", "low": 2, "high": 1, "default": 1}, "tau": {"kind": "choice", "value": [1]}}
     space = {"family": "x", "architectures": {"a": {"timm": "x"}}, "start_with": ["a"], "parameters": ranges}

@@ -98,6 +98,29 @@ def test_the_live_table_shows_running_trials_best_score_speed_and_time_left(cloc
     assert [cell.strip() for cell in row.split("│")[1:-1]] == ["2", "densenet121", "3.0e-04", "2/3", "3/4", "0.7654"]
 
 
+def test_without_a_terminal_a_single_trial_says_how_far_it_is_every_ten_seconds(clock):
+    view, output = in_a_file(clock)
+    view.search_started(n_trials=1, n_slots=1, records=())
+    view.trial_started(TrialTask(number=0, hyperparameters=configuration()))
+    for fold in range(2):
+        for at in range(1, 5):
+            clock.seconds += 4
+            view.epoch_ended(epoch(0, fold=fold, epoch=at, score=0.25))
+    assert output.getvalue().splitlines() == [
+        "fold 1/3, epoch 3/4, log_loss 0.2500, about 36 s left",  # nine epochs of 4 s
+        "fold 2/3, epoch 2/4, log_loss 0.2500, about 24 s left",
+    ]
+
+
+def test_without_a_terminal_several_trials_say_nothing_until_one_has_ended(clock):
+    view, output = in_a_file(clock)
+    view.search_started(n_trials=2, n_slots=1, records=())
+    view.trial_started(TrialTask(number=0, hyperparameters=configuration()))
+    clock.seconds += 60
+    view.epoch_ended(epoch(0))
+    assert output.getvalue() == ""
+
+
 def test_an_epoch_that_was_not_scored_shows_the_last_score_of_its_fold(clock):
     view, output = on_terminal(clock)
     shown = []

@@ -58,7 +58,7 @@ def test_several_members_are_compared_too(tmp_path):
         trials=(3, 8),
         title="drawn",
     )
-    drawings = draw_figures(shown)
+    drawings = dict(draw_figures(shown))
     assert set(drawings) == ONE_MEMBER | {"error_correlation", "loss_by_size"}
     assert drawings["loss_by_size"].numbers["members"].tolist() == [1, 2]
     assert drawings["error_correlation"].numbers.index.tolist() == ["trial 3", "trial 8"]
@@ -85,7 +85,7 @@ def shown_pair(**changes):
 @pytest.mark.parametrize("positive", [0, 1])
 def test_curves_of_two_classes_are_of_the_positive_one_and_name_it(positive):
     shown = shown_pair(positive=positive)
-    drawings = draw_figures(shown)
+    drawings = dict(draw_figures(shown))
     for name in ("roc", "precision_recall"):
         assert set(drawings[name].numbers["class"]) == {shown.classes[positive]}
         assert f"positive: {shown.classes[positive]}" in drawings[name].figure.get_suptitle()
@@ -93,7 +93,7 @@ def test_curves_of_two_classes_are_of_the_positive_one_and_name_it(positive):
 
 
 def test_titles_fit_into_their_figures_and_say_whether_patients_are_weighted():
-    drawings = draw_figures(shown_pair(classes=("benign", "malignant_of_any_kind_that_is_known_to_us")))
+    drawings = dict(draw_figures(shown_pair(classes=("benign", "malignant_of_any_kind_that_is_known_to_us"))))
     for drawing in drawings.values():
         renderer = FigureCanvasAgg(drawing.figure).get_renderer()
         drawing.figure.draw(renderer)

@@ -7,9 +7,10 @@ import textwrap
 import pytest
 
 from consilia.config.study_folder import StudyFolder
-from consilia.errors import PlanError, StudyError
+from consilia.errors import ClusterError, DataError, PlanError, StudyError
 from consilia.study.folder import claim_folder, find_study
-from consilia.study.plan import read_plan
+from consilia.study.plan import read_plan, read_single_plan
+from consilia.study.study import search
 
 
 @pytest.fixture
@@ -45,26 +46,34 @@ def test_a_study_may_move_to_another_cluster_between_two_starts(plan, tmp_path):
         assert folder.root == tmp_path / "tiny"
 
 
-def end_wrong(plan, studies, *, made="ray") -> StudyFolder:
-    """Begin a study, of which a network turns out to be wrong only once it has made a folder."""
+def end_wrong(plan, studies, *, made="ray", error=PlanError) -> StudyFolder:
+    """Begin a study, of which something turns out to be wrong only once it has made a folder."""
     folder = StudyFolder(studies / plan.name)
 
     def begin() -> None:
         with claim_folder(plan, studies):
             (folder.root / made).mkdir()
-            raise PlanError("the network cannot take these images")
+            raise error("it cannot be so")
 
-    with pytest.raises(PlanError, match="cannot take"):
+    with pytest.raises(error, match="cannot be so"):
         begin()
     return folder
 
 
-def test_a_new_study_whose_network_is_wrong_leaves_its_name_to_the_corrected_one(plan, tmp_path):
-    end_wrong(plan, tmp_path)
+@pytest.mark.parametrize("error", [PlanError, DataError, StudyError, ClusterError])
+def test_a_new_study_that_is_refused_leaves_its_name_to_the_corrected_one(plan, tmp_path, error):
+    end_wrong(plan, tmp_path, error=error)
     assert list(tmp_path.iterdir()) == []
     corrected = plan.model_copy(update={"seed": 9})
     with claim_folder(corrected, tmp_path) as folder:
         assert read_plan(folder.plan, networks=False) == corrected
+
+
+def test_a_search_whose_folds_do_not_fit_the_data_leaves_no_folder(study_file, tmp_path):
+    single = read_single_plan(study_file, settings=["folds.k=20"])
+    with pytest.raises(DataError, match="k = 20 folds need 20"):
+        search(single, studies=tmp_path / "studies", stores=tmp_path / "stores")
+    assert list((tmp_path / "studies").iterdir()) == []
 
 
 def test_a_study_is_kept_that_has_trials_or_ends_otherwise(plan, tmp_path):

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import typer
 
-from consilia.cli import cluster, data, ensemble, export, serve, study, weights
+from consilia.cli import cluster, data, ensemble, export, init, serve, study, weights
 from consilia.errors import ConsiliaError
 
 app = typer.Typer(
@@ -21,7 +21,7 @@ app = typer.Typer(
 app.add_typer(data.app, name="data")
 app.add_typer(weights.app, name="weights")
 app.add_typer(export.app, name="export")
-for module in (study, ensemble, serve, cluster):
+for module in (init, study, ensemble, serve, cluster):
     module.register(app)
 
 
@@ -45,6 +45,8 @@ def run(arguments: Sequence[str]) -> int:
         return _fail(error, str(error), code=error.exit_code, debug=debug)
     except typer.TyperException as error:
         return _fail(error, _explain_usage(error), code=error.exit_code, debug=debug)
+    except typer.Abort:  # Ctrl-C where a command asks something
+        result = _INTERRUPTED
     except OSError as error:
         place = f"{error.filename}: " if error.filename else ""
         return _fail(error, f"{place}{error.strerror or error}", code=1, debug=debug)

@@ -22,6 +22,7 @@ from consilia.cli.options import (
 
 if TYPE_CHECKING:
     from consilia import DataCard, EnsemblePredictor, Study
+    from consilia.study.view import Steps
 
 Precision = Annotated[
     Literal["auto", "float32", "bfloat16"],  # of `predict.precision`
@@ -107,11 +108,16 @@ def evaluate(
     Example: consilia evaluate studies/pneumonia/ensembles/greedy_calibrated pneumoniamnist --set path=FILE
     """
     share_cores()
-    import consilia
-    from consilia.cli.show import show_evaluation, show_subgroups
+    from consilia.report.steps import show_steps
 
-    chosen = _card_or_study(card, settings, study, studies=studies, stores=stores)
-    found = consilia.evaluate_on_card(bundle, chosen, by=by or (), stores=stores or STORES, device=device)
+    with show_steps() as steps:
+        import consilia
+        from consilia.cli.show import show_evaluation, show_subgroups
+
+        chosen = _card_or_study(card, settings, study, studies=studies, stores=stores, steps=steps)
+        found = consilia.evaluate_on_card(
+            bundle, chosen, by=by or (), stores=stores or STORES, device=device, steps=steps
+        )
     show_evaluation(found.evaluation)
     show_subgroups(found.subgroups)
 
@@ -131,11 +137,15 @@ def compare(
     Example: consilia compare studies/new/ensembles/greedy studies/old/ensembles/greedy pneumoniamnist --set path=FILE
     """
     share_cores()
-    import consilia
-    from consilia.cli.show import show_comparison
+    from consilia.report.steps import show_steps
 
-    chosen = _card_or_study(card, settings, study, studies=studies, stores=stores)
-    show_comparison(consilia.compare_on_card(first, second, chosen, stores=stores or STORES, device=device))
+    with show_steps() as steps:
+        import consilia
+        from consilia.cli.show import show_comparison
+
+        chosen = _card_or_study(card, settings, study, studies=studies, stores=stores, steps=steps)
+        found = consilia.compare_on_card(first, second, chosen, stores=stores or STORES, device=device, steps=steps)
+    show_comparison(found)
 
 
 def predict(
@@ -189,12 +199,24 @@ def explain(
     Example: consilia explain studies/demo/ensembles/greedy_calibrated data/samples/*.png --out heat_maps
     """
     share_cores()
-    import consilia
-    from consilia.predict.explain import CAUTION
     from consilia.report.console import make_console
+    from consilia.report.steps import show_steps
 
-    predictor = consilia.load(bundle, device=device, precision="float32")
-    done = consilia.write_explanations(predictor, images, out, label=label, on_unknown_kind=on_unknown_kind)
+    with show_steps() as steps:
+        import consilia
+        from consilia.predict.explain import CAUTION
+
+        steps("loading the ensemble")
+        predictor = consilia.load(bundle, device=device, precision="float32")
+        steps("explaining images", 0, len(images))
+        done = consilia.write_explanations(
+            predictor,
+            images,
+            out,
+            label=label,
+            on_unknown_kind=on_unknown_kind,
+            progress=lambda n_done: steps("explaining images", n_done, max(n_done, len(images))),
+        )
     for error in done.errors:
         make_console(stderr=True).print(error, soft_wrap=True)
     print(f"{out}: {done.n_images} images, {len(done.errors)} of them unreadable\n{CAUTION}")
@@ -219,20 +241,30 @@ def figures(
     Example: consilia figures studies/pneumonia/ensembles/greedy_calibrated other_card.yaml --out figures
     """
     share_cores()
-    import consilia
+    from consilia.report.steps import show_steps
 
-    chosen = _card_or_study(card, settings, study, studies=studies, stores=stores)
-    written = consilia.write_figures(bundle, chosen, out=out, stores=stores or STORES, device=device)
+    with show_steps() as steps:
+        import consilia
+
+        chosen = _card_or_study(card, settings, study, studies=studies, stores=stores, steps=steps)
+        written = consilia.write_figures(bundle, chosen, out=out, stores=stores or STORES, device=device, steps=steps)
     print("\n".join(map(str, written.files)))
     for note in written.notes:
         print(f"note      {note}")
 
 
 def _card_or_study(
-    card: str | None, settings: list[str] | None, study: str | None, *, studies: str, stores: str | None
+    card: str | None,
+    settings: list[str] | None,
+    study: str | None,
+    *,
+    studies: str,
+    stores: str | None,
+    steps: "Steps",
 ) -> "DataCard | Study":
     """Return what is measured on: a card with its settings, or a study, whose locked test is meant."""
     import consilia
+    from consilia.study.view import StepsView
 
     if (card is None) == (study is None):
         raise consilia.UserError("Say which images to measure on: either a CARD or --study STUDY.")
@@ -240,7 +272,7 @@ def _card_or_study(
         return consilia.read_card(card, settings=settings or ())
     if settings:
         raise consilia.UserError("--set changes a card, but a study's locked test is as it is. Leave --set out.")
-    return consilia.open_study(str(study), studies=studies, stores=stores)
+    return consilia.open_study(str(study), studies=studies, stores=stores, view=StepsView(steps))
 
 
 def load_as_asked(

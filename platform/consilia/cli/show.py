@@ -37,13 +37,14 @@ _HEADLINE = ("macro_auc", "accuracy", "balanced_accuracy", "log_loss", "brier", 
 
 def watch(plan: StudyPlan) -> StudyProgress:
     """Return the view of a study on this terminal, or of lines where there is none."""
-    return StudyProgress(make_console(), metric=plan.search.metric, epochs=plan.training.epochs, n_folds=plan.folds.k)
+    console = make_console(stderr=True)  # so that what is printed at the end can be piped
+    return StudyProgress(console, metric=plan.search.metric, epochs=plan.training.epochs, n_folds=plan.folds.k)
 
 
 @contextmanager
 def prepare_bar() -> Iterator[PrepareProgress]:
     """Show how many images are decoded, for the length of a block."""
-    progress = PrepareProgress(make_console())
+    progress = PrepareProgress(make_console(stderr=True))
     try:
         yield progress
     finally:

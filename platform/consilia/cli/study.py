@@ -60,11 +60,15 @@ def train(
 
     Example: consilia train examples/pneumonia.yaml --architecture test_resnet --set lr=3e-3
     """
-    import consilia
-    from consilia.cli.show import show_result, watch
+    from consilia.report.steps import show_steps
 
-    plan = consilia.read_single_plan(study, architecture=architecture, settings=settings or ())
-    limit_threads()
+    with show_steps() as steps:
+        import consilia
+        from consilia.cli.show import show_result, watch
+
+        plan = consilia.read_single_plan(study, architecture=architecture, settings=settings or ())
+        steps("loading torch")
+        limit_threads()
     with watch(plan) as view:
         done = consilia.search(plan, studies=studies, stores=stores, view=view)
     show_result(done.result())
@@ -152,9 +156,14 @@ def suspects(
 
     Example: consilia suspects pneumonia --out suspects
     """
-    import consilia
+    from consilia.report.steps import show_steps
 
-    found = consilia.open_study(study, studies=studies, stores=stores).suspects(out)
+    with show_steps() as steps:
+        import consilia
+        from consilia.study.view import StepsView
+
+        opened = consilia.open_study(study, studies=studies, stores=stores, view=StepsView(steps))
+        found = opened.suspects(out, steps=steps)
     print(f"{found.n_suspects} of {found.n_images} labels are doubted\ntable     {found.table}")
     if found.sheet is not None:
         print(f"pictures  {found.sheet}")

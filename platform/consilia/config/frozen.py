@@ -1,6 +1,7 @@
 """Frozen values and how they are read; what is wrong is named by the key as it stands in the file."""
 
 import difflib
+import re
 from collections.abc import Mapping, Sequence
 from types import UnionType
 from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
@@ -22,7 +23,7 @@ def validate(model: type[Model], content: Mapping[str, Any], *, where: str) -> M
     """Read `content` into `model`.
 
     Raises:
-        PlanError: One line for each key that is wrong, with `where` and a near match for an unknown key.
+        PlanError: One line for each key that is wrong, with `where` and a near match for an unknown key or value.
     """
     try:
         return model.model_validate(content)
@@ -51,10 +52,20 @@ def _describe(model: type[BaseModel], error: Mapping[str, Any]) -> str:
     if error["type"] == "union_tag_not_found":
         return f"{key}.kind is missing."
     if error["type"] == "union_tag_invalid":
-        return f"{key}.kind must be one of {error['ctx']['expected_tags']}, but got {error['ctx']['tag']!r}."
+        found, known = error["ctx"]["tag"], error["ctx"]["expected_tags"]
+        return f"{key}.kind must be one of {known}, but got {found!r}.{near_match(str(found), _quoted(known))}"
     if error["type"] == "value_error":
         return f"{key}: {message}"
-    return f"{key}: {message}, but got {error['input']!r}"
+    line = f"{key}: {message}, but got {error['input']!r}"
+    near = (
+        near_match(str(error["input"]), _quoted(error["ctx"]["expected"])) if error["type"] == "literal_error" else ""
+    )
+    return f"{line}.{near}" if near else line
+
+
+def _quoted(listed: str) -> list[str]:
+    """Return the texts of pydantic's "'a', 'b' or 'c'"."""
+    return re.findall(r"'([^']*)'", listed)
 
 
 def _follow(annotation: Any, location: Sequence[Any]) -> tuple[list[str], list[str]]:

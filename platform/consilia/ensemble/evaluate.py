@@ -22,7 +22,7 @@ from consilia.metrics.estimates import Estimate, defined_or_none
 from consilia.metrics.patients import FEWEST_PATIENTS, patient_numbers, pool_images
 from consilia.metrics.scores import METRICS
 from consilia.metrics.subgroups import Groups, Scored, Subgroups, score_subgroups
-from consilia.predict.predictor import EnsemblePredictor
+from consilia.predict.predictor import EnsemblePredictor, Progress, unseen
 
 CALIBRATION_METRICS = ("log_loss", "brier", "ece", "signed_gap")
 NO_PATIENTS = (
@@ -78,8 +78,12 @@ def evaluate_groups(
     split: Literal["test", "external"] = "test",
     seed: int = 0,
     bound: Rows | None = None,
+    progress: Progress = unseen,
 ) -> tuple[Evaluation, tuple[Subgroups, ...]]:
-    """Score as `evaluate`, and once more each of `groups` of these rows; the images are predicted once."""
+    """Score as `evaluate`, and once more each of `groups` of these rows; the images are predicted once.
+
+    `progress` is told how many of them are.
+    """
     if len(rows) == 0:
         raise DataError(
             f"{store.folder}: an evaluation needs images that no trial has seen, but there is no test split. "
@@ -87,7 +91,7 @@ def evaluate_groups(
         )
     flattered = np.array([], dtype=np.int64) if bound is None else np.intersect1d(rows, bound)
     refuse_seen(predictor.seen, store, np.setdiff1d(rows, flattered))
-    folds = predictor.fold_probabilities(store, rows)
+    folds = predictor.fold_probabilities(store, rows, progress=progress)
     subject = Subject(
         labels=store.labels[rows],
         patients=store.patients[rows],

@@ -12,6 +12,7 @@ from consilia.decision.ood.verdict import STATES
 from consilia.decision.review import Judgements
 from consilia.errors import UserError
 from consilia.metrics.patients import pool_images
+from consilia.predict.display import MOST_ROWS, show_facts
 from consilia.predict.networks import Precision
 
 
@@ -40,6 +41,15 @@ class Predictions(Sequence[Prediction]):
 
     def __repr__(self) -> str:
         return f"Predictions({list(self._predictions)!r})"
+
+    def _repr_html_(self) -> str:
+        """Return what a notebook shows: the first images, and how many are to be looked at."""
+        frame = self[:MOST_ROWS].to_frame().drop(columns="unusual_p_value")
+        if not self:
+            return show_facts("Predictions", {"images": "none"})
+        n_review = sum(bool(each.review) for each in self)
+        facts = {"images": str(len(self)), "to be looked at by a person": str(n_review)}
+        return show_facts("Predictions", facts, table=frame, n_rows=len(self))
 
     def to_frame(self) -> pd.DataFrame:
         """Return one row an image, with the columns of `prediction_columns`; without images, none of a class."""

@@ -1,6 +1,6 @@
 """The ensemble as people use it: images in, calibrated predictions out. Neither Ray nor Optuna is needed."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -10,6 +10,7 @@ from consilia.bundle.array_files import Fingerprints
 from consilia.bundle.document import BundleDocument
 from consilia.bundle.golden import golden_images
 from consilia.bundle.store_check import check_store
+from consilia.bundle.text import describe_members
 from consilia.config.records import Prediction, Probabilities, Rows
 from consilia.data.store.image_store import ImageStore
 from consilia.decision.calibrators import calibrate, pool_folds
@@ -20,6 +21,7 @@ from consilia.decision.sets import CalibrationScores
 from consilia.errors import DataError, ReaderError, UserError
 from consilia.metrics.scores import softmax
 from consilia.predict.cut import cut_document, is_cut
+from consilia.predict.display import show_facts
 from consilia.predict.images import Images, InputBatch, InputImage, OnUnknownKind, stack
 from consilia.predict.networks import FoldEnsembles, Precision
 from consilia.predict.ood import OodDetector
@@ -28,6 +30,12 @@ from consilia.predict.predictions import Predictions, combine_patients
 from consilia.predict.prefetch import read_ahead, spare_processes, spare_threads
 
 BATCH_SIZE = 64
+
+Progress = Callable[[int, int], None]  # images done, of how many
+
+
+def unseen(done: int, total: int) -> None:
+    """Show nothing."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -47,6 +55,27 @@ class EnsemblePredictor:
     deployed: npt.NDArray[np.float64] | None = None  # prevalence to correct for, (n_classes,); None: as in training
     cut_from: int | None = None  # members of the ensemble that this is a part of; None: it has all its members
     asked: AskedPrecision = "float32"  # precision; `precision` is what came of it
+
+    def _repr_html_(self) -> str:
+        """Return what a notebook shows: what the ensemble knows, how it was measured, and what to beware of."""
+        document = self.document
+        found = {each.split: each.metrics.get("macro_auc") for each in document.evaluations}
+        measured = {
+            f"macro AUC, {split}": f"{auc.value:.3f} ({auc.low:.3f} to {auc.high:.3f})"
+            for split, auc in found.items()
+            if auc is not None
+        }
+        facts = {
+            "study": document.provenance.study,
+            "classes": ", ".join(self.classes),
+            "images": f"{document.modality}, stored at {document.reading.size} x {document.reading.size} pixels",
+            "members": describe_members(document),
+            **measured,
+            "device": f"{self.networks.device}, {self.precision}",
+            "prevalence": "" if self.deployed is None else "other than in training",
+            "beware": "; ".join(document.warnings),
+        }
+        return show_facts(f"Ensemble {document.name}", facts)
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -218,18 +247,28 @@ class EnsemblePredictor:
             n_processes=spare_processes(self.networks.device),
         )
 
-    def predict_store(self, store: ImageStore, rows: Rows, *, batch_size: int = BATCH_SIZE) -> Probabilities:
+    def predict_store(
+        self, store: ImageStore, rows: Rows, *, batch_size: int = BATCH_SIZE, progress: Progress = unseen
+    ) -> Probabilities:
         """Return calibrated probabilities of rows of a prepared data set, (n_rows, n_classes); judge no image.
+
+        Args:
+            store: The data set.
+            rows: Of its images.
+            batch_size: Images in memory at once.
+            progress: Told before each batch, and at the end, how many rows are predicted, of how many.
 
         Raises:
             DataError: The store has other classes, another size or other channels than the ensemble.
         """
-        return self._pool(self.fold_probabilities(store, rows, batch_size=batch_size))
+        return self._pool(self.fold_probabilities(store, rows, batch_size=batch_size, progress=progress))
 
     def fold_probabilities(
-        self, store: ImageStore, rows: Rows, *, batch_size: int = BATCH_SIZE
+        self, store: ImageStore, rows: Rows, *, batch_size: int = BATCH_SIZE, progress: Progress = unseen
     ) -> npt.NDArray[np.float64]:
         """Return what each fold ensemble says before calibration, (n_folds, n_rows, n_classes).
+
+        Args are those of `predict_store`.
 
         Raises:
             DataError: As of `predict_store`, or there are no rows.
@@ -237,8 +276,12 @@ class EnsemblePredictor:
         check_store(store, self.document)
         if len(rows) == 0:
             raise DataError(f"{store.folder}: at least one image must be chosen to be predicted, but got none.")
-        batches = [rows[start : start + batch_size] for start in range(0, len(rows), batch_size)]
-        return np.concatenate([self.networks.probabilities(store.pixels[batch]) for batch in batches], axis=1)
+        parts = []
+        for start in range(0, len(rows), batch_size):
+            progress(start, len(rows))
+            parts.append(self.networks.probabilities(store.pixels[rows[start : start + batch_size]]))
+        progress(len(rows), len(rows))
+        return np.concatenate(parts, axis=1)
 
     def _pool(self, fold_probabilities: npt.NDArray[np.float64]) -> Probabilities:
         pooled = pool_folds(self.document.calibrator, fold_probabilities)

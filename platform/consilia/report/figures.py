@@ -1,6 +1,6 @@
 """Figures of an evaluation: each is drawn from numbers that are written beside it."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from textwrap import fill
 
@@ -54,9 +54,10 @@ class Shown:
     positive: int = 1  # of two classes, the number of the one that curves are of
 
 
-def draw_figures(shown: Shown) -> dict[str, Drawing]:
-    """Return every figure that these predictions allow, by the name of its files."""
-    return {kind: FIGURES[kind](shown) for kind in kinds_of(shown)}
+def draw_figures(shown: Shown) -> Iterator[tuple[str, Drawing]]:
+    """Yield every figure that these predictions allow, each with the name of its files."""
+    for kind in kinds_of(shown):
+        yield kind, FIGURES[kind](shown)
 
 
 def kinds_of(shown: Shown) -> tuple[str, ...]:

@@ -1,8 +1,10 @@
-"""A running study: a live table on a terminal, elsewhere one line for each trial that has ended."""
+"""A running study: a live table on a terminal, elsewhere one line for each trial that has ended.
+
+Where there is one trial only, a line every ten seconds says how far it is.
+"""
 
 import math
 import time
-from collections import deque
 from collections.abc import Callable
 from dataclasses import replace
 from types import TracebackType
@@ -14,9 +16,8 @@ from rich.table import Table
 
 from consilia.config.records import ALL_FOLDS, EpochReport, RefitProgress, TrialRecord, TrialTask
 from consilia.metrics.scores import METRICS
-
-_RATE_SECONDS = 60.0  # the time left is computed from the rate of the last minute
-_LINE_SECONDS = 10.0  # between two lines where there is no terminal
+from consilia.report.pace import Pace, describe_rate, describe_seconds
+from consilia.report.steps import LINE_SECONDS
 
 
 class PrepareProgress:
@@ -42,8 +43,8 @@ class PrepareProgress:
         self._console = console
         self._clock = clock
         self._task: TaskID | None = None
-        self._seen: deque[tuple[float, int]] = deque()  # time, images done; of the last minute
-        self._first = (0.0, 0)  # as in `_seen`
+        self._pace = Pace()
+        self._first = (0.0, 0)  # seconds, images done
         self._last_line = 0.0  # seconds
 
     def __call__(self, done: int, total: int) -> None:
@@ -51,16 +52,15 @@ class PrepareProgress:
         now = self._clock()
         if self._task is None:
             self._begin(now, done, total)
-        self._seen.append((now, done))
-        while len(self._seen) > 2 and now - self._seen[1][0] > _RATE_SECONDS:
-            self._seen.popleft()
+        self._pace.add(now, done)
+        speed = self._pace.describe(total, "images")
         if self._task is not None:
-            self._progress.update(self._task, completed=done, speed=self._speed(total))
+            self._progress.update(self._task, completed=done, speed=speed)
         if done >= total:
             self._end(now, done)
-        elif not self._console.is_terminal and now - self._last_line >= _LINE_SECONDS:
+        elif not self._console.is_terminal and now - self._last_line >= LINE_SECONDS:
             self._last_line = now
-            _say(self._console, f"prepared {done:,} of {total:,} images, {self._speed(total)}")
+            _say(self._console, f"prepared {done:,} of {total:,} images, {speed}")
 
     def close(self) -> None:
         """Remove the bar."""
@@ -76,27 +76,9 @@ class PrepareProgress:
     def _end(self, now: float, done: int) -> None:
         self.close()
         seconds, count = now - self._first[0], done - self._first[1]
-        if seconds >= _LINE_SECONDS and count:
-            _say(self._console, f"prepared {count:,} images in {_duration(seconds)}, {_rate(count / seconds)}")
-
-    def _speed(self, total: int) -> str:
-        """Return "412 images/s, about 3 min left", or nothing before any time has passed."""
-        (start, first), (now, done) = self._seen[0], self._seen[-1]
-        if now <= start or done <= first:
-            return ""
-        rate = (done - first) / (now - start)
-        return f"{_rate(rate)}, about {_duration((total - done) / rate)} left"
-
-
-def _rate(images_per_second: float) -> str:
-    return f"{images_per_second:,.0f} images/s" if images_per_second >= 10 else f"{images_per_second:.1f} images/s"
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    hours, minutes = divmod(round(seconds / 60), 60)
-    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min"
+        if seconds >= LINE_SECONDS and count:
+            rate = describe_rate(count / seconds, "images")
+            _say(self._console, f"prepared {count:,} images in {describe_seconds(seconds)}, {rate}")
 
 
 class StudyProgress:
@@ -123,7 +105,8 @@ class StudyProgress:
         self._running: dict[int, tuple[TrialTask, EpochReport | None]] = {}
         self._records: dict[int, TrialRecord] = {}
         self._n_trials = self._n_slots = self._n_epochs = self._n_ended_before = 0
-        self._started = clock()
+        self._started = self._last_line = clock()
+        self._n_complete = 0  # epochs of the trial that was heard last
 
     def __enter__(self) -> "StudyProgress":
         """Return this; the live table starts with the search."""
@@ -174,7 +157,11 @@ class StudyProgress:
                 report = replace(report, score=before.score)  # until there is another one
             self._running[report.number] = (task, report)
             self._n_epochs += 1
+            self._n_complete = report.fold * self._epochs + report.epoch
         self._show()
+        if self._n_trials == 1 and self._live is None and self._clock() - self._last_line >= LINE_SECONDS:
+            self._last_line = self._clock()
+            _say(self._console, self._how_far(report))
 
     def trial_ended(self, record: TrialRecord) -> None:
         """Move a trial from the running to the ended ones, unless it is paused, and print one line."""
@@ -198,6 +185,11 @@ class StudyProgress:
             f"lr {record.hyperparameters.lr:.1e}{score}  {record.n_folds}/{self._n_folds} folds"
             f"  {record.seconds:.0f} s{reason}"
         )
+
+    def _how_far(self, report: EpochReport) -> str:
+        fold, epoch, score = self._place(report)
+        scored = f", {self._metric} {score}" if score else ""
+        return f"fold {fold}, epoch {epoch}{scored}, {self._time_left((self._clock() - self._started) / 60)}"
 
     def _show(self) -> None:
         if self._live:
@@ -241,9 +233,12 @@ class StudyProgress:
 
     def _time_left(self, minutes: float) -> str:
         n_ended = len(self._records) - self._n_ended_before
-        if n_ended == 0:
+        if n_ended == 0 and not (self._n_trials == 1 and self._n_epochs):
             return ""
-        left = minutes / n_ended * (self._n_trials - len(self._records))
+        if self._n_trials == 1:
+            left = minutes / self._n_epochs * (self._epochs * self._n_folds - self._n_complete)
+        else:
+            left = minutes / n_ended * (self._n_trials - len(self._records))
         return f"about {left:.0f} min left" if left >= 1 else f"about {60 * left:.0f} s left"
 
 

@@ -14,7 +14,7 @@ import yaml
 
 from consilia.config.study import StudyPlan
 from consilia.config.study_folder import StudyFolder
-from consilia.errors import PlanError, StudyError
+from consilia.errors import ClusterError, StudyError, UserError
 from consilia.files import write_text
 from consilia.study.plan import changed_keys, plan_to_yaml, read_stored_plan, study_name
 
@@ -26,6 +26,8 @@ def claim_folder(
     plan: StudyPlan, studies: Path, *, work: AbstractContextManager[Any] | None = None
 ) -> Iterator[StudyFolder]:
     """Make `studies/<name>`, or check that it belongs to the plan, and hold it for the length of a block.
+
+    A study that is refused before its first trial leaves no folder, so that the corrected one may have its name.
 
     Args:
         plan: The study.
@@ -48,7 +50,7 @@ def claim_folder(
             write_text(folder.plan, yaml.safe_dump(plan_to_yaml(plan), sort_keys=False, allow_unicode=True))
         try:
             yield folder
-        except PlanError:  # of a network, which is built only now: the corrected plan may have the same name
+        except (UserError, ClusterError):  # the plan does not fit the data, a network, the disk or the nodes
             if not folder.trials.exists():
                 shutil.rmtree(folder.root, ignore_errors=True)
             raise

@@ -22,11 +22,12 @@ from consilia.metrics.patients import FEWEST_PATIENTS, count_in_words
 from consilia.metrics.scores import softmax
 from consilia.metrics.subgroups import Subgroups
 from consilia.predict.loading import load_predictor
-from consilia.predict.predictor import BATCH_SIZE, EnsemblePredictor
-from consilia.report.figures import Drawing, Shown, draw_figures
+from consilia.predict.predictor import BATCH_SIZE, EnsemblePredictor, Progress
+from consilia.report.figures import Drawing, Shown, draw_figures, kinds_of
 from consilia.study.measured import choose_images, locked_test
 from consilia.study.opened import OpenStudy
 from consilia.study.test_access import log_opening
+from consilia.study.view import Steps, StepsView, no_steps
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,6 +64,7 @@ def evaluate_on_card(
     by: Sequence[str] = (),
     stores: str | Path = "stores",
     device: str = "auto",
+    steps: Steps = no_steps,
 ) -> CardEvaluation:
     """Evaluate on the card's test split, or on all images of a card without one, and by groups of images.
 
@@ -76,17 +78,19 @@ def evaluate_on_card(
         by: Columns to group by, such as "sex" or "age=18,40,65".
         stores: Folder of the image stores, or its URI.
         device: A torch device such as "cpu" or "cuda:0"; "auto" takes the best one.
+        steps: Told what is being done, and how far it is.
 
     Raises:
         BundleError: The bundle is damaged.
         DataError: The classes differ, images were trained on, or a column cannot be grouped by.
     """
+    steps("loading the ensemble", 0, 0)
     predictor = load_predictor(bundle, device=device)
-    images = choose_images(card, [(Path(bundle), predictor)], stores=stores)
+    images = choose_images(card, [(Path(bundle), predictor)], stores=stores, view=StepsView(steps))
     groups = [read_groups(images.store, images.rows, each) for each in by]  # a wrong name must not open the test split
     notes, (split,) = images.open(), images.splits
     evaluation, subgroups = evaluate_groups(
-        predictor, images.store, images.rows, groups, split=split, bound=images.bound
+        predictor, images.store, images.rows, groups, split=split, bound=images.bound, progress=_predicting(steps)
     )
     for note in notes:
         evaluation = evaluation.with_note(note)
@@ -100,6 +104,7 @@ def compare_on_card(
     *,
     stores: str | Path = "stores",
     device: str = "auto",
+    steps: Steps = no_steps,
 ) -> Comparison:
     """Compare two ensembles on the images that `evaluate_on_card` takes, if neither has seen them.
 
@@ -112,17 +117,20 @@ def compare_on_card(
         card: As of `evaluate_on_card`.
         stores: Folder of the image stores, or its URI.
         device: As of `evaluate_on_card`.
+        steps: As of `evaluate_on_card`.
 
     Raises:
         BundleError: A bundle is damaged.
         DataError: The classes differ, images are read differently, or images were trained on.
     """
     bundles = (Path(first), Path(second))
+    steps("loading the ensembles", 0, 0)
     predictors = [load_predictor(bundle, device=device) for bundle in bundles]
     _refuse_unlike(*predictors)
-    images = choose_images(card, list(zip(bundles, predictors, strict=True)), stores=stores)
+    images = choose_images(card, list(zip(bundles, predictors, strict=True)), stores=stores, view=StepsView(steps))
     opened, splits, store, rows = images.open(), images.splits, images.store, images.rows
-    one, two = (predictor.predict_store(store, rows) for predictor in predictors)
+    one, two = (predictor.predict_store(store, rows, progress=_predicting(steps)) for predictor in predictors)
+    steps("comparing with intervals", 0, 0)
     notes = (*_notes(store, rows), *opened)
     if splits[0] != splits[1]:
         own = bundles[splits.index("test")]
@@ -144,6 +152,7 @@ def write_figures(
     out: str | Path,
     stores: str | Path = "stores",
     device: str = "auto",
+    steps: Steps = no_steps,
 ) -> FigureFiles:
     """Draw the ensemble on the images that `evaluate_on_card` takes.
 
@@ -153,31 +162,45 @@ def write_figures(
         out: Folder for NAME.svg, NAME.png and, with the numbers behind them, NAME.parquet.
         stores: Folder of the image stores, or its URI.
         device: As of `evaluate_on_card`.
+        steps: As of `evaluate_on_card`.
 
     Raises:
         BundleError: The bundle is damaged.
         DataError: The classes differ, or images were trained on.
     """
+    steps("loading the ensemble", 0, 0)
     predictor = load_predictor(bundle, device=device)
-    images = choose_images(card, [(Path(bundle), predictor)], stores=stores)
+    images = choose_images(card, [(Path(bundle), predictor)], stores=stores, view=StepsView(steps))
     described = card.plan.data if isinstance(card, OpenStudy) else card
     positive = positive_class(described, images.store)  # a wrong name must not open the test split
     notes, (split,) = images.open(), images.splits
     title = f"{images.store.manifest.card}, {split}"
-    drawings = draw_figures(predict_shown(predictor, images.store, images.rows, positive=positive, title=title))
-    files = [path for name, drawing in drawings.items() for path in _write(Path(out) / name, drawing)]
+    shown = predict_shown(predictor, images.store, images.rows, positive=positive, title=title, steps=steps)
+    files: list[Path] = []
+    steps("drawing figures", 0, len(kinds_of(shown)))
+    for done, (name, drawing) in enumerate(draw_figures(shown), start=1):
+        files += _write(Path(out) / name, drawing)
+        steps("drawing figures", done, len(kinds_of(shown)))
     return FigureFiles(files=tuple(files), notes=notes)
 
 
-def predict_shown(predictor: EnsemblePredictor, store: ImageStore, rows: Rows, *, positive: int, title: str) -> Shown:
+def predict_shown(
+    predictor: EnsemblePredictor,
+    store: ImageStore,
+    rows: Rows,
+    *,
+    positive: int,
+    title: str,
+    steps: Steps = no_steps,
+) -> Shown:
     """Return what figures show of an ensemble on rows of a store; the title gets the number of images."""
     patients = store.patients[rows]
     return Shown(
-        probabilities=predictor.predict_store(store, rows),
+        probabilities=predictor.predict_store(store, rows, progress=_predicting(steps)),
         labels=store.labels[rows],
         patients=patients,
         classes=predictor.classes,
-        members=_members(predictor, store, rows),
+        members=_members(predictor, store, rows, steps),
         weights=predictor.networks.combination.shares,
         trials=tuple(member.trial for member in predictor.document.members),
         title=f"{title}: {count_in_words(len(rows), len(np.unique(patients)))}",
@@ -243,12 +266,19 @@ def _notes(store: ImageStore, rows: Rows) -> tuple[str, ...]:
     return tuple(notes)
 
 
-def _members(predictor: EnsemblePredictor, store: ImageStore, rows: Rows) -> Probabilities:
+def _members(predictor: EnsemblePredictor, store: ImageStore, rows: Rows, steps: Steps) -> Probabilities:
     """Return what each member says, averaged over its folds, (n_members, n_images, n_classes)."""
-    batches = [rows[start : start + BATCH_SIZE] for start in range(0, len(rows), BATCH_SIZE)]
-    said = [softmax(predictor.networks.logits(store.pixels[batch])).mean(axis=1) for batch in batches]
+    said = []
+    for start in range(0, len(rows), BATCH_SIZE):
+        steps("predicting by member", start, len(rows))
+        said.append(softmax(predictor.networks.logits(store.pixels[rows[start : start + BATCH_SIZE]])).mean(axis=1))
     result: Probabilities = np.concatenate(said, axis=1)
     return result
+
+
+def _predicting(steps: Steps) -> Progress:
+    """Tell how many images are predicted; of all of them, that what was predicted is scored."""
+    return lambda done, total: steps("predicting images", done, total) if done < total else steps("scoring", 0, 0)
 
 
 def _write(stem: Path, drawing: Drawing) -> list[Path]:

@@ -19,6 +19,7 @@ from consilia.predict.predictor import EnsemblePredictor
 from consilia.study.opened import OpenStudy
 from consilia.study.shared_stores import prepare_at
 from consilia.study.test_access import log_opening
+from consilia.study.view import SILENT, StudyView
 
 Ensembles = Sequence[tuple[Path, EnsemblePredictor]]
 """Loaded ensembles, each with the folder of its bundle."""
@@ -57,12 +58,14 @@ class MeasuredImages:
         return tuple(dict.fromkeys(filter(None, notes)))
 
 
-def choose_images(source: DataCard | OpenStudy, ensembles: Ensembles, *, stores: str | Path) -> MeasuredImages:
+def choose_images(
+    source: DataCard | OpenStudy, ensembles: Ensembles, *, stores: str | Path, view: StudyView = SILENT
+) -> MeasuredImages:
     """Choose the images to measure ensembles on.
 
     Of a study, they are its locked test. Of a card, they are its test split; where it has none, the locked test of the
     ensemble's own study, if these are that study's images (of several ensembles, what their tests have in common); else
-    all images.
+    all images. `view` is told how many images of a card are decoded.
 
     Raises:
         DataError: The classes differ, images are read otherwise, some were trained on, or there is no test split.
@@ -70,7 +73,7 @@ def choose_images(source: DataCard | OpenStudy, ensembles: Ensembles, *, stores:
     if isinstance(source, OpenStudy):
         images = _of_study(source, ensembles)
     else:
-        images = _of_card(prepare_at(source, stores), ensembles)
+        images = _of_card(prepare_at(source, stores, progress=view.preparing), ensembles)
     for bundle, predictor in ensembles:
         check_store(images.store, predictor.document)
         try:

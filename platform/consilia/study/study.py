@@ -21,7 +21,7 @@ from consilia.study.opened import OpenStudy
 from consilia.study.plan import change_plan, read_plan
 from consilia.study.remote import open_place
 from consilia.study.trials import TrialReader, history_frame, trials_frame
-from consilia.study.view import StudyView, default_view
+from consilia.study.view import Steps, StudyView, default_view, no_steps
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -84,7 +84,13 @@ def search(
     return opened
 
 
-def open_study(study: str | Path, *, studies: str | Path = "studies", stores: str | Path | None = None) -> "Study":
+def open_study(
+    study: str | Path,
+    *,
+    studies: str | Path = "studies",
+    stores: str | Path | None = None,
+    view: StudyView | None = None,
+) -> "Study":
     """Open a stored study: finished, interrupted, or with a search at work in it.
 
     Args:
@@ -92,6 +98,7 @@ def open_study(study: str | Path, *, studies: str | Path = "studies", stores: st
         studies: Folder of all studies, where a name is looked up, or a URI.
         stores: Folder of the prepared images, or a URI; None: `stores`, beside the studies. Images that are not there
             are prepared again when they are first needed.
+        view: Told of what is done with the study; None: a bar in a notebook, and nothing in a script.
 
     Raises:
         StudyError: There is no such study; those that exist are named.
@@ -102,7 +109,7 @@ def open_study(study: str | Path, *, studies: str | Path = "studies", stores: st
     plan, folder = find_study(str(study), place.local)
     if place.remote is None:
         place = open_place(folder.root.parent)
-    return Study.at(plan, folder, place=place, stores=stores, view=default_view(plan))
+    return Study.at(plan, folder, place=place, stores=stores, view=view or default_view(plan))
 
 
 class Study(OpenStudy):
@@ -126,6 +133,23 @@ class Study(OpenStudy):
 
     def __repr__(self) -> str:
         return f"Study({self.name!r}, {str(self.folder.root)!r})"
+
+    def _repr_html_(self) -> str:
+        """Return what a notebook shows: how far the study is, its ensembles, and the best trials."""
+        from consilia.predict.display import show_facts
+
+        board, table = self.board(), self.trials()
+        shown = ["trial", "state", "objective", "architecture", "lr", "seconds", "reason"]
+        facts = {
+            "data": self.plan.data.title or self.plan.data.name,
+            "classes": ", ".join(self.plan.data.classes or ()),
+            "trials": board.count("finished", "stopped", "failed", "paused", "running", "interrupted") or "none yet",
+            "search": "running" if board.is_held else "not running",
+            "folds": f"{self.plan.folds.k}, seed {self.plan.seed}",
+            "ensembles": ", ".join(self.ensembles()),
+            "folder": str(self.folder.root),
+        }
+        return show_facts(f"Study {self.name}, by {board.metric}", facts, table=table[shown], n_rows=len(table))
 
     def trials(self) -> "pd.DataFrame":
         """Return one row a trial: fully evaluated ones first, the best at the top, then the others by number.
@@ -164,6 +188,10 @@ class Study(OpenStudy):
         """
         self.refresh()
         return history_frame(self.plan, self.folder, trial)
+
+    def ensembles(self) -> list[str]:
+        """Return the names of the recipes whose ensembles have been built, sorted."""
+        return sorted(path.parent.name for path in self.folder.root.glob("ensembles/*/ensemble.json"))
 
     def fit(
         self, recipe: Recipe | None = None, *, refit: bool = False, test: bool = False, device: str = "auto"
@@ -321,13 +349,14 @@ class Study(OpenStudy):
         with self.writing() if is_ours else nullcontext():
             return write_study_page(self, pictures=pictures, out=None if out is None else Path(out), refresh=refresh)
 
-    def suspects(self, out: str | Path | None = None) -> "SuspectFiles":
+    def suspects(self, out: str | Path | None = None, *, steps: Steps = no_steps) -> "SuspectFiles":
         """Write the images whose label the study's own trials doubt: suspects.csv, and a sheet of pictures.
 
         Nothing is dropped or relabelled: a doubted label may be a rare finding that is right.
 
         Args:
             out: Folder for both files; None: the study's own.
+            steps: Told what is being done, how many items of it are done, and of how many.
 
         Raises:
             StudyError: The study has no folds yet, or its data have changed.
@@ -337,7 +366,7 @@ class Study(OpenStudy):
 
         self.refresh()
         with self.writing() if out is None else nullcontext():
-            return write_suspects(self, None if out is None else Path(out))
+            return write_suspects(self, None if out is None else Path(out), steps=steps)
 
     @cached_property
     def _reader(self) -> TrialReader:

@@ -14,6 +14,7 @@ from consilia.files import write_atomically
 from consilia.metrics.label_errors import Suspects, suspect_labels
 from consilia.report.sheets import contact_sheet
 from consilia.study.opened import OpenStudy
+from consilia.study.view import Steps, no_steps
 
 _SHOWN = 50  # pictures on the sheet
 
@@ -28,7 +29,7 @@ class SuspectFiles:
     n_images: int  # that were looked at: all of the cross-validation pool
 
 
-def write_suspects(study: OpenStudy, out: Path | None = None) -> SuspectFiles:
+def write_suspects(study: OpenStudy, out: Path | None = None, *, steps: Steps = no_steps) -> SuspectFiles:
     """Write `suspects.csv`, the most doubtful label first, and `suspects.png` with the first fifty.
 
     Each image is judged by an ensemble, by the study's own recipe, that was selected and calibrated without its fold.
@@ -37,16 +38,21 @@ def write_suspects(study: OpenStudy, out: Path | None = None) -> SuspectFiles:
     Args:
         study: Its search has finished a trial.
         out: Folder for both files; None: the study's own.
+        steps: Told what is being done.
 
     Raises:
         StudyError: The study has no folds yet, or its data have changed.
         RunError: No trial has finished.
     """
-    images, probabilities = study.folds.pool, _cross_fitted(study)
+    steps("reading images and folds", 0, 0)
+    images = study.folds.pool
+    steps("judging each image by an ensemble that did not see its fold", 0, 0)
+    probabilities = _cross_fitted(study)
     store = study.store
     suspects = suspect_labels(probabilities, store.labels[images])
     target = study.folder.root if out is None else out
     table = target / "suspects.csv"
+    steps("writing the doubted labels", 0, 0)
     write_atomically(table, lambda temporary: _write_table(temporary, suspects, images, probabilities, store))
     sheet = target / "suspects.png" if len(suspects.rows) else None
     if sheet is not None:

@@ -1,11 +1,15 @@
 """Who watches a study: a terminal, a notebook, or nobody."""
 
+from collections.abc import Callable
 from typing import Protocol
 
 from consilia.config.records import EpochReport, RefitProgress, TrialRecord, TrialTask
 from consilia.config.study import StudyPlan
 from consilia.report.notebook import NotebookProgress, in_notebook
 from consilia.tune.contract import RefitView, SearchObserver
+
+Steps = Callable[[str, int, int], None]
+"""Told which step is at work, how many of its items are done, and of how many; 0: nobody knows."""
 
 
 class StudyView(SearchObserver, RefitView, Protocol):
@@ -50,6 +54,21 @@ class SilentView:
 
 
 SILENT = SilentView()
+
+
+class StepsView(SilentView):
+    """Shows how many images are decoded, as a step of a call that needs a study's images."""
+
+    def __init__(self, steps: Steps) -> None:
+        self._steps = steps
+
+    def preparing(self, done: int, total: int) -> None:
+        """Show it."""
+        self._steps("preparing images", done, total)
+
+
+def no_steps(step: str, done: int, total: int) -> None:
+    """Show no step."""
 
 
 def default_view(plan: StudyPlan) -> StudyView:

@@ -8,7 +8,7 @@ from consilia.data.sources.file_facts import check_patient_source, complete
 from consilia.data.sources.listing import SPLITS, Entry, ImageTable, make_table, suggest
 from consilia.errors import DataError
 
-_IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".webp", ".bmp", ".dcm", ".dicom")
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".webp", ".bmp", ".dcm", ".dicom")
 
 
 def list_folder(card: DataCard, source: FolderSource, path: Path) -> ImageTable:
@@ -59,7 +59,7 @@ def _classes(root: Path, parent: Path, *, split: str) -> Iterator[Entry]:
 def _folders(parent: Path) -> list[Path]:
     children = _visible(parent)
     for child in children:
-        if child.suffix.lower() in _IMAGE_SUFFIXES and child.is_file():
+        if child.suffix.lower() in IMAGE_SUFFIXES and child.is_file():
             raise DataError(f"{child}: an image must lie in the folder of its class, not beside the folders.")
     return [child for child in children if child.is_dir()]
 

@@ -54,7 +54,7 @@ def read_labels(source: LabelTable, table: Path, columns: Mapping[str, str], *, 
         DataError: The table cannot be read, a column is absent, a path or split is empty, `where` cannot be used, or
             a label is not one of `map`.
     """
-    rows = list(_read(table))
+    rows = read_rows(table)
     if rows:
         _check_columns(columns, rows[0][1], table)
     selected, left_out = _select(rows, source, table)
@@ -65,6 +65,15 @@ def read_labels(source: LabelTable, table: Path, columns: Mapping[str, str], *, 
         left_out=left_out,
         classes=tuple(dict.fromkeys(source.map.values())) if source.map else None,
     )
+
+
+def read_rows(table: Path) -> list[Row]:
+    """Read a CSV (UTF-8, commas) or Parquet file as text.
+
+    Raises:
+        DataError: It cannot be read; names the row.
+    """
+    return list(_read_parquet(table) if table.suffix.lower() == ".parquet" else _read_csv(table))
 
 
 def stay_below(folder: str, path: str, *, row: int, table: Path) -> str:
@@ -123,10 +132,6 @@ def _labelled(
         split=value.get("split", ""),
         extra={name: cell for name, cell in cells.items() if name not in meant},
     )
-
-
-def _read(table: Path) -> Iterable[Row]:
-    return _read_parquet(table) if table.suffix.lower() == ".parquet" else _read_csv(table)
 
 
 def _read_csv(table: Path) -> Iterable[Row]:

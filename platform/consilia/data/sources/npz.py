@@ -51,6 +51,16 @@ def list_npz(card: DataCard, source: NpzSource, path: Path) -> ImageTable:
     return make_table(card, entries, root=path, origin=path, classes=classes)
 
 
+def image_shape(path: Path) -> tuple[int, int, int]:
+    """Return height, width and channels of an archive's images, by the header of its first split.
+
+    Raises:
+        DataError: It is not an .npz archive of images.
+    """
+    _, height, width, *channels = _shape(path, f"{_splits(path)[0]}_images")
+    return height, width, channels[0] if channels else 1
+
+
 def read_blocks(path: Path, *, rows: int) -> Iterator[npt.NDArray[np.uint8]]:
     """Read the images of an archive in the order of `list_npz`, a block at a time.
 

@@ -1,0 +1,1 @@
+"""Looks at folders, tables and pixels that no card describes yet, and proposes what a card would say of them."""
