@@ -32,7 +32,8 @@ demo: setup ## Draw phantoms, search, combine, report and predict.
 	$(BIN)/consilia search examples/phantoms.yaml --set data.path=$(DEMO)/phantoms \
 		--studies $(DEMO)/studies --stores $(DEMO)/stores
 	$(BIN)/consilia predict $(DEMO)/studies/phantoms/ensembles/greedy_calibrated $(DEMO_IMAGES)
-	@echo "The report of the study, for a browser: $(CURDIR)/$(DEMO)/studies/phantoms/report.html"
+	@echo "The report of the study, for a browser: $(DEMO)/studies/phantoms/report.html"
+	@echo "A page to try its ensemble: $(BIN)/consilia serve $(DEMO)/studies/phantoms/ensembles/greedy_calibrated"
 
 lint: setup ## Check style, format, types and the order of imports.
 	$(BIN)/ruff check .
