@@ -31,7 +31,7 @@ from consilia.study.combine import combine
 from consilia.study.folder import hold_study
 from consilia.study.image_scores import find_gaps, measure_cross_fitted, read_scores, read_subgroups, write_scores
 from consilia.study.opened import OpenStudy
-from consilia.study.page import gather_facts, write_study_page
+from consilia.study.page import describe_leaks, gather_facts, write_study_page
 from finished_study import write_trial as write_trial_files
 from html_pages import Page
 
@@ -332,3 +332,13 @@ def test_the_counts_are_those_of_the_folds(trained):
     pool = table[table["split"] == "train"]
     assert total[:2] == ["all", f"{len(pool)} ({pool['patient_id'].nunique()})"]
     assert Path(trained.folder.page).is_file()
+
+
+def test_nothing_is_promised_of_patients_that_the_data_do_not_name(trained):
+    study = consilia.open_study(trained.plan.name, studies=trained.studies, stores=trained.stores)
+    table = pd.read_parquet(trained.folder.folds)
+    named, unnamed = (" ".join(describe_leaks(group, study.folds, table)) for group in ("patient", "none"))
+    assert "No patient and no picture lies both" in named
+    assert "do not name patients" not in named
+    assert "No patient" not in unnamed
+    assert "images of one may lie in several folds, and on both sides of the test" in unnamed

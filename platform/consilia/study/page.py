@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Literal
 
 import pandas as pd
 
@@ -65,7 +66,9 @@ def gather_facts(study: OpenStudy, *, pictures: bool, refresh: int | None = None
         board=board,
         ended_by="" if end is None else end.ended_by,
         counts=_count(table, plan.data.classes or (measured.document.classes if measured else ())),
-        leaks=tuple(_describe_leaks(folds, table)) if folds else ("The images are not divided yet.",),
+        leaks=tuple(describe_leaks(study.plan.data.group, folds, table))
+        if folds
+        else ("The images are not divided yet.",),
         findings=_findings(study, folds, names=pictures),
         openings=_count_lines(folder.test_openings),
         hours=hours_to_end(whole_lines(folder.journal.read_bytes())) if folder.journal.is_file() else {},
@@ -130,24 +133,37 @@ def _count(table: pd.DataFrame, classes: tuple[str, ...]) -> Rows:
     return [*lines, line("all", table)]
 
 
-def _describe_leaks(folds: FoldPlan, table: pd.DataFrame) -> Iterator[str]:
+def describe_leaks(group: Literal["patient", "none"], folds: FoldPlan, table: pd.DataFrame) -> Iterator[str]:
+    """Say what the locked test and the folds share, and what was done about it.
+
+    Args:
+        group: The card's; with "none" nothing is promised of patients, since the data do not name them.
+        folds: The study's.
+        table: `group` and `patient_id` of each image.
+    """
+    shared = "a patient or a picture" if group == "patient" else "a picture"
     if len(folds.test) == 0:
         yield "There is no locked test: all images took part in the search."
     elif len(folds.dropped):
         yield (
-            f"{len(folds.dropped):,} images share a patient or a picture with the locked test. They were left out, of "
-            "training as of the test (on_leak: drop_train)."
+            f"{len(folds.dropped):,} images share {shared} with the locked test. They were left out, of training as of "
+            "the test (on_leak: drop_train)."
         )
     elif len(folds.bound):
         yield (
-            f"{len(folds.bound):,} images of the locked test share a patient or a picture with the training. They were "
-            "kept (on_leak: keep), so the test flatters."
+            f"{len(folds.bound):,} images of the locked test share {shared} with the training. They were kept "
+            "(on_leak: keep), so the test flatters."
         )
-    else:
+    elif group == "patient":
         yield "No patient and no picture lies both in the locked test and outside it; such data would be refused."
+    else:
+        yield "No picture lies both in the locked test and outside it, exactly or nearly; such data would be refused."
+    if group == "none":
+        yield "The data do not name patients: images of one may lie in several folds, and on both sides of the test."
     joined = table.groupby("group")["patient_id"].nunique()
     if n_joined := int((joined > 1).sum()):
-        yield f"{n_joined:,} groups of patients share a picture, exactly or nearly. Each group stays in one fold."
+        whose = "patients" if group == "patient" else "images"
+        yield f"{n_joined:,} groups of {whose} share a picture, exactly or nearly. Each group stays in one fold."
 
 
 def _findings(study: OpenStudy, folds: FoldPlan | None, *, names: bool) -> tuple[Finding, ...] | None:
