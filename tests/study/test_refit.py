@@ -45,9 +45,9 @@ def test_a_recipe_without_its_refits_is_refused_with_how_many_are_missing_and_ho
 def test_with_refit_it_trains_what_is_missing_and_builds_and_a_second_call_trains_nothing(trained_copy, capsys):
     folders = ["--studies", str(trained_copy.studies), "--stores", str(trained_copy.stores)]
     assert run(["ensemble", "tiny-train", "--recipe", "fast", "--refit", "--test", *folders]) == 0
-    printed = capsys.readouterr().out
-    assert "1 refit on all" in printed
-    assert "ensemble  refit of trial 0 (1.00)" in printed
+    printed = capsys.readouterr()
+    assert "1 refit on all" in printed.err
+    assert "ensemble  refit of trial 0 (1.00)" in printed.out
     image = next((Path(trained_copy.plan.data.path) / "images").iterdir())
     assert run(["predict", str(trained_copy.folder.bundle("fast")), str(image)]) == 0
     assert "no prediction sets: the networks were trained on all images" in capsys.readouterr().out

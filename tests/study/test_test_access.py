@@ -48,16 +48,16 @@ def test_another_recipe_opens_the_test_only_where_it_is_asked_to(trained_copy, c
     folders = ["--studies", str(trained_copy.studies), "--stores", str(trained_copy.stores)]
     before = trained_copy.folder.test_openings.read_text()
     assert run(["ensemble", "tiny-train", "--recipe", "soft_vote", *folders]) == 0
-    printed = capsys.readouterr().out
-    assert "the locked test stays closed: soft_vote is not the study's own recipe; --test opens it" in printed
-    assert "opened before" not in printed
+    told = capsys.readouterr().err
+    assert "the locked test stays closed: soft_vote is not the study's own recipe; --test opens it" in told
+    assert "opened before" not in told
     assert trained_copy.folder.test_openings.read_text() == before
     bundle = trained_copy.folder.bundle("soft_vote")
     assert [each.split for each in read_bundle(bundle).evaluations] == ["cross_fitted"]
     assert "No locked test split has been evaluated" in (bundle / "card.md").read_text()
     created = read_bundle(bundle).provenance.created
     assert run(["ensemble", "tiny-train", "--recipe", "soft_vote", "--test", *folders]) == 0
-    assert "stays closed" not in capsys.readouterr().out
+    assert "stays closed" not in capsys.readouterr().err
     assert [each.split for each in read_bundle(bundle).evaluations] == ["cross_fitted", "test"]
     assert read_bundle(bundle).provenance.created == created  # measured, not built again
     assert len(trained_copy.folder.test_openings.read_text().splitlines()) == len(before.splitlines()) + 1
