@@ -7,7 +7,9 @@ served   `consilia serve` in a process of its own on loopback, asked by clients 
 Both are given the same files, with the same number of threads. The clients are threads of this process with one
 connection each, and their bodies are ready before the clock: what they cost is taken from the server's cores. Latency
 is from the first byte sent to the last received. An error is any status but 200, any image with an error in place of
-its prediction, and any broken connection.
+its prediction, and any broken connection. Both sides take turns, three times each. The ratio is the median
+over the turns, each of which compares with the direct one right before it. What is answered in the first fifth of a
+turn, when all clients begin at once, or after its end is not counted.
 
     python benchmarks/serve.py [--quick] [--clients 32] [--seconds 60] [--images-per-request 1] [--bundle DIR]
 """
@@ -36,7 +38,8 @@ from shared.random_bundle import build_random_bundle, draw_images
 
 FILE_SIDE = 320  # of the image files, pixels
 N_FILES = 128  # different ones; they are sent again and again
-TURNS = 6
+TURNS = 3
+RAMP = 0.2  # of a turn, until clients no longer come all at once: not counted
 BOUNDARY = "consilia-benchmark"
 
 
@@ -84,7 +87,7 @@ def measure(name: str, bundle: Path, files: Sequence[Path], arguments: argparse.
             loads.append(crowd(address, bodies, arguments.clients, seconds=arguments.seconds / TURNS))
     seconds = [each for load in loads for each in load.seconds]
     errors = [each for load in loads for each in load.errors]
-    speeds = [len(load.seconds) * arguments.images_per_request / load.wall_seconds for load in loads]
+    speeds = [load.requests_per_second * arguments.images_per_request for load in loads]
     p50, p95, p99 = np.percentile(seconds, (50, 95, 99)).tolist()
     return {
         "ensemble": name,
@@ -135,36 +138,42 @@ class Load:
 
     seconds: list[float] = field(default_factory=list)  # of each that was answered
     errors: list[str] = field(default_factory=list)
-    wall_seconds: float = 0.0
+    since: float = 0.0  # by the clock; what is answered between these is counted
+    until: float = 0.0
+
+    @property
+    def requests_per_second(self) -> float:
+        """Answers in the time that counts."""
+        return len(self.seconds) / (self.until - self.since)
 
 
 def crowd(address: str, bodies: Sequence[bytes], n_clients: int, *, seconds: float) -> Load:
-    """Let clients ask for some seconds; a request that has begun by then is waited for."""
-    load = Load()
+    """Let clients ask for some seconds."""
     started = time.perf_counter()
+    load = Load(since=started + RAMP * seconds, until=started + seconds)
     clients = [
-        threading.Thread(target=ask, args=(address, bodies[number % len(bodies) :], load, started + seconds))
+        threading.Thread(target=ask, args=(address, bodies[number % len(bodies) :], load))
         for number in range(n_clients)
     ]
     for client in clients:
         client.start()
     for client in clients:
         client.join()
-    load.wall_seconds = time.perf_counter() - started
     return load
 
 
-def ask(address: str, bodies: Sequence[bytes], load: Load, until: float) -> None:
+def ask(address: str, bodies: Sequence[bytes], load: Load) -> None:
     """Send one body after the other."""
     connection = http.client.HTTPConnection(address, timeout=120)
     headers = {"Content-Type": f"multipart/form-data; boundary={BOUNDARY}"}
     number = 0
-    while (started := time.perf_counter()) < until:
+    while (started := time.perf_counter()) < load.until:
         try:
             connection.request("POST", "/v1/predict", bodies[number % len(bodies)], headers)
             answer = connection.getresponse()
             content = answer.read()
-            load.seconds.append(time.perf_counter() - started)
+            if load.since <= (answered := time.perf_counter()) < load.until:
+                load.seconds.append(answered - started)
             if answer.status != 200 or b'"error"' in content:
                 load.errors.append(f"{answer.status}: {content[:200].decode()}")
         except (OSError, http.client.HTTPException) as error:

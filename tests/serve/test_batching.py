@@ -6,7 +6,7 @@ import threading
 import pytest
 from starlette.exceptions import HTTPException
 
-from consilia.serve.batching import MOST, Batcher, wait_for_threads
+from consilia.serve.batching import MOST, PAUSE, Batcher, wait_for_threads
 
 
 class Gate:
@@ -71,6 +71,23 @@ def test_a_batch_takes_no_further_request_once_it_is_large():
         await asyncio.gather(first, large)
 
     assert [len(call) for call in in_a_loop(check).calls] == [1, MOST, 1]
+
+
+def test_images_that_are_still_being_read_are_waited_for_where_the_last_batch_took_long():
+    async def check(batcher, gate):
+        gate.may_end.set()
+        batcher._last_seconds = 6000.0
+        with batcher.place(2):
+            first = asyncio.create_task(batcher.predict(["a"]))
+            await asyncio.sleep(10 * PAUSE)
+            assert gate.calls == []
+            assert await batcher.predict(["b"]) == ["B"]
+            assert await first == ["A"]
+        batcher._last_seconds = 6000.0
+        with batcher.place(1):
+            assert await batcher.predict(["c"]) == ["C"]  # nobody else is to come
+
+    assert in_a_loop(check).calls == [["a", "b"], ["c"]]
 
 
 def test_a_batch_that_fails_fails_its_requests_alone():

@@ -12,7 +12,8 @@ from typing import Any, Generic, TypeVar
 
 from starlette.exceptions import HTTPException
 
-PAUSE = 0.004  # seconds that an idle predictor waits for more requests to join the first
+PAUSE = 0.004  # seconds in which images may join the first of a batch
+PATIENCE = 0.1  # of the last batch's time: how long images that are being read are waited for beyond the pause
 MOST = 64  # images after which a batch takes no further request
 _THREAD = "consilia-predict"
 
@@ -46,6 +47,7 @@ class Batcher(Generic[Image, Result]):
         self._answers: set[asyncio.Future[Any]] = set()  # that somebody waits for
         self._task: asyncio.Task[None] | None = None
         self._is_stopping = False
+        self._last_seconds = 0.0  # that the last batch took
         self.n_waiting = 0  # images that have a place
 
     def start(self) -> None:
@@ -139,18 +141,24 @@ class Batcher(Generic[Image, Result]):
                 _divide(results, jobs)
 
     async def _collect(self) -> list[_Job[Image]]:
-        """Return the jobs of the next batch."""
-        was_idle = self._queue.empty()
+        """Return the jobs of the next batch.
+
+        Clients that were answered together come again together, and networks take a third less time for each image of a
+        batch of 32 than of 8: what has come and is still being read is worth a short wait.
+        """
         jobs = [await self._queue.get()]
-        if was_idle:  # otherwise they have waited for the batch before them
+        deadline = time.monotonic() + PATIENCE * self._last_seconds
+        while True:
             await asyncio.sleep(PAUSE)
-        while sum(len(job.images) for job in jobs) < MOST and not self._queue.empty():
-            jobs.append(self._queue.get_nowait())
-        return jobs
+            while (n_images := sum(len(job.images) for job in jobs)) < MOST and not self._queue.empty():
+                jobs.append(self._queue.get_nowait())
+            if n_images >= min(MOST, self.n_waiting) or time.monotonic() >= deadline:
+                return jobs
 
     async def _predict_together(self, jobs: Sequence[_Job[Image]]) -> list[Result]:
-        images = [image for job in jobs for image in job.images]
+        images, started = [image for job in jobs for image in job.images], time.monotonic()
         results = await asyncio.get_running_loop().run_in_executor(self._thread, self._predict, images)
+        self._last_seconds = time.monotonic() - started
         if len(results) != len(images):
             raise RuntimeError(f"the predictor must return {len(images)} results, but returned {len(results)}")
         return results
