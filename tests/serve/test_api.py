@@ -86,6 +86,15 @@ def test_a_broken_image_is_an_error_for_itself_and_named_as_it_was_sent(client, 
     assert [first["confidence"], last["confidence"]] == [each.confidence for each in expected]
 
 
+def test_a_name_makes_a_file_dicom_as_it_does_on_the_command_line(client, predictor, sent, tmp_path):
+    nameless = tmp_path / "scan.DCM"
+    nameless.write_bytes(b"neither the mark of DICOM nor an image")
+    (image,) = predict(client, sent(nameless))
+    (expected,) = predictor.iterate(nameless)
+    assert image["error"] == str(expected).replace(str(nameless), "scan.DCM")
+    assert "this is a DICOM file" in image["error"]
+
+
 def test_an_image_of_too_many_pixels_is_an_error_for_itself(client, pictures, sent, tmp_path):
     Image.new("1", (16_000, 8_000)).save(tmp_path / "large.png")
     large, good = predict(client, sent(tmp_path / "large.png", pictures[0]))
