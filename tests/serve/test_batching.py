@@ -6,7 +6,7 @@ import threading
 import pytest
 from starlette.exceptions import HTTPException
 
-from consilia.serve.batching import MOST, PAUSE, Batcher, wait_for_threads
+from consilia.serve.batching import MOST, PAUSE, PREDICTING, READING, Batcher, wait_for_threads
 
 
 class Gate:
@@ -39,7 +39,8 @@ def in_a_loop(check, most_waiting: int = 1000) -> Gate:
             gate.may_end.set()
 
     asyncio.run(run())
-    assert wait_for_threads(60)
+    assert wait_for_threads(PREDICTING, 60)
+    assert wait_for_threads(READING, 60)
     return gate
 
 

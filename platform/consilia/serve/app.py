@@ -15,13 +15,14 @@ from consilia.predict.images import InputImage, OnUnknownKind
 from consilia.predict.predictor import EnsemblePredictor
 from consilia.predict.prefetch import spare_threads
 from consilia.serve.access import Access, Guard
-from consilia.serve.batching import MOST, Batcher
+from consilia.serve.batching import MOST, READING, Batcher, wait_for_threads
 from consilia.serve.failures import tell_failures
 from consilia.serve.metrics import Metrics, Watch
 from consilia.serve.routes import Service, router
 from consilia.serve.uploads import Limits
 from consilia.version import __version__
 
+_PATIENCE = 1  # seconds that files under way are waited for at the end
 PAGE = Path(__file__).parent / "page"
 HEADERS = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; "
@@ -74,6 +75,7 @@ def make_app(
             batcher.start()
             yield
             batcher.stop()
+            wait_for_threads(READING, _PATIENCE)  # they delete what they have written
 
     # The pages that FastAPI draws of an API load scripts from elsewhere; /openapi.json is the same without them.
     app = FastAPI(

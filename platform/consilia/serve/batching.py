@@ -15,7 +15,7 @@ from starlette.exceptions import HTTPException
 PAUSE = 0.004  # seconds in which images may join the first of a batch
 PATIENCE = 0.1  # of the last batch's time: how long images that are being read are waited for beyond the pause
 MOST = 64  # images after which a batch takes no further request
-_THREAD = "consilia-predict"
+PREDICTING, READING = "consilia-predict", "consilia-read"  # names of threads
 
 Image = TypeVar("Image")
 Result = TypeVar("Result")
@@ -41,8 +41,8 @@ class Batcher(Generic[Image, Result]):
             n_readers: Threads of `read`.
         """
         self._predict, self._most_waiting = predict, most_waiting
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix=_THREAD)
-        self._readers = ThreadPoolExecutor(n_readers, thread_name_prefix=_THREAD)
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix=PREDICTING)
+        self._readers = ThreadPoolExecutor(n_readers, thread_name_prefix=READING)
         self._queue: asyncio.Queue[_Job[Image]] = asyncio.Queue()
         self._answers: set[asyncio.Future[Any]] = set()  # that somebody waits for
         self._task: asyncio.Task[None] | None = None
@@ -164,10 +164,10 @@ class Batcher(Generic[Image, Result]):
         return results
 
 
-def wait_for_threads(seconds: float) -> bool:
-    """Wait until no batcher that has stopped computes any more; say whether that is so in time."""
+def wait_for_threads(name: str, seconds: float) -> bool:
+    """Wait for threads of batchers that have stopped, `PREDICTING` or `READING`; say whether they end in time."""
     deadline = time.monotonic() + seconds
-    threads = [thread for thread in threading.enumerate() if thread.name.startswith(_THREAD)]
+    threads = [thread for thread in threading.enumerate() if thread.name.startswith(name)]
     for thread in threads:
         thread.join(max(0.0, deadline - time.monotonic()))
     return not any(thread.is_alive() for thread in threads)

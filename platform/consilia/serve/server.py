@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
+from typing import NoReturn
 
 import uvicorn
 from fastapi import FastAPI
@@ -19,7 +20,6 @@ from consilia.predict.images import OnUnknownKind
 from consilia.predict.predictor import EnsemblePredictor
 from consilia.serve.access import Access, choose_access, is_loopback
 from consilia.serve.app import make_app
-from consilia.serve.batching import wait_for_threads
 from consilia.serve.routes import Service
 from consilia.serve.uploads import Limits
 
@@ -45,6 +45,8 @@ def serve(
 ) -> None:
     """Serve an ensemble until Ctrl-C or SIGTERM; print where it is, once it answers.
 
+    Ctrl-C ends the process with the exit code 130.
+
     Args:
         bundle: Its folder.
         load: Returns its predictor; called once the address is known to be free.
@@ -54,7 +56,6 @@ def serve(
 
     Raises:
         UserError: The address cannot be listened on, or the token's file cannot be used.
-        KeyboardInterrupt: Ctrl-C.
     """
     access = choose_access(place.host, place.token_file)
     with _bind(place) as listener:
@@ -70,8 +71,8 @@ def serve(
         server = _Server(config, app, lambda: print(_welcome(predictor, place.host, port, access), flush=True))
         try:
             server.run([listener])
-        finally:
-            _leave_threads()
+        except KeyboardInterrupt:
+            _leave()
 
 
 class _Server(uvicorn.Server):
@@ -122,9 +123,8 @@ def _welcome(predictor: EnsemblePredictor, host: str, port: int, access: Access)
     return "\n".join(lines)
 
 
-def _leave_threads() -> None:
-    """End the process at once if a prediction that nobody waits for would keep it: Python waits for its threads."""
-    if not wait_for_threads(_PATIENCE):
-        print("consilia: Stopped by Ctrl-C.", file=sys.stderr, flush=True)
-        sys.stdout.flush()
-        os._exit(130)
+def _leave() -> NoReturn:
+    """End the process. Everything is closed; Python would wait for a batch, and take seconds to take torch apart."""
+    print("consilia: Stopped by Ctrl-C.", file=sys.stderr, flush=True)
+    sys.stdout.flush()
+    os._exit(130)
