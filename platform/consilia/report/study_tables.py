@@ -14,6 +14,7 @@ from consilia.metrics.scores import METRICS
 from consilia.metrics.subgroups import Subgroups
 from consilia.report.estimate_tables import HEADLINE
 from consilia.report.html import Rows
+from consilia.report.pace import describe_seconds
 from consilia.report.trials import TrialBoard, TrialRow
 
 MOST_TRIALS = 60  # rows of the table of trials
@@ -184,14 +185,7 @@ def time_rows(seconds: Mapping[str, float]) -> list[tuple[str, str, str, float]]
     held = seconds.get("reserved", 0.0)
     spent = [(name, seconds.get(name, 0.0)) for name in _PURPOSES]
     shown = sorted((each for each in spent if held > 0 and each[1] > 0), key=lambda each: -each[1])
-    return [(name, _PURPOSES[name], duration(amount), amount / held) for name, amount in shown]
-
-
-def duration(seconds: float) -> str:
-    """Return "3.4 h", "12 min" or "40 s"."""
-    if seconds >= 5400:
-        return f"{seconds / 3600:.1f} h"
-    return f"{seconds / 60:.0f} min" if seconds >= 90 else f"{seconds:.0f} s"
+    return [(name, _PURPOSES[name], describe_seconds(amount), amount / held) for name, amount in shown]
 
 
 def describe_plan(plan: StudyPlan) -> Iterator[tuple[str, str]]:
@@ -232,6 +226,6 @@ def _trial_row(row: TrialRow, board: TrialBoard) -> list[str]:
         f"{record.n_folds}/{board.n_folds}",
         record.hyperparameters.architecture,
         f"{record.hyperparameters.lr:.2g}",
-        duration(record.seconds),
+        describe_seconds(record.seconds),
         record.reason,
     ]

@@ -9,6 +9,7 @@ from consilia.config.records import TrialRecord, TrialTask
 from consilia.config.study_folder import StudyFolder
 from consilia.ensemble.members import chosen_trials
 from consilia.errors import RunError, StudyError
+from consilia.report.pace import describe_seconds
 from consilia.study.end import settle_again
 from consilia.study.opened import OpenStudy
 from consilia.study.preflight import check_weights, load_weights_once
@@ -57,7 +58,7 @@ def refuse_missing(study: OpenStudy, missing: Sequence[TrialRecord], recipe: Ens
         f"Recipe {recipe.name} ships networks that are trained on all {len(folds.pool)} images outside the test split, "
         f"and {those} not trained yet.\n"
         f"`consilia ensemble {study.plan.name} --recipe {recipe.name} --refit` trains them: {networks}, about "
-        f"{_duration(refit_seconds(missing, k=folds.k))} in one slot."
+        f"{describe_seconds(refit_seconds(missing, k=folds.k))} in one slot."
     )
 
 
@@ -105,9 +106,3 @@ def _settle(controller: RefitController, folder: StudyFolder) -> None:
 
 def _count(n: int) -> str:
     return "1 refit" if n == 1 else f"{n} refits"
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
