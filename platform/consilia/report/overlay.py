@@ -24,18 +24,19 @@ _SCALE = 34  # width of its numbers and unit
 _PAPER, _INK = (24, 24, 24), (220, 220, 220)
 
 
-def draw_explanation(explanation: Explanation, name: str, *, footnote: str) -> Image.Image:
+def draw_explanation(explanation: Explanation, name: str = "", *, footnote: str) -> Image.Image:
     """Return the overlay of an image's heat map; where the map says nothing, the sentence on why stands in its place.
 
     Args:
         explanation: The heat map.
-        name: Of the image; of a path, its last part is shown.
+        name: Of the image; of a path, its last part is shown. "": the picture names no file.
         footnote: As of `draw_overlay`.
     """
+    said = f"{explanation.label}   calibrated probability {explanation.probability:.3f}"
     return draw_overlay(
         explanation.pixels,
         explanation.says_nothing_because or explanation.heat_map,
-        caption=f"{explanation.label}   calibrated probability {explanation.probability:.3f}   {Path(name).name}",
+        caption=f"{said}   {Path(name).name}" if name else said,
         unit=UNIT,
         footnote=footnote,
     )
@@ -66,14 +67,11 @@ def draw_overlay(
         words = textwrap.fill(heat_map, side // 7)  # letters are 6 pixels wide on average
         pen.multiline_text((right + _GAP, top + _GAP), words, fill=_INK, font=font, spacing=6)
     else:
-        highest = float(heat_map.max())
-        positive = np.clip(heat_map / highest if highest > 0 else 0 * heat_map, 0, None).astype(np.float32)
-        heat = _shown(Image.fromarray(positive, mode="F"), Image.Resampling.BILINEAR)
         bar = np.repeat(np.linspace(1, 0, side, dtype=np.float32)[:, None], _BAR, axis=1)
-        sheet.paste(Image.fromarray(_blend(plain, np.asarray(heat).clip(0, 1))), (right, top))
+        sheet.paste(_under_heat(plain, heat_map), (right, top))
         sheet.paste(Image.fromarray(_coloured(bar)), (right + side + _GAP, top))
         scale = right + side + _GAP + _BAR + 4
-        pen.text((scale, top), f"{highest:.2g}", fill=_INK, font=font)
+        pen.text((scale, top), f"{heat_map.max():.2g}", fill=_INK, font=font)
         pen.text((scale, top + side - 14), "0", fill=_INK, font=font)
         sheet.paste(_upright(unit, font), (scale, top + 20))
     pen.text((_GAP, _GAP // 2), caption, fill=_INK, font=font)
@@ -95,9 +93,7 @@ def draw_pair(pixels: Picture, heat_map: npt.NDArray[np.float32] | None, *, side
     pair = Image.new("RGB", (2 * side + _GAP // 2, side), _PAPER)
     pair.paste(Image.fromarray(plain), (0, 0))
     if heat_map is not None:
-        positive = np.clip(heat_map / max(float(heat_map.max()), 1e-12), 0, None).astype(np.float32)
-        heat = Image.fromarray(positive, mode="F").resize((side, side), Image.Resampling.BILINEAR)
-        pair.paste(Image.fromarray(_blend(plain, np.asarray(heat).clip(0, 1))), (side + _GAP // 2, 0))
+        pair.paste(_under_heat(plain, heat_map), (side + _GAP // 2, 0))
     return pair
 
 
@@ -115,6 +111,15 @@ def _shown(image: Image.Image, resampling: Image.Resampling) -> Image.Image:
     elif side > _LARGEST:
         side, resampling = _LARGEST, Image.Resampling.BOX
     return image.resize((side, side), resampling)
+
+
+def _under_heat(plain: Picture, heat_map: npt.NDArray[np.float32]) -> Image.Image:
+    """Return the picture under what is above 0 in its heat map, which is enlarged or reduced to it."""
+    highest, side = float(heat_map.max()), len(plain)
+    positive = np.clip(heat_map / highest if highest > 0 else 0 * heat_map, 0, None).astype(np.float32)
+    resampling = Image.Resampling.BOX if side < len(heat_map) else Image.Resampling.BILINEAR
+    heat = Image.fromarray(positive, mode="F").resize((side, side), resampling)
+    return Image.fromarray(_blend(plain, np.asarray(heat).clip(0, 1)))
 
 
 def _blend(plain: Picture, heat: npt.NDArray[np.float32]) -> Picture:

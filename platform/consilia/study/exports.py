@@ -12,11 +12,11 @@ from consilia.data.dicom.header import is_dicom
 from consilia.errors import ReaderError, UserError
 from consilia.export.extras import check_extra
 from consilia.files import check_empty
-from consilia.predict.explain import UNIT, Explanation, explain
+from consilia.predict.explain import explain
 from consilia.predict.images import Images, OnUnknownKind
 from consilia.predict.loading import load_predictor
 from consilia.predict.predictor import EnsemblePredictor
-from consilia.report.overlay import Picture, draw_overlay
+from consilia.report.overlay import draw_explanation
 from consilia.study.opened import OpenStudy
 
 if TYPE_CHECKING:
@@ -120,7 +120,8 @@ def export_dicom(
     for done, ((name, prediction), (_, explanation)) in enumerate(zip(predicted, explained, strict=True), start=1):
         try:
             path, frame = _path_and_frame(name, names)
-            results.write(path, frame, _readable(prediction), _draw(_readable(explanation)))
+            picture = np.asarray(draw_explanation(_readable(explanation), footnote=_FOOTNOTE))
+            results.write(path, frame, _readable(prediction), picture)
             n_written += 1
         except ReaderError as error:
             errors.append(str(error))
@@ -134,14 +135,6 @@ def _path_and_frame(name: str, paths: Mapping[str, Path]) -> tuple[Path, int | N
         return paths[name], None
     path, _, frame = name.removesuffix("]").rpartition("[")
     return paths[path], int(frame)
-
-
-def _draw(explanation: Explanation) -> Picture:
-    """Return the picture of a heat map with its warning, (height, width, 3)."""
-    caption = f"{explanation.label}   calibrated probability {explanation.probability:.3f}"
-    shown = explanation.says_nothing_because or explanation.heat_map
-    picture = draw_overlay(explanation.pixels, shown, caption=caption, unit=UNIT, footnote=_FOOTNOTE)
-    return np.asarray(picture)
 
 
 _Found = TypeVar("_Found")
