@@ -32,12 +32,13 @@ def onnx(
     Example: consilia export onnx studies/demo/ensembles/greedy_calibrated --study demo --to exported
     """
     share_cores()
-    import consilia
-    from consilia.report.console import make_console
+    from consilia.report.steps import show_steps
 
-    tell = make_console(stderr=True).print
-    opened = None if study is None else consilia.open_study(study, studies=studies, stores=stores)
-    done = consilia.export_onnx(bundle, to, images=images or None, study=opened, progress=tell)
+    with show_steps() as steps:
+        import consilia
+
+        opened = None if study is None else consilia.open_study(study, studies=studies, stores=stores)
+        done = consilia.export_onnx(bundle, to, images=images or None, study=opened, progress=steps)
     print(
         f"{to}: graph.onnx; README.md says what it leaves out: prediction sets, reasons for review, the gate\n"
         f"golden    differs by at most {done.golden_difference:.1e}\n"
@@ -63,13 +64,22 @@ def dicom(
     Example: consilia export dicom studies/demo/ensembles/greedy_calibrated scans/*.dcm --to results
     """
     share_cores()
-    import consilia
     from consilia.report.console import make_console
+    from consilia.report.steps import show_steps
 
-    tell = make_console(stderr=True)
-    done = consilia.export_dicom(bundle, images, to, device=device, on_unknown_kind=on_unknown_kind)
+    with show_steps() as steps:
+        import consilia
+
+        done = consilia.export_dicom(
+            bundle,
+            images,
+            to,
+            device=device,
+            on_unknown_kind=on_unknown_kind,
+            progress=lambda n_done: steps("writing results", n_done, max(n_done, len(images))),
+        )
     for error in done.errors:
-        tell.print(error, soft_wrap=True)
+        make_console(stderr=True).print(error, soft_wrap=True)
     print(f"{to}: a report and a heat map of {done.n_images} images each; not of {len(done.errors)}")
     return 1 if done.errors else 0
 
@@ -90,10 +100,14 @@ def mlflow(
 
     Example: consilia export mlflow demo --tracking-uri sqlite:///mlflow.db
     """
-    import consilia
+    from consilia.report.steps import show_steps
 
-    opened = consilia.open_study(study, studies=studies)
-    done = consilia.export_mlflow(opened, tracking_uri=tracking_uri, experiment=experiment)
+    with show_steps() as steps:
+        import consilia
+
+        opened = consilia.open_study(study, studies=studies)
+        steps("logging to MLflow")
+        done = consilia.export_mlflow(opened, tracking_uri=tracking_uri, experiment=experiment)
     print(
         f"study     run {done.run} of experiment {experiment}, {'written' if done.is_changed else 'as it was'}\n"
         f"trials    {done.n_new} new, {done.n_known} there before, {done.n_open} not ended yet\n"

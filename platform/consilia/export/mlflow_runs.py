@@ -53,7 +53,7 @@ class StudyToLog:
     @property
     def artefacts(self) -> list[Path]:
         """Files of the study that are there."""
-        named = [self.folder.plan, self.folder.report, self.folder.root / "report.html", self.bundle / CARD]
+        named = [self.folder.plan, self.folder.report, self.folder.page, self.bundle / CARD]
         return [path for path in named if path.is_file()]
 
     @property

@@ -66,9 +66,7 @@ def gather_facts(study: OpenStudy, *, pictures: bool, refresh: int | None = None
         board=board,
         ended_by="" if end is None else end.ended_by,
         counts=_count(table, plan.data.classes or (measured.document.classes if measured else ())),
-        leaks=tuple(describe_leaks(study.plan.data.group, folds, table))
-        if folds
-        else ("The images are not divided yet.",),
+        leaks=tuple(describe_leaks(plan.data.group, folds, table)) if folds else ("The images are not divided yet.",),
         findings=_findings(study, folds, names=pictures),
         openings=_count_lines(folder.test_openings),
         hours=hours_to_end(whole_lines(folder.journal.read_bytes())) if folder.journal.is_file() else {},
