@@ -342,3 +342,16 @@ def test_nothing_is_promised_of_patients_that_the_data_do_not_name(trained):
     assert "do not name patients" not in named
     assert "No patient" not in unnamed
     assert "images of one may lie in several folds, and on both sides of the test" in unnamed
+
+
+def test_importance_names_what_the_score_depends_on_and_is_empty_while_too_few_trials_have_finished(trained_copy):
+    study = open_copy(trained_copy)
+    assert study.importance().empty
+    (first,) = study.records().values()
+    for number in range(1, 16):
+        options = first.hyperparameters.model_copy(update={"lr": 5e-4 * 1.2**number, "mixup": number % 3 / 10})
+        record = replace(first, number=number, hyperparameters=options, objective=number / 10)
+        write_trial(study.folder.trial(number).record, record)
+    shares = study.importance()
+    assert shares.index[0] == "lr"
+    assert shares.sum() == pytest.approx(1)
