@@ -4,8 +4,12 @@ What Ray trained, in slots, across an interruption and the death of its workers,
 bit for bit.
 """
 
+import contextlib
+import json
 import os
+import re
 import signal
+import urllib.request
 from pathlib import Path
 
 import pytest
@@ -34,6 +38,7 @@ PLAN = {
     "ensemble": {"name": "votes", "selection": {"kind": "soft_vote", "members": 2}},
 }
 
+ONE_SLOT = re.compile(r'ray_consilia_slots\{[^}]*state="wanted"[^}]*study="honest"[^}]*\} 1')
 SEARCH = ("-m", "consilia", "search", "study.yaml", "--set", "cluster.max_slots=1")
 
 GO_ON = """
@@ -44,6 +49,16 @@ assert confirmed.number == study.result().trials[0].number and len(confirmed.fol
 assert sorted(study.trials()["trial"]) == [0, 1, 2, 3], study.trials()
 assert study.predictor(device="cpu").classes == study.store.classes
 """
+
+
+def served_metrics(folder: Path) -> str:
+    """What the nodes of the Ray in `folder` serve to Prometheus; nothing of one that has ended."""
+    (listed,) = json.loads((folder / "ray" / "prom_metrics_service_discovery.json").read_text())
+    found = []
+    for target in listed["targets"]:
+        with contextlib.suppress(OSError), urllib.request.urlopen(f"http://{target}/metrics", timeout=30) as answer:
+            found.append(answer.read().decode())
+    return "".join(found)
 
 
 def test_an_interrupted_search_whose_workers_die_goes_on_to_the_bundle_and_gives_what_one_process_gives(
@@ -63,12 +78,14 @@ def test_an_interrupted_search_whose_workers_die_goes_on_to_the_bundle_and_gives
     assert list(folder.trials.glob("*/fold-*/checkpoint.pt")), "the checkpoint to go on from was not sent"
 
     finished = set(folder.trials.glob("*/fold-*/result.json"))
-    second = start(tmp_path, "-W", "ignore", "-c", GO_ON, RAY_TMPDIR=str(short_tmp))
+    often = {"RAY_metrics_report_interval_ms": "1000"}
+    second = start(tmp_path, "-W", "ignore", "-c", GO_ON, RAY_TMPDIR=str(short_tmp), **often)
     wait_for(
         lambda: bool(set(folder.trials.glob("*/fold-0/result.json")) - finished), second
     )  # of a trial that goes on
     for pid in actors_of(short_tmp, {"RayTrainWorker"}):
         os.kill(pid, signal.SIGKILL)
+    wait_for(lambda: ONE_SLOT.search(served_metrics(short_tmp)) is not None, second)
     output, errors = second.communicate(timeout=400)
     assert second.returncode == 0, errors
     assert [line for line in output.splitlines() if "(raylet)" not in line] == []  # Ray says that a worker has died

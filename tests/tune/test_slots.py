@@ -89,7 +89,7 @@ def listener(earlier_rows: set[str], marks: Path, tmp_path_factory: pytest.TempP
         metrics, play = SearchMetrics(STUDY, "log_loss", controller, groups), partial(_play, marks)
         run_in_slots(controller, groups=groups, run_trial=play, n_folds=2, storage=folder.ray, turn=metrics.turn)
         controller.close("it is over")
-        metrics.publish(is_over=True)
+        metrics.close()
         if (marks / "left-4").exists():
             listener.notes.append(IN_TIME)
     return listener

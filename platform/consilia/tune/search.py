@@ -85,7 +85,7 @@ def search_trials(
         )
     finally:
         controller.close("the search was interrupted")
-        metrics.publish(is_over=True)
+        metrics.close()
     return controller
 
 

@@ -4,11 +4,11 @@ Ray adds what it knows by itself: how busy a GPU is, and how much of its memory 
 """
 
 import time
-from collections import Counter as Tally
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterator
 from typing import NamedTuple, get_args
 
-from ray.util.metrics import Counter, Gauge
+from ray.util import metrics as ray_metrics
 
 from consilia.config.records import TrialState
 from consilia.metrics.scores import METRICS
@@ -16,7 +16,7 @@ from consilia.tune.controller import TrialController
 from consilia.tune.ledger import seconds_by_purpose
 from consilia.tune.worker_groups import WorkerGroups
 
-_SECONDS = 5.0  # between two publications; Prometheus asks every ten
+SECONDS = 5.0  # between two publications; Prometheus asks every ten
 
 
 class Served(NamedTuple):
@@ -25,6 +25,10 @@ class Served(NamedTuple):
     name: str  # Ray puts ray_ before it, and _total behind a counter's
     description: str
     labels: tuple[str, ...] = ()  # beside the study's name
+
+    def declared(self) -> tuple[str, str, tuple[str, ...]]:
+        """Return what Ray asks for: name, description and all labels."""
+        return self.name, self.description, ("study", *self.labels)
 
 
 GAUGES = (
@@ -38,6 +42,45 @@ COUNTERS = (
     Served("consilia_images", "Images seen in training."),
     Served("consilia_losses", "Workers and slots lost, and trials that met a full memory or disk.", ("cause",)),
 )
+
+
+class Slots(NamedTuple):
+    """How many slots there are; a search that is over has none."""
+
+    wanted: int = 0
+    started: int = 0
+    training: int = 0
+
+
+Number = tuple[str, dict[str, str], float]
+"""Name of a metric, its labels beside the study's name, and its value; of a counter, its total."""
+
+
+def measure(controller: TrialController, slots: Slots, *, metric: str) -> Iterator[Number]:
+    """Yield everything that a search serves.
+
+    Args:
+        controller: Knows trials, losses and time.
+        slots: As they are now.
+        metric: Name of the study's.
+    """
+    records = controller.records.values()
+    states = Counter(record.state for record in records)
+    for state in get_args(TrialState):
+        yield "consilia_trials", {"state": state}, states[state]
+    scores = [record.objective for record in records if record.state == "finished" and record.objective is not None]
+    if scores:
+        best = max if METRICS[metric].higher_is_better else min
+        yield "consilia_best_objective", {"metric": metric}, best(scores)
+    for name, n in slots._asdict().items():
+        yield "consilia_slots", {"state": name}, n
+    for purpose, seconds in seconds_by_purpose(controller.ledger.table()).items():
+        yield "consilia_slot_seconds", {"purpose": purpose}, seconds
+    totals = controller.totals
+    yield "consilia_epochs", {}, totals.epochs
+    yield "consilia_images", {}, totals.images
+    for cause, n in totals.losses.items():
+        yield "consilia_losses", {"cause": cause}, n
 
 
 class SearchMetrics:
@@ -63,45 +106,26 @@ class SearchMetrics:
         self._study, self._metric = study, metric
         self._controller, self._groups, self._clock = controller, groups, clock
         self._next = clock()
-        self._gauges = {each.name: Gauge(each.name, each.description, ("study", *each.labels)) for each in GAUGES}
-        self._counters = {each.name: Counter(each.name, each.description, ("study", *each.labels)) for each in COUNTERS}
-        self._counted: Tally[tuple[str, str]] = Tally()  # what counters have been told
+        self._gauges = {each.name: ray_metrics.Gauge(*each.declared()) for each in GAUGES}
+        self._counters = {each.name: ray_metrics.Counter(*each.declared()) for each in COUNTERS}
+        self._counted: Counter[tuple[str, ...]] = Counter()  # what counters have been told, by name and labels
 
     def turn(self) -> None:
         """Publish, if it is time to."""
         if self._clock() >= self._next:
-            self._next = self._clock() + _SECONDS
-            self.publish()
+            self._next = self._clock() + SECONDS
+            groups = self._groups
+            self._publish(Slots(groups.n_wanted(), groups.n_started(), self._controller.n_training))
 
-    def publish(self, *, is_over: bool = False) -> None:
-        """Publish everything; a search that is over has no slots."""
-        records = self._controller.records.values()
-        states = Tally(record.state for record in records)
-        for state in get_args(TrialState):
-            self._set("consilia_trials", states[state], state=state)
-        scores = [record.objective for record in records if record.state == "finished" and record.objective is not None]
-        if scores:
-            best = max if METRICS[self._metric].higher_is_better else min
-            self._set("consilia_best_objective", best(scores), metric=self._metric)
-        slots = (0, 0, 0) if is_over else self._slots()
-        for state, n in zip(("wanted", "started", "training"), slots, strict=True):
-            self._set("consilia_slots", n, state=state)
-        for purpose, seconds in seconds_by_purpose(self._controller.ledger.table()).items():
-            self._set("consilia_slot_seconds", seconds, purpose=purpose)
-        totals = self._controller.totals
-        self._count("consilia_epochs", totals.epochs)
-        self._count("consilia_images", totals.images)
-        for cause, n in totals.losses.items():
-            self._count("consilia_losses", n, cause=cause)
+    def close(self) -> None:
+        """Publish what a search has come to that is over."""
+        self._publish(Slots())
 
-    def _slots(self) -> tuple[int, int, int]:
-        return self._groups.n_wanted(), self._groups.n_started(), self._controller.n_training
-
-    def _set(self, name: str, value: float, **labels: str) -> None:
-        self._gauges[name].set(value, tags={"study": self._study, **labels})
-
-    def _count(self, name: str, total: int, **labels: str) -> None:
-        key = name, "".join(labels.values())
-        if total > self._counted[key]:  # Ray refuses to count nothing
-            self._counters[name].inc(total - self._counted[key], tags={"study": self._study, **labels})
-            self._counted[key] = total
+    def _publish(self, slots: Slots) -> None:
+        for name, labels, value in measure(self._controller, slots, metric=self._metric):
+            tags, key = {"study": self._study, **labels}, (name, *labels.values())
+            if name in self._gauges:
+                self._gauges[name].set(value, tags=tags)
+            elif value > self._counted[key]:  # Ray refuses to count nothing
+                self._counters[name].inc(value - self._counted[key], tags=tags)
+                self._counted[key] = int(value)
