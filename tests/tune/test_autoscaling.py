@@ -178,7 +178,10 @@ def drive(address: str, root: Path) -> None:
     diary = Diary(root / "diary")
     study = study_in(root)
     with connect(profile):
-        wait_for_gpus(profile, diary.noted)
+        while not living_nodes():  # the head has not said what it has
+            time.sleep(0.1)
+        begins = [time.monotonic() - 60]  # the first word is due at once, however fast the autoscaler is
+        wait_for_gpus(profile, diary.noted, clock=lambda: begins.pop() if begins else time.monotonic())
         nodes = living_nodes()
         capacity = plan_capacity(nodes, profile, demand=first_demand(profile, nodes), n_trials=2)
         live = LiveSlots(capacity, living_nodes, limit=2, seen=nodes)
