@@ -178,6 +178,6 @@ def test_a_script_without_a_guard_is_not_run_again(built_bundle, files, tmp_path
 def test_processes_are_for_machines_with_cores_to_spare(monkeypatch):
     found = {}
     for cores in (1, 2, 4, 16):
-        monkeypatch.setattr(prefetch.joblib, "cpu_count", lambda cores=cores: cores)
+        monkeypatch.setattr(prefetch, "_count_cores", lambda cores=cores: cores)
         found[cores] = spare_processes(torch.device("cuda")), spare_processes(torch.device("cpu"))
     assert found == {1: (0, 0), 2: (0, 0), 4: (3, 3), 16: (15, 15)}  # torch computes with one thread here

@@ -140,7 +140,7 @@ def test_batches_are_full_but_for_the_last(n_items, size):
 
 @pytest.mark.parametrize(("n_torch", "expected"), [(1, 3), (3, 1), (4, 1), (1000, 1)])
 def test_decoding_leaves_torch_s_threads_their_cores_but_has_at_least_one(monkeypatch, n_torch, expected):
-    monkeypatch.setattr("consilia.predict.prefetch.joblib.cpu_count", lambda: 4)
+    monkeypatch.setattr("consilia.predict.prefetch._count_cores", lambda: 4)
     monkeypatch.setattr("consilia.predict.prefetch.torch.get_num_threads", lambda: n_torch)
     assert spare_threads(torch.device("cpu")) == expected
     assert spare_threads(torch.device("cuda")) == 3

@@ -4,7 +4,7 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Generic, TypeVar
 
@@ -18,6 +18,8 @@ from consilia.predict.images import Frame, Images, OnUnknownKind, single_images,
 MOST_THREADS = 8  # more decode no faster: the interpreter's own part of decoding is done by one at a time
 FEWEST_PROCESSES = 3  # threads fill as many cores as well
 MOST_IN_CHUNK = 8  # files that a thread or process reads at a time
+
+_count_cores = cache(joblib.cpu_count)  # it reads what a container allows, which takes a tenth of decoding an image
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -137,7 +139,7 @@ def spare_processes(device: torch.device) -> int:
 
 
 def _spare_cores(device: torch.device) -> int:
-    cores: int = joblib.cpu_count()
+    cores: int = _count_cores()
     busy = torch.get_num_threads() if device.type == "cpu" else 1
     return max(1, cores - busy)
 
