@@ -4,6 +4,8 @@ import csv
 import io
 import json
 import re
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import numpy as np
@@ -15,6 +17,7 @@ from consilia.cli.app import run
 from consilia.decision.ood.verdict import reasons
 from consilia.predict.explain import explain
 from consilia.predict.images import Frame
+from consilia.predict.predictor import EnsemblePredictor
 from consilia.serve.app import PAGE
 from consilia.serve.routes import EXPLANATION
 from consilia.serve.uploads import Limits
@@ -62,6 +65,26 @@ def test_numbers_equal_those_of_the_command_line_bit_for_bit(asked, trained, pre
             assert row["prediction_set"] == ";".join(image["prediction_set"])
             unusual = image["unusual"]
             assert (row["unusual_p_value"] or None) == (unusual and repr(unusual["p_value"]))
+
+
+def test_a_cpu_predicts_two_batches_at_once_each_with_half_of_its_threads(
+    asked, predictor, pictures, sent, monkeypatch
+):
+    expected = [predictor.predict(path)[0].confidence for path in pictures[:2]]
+    meeting, told, judge = threading.Barrier(2, timeout=60), [], EnsemblePredictor.judge
+
+    def met(self, images):
+        meeting.wait()  # for the other batch
+        return judge(self, images)
+
+    monkeypatch.setattr(EnsemblePredictor, "judge", met)
+    monkeypatch.setattr("consilia.serve.app.torch.get_num_threads", lambda: 4)
+    monkeypatch.setattr("consilia.serve.app.set_threads", told.append)
+    with asked() as client, ThreadPoolExecutor(2) as clients:
+        found = list(clients.map(lambda path: predict(client, sent(path))[0]["confidence"], pictures[:2]))
+    assert found == expected
+    assert told[-1] == 2
+    assert set(told) <= {2, 4}  # the first may have come when nothing else was there
 
 
 def test_an_image_says_all_that_a_prediction_says_and_whose_it_is(client, trained, predictor, pictures, sent):

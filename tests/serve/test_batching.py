@@ -14,10 +14,12 @@ class Gate:
 
     def __init__(self) -> None:
         self.calls: list[list[str]] = []
+        self.were_all: list[bool] = []  # by call
         self.begun, self.may_end = threading.Event(), threading.Event()
 
-    def __call__(self, images: list[str]) -> list[str]:
+    def __call__(self, images: list[str], are_all: bool) -> list[str]:
         self.calls.append(images)
+        self.were_all.append(are_all)
         self.begun.set()
         assert self.may_end.wait(60)
         if "bad" in images:
@@ -25,12 +27,12 @@ class Gate:
         return [image.upper() for image in images]
 
 
-def in_a_loop(check, most_waiting: int = 1000) -> Gate:
+def in_a_loop(check, most_waiting: int = 1000, n_predictors: int = 1) -> Gate:
     """Run `check` with a batcher whose predictor stands at a gate."""
     gate = Gate()
 
     async def run() -> None:
-        batcher = Batcher(gate, most_waiting=most_waiting, n_readers=1)
+        batcher = Batcher(gate, most_waiting=most_waiting, n_predictors=n_predictors, n_readers=1)
         batcher.start()
         try:
             await asyncio.wait_for(check(batcher, gate), 60)
@@ -44,15 +46,21 @@ def in_a_loop(check, most_waiting: int = 1000) -> Gate:
     return gate
 
 
+async def predict(batcher: Batcher[str, str], images: str) -> list[str]:
+    """Predict letters as a request does, with a place for each."""
+    with batcher.place(len(images)):
+        return await batcher.predict(list(images))
+
+
 async def until_begun(gate: Gate) -> None:
     await asyncio.get_running_loop().run_in_executor(None, gate.begun.wait, 60)
 
 
 def test_what_comes_during_a_batch_is_predicted_in_one_call_and_divided():
     async def check(batcher, gate):
-        first = asyncio.create_task(batcher.predict(["a"]))
+        first = asyncio.create_task(predict(batcher, "a"))
         await until_begun(gate)
-        later = [asyncio.create_task(batcher.predict(list(names))) for names in ("bc", "d", "efg")]
+        later = [asyncio.create_task(predict(batcher, names)) for names in ("bc", "d", "efg")]
         await asyncio.sleep(0)
         gate.may_end.set()
         assert await first == ["A"]
@@ -63,15 +71,48 @@ def test_what_comes_during_a_batch_is_predicted_in_one_call_and_divided():
 
 def test_a_batch_takes_no_further_request_once_it_is_large():
     async def check(batcher, gate):
-        first = asyncio.create_task(batcher.predict(["a"]))
+        first = asyncio.create_task(predict(batcher, "a"))
         await until_begun(gate)
-        large = asyncio.create_task(batcher.predict(["b"] * MOST))
-        last = asyncio.create_task(batcher.predict(["c"]))
+        large = asyncio.create_task(predict(batcher, "b" * MOST))
+        last = asyncio.create_task(predict(batcher, "c"))
         gate.may_end.set()
         assert await last == ["C"]
         await asyncio.gather(first, large)
 
     assert [len(call) for call in in_a_loop(check).calls] == [1, MOST, 1]
+
+
+def test_each_thread_that_predicts_takes_its_share_of_what_waits():
+    async def check(batcher, gate):
+        requests = [asyncio.create_task(predict(batcher, name)) for name in "abcdef"]
+        while len(gate.calls) < 2:  # both are at the gate
+            await asyncio.sleep(PAUSE)
+        gate.may_end.set()
+        assert [await each for each in requests] == [[name] for name in "ABCDEF"]
+
+    gate = in_a_loop(check, n_predictors=2)
+    assert [len(call) for call in gate.calls] == [3, 3]
+    assert gate.were_all == [False, False]
+
+
+def test_a_batch_that_has_its_share_begins_before_another_is_collected():
+    async def check(batcher, gate):
+        gate.may_end.set()
+        batcher._last_seconds = 6000.0  # what is being read is worth a long wait
+        with batcher.place(2):
+            assert await asyncio.gather(predict(batcher, "a"), predict(batcher, "b")) == [["A"], ["B"]]
+
+    assert in_a_loop(check, n_predictors=2).calls == [["a", "b"]]
+
+
+def test_a_batch_is_told_whether_anything_is_predicted_beside_it():
+    async def check(batcher, gate):
+        gate.may_end.set()
+        assert await predict(batcher, "abc") == ["A", "B", "C"]
+        with batcher.place(1):  # of one that is being read
+            assert await predict(batcher, "d") == ["D"]
+
+    assert in_a_loop(check, n_predictors=2).were_all == [True, False]
 
 
 def test_images_that_are_still_being_read_are_waited_for_where_the_last_batch_took_long():

@@ -1,7 +1,8 @@
-"""Images that come within a few milliseconds are predicted together, in one thread; files are read in others."""
+"""Images that come within a few milliseconds are predicted together; files are read in other threads."""
 
 import asyncio
 import logging
+import math
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -32,27 +33,38 @@ class _Job(Generic[Image]):
 class Batcher(Generic[Image, Result]):
     """Predicts the images of many requests; used from one event loop, between `start` and `stop`."""
 
-    def __init__(self, predict: Callable[[list[Image]], list[Result]], *, most_waiting: int, n_readers: int) -> None:
+    def __init__(
+        self,
+        predict: Callable[[list[Image], bool], list[Result]],
+        *,
+        most_waiting: int,
+        n_predictors: int = 1,
+        n_readers: int,
+    ) -> None:
         """Start nothing yet.
 
         Args:
-            predict: Returns the results of images, in order; it is called in one thread.
+            predict: Returns the results of images, in order. It is told whether they are all that wait: then nothing
+                else is predicted beside them.
             most_waiting: Images that may have a place at once; what comes on top is refused.
+            n_predictors: Threads that predict, each a batch of its own.
             n_readers: Threads of `read`.
         """
-        self._predict, self._most_waiting = predict, most_waiting
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix=PREDICTING)
+        self._predict, self._most_waiting, self._n_predictors = predict, most_waiting, n_predictors
+        self._predictors = ThreadPoolExecutor(n_predictors, thread_name_prefix=PREDICTING)
         self._readers = ThreadPoolExecutor(n_readers, thread_name_prefix=READING)
         self._queue: asyncio.Queue[_Job[Image]] = asyncio.Queue()
+        self._collecting = asyncio.Lock()
         self._answers: set[asyncio.Future[Any]] = set()  # that somebody waits for
-        self._task: asyncio.Task[None] | None = None
+        self._tasks: list[asyncio.Task[None]] = []
         self._is_stopping = False
         self._last_seconds = 0.0  # that the last batch took
         self.n_waiting = 0  # images that have a place
 
     def start(self) -> None:
-        """Begin to predict, in a task of the running event loop."""
-        self._task = asyncio.get_running_loop().create_task(self._run())
+        """Begin to predict, in tasks of the running event loop."""
+        loop = asyncio.get_running_loop()
+        self._tasks = [loop.create_task(self._run()) for _ in range(self._n_predictors)]
 
     def stop(self) -> None:
         """Refuse what waits and what comes; a batch under way goes on in its thread, and nobody waits for it."""
@@ -60,9 +72,9 @@ class Batcher(Generic[Image, Result]):
         for answer in self._answers:
             if not answer.done():
                 answer.set_exception(_stopping())
-        if self._task is not None:
-            self._task.cancel()
-        for pool in (self._thread, self._readers):
+        for task in self._tasks:
+            task.cancel()
+        for pool in (self._predictors, self._readers):
             pool.shutdown(wait=False, cancel_futures=True)
 
     @contextmanager
@@ -87,7 +99,7 @@ class Batcher(Generic[Image, Result]):
             self.n_waiting -= n_images
 
     async def read(self, work: Callable[[], Other]) -> Other:
-        """Return what `work` returns in a thread that reads files, beside the one that predicts.
+        """Return what `work` returns in a thread that reads files, beside those that predict.
 
         Raises:
             HTTPException: 503: the server stops; and whatever `work` raises.
@@ -95,8 +107,8 @@ class Batcher(Generic[Image, Result]):
         return await self._in_pool(self._readers, work)
 
     async def alone(self, work: Callable[[], Other]) -> Other:
-        """Return what `work` returns in the thread that predicts, between two batches; raises as `read`."""
-        return await self._in_pool(self._thread, work)
+        """Return what `work` returns in a thread that predicts, between two batches; raises as `read`."""
+        return await self._in_pool(self._predictors, work)
 
     async def predict(self, images: Sequence[Image]) -> list[Result]:
         """Return the results of images, in order.
@@ -129,7 +141,8 @@ class Batcher(Generic[Image, Result]):
 
     async def _run(self) -> None:
         while True:
-            jobs = await self._collect()
+            async with self._collecting:  # one has its share, and begins, before two have halves of it
+                jobs = await self._collect()
             try:
                 results = await self._predict_together(jobs)
             except Exception as error:
@@ -144,20 +157,23 @@ class Batcher(Generic[Image, Result]):
         """Return the jobs of the next batch.
 
         Clients that were answered together come again together, and networks take a third less time for each image of a
-        batch of 32 than of 8: what has come and is still being read is worth a short wait.
+        batch of 32 than of 8: what has come and is still being read is worth a short wait. But a batch takes no more
+        than its thread's share of what waits, so that the others have as much to do.
         """
         jobs = [await self._queue.get()]
         deadline = time.monotonic() + PATIENCE * self._last_seconds
         while True:
             await asyncio.sleep(PAUSE)
-            while (n_images := sum(len(job.images) for job in jobs)) < MOST and not self._queue.empty():
+            share = min(MOST, math.ceil(self.n_waiting / self._n_predictors))
+            while (n_images := sum(len(job.images) for job in jobs)) < share and not self._queue.empty():
                 jobs.append(self._queue.get_nowait())
-            if n_images >= min(MOST, self.n_waiting) or time.monotonic() >= deadline:
+            if n_images >= share or time.monotonic() >= deadline:
                 return jobs
 
     async def _predict_together(self, jobs: Sequence[_Job[Image]]) -> list[Result]:
         images, started = [image for job in jobs for image in job.images], time.monotonic()
-        results = await asyncio.get_running_loop().run_in_executor(self._thread, self._predict, images)
+        is_all = len(images) >= self.n_waiting
+        results = await asyncio.get_running_loop().run_in_executor(self._predictors, self._predict, images, is_all)
         self._last_seconds = time.monotonic() - started
         if len(results) != len(images):
             raise RuntimeError(f"the predictor must return {len(images)} results, but returned {len(results)}")

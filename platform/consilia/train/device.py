@@ -37,7 +37,10 @@ def device_of(profile: ClusterProfile) -> str:
 
 
 def set_threads(n: int) -> None:
-    """Let torch compute with `n` threads; for the owner of the process, since it holds for all of it."""
+    """Let torch compute with `n` threads in this thread, and in those that have not used it yet.
+
+    For the owner of the process.
+    """
     torch.set_num_threads(n)
 
 
