@@ -14,12 +14,15 @@ class Gate:
 
     def __init__(self) -> None:
         self.calls: list[list[str]] = []
-        self.were_all: list[bool] = []  # by call
+        self.claims: list[bool] = []  # of threads that predict
         self.begun, self.may_end = threading.Event(), threading.Event()
 
-    def __call__(self, images: list[str], are_all: bool) -> list[str]:
+    def claim(self, has_all: bool) -> None:
+        if threading.current_thread().name.startswith(PREDICTING):
+            self.claims.append(has_all)
+
+    def __call__(self, images: list[str]) -> list[str]:
         self.calls.append(images)
-        self.were_all.append(are_all)
         self.begun.set()
         assert self.may_end.wait(60)
         if "bad" in images:
@@ -32,7 +35,7 @@ def in_a_loop(check, most_waiting: int = 1000, n_predictors: int = 1) -> Gate:
     gate = Gate()
 
     async def run() -> None:
-        batcher = Batcher(gate, most_waiting=most_waiting, n_predictors=n_predictors, n_readers=1)
+        batcher = Batcher(gate, claim=gate.claim, most_waiting=most_waiting, n_predictors=n_predictors, n_readers=1)
         batcher.start()
         try:
             await asyncio.wait_for(check(batcher, gate), 60)
@@ -92,7 +95,7 @@ def test_each_thread_that_predicts_takes_its_share_of_what_waits():
 
     gate = in_a_loop(check, n_predictors=2)
     assert [len(call) for call in gate.calls] == [3, 3]
-    assert gate.were_all == [False, False]
+    assert gate.claims == [False, False]
 
 
 def test_a_batch_that_has_its_share_begins_before_another_is_collected():
@@ -105,14 +108,18 @@ def test_a_batch_that_has_its_share_begins_before_another_is_collected():
     assert in_a_loop(check, n_predictors=2).calls == [["a", "b"]]
 
 
-def test_a_batch_is_told_whether_anything_is_predicted_beside_it():
+def test_work_has_all_of_the_machine_where_nothing_else_waits():
     async def check(batcher, gate):
         gate.may_end.set()
         assert await predict(batcher, "abc") == ["A", "B", "C"]
-        with batcher.place(1):  # of one that is being read
+        with batcher.place(1):  # of a heat map
+            await batcher.alone(lambda: None)
+            assert gate.claims == [True, True]
             assert await predict(batcher, "d") == ["D"]
+            with batcher.place(1):
+                await batcher.alone(lambda: None)
 
-    assert in_a_loop(check, n_predictors=2).were_all == [True, False]
+    assert in_a_loop(check, n_predictors=2).claims == [True, True, False, False]
 
 
 def test_images_that_are_still_being_read_are_waited_for_where_the_last_batch_took_long():

@@ -60,7 +60,8 @@ def make_app(
     n_threads = torch.get_num_threads()
     n_predictors = min(_AT_A_TIME, n_threads) if device.type == "cpu" else 1
     batcher = Batcher(
-        partial(_predict, predictor, n_threads, n_threads // n_predictors),
+        partial(_predict, predictor),
+        claim=lambda has_all: set_threads(n_threads if has_all else n_threads // n_predictors),
         most_waiting=limits.waiting,
         n_predictors=n_predictors,
         n_readers=spare_threads(device),
@@ -116,18 +117,7 @@ class _Headed:
         await self._app(scope, receive, headed if scope["type"] == "http" else send)
 
 
-def _predict(
-    predictor: EnsemblePredictor, all_threads: int, its_threads: int, images: list[InputImage], is_all: bool
-) -> list[Prediction]:
-    """Return predictions, from as many images at once as a predictor takes by itself.
-
-    Args:
-        predictor: The ensemble.
-        all_threads: That torch may compute with.
-        its_threads: This thread's share of them.
-        images: To be predicted.
-        is_all: Nothing is predicted beside them.
-    """
-    set_threads(all_threads if is_all else its_threads)
+def _predict(predictor: EnsemblePredictor, images: list[InputImage]) -> list[Prediction]:
+    """Return predictions, from as many images at once as a predictor takes by itself."""
     batches = (images[start : start + MOST] for start in range(0, len(images), MOST))
     return [found for batch in batches for found in predictor.judge(batch)]

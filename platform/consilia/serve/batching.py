@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Generic, TypeVar
 
 from starlette.exceptions import HTTPException
@@ -35,24 +36,27 @@ class Batcher(Generic[Image, Result]):
 
     def __init__(
         self,
-        predict: Callable[[list[Image], bool], list[Result]],
+        predict: Callable[[list[Image]], list[Result]],
         *,
+        claim: Callable[[bool], None],
         most_waiting: int,
-        n_predictors: int = 1,
+        n_predictors: int,
         n_readers: int,
     ) -> None:
         """Start nothing yet.
 
         Args:
-            predict: Returns the results of images, in order. It is told whether they are all that wait: then nothing
-                else is predicted beside them.
+            predict: Returns the results of images, in order.
+            claim: Called in a thread before it predicts, draws or first reads, and told whether it may have all of the
+                machine: it reads, or nothing else waits. Otherwise it shares with the other threads that predict.
             most_waiting: Images that may have a place at once; what comes on top is refused.
             n_predictors: Threads that predict, each a batch of its own.
             n_readers: Threads of `read`.
         """
-        self._predict, self._most_waiting, self._n_predictors = predict, most_waiting, n_predictors
+        self._predict, self._claim = predict, claim
+        self._most_waiting, self._n_predictors = most_waiting, n_predictors
         self._predictors = ThreadPoolExecutor(n_predictors, thread_name_prefix=PREDICTING)
-        self._readers = ThreadPoolExecutor(n_readers, thread_name_prefix=READING)
+        self._readers = ThreadPoolExecutor(n_readers, thread_name_prefix=READING, initializer=claim, initargs=(True,))
         self._queue: asyncio.Queue[_Job[Image]] = asyncio.Queue()
         self._collecting = asyncio.Lock()
         self._answers: set[asyncio.Future[Any]] = set()  # that somebody waits for
@@ -108,7 +112,7 @@ class Batcher(Generic[Image, Result]):
 
     async def alone(self, work: Callable[[], Other]) -> Other:
         """Return what `work` returns in a thread that predicts, between two batches; raises as `read`."""
-        return await self._in_pool(self._predictors, work)
+        return await self._in_pool(self._predictors, self._claiming(1, work))
 
     async def predict(self, images: Sequence[Image]) -> list[Result]:
         """Return the results of images, in order.
@@ -120,6 +124,16 @@ class Batcher(Generic[Image, Result]):
             self._queue.put_nowait(_Job(images, answer))
             results: list[Result] = await answer
             return results
+
+    def _claiming(self, n_images: int, work: Callable[[], Other]) -> Callable[[], Other]:
+        """Return `work` on images, in a thread that claims its part of the machine first."""
+        has_all = n_images >= self.n_waiting
+
+        def claimed() -> Other:
+            self._claim(has_all)
+            return work()
+
+        return claimed
 
     async def _in_pool(self, pool: ThreadPoolExecutor, work: Callable[[], Other]) -> Other:
         with self._awaited() as refused:
@@ -172,8 +186,8 @@ class Batcher(Generic[Image, Result]):
 
     async def _predict_together(self, jobs: Sequence[_Job[Image]]) -> list[Result]:
         images, started = [image for job in jobs for image in job.images], time.monotonic()
-        is_all = len(images) >= self.n_waiting
-        results = await asyncio.get_running_loop().run_in_executor(self._predictors, self._predict, images, is_all)
+        work = self._claiming(len(images), partial(self._predict, images))
+        results = await asyncio.get_running_loop().run_in_executor(self._predictors, work)
         self._last_seconds = time.monotonic() - started
         if len(results) != len(images):
             raise RuntimeError(f"the predictor must return {len(images)} results, but returned {len(results)}")
